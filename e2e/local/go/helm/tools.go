@@ -1,0 +1,7 @@
+//go:build tools
+
+// Package helm pins Helm in go.mod and go.sum; nothing here is compiled into a
+// program.
+package helm
+
+import _ "helm.sh/helm/v3/cmd/helm"

@@ -1,0 +1,3 @@
+module pinkeeper.local/pause
+
+go 1.25.0
