@@ -1,0 +1,18 @@
+//! The Pinkeeper peer: a member of the cluster that agrees by Raft what is pinned where, and makes
+//! the IPFS daemon beside it hold its share.
+//!
+//! # Layout
+//! In reading order; imports go upwards only (checked by `tests/layers.rs`).
+//! - [`types`]: the words and the messages between peers, plain data.
+//! - [`state`], [`allocate`]: pure decisions about pins and where they go.
+//! - [`ipfs`]: the daemon beside the peer (Kubo), behind the trait [`ipfs::Ipfs`].
+//! - [`rpc`]: requests between peers over libp2p, behind the trait [`rpc::Transport`].
+//! - [`tracker`]: what this peer must hold against what its daemon holds.
+
+pub mod allocate;
+pub mod clock;
+pub mod ipfs;
+pub mod rpc;
+pub mod state;
+pub mod tracker;
+pub mod types;

@@ -1,0 +1,65 @@
+//! Requests between peers.
+//!
+//! [`Transport`] is a port: [`swarm`] is libp2p; worlds bring a simulated network. The messages are
+//! in [`crate::types`]; what is answered is decided by `cluster`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::types::{Envelope, PeerId, Response};
+
+/// Why a call brought no answer. Whether the request had an effect is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There is no connection to the peer, or it broke.
+    #[error("peer {peer} is unreachable: {reason}")]
+    Unreachable {
+        /// The peer called.
+        peer: PeerId,
+        /// Why, as far as known.
+        reason: String,
+    },
+    /// No answer within the deadline.
+    #[error("peer {peer} did not answer within {deadline:?}")]
+    Timeout {
+        /// The peer called.
+        peer: PeerId,
+        /// The time it had.
+        deadline: Duration,
+    },
+}
+
+/// A request from another peer; dropping `reply` tells the caller that it was not served.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The caller, proven by its key.
+    pub from: PeerId,
+    /// What it asks.
+    pub envelope: Envelope,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Response>,
+}
+
+/// Sends requests to peers. Requests from peers arrive on the channel given to the constructor.
+pub trait Transport: Send + Sync + 'static {
+    /// Asks `to`, and waits at most `deadline`. Requests of one lane to one peer arrive in order of
+    /// the calls; their answers may come in any order.
+    fn call(
+        &self,
+        to: PeerId,
+        envelope: Envelope,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Response, CallError>>;
+
+    /// Where peers can be reached: multiaddrs without `/p2p/…`. Replaces what was known of the named
+    /// peers; connections are kept and broken ones are made anew.
+    fn set_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>);
+
+    /// Peers there is a connection to now.
+    fn connected(&self) -> Vec<PeerId>;
+}
+
+/// A shared transport.
+pub type SharedTransport = Arc<dyn Transport>;

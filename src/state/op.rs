@@ -1,0 +1,118 @@
+//! Ops: what a log entry can ask of the state.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Cid, ClaimOptions, Owner, PeerId, Timestamp};
+
+/// Binds a controller's op to the leadership and the object it was decided on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The term in which the deciding peer was leader; an entry of another term is refused.
+    pub term: u64,
+    /// The Pin's `metadata.generation`; older than the claim's is refused.
+    pub generation: i64,
+}
+
+/// A change of the state. Times and allocations are put in by the leader, so that applying needs
+/// neither clock nor metrics. New kinds go at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// An owner wants a CID, newly or with other options.
+    Claim {
+        /// The content.
+        cid: Cid,
+        /// Who.
+        owner: Owner,
+        /// What.
+        options: ClaimOptions,
+        /// Peers to add while there are fewer holders than wanted, best first.
+        candidates: Vec<PeerId>,
+        /// Now, by the leader's clock.
+        at: Timestamp,
+        /// Present for objects.
+        fence: Option<Fence>,
+    },
+    /// An owner wants a CID no more. With Retain its claim stays, without an owner.
+    Release {
+        /// The content.
+        cid: Cid,
+        /// Who.
+        owner: Owner,
+        /// Now, by the leader's clock.
+        at: Timestamp,
+        /// Present for objects.
+        fence: Option<Fence>,
+    },
+    /// Peers to add while there are fewer holders than wanted, best first.
+    Allocate {
+        /// The content.
+        cid: Cid,
+        /// The peers.
+        candidates: Vec<PeerId>,
+    },
+    /// Holders that are to leave: they keep the content until others are confirmed.
+    Leave {
+        /// The content.
+        cid: Cid,
+        /// The peers.
+        peers: Vec<PeerId>,
+    },
+    /// A leaving peer may let go: these holders were seen to hold the content.
+    LetGo {
+        /// The content.
+        cid: Cid,
+        /// The leaving peer.
+        peer: PeerId,
+        /// Holders confirmed by their own report.
+        confirmed: Vec<PeerId>,
+    },
+}
+
+/// What became of an op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The state is different now.
+    Changed,
+    /// It was so already.
+    Unchanged,
+    /// It was refused.
+    Refused(Refused),
+}
+
+/// Why an op was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refused {
+    /// Decided under another term than the entry's.
+    #[error("decided by a leader of another term")]
+    OtherTerm,
+    /// Decided on an older generation of the object.
+    #[error("decided on an older generation of the object")]
+    OlderGeneration,
+    /// The object already claims another CID.
+    #[error("the object claims another CID")]
+    OtherCid,
+    /// There is no such pin.
+    #[error("there is no such pin")]
+    NoSuchPin,
+    /// Not enough other holders are confirmed.
+    #[error("not enough other holders are confirmed")]
+    TooFewConfirmed,
+    /// The pin has as many claims as one pin may have.
+    #[error("the content has too many claims")]
+    TooManyClaims,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, cid) = match self {
+            Self::Claim { cid, .. } => ("claim", cid),
+            Self::Release { cid, .. } => ("release", cid),
+            Self::Allocate { cid, .. } => ("allocate", cid),
+            Self::Leave { cid, .. } => ("leave", cid),
+            Self::LetGo { cid, .. } => ("let go", cid),
+        };
+        write!(f, "{verb} {cid}")
+    }
+}

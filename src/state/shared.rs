@@ -1,0 +1,58 @@
+//! The state as the running parts see it: read by everybody, written by consensus alone.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::broadcast;
+
+use super::PinSet;
+use crate::types::Cid;
+
+/// What changed with one batch of applied entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// These CIDs, in order of application.
+    Cids(Arc<[Cid]>),
+    /// Anything: a snapshot was installed.
+    Everything,
+}
+
+/// Batches a slow subscriber may be behind before it is told that it missed some
+/// (`RecvError::Lagged`) and must look at everything.
+const CHANGES_MAX: usize = 1024;
+
+/// A handle to the state; clones see the same.
+#[derive(Clone, Debug)]
+pub struct SharedState {
+    pins: Arc<RwLock<PinSet>>,
+    changes: broadcast::Sender<Changed>,
+}
+
+impl SharedState {
+    /// Wraps a state.
+    #[must_use]
+    pub fn new(pins: PinSet) -> Self {
+        Self { pins: Arc::new(RwLock::new(pins)), changes: broadcast::channel(CHANGES_MAX).0 }
+    }
+
+    /// Reads; `read` must be quick and must not take other locks, since writers wait for it.
+    pub fn read<R>(&self, read: impl FnOnce(&PinSet) -> R) -> R {
+        read(&self.pins.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes and tells what changed. Only consensus (and tests) may call it.
+    pub fn write<R>(&self, write: impl FnOnce(&mut PinSet) -> (R, Option<Changed>)) -> R {
+        let (result, changed) =
+            write(&mut self.pins.write().unwrap_or_else(PoisonError::into_inner));
+        if let Some(changed) = changed {
+            // Without subscribers there is nobody to tell.
+            let _ = self.changes.send(changed);
+        }
+        result
+    }
+
+    /// Told of changes from now on. Subscribe first, then read everything.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
+        self.changes.subscribe()
+    }
+}

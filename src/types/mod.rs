@@ -1,0 +1,24 @@
+//! The words every part shares: identities, pins, statuses and the messages between peers.
+//!
+//! Invariant: plain data only. Nothing here does I/O, reads a clock or draws randomness, and nothing
+//! here imports another module of this crate.
+
+mod cid;
+mod message;
+mod peer;
+mod pin;
+mod status;
+mod time;
+
+pub use self::{
+    cid::{Cid, CidError},
+    message::{
+        Append, AppendReply, CallerPolicy, Entry, EntryBody, Envelope, Hello, HelloReply, Lane,
+        LogPosition, Metrics, PinRequest, RaftMessage, RaftReply, Refusal, Request, Response,
+        SnapshotChunk, StatusBatch, StatusReply, Vote,
+    },
+    peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
+    pin::{Allocation, Claim, ClaimOptions, Factor, Owner, Pin, Replication, Uid},
+    status::{PinState, PinStatus, Progress},
+    time::Timestamp,
+};

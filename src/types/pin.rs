@@ -1,0 +1,138 @@
+//! Pins: claims by owners, and allocations to peers.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PeerId, Timestamp};
+
+/// How many copies: a number, or one on every peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Factor {
+    /// That many peers, at least 1.
+    Count(u16),
+    /// Every peer there is (IPFS Cluster's -1).
+    Everywhere,
+}
+
+impl Factor {
+    /// The number of copies asked for among `members` peers.
+    #[must_use]
+    pub fn of(self, members: usize) -> usize {
+        match self {
+            Self::Count(n) => usize::from(n),
+            Self::Everywhere => members.max(1),
+        }
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(n) => n.fmt(f),
+            Self::Everywhere => f.write_str("-1"),
+        }
+    }
+}
+
+/// Copies wanted and copies needed. Invariant: min ≤ max, kept by whoever builds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replication {
+    /// Under this many confirmed copies a pin is not ready.
+    pub min: Factor,
+    /// This many copies are allocated when there are peers for them.
+    pub max: Factor,
+}
+
+/// A Kubernetes object's UID: never given twice.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Uid(pub String);
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whose wish a claim is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Owner {
+    /// A Pin object.
+    Object(Uid),
+    /// The REST API: one claim per CID, as in IPFS Cluster.
+    Rest,
+    /// Nobody any more: the last owner said Retain.
+    Retained,
+}
+
+/// What an owner asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimOptions {
+    /// Copies wanted and needed.
+    pub replication: Replication,
+    /// Keep the content when this claim goes (deletionPolicy Retain).
+    pub retain: bool,
+    /// `namespace/name` of the object, or the name given by REST; for people only.
+    pub name: String,
+}
+
+/// One owner's wish for a CID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// What is asked for.
+    pub options: ClaimOptions,
+    /// The object's `metadata.generation` it was read at; 0 for others.
+    pub generation: i64,
+    /// When the leader first accepted it.
+    pub since: Timestamp,
+}
+
+/// A peer that holds or leaves a pin. A leaving peer keeps the content until enough others are
+/// confirmed to hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The peer.
+    pub peer: PeerId,
+    /// It holds only until others are confirmed.
+    pub leaving: bool,
+}
+
+/// What the cluster agreed on for one CID. Invariant: at least one claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Who wants it.
+    pub claims: BTreeMap<Owner, Claim>,
+    /// Where it is kept, in order of allocation; no peer twice.
+    pub allocations: Vec<Allocation>,
+    /// When the first claim was accepted.
+    pub created: Timestamp,
+}
+
+impl Pin {
+    /// The counts that serve every claim: the largest of each.
+    #[must_use]
+    pub fn replication(&self) -> Replication {
+        let least = Replication { min: Factor::Count(1), max: Factor::Count(1) };
+        self.claims
+            .values()
+            .map(|claim| claim.options.replication)
+            .fold(least, |a, b| Replication { min: a.min.max(b.min), max: a.max.max(b.max) })
+    }
+
+    /// Peers that are to keep it (not the leaving ones).
+    pub fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.allocations.iter().filter(|a| !a.leaving).map(|a| a.peer)
+    }
+
+    /// Whether `peer` must have the content now, leaving or not.
+    #[must_use]
+    pub fn is_on(&self, peer: PeerId) -> bool {
+        self.allocations.iter().any(|a| a.peer == peer)
+    }
+}
