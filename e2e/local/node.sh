@@ -27,7 +27,7 @@ start_controllers() {
     --kubeconfig "$kubeconfig" --bind-address 127.0.0.1 --leader-elect=false \
     --root-ca-file "$CLUSTER_DIR/pki/ca.crt" --use-service-account-credentials \
     --service-account-private-key-file "$CLUSTER_DIR/pki/service-accounts.key" \
-    --pvclaimbinder-sync-period 2s
+    --pvclaimbinder-sync-period 2s --flex-volume-plugin-dir "$CLUSTER_DIR/kubelet/volume-plugins"
   kubeconfig="$(client_kubeconfig scheduler /CN=system:kube-scheduler)"
   start_part kube-scheduler "$BIN_DIR/kube-scheduler" \
     --kubeconfig "$kubeconfig" --bind-address 127.0.0.1 --leader-elect=false
@@ -96,6 +96,8 @@ enforceNodeAllocatable: []
 failSwapOn: false
 failCgroupV1: false
 makeIPTablesUtilChains: false
+# No resolver answers there: a look-up fails at once.
+clusterDNS: [127.0.0.1]
 resolvConf: ""
 podLogsDir: $CLUSTER_DIR/pod-logs
 volumePluginDir: $CLUSTER_DIR/kubelet/volume-plugins
