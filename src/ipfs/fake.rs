@@ -56,6 +56,17 @@ struct World {
     in_flight_max: usize,
 }
 
+/// Requests remembered for [`StandInDaemon::take_requests`]; later ones are not.
+const REQUESTS_MAX: usize = 100_000;
+
+impl World {
+    fn log(&mut self, request: Request) {
+        if self.requests.len() < REQUESTS_MAX {
+            self.requests.push(request);
+        }
+    }
+}
+
 /// Counts a pin in flight as long as it lives.
 struct InFlight(Arc<Mutex<World>>);
 
@@ -108,9 +119,11 @@ impl StandInDaemon {
 
     /// Content nobody provides until this is called with `false`.
     pub fn set_missing(&self, cid: Cid, missing: bool) {
-        self.change(|world| {
-            if missing { world.missing.insert(cid) } else { world.missing.remove(&cid) }
-        });
+        self.change(
+            |world| {
+                if missing { world.missing.insert(cid) } else { world.missing.remove(&cid) }
+            },
+        );
     }
 
     /// Pins of this CID fail so until this is called with `None`.
@@ -166,7 +179,6 @@ impl StandInDaemon {
     }
 
     /// Requests since the last call, in order.
-    #[must_use]
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.world().requests)
     }
@@ -208,7 +220,7 @@ impl StandInDaemon {
 
     fn admit(&self, cid: Cid) -> Result<(u64, Duration, InFlight), IpfsError> {
         let mut world = self.up()?;
-        world.requests.push(Request::Pin(cid));
+        world.log(Request::Pin(cid));
         // Like Kubo: a pin that is there is taken away before it is fetched again.
         world.pins.remove(&cid);
         world.in_flight += 1;
@@ -256,7 +268,9 @@ impl Ipfs for StandInDaemon {
     fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<bool>, IpfsError>> {
         async move {
             let mut world = self.up()?;
-            world.requests.extend(cids.iter().copied().map(Request::Ask));
+            for cid in &cids {
+                world.log(Request::Ask(*cid));
+            }
             Ok(cids.iter().map(|cid| world.pins.contains(cid)).collect())
         }
         .boxed()
@@ -273,7 +287,7 @@ impl Ipfs for StandInDaemon {
     fn unpin(&self, cid: Cid) -> BoxFuture<'_, Result<(), IpfsError>> {
         async move {
             let mut world = self.up()?;
-            world.requests.push(Request::Unpin(cid));
+            world.log(Request::Unpin(cid));
             world.pins.remove(&cid);
             Ok(())
         }

@@ -152,8 +152,7 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::open`].
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, LedgerError> {
-        let opened =
-            Database::builder().set_cache_size(CACHE_SIZE).create_with_backend(backend);
+        let opened = Database::builder().set_cache_size(CACHE_SIZE).create_with_backend(backend);
         Self::checked(opened, Place::Backend)
     }
 
@@ -315,12 +314,15 @@ mod tests {
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.daemon().unwrap(), None);
         assert_eq!(ledger.bind("one").unwrap(), 0);
-        ledger.write(&[(cid(2), entry(Origin::Foreign, 7)), (cid(1), entry(Origin::Ours, 8))]).unwrap();
+        ledger
+            .write(&[(cid(2), entry(Origin::Foreign, 7)), (cid(1), entry(Origin::Ours, 8))])
+            .unwrap();
         ledger.write(&[(cid(3), entry(Origin::Ours, 9)), (cid(2), None)]).unwrap();
         drop(ledger);
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.daemon().unwrap().as_deref(), Some("one"));
-        let entries: Vec<_> = ledger.entries().unwrap().into_iter().map(|(c, e)| (c, Some(e))).collect();
+        let entries: Vec<_> =
+            ledger.entries().unwrap().into_iter().map(|(c, e)| (c, Some(e))).collect();
         assert_eq!(entries, [(cid(1), entry(Origin::Ours, 8)), (cid(3), entry(Origin::Ours, 9))]);
     }
 

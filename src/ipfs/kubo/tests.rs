@@ -135,11 +135,8 @@ async fn what_is_pinned_is_asked_piece_by_piece() {
     let held = |cid: &str| format!("{{\"Cid\":\"{cid}\",\"Type\":\"recursive\"}}\n");
     let first = held(OTHER);
     let end = format!("0\r\nX-Stream-Error: path '{CID}' is not pinned\r\n\r\n");
-    let client = server(vec![
-        chunked("200 OK", &[&first], &end),
-        chunked("200 OK", &[&first], CLEAN),
-    ])
-    .await;
+    let client =
+        server(vec![chunked("200 OK", &[&first], &end), chunked("200 OK", &[&first], CLEAN)]).await;
     let answer = client.pinned(vec![cid(OTHER), cid(CID), cid(OTHER)]).await;
     assert_eq!(answer, Ok(vec![true, false, true]));
 }
