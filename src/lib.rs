@@ -5,12 +5,14 @@
 //! In reading order; imports go upwards only (checked by `tests/layers.rs`).
 //! - [`types`]: the words and the messages between peers, plain data.
 //! - [`state`], [`allocate`]: pure decisions about pins and where they go.
+//! - [`identity`]: who this peer is, and the cluster secret.
 //! - [`ipfs`]: the daemon beside the peer (Kubo), behind the trait [`ipfs::Ipfs`].
 //! - [`rpc`]: requests between peers over libp2p, behind the trait [`rpc::Transport`].
 //! - [`tracker`]: what this peer must hold against what its daemon holds.
 
 pub mod allocate;
 pub mod clock;
+pub mod identity;
 pub mod ipfs;
 pub mod rpc;
 pub mod state;
