@@ -12,6 +12,7 @@
 //! - [`monitor`]: peer metrics, gathered here and kept at the leader.
 //! - [`consensus`]: Raft over the log and the state on disk.
 //! - [`cluster`]: what users and controllers can ask, and what a peer does for the others.
+//! - [`peer`]: puts the parts together.
 
 pub mod allocate;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod consensus;
 pub mod identity;
 pub mod ipfs;
 pub mod monitor;
+pub mod peer;
 pub mod rpc;
 pub mod state;
 pub mod tracker;

@@ -1,6 +1,9 @@
 //! How a blank peer becomes a member, and how peers present themselves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +54,8 @@ impl Cluster {
     }
 
     async fn ask_around(&self) {
-        let peers: Vec<PeerId> = self.0.parts.addresses.all().into_keys().collect();
+        let mut peers: BTreeSet<PeerId> = self.0.parts.addresses.all().into_keys().collect();
+        peers.extend(self.0.parts.transport.connected());
         for peer in peers {
             let Some(reply) = self.hello(peer).await else { continue };
             let leader = reply.leader.filter(|leader| *leader != peer && !reply.admitted);

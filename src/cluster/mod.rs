@@ -30,7 +30,7 @@ pub use self::{
     addresses::AddressBook,
     barrier::ReadBarrier,
     board::Board,
-    use_cases::UseCaseError,
+    use_cases::{PinView, UseCaseError},
 };
 pub use crate::consensus::{Leadership, MemberView};
 use crate::{
@@ -82,11 +82,16 @@ pub enum JoinPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FatalError {
     /// Another peer uses the same daemon.
-    #[error("peer {0} already uses this daemon; give each peer a daemon of its own (config key ipfs_api)")]
+    #[error(
+        "peer {0} already uses this daemon; give each peer a daemon of its own (config key ipfs_api)"
+    )]
     DaemonTaken(PeerId),
     /// Consensus stopped.
     #[error("consensus stopped: {0}")]
     Consensus(String),
+    /// A task that never ends has ended.
+    #[error("a part has stopped: {0}")]
+    Stopped(String),
 }
 
 /// Why ops were not acknowledged.
@@ -114,6 +119,12 @@ pub struct Parts {
     pub clock: Clock,
     /// Which cluster to join while blank.
     pub join: JoinPolicy,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A handle to this peer's part in the cluster; clones share it.
@@ -322,7 +333,9 @@ impl Cluster {
             return Err("this peer has not joined a cluster yet".to_owned());
         }
         if self.0.leadership.borrow().leader.is_none() {
-            return Err("no leader is known; a majority of the voters must be up and reachable".to_owned());
+            return Err(
+                "no leader is known; a majority of the voters must be up and reachable".to_owned()
+            );
         }
         let progress = self.consensus().progress();
         let lag = progress.last.unwrap_or(0).saturating_sub(progress.applied.unwrap_or(0));
@@ -336,11 +349,7 @@ impl Cluster {
         &self.0.parts.consensus
     }
 
-    async fn call(
-        &self,
-        to: PeerId,
-        request: Request,
-    ) -> Result<Response, crate::rpc::CallError> {
+    async fn call(&self, to: PeerId, request: Request) -> Result<Response, crate::rpc::CallError> {
         let envelope = Envelope { cluster: self.consensus().cluster(), request };
         self.0.parts.transport.call(to, envelope, CALL_DEADLINE).await
     }

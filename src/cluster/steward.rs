@@ -171,8 +171,7 @@ fn settle_pin(
     let mut ops = Vec::new();
     let holders: Vec<PeerId> = pin.holders().collect();
     let wanted = pin.replication().max.of(members);
-    let pinned =
-        |peer: &PeerId| statuses.get(peer).is_some_and(|s| s.state == PinState::Pinned);
+    let pinned = |peer: &PeerId| statuses.get(peer).is_some_and(|s| s.state == PinState::Pinned);
     if holders.len() < wanted {
         let free: Vec<PeerId> =
             candidates.iter().filter(|peer| !holders.contains(peer)).copied().collect();

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Cluster, serve::{PAGE_LEN, refusal}};
+use super::{
+    Cluster,
+    serve::{PAGE_LEN, refusal},
+};
 use crate::{
     state::{Op, Outcome},
     types::{Cid, Owner, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response},
@@ -99,7 +102,9 @@ impl Cluster {
                 },
             };
             if Instant::now() >= deadline {
-                return Err(UseCaseError::NoLeader(format!("timed out waiting for a leader: {reason}")));
+                return Err(UseCaseError::NoLeader(format!(
+                    "timed out waiting for a leader: {reason}"
+                )));
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -144,8 +149,7 @@ impl Cluster {
     }
 
     pub(super) async fn unpin_here(&self, cid: Cid) -> Result<Pin, Refusal> {
-        let pin =
-            self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
+        let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
         if !pin.claims.contains_key(&Owner::Rest) {
             let owners: Vec<&str> =
                 pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();
@@ -167,10 +171,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn page(
-        &self,
-        after: Option<Cid>,
-    ) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
+    pub(super) fn page(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
         let pins: Vec<(Cid, Pin)> = self.state().read(|pins| {
             pins.after(after.as_ref())
                 .take(PAGE_LEN)

@@ -68,7 +68,11 @@ struct StoredCluster(Vec<u8>);
 
 /// Called by raft-log's thread after a sync.
 enum Synced {
-    Entries { callback: IOFlushed<TypeConfig>, last: Option<u64>, flushed: watch::Sender<Option<u64>> },
+    Entries {
+        callback: IOFlushed<TypeConfig>,
+        last: Option<u64>,
+        flushed: watch::Sender<Option<u64>>,
+    },
     Vote(oneshot::Sender<io::Result<()>>),
     Nothing,
 }
@@ -123,7 +127,10 @@ fn take(mut from: impl Read) -> io::Result<Vec<u8>> {
     from.read_exact(&mut len)?;
     let len = u32::from_be_bytes(len);
     if len > RECORD_LEN_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a record's length is out of bounds"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a record's length is out of bounds",
+        ));
     }
     let mut bytes = vec![0; len as usize];
     from.read_exact(&mut bytes)?;

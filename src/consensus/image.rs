@@ -119,8 +119,7 @@ fn take_block<'a>(rest: &mut &'a [u8]) -> Result<(u8, &'a [u8]), CodecError> {
 }
 
 fn take_u32(rest: &mut &[u8]) -> Result<u32, CodecError> {
-    let (number, after) =
-        rest.split_first_chunk().ok_or_else(|| damaged("it ends too early"))?;
+    let (number, after) = rest.split_first_chunk().ok_or_else(|| damaged("it ends too early"))?;
     *rest = after;
     Ok(u32::from_be_bytes(*number))
 }

@@ -139,8 +139,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     self.apply_ops(*entry.log_id.leader_id, &batch.0, &mut pending)
                 }
                 EntryPayload::Membership(membership) => {
-                    self.membership =
-                        RaftMembership::new(Some(entry.log_id), membership.clone());
+                    self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
                     self.head.membership = stored_membership_out(&self.membership);
                     Outcomes(Vec::new())
                 }
@@ -225,9 +224,7 @@ pub(super) struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(
-        &mut self,
-    ) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         self.snapshot
             .take()
             .unwrap_or_else(|| Err(io::Error::other("a snapshot builder builds one snapshot")))

@@ -22,9 +22,9 @@ use std::{
 
 use openraft::{
     ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy,
-    errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
     alias::WatchReceiverOf,
     async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
     storage::RaftLogStorage,
 };
 use tokio::sync::watch;
@@ -71,7 +71,9 @@ pub struct Timing {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The log.
-    #[error("the Raft log in {folder} cannot be used: {source}; if the disk is sound, restore the folder or give the peer an empty data folder so that it joins anew")]
+    #[error(
+        "the Raft log in {folder} cannot be used: {source}; if the disk is sound, restore the folder or give the peer an empty data folder so that it joins anew"
+    )]
     Log {
         /// Its folder.
         folder: String,
@@ -85,7 +87,9 @@ pub enum OpenError {
     #[error(transparent)]
     Record(#[from] CodecError),
     /// Log and state are not of one disk.
-    #[error("the Raft log belongs to cluster {log:?} and the state to {state:?}: they are not of one disk; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew")]
+    #[error(
+        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they are not of one disk; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
+    )]
     Mixed {
         /// What the log says.
         log: Option<(ClusterId, u64)>,
@@ -93,7 +97,9 @@ pub enum OpenError {
         state: Option<(ClusterId, u64)>,
     },
     /// The log lost entries that the state includes.
-    #[error("the Raft log ends at {log:?}, before the state's {state:?}: entries that were acknowledged are lost on this disk; give the peer an empty data folder so that it joins anew")]
+    #[error(
+        "the Raft log ends at {log:?}, before the state's {state:?}: entries that were acknowledged are lost on this disk; give the peer an empty data folder so that it joins anew"
+    )]
     LogTooShort {
         /// The log's last position.
         log: Option<LogPosition>,
@@ -389,7 +395,8 @@ impl Consensus {
     pub async fn add_learner(&self, id: PeerId, member: Member) -> Result<(), ProposeError> {
         let known = self.members().contains_key(&id);
         let nodes = BTreeMap::from([(id, member)]);
-        let change = if known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
+        let change =
+            if known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
         self.change_membership(change).await
     }
 

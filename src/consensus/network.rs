@@ -71,7 +71,11 @@ impl Connection {
         }
     }
 
-    async fn send_vote(&self, message: RaftMessage, option: &RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn send_vote(
+        &self,
+        message: RaftMessage,
+        option: &RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
         match self.raft(message, option).await? {
             RaftReply::Vote { vote, last, granted } => {
                 Ok(VoteResponse::new(vote_in(vote), last.map(position_in), granted))
@@ -171,8 +175,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let cluster = self.network.cluster.get().copied();
         let image = match (snapshot.snapshot, cluster) {
-            (SnapshotData::Own(view), Some(cluster)) => image::write(&view, cluster)
-                .map_err(|error| NetworkError::new(&error))?,
+            (SnapshotData::Own(view), Some(cluster)) => {
+                image::write(&view, cluster).map_err(|error| NetworkError::new(&error))?
+            }
             (SnapshotData::Received(image), _) => image,
             (_, None) => return Err(NetworkError::from_string("this peer has no cluster").into()),
         };

@@ -61,7 +61,9 @@ const BATCH_VERSION: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// Written by a newer version.
-    #[error("{what} is of format version {found}, this version of pinkeeper knows {known}; run the version that wrote it, or a newer one")]
+    #[error(
+        "{what} is of format version {found}, this version of pinkeeper knows {known}; run the version that wrote it, or a newer one"
+    )]
     Version {
         /// What was read.
         what: &'static str,
@@ -178,15 +180,11 @@ fn membership_in(body: EntryBody) -> Result<Membership<PeerId, Member>, CodecErr
     };
     let voters: Vec<BTreeSet<PeerId>> =
         voters.into_iter().map(|set| set.into_iter().collect()).collect();
-    Membership::new(voters, members).map_err(|error| CodecError::Damaged {
-        what: "a membership",
-        reason: error.to_string(),
-    })
+    Membership::new(voters, members)
+        .map_err(|error| CodecError::Damaged { what: "a membership", reason: error.to_string() })
 }
 
-pub(super) fn stored_membership_out(
-    stored: &RaftMembership,
-) -> (Option<LogPosition>, EntryBody) {
+pub(super) fn stored_membership_out(stored: &RaftMembership) -> (Option<LogPosition>, EntryBody) {
     (stored.log_id().map(position_out), membership_out(stored.membership()))
 }
 

@@ -11,9 +11,7 @@ use super::{
     machine::SnapshotData,
     raft_types::{TypeConfig, entry_in, position_in, position_out, vote_in, vote_out},
 };
-use crate::types::{
-    Append, AppendReply, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk,
-};
+use crate::types::{Append, AppendReply, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk};
 
 /// Largest image a peer takes in: about ten million pins.
 const IMAGE_LEN_MAX: usize = 2 * 1024 * 1024 * 1024;
@@ -69,8 +67,7 @@ impl Consensus {
             }
             RaftMessage::Append(append) => self.append(append).await,
             RaftMessage::TransferLeader { from, to, last } => {
-                let request =
-                    TransferLeaderRequest::new(vote_in(from), to, last.map(position_in));
+                let request = TransferLeaderRequest::new(vote_in(from), to, last.map(position_in));
                 let taken =
                     self.raft.handle_transfer_leader(request).await.map_err(|e| failed(&e))?;
                 taken.map_err(|e| failed(&e))?;
@@ -117,11 +114,8 @@ impl Consensus {
         };
         drop(image);
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(bytes) };
-        let reply = self
-            .raft
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(|e| failed(&e))?;
+        let reply =
+            self.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| failed(&e))?;
         Ok(Response::Raft(RaftReply::Snapshot(vote_out(&reply.vote))))
     }
 }

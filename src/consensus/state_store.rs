@@ -13,7 +13,9 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::raft_types::{CodecError, RaftMembership, decode, encode, stored_membership_in, stored_membership_out};
+use super::raft_types::{
+    CodecError, RaftMembership, decode, encode, stored_membership_in, stored_membership_out,
+};
 use crate::{
     state::PinSet,
     types::{Cid, ClusterId, EntryBody, LogPosition, Pin},
@@ -35,7 +37,9 @@ const CACHE_LEN_MAX: usize = 32 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database itself.
-    #[error("the state in {path} cannot be used: {source}; if the disk is sound, restore this file or give the peer an empty data folder so that it joins anew")]
+    #[error(
+        "the state in {path} cannot be used: {source}; if the disk is sound, restore this file or give the peer an empty data folder so that it joins anew"
+    )]
     Database {
         /// The file.
         path: String,
@@ -160,11 +164,7 @@ impl StateStore {
     }
 
     /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced.
-    pub(super) fn apply(
-        &self,
-        pins: &[(Cid, Option<Pin>)],
-        head: &Head,
-    ) -> Result<(), StoreError> {
+    pub(super) fn apply(&self, pins: &[(Cid, Option<Pin>)], head: &Head) -> Result<(), StoreError> {
         self.write(Durability::None, |transaction| {
             let mut table = transaction.open_table(PINS)?;
             for (cid, pin) in pins {
@@ -204,12 +204,10 @@ impl StateStore {
     pub(super) fn view(&self) -> Result<View, StoreError> {
         let read = || {
             let transaction = self.database.begin_read()?;
-            let head =
-                transaction.open_table(META)?.get(HEAD)?.map(|value| value.value().to_vec());
+            let head = transaction.open_table(META)?.get(HEAD)?.map(|value| value.value().to_vec());
             Ok((transaction, head))
         };
-        let (transaction, head) =
-            read().map_err(|error: redb::Error| failed(&self.path, error))?;
+        let (transaction, head) = read().map_err(|error: redb::Error| failed(&self.path, error))?;
         let head = match head {
             Some(bytes) => decode("the state's head", HEAD_VERSION, &bytes)?,
             None => Head::default(),

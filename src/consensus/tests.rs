@@ -4,7 +4,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use openraft::{StorageError, testing::log::{StoreBuilder, Suite}};
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
 

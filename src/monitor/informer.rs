@@ -40,13 +40,13 @@ impl Sources {
     /// Metrics before the daemon was asked.
     #[must_use]
     pub fn unknown(&self) -> Metrics {
-        let counts = self.tracker.counts();
+        let counters = self.tracker.counters();
         Metrics {
             daemon: None,
             free_space: None,
             repository_size: None,
-            pins: counts.pinned,
-            pin_queue: counts.queued,
+            pins: counters.pinned as u64,
+            pin_queue: counters.queued as u64,
             tags: self.tags.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.addresses.clone(),

@@ -31,7 +31,11 @@ fn voters_grow_in_odd_numbers_up_to_five_and_never_shrink() {
     ];
     for (voters, learners, expected) in table {
         let next = next_voters(&members(voters, learners), |_| true);
-        assert_eq!(next.as_ref().map(BTreeSet::len), expected, "{voters} voters, {learners} learners");
+        assert_eq!(
+            next.as_ref().map(BTreeSet::len),
+            expected,
+            "{voters} voters, {learners} learners"
+        );
         if let Some(next) = next {
             assert!((0..voters).all(|n| next.contains(&peer(n))), "a voter was dropped");
         }
