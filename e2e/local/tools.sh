@@ -128,7 +128,7 @@ main() {
   build_helm
   build_go ipfs "$KUBO_VERSION" kubo github.com/ipfs/kubo/cmd/ipfs "" "about 2 minutes"
   build_go pause "$PAUSE_VERSION" pause . "" "a few seconds"
-  headline "programs are in $BIN_DIR"
+  say "the programs are in $BIN_DIR"
 }
 
 main "$@"

@@ -1,0 +1,60 @@
+# The entry points; each calls one script or one cargo command.
+# Needs Debian 12, rustup, Go and make; "tools" makes the rest.
+
+PINKEEPER_CACHE ?= $(HOME)/.cache/pinkeeper
+CARGO_TARGET_DIR ?= $(PINKEEPER_CACHE)/target
+export PINKEEPER_CACHE CARGO_TARGET_DIR
+
+RUST_TARGET := x86_64-unknown-linux-musl
+LOCAL := e2e/local
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Install packages; build Kubernetes, Helm and Kubo into the cache (once, about 8 minutes)
+	@$(LOCAL)/tools.sh
+
+.PHONY: build-tools
+build-tools:
+	@$(LOCAL)/tools.sh build
+
+.PHONY: build
+build: build-tools ## Build the static pinkeeper binary
+	cargo build --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
+
+.PHONY: images
+images: tools build ## Make the container images; import them if the local cluster is up
+	@$(LOCAL)/images.sh
+
+.PHONY: cluster
+cluster: tools ## Start a local Kubernetes of one node, without Docker
+	@$(LOCAL)/cluster.sh up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the local Kubernetes and remove everything it made
+	@$(LOCAL)/cluster.sh down
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: fix
+fix: ## Apply what clippy can mend by itself, then format
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+.PHONY: verify
+verify: build-tools ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: test
+test: ## Run every test; the last line says how many passed and failed
+	@$(LOCAL)/test.sh
+
+.PHONY: clean
+clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools
+	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR)
