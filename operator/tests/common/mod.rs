@@ -56,6 +56,12 @@ pub fn run<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The documents of a YAML text, without empty ones.
+pub fn documents(text: &str) -> Vec<serde_json::Value> {
+    let all: Vec<serde_json::Value> = serde_saphyr::from_multiple(text).unwrap();
+    all.into_iter().filter(|document| !document.is_null()).collect()
+}
+
 /// Fails when a generated file is not what it should be; with PINKEEPER_GENERATE set, writes it.
 pub fn generated(path: &str, expected: &str) {
     let file = repository().join(path);
@@ -91,10 +97,20 @@ impl ControlPlane {
 
     /// An administrator's client.
     pub async fn client(&self) -> Client {
+        Client::try_from(self.config().await).unwrap()
+    }
+
+    /// A client with the rights of a service account.
+    pub async fn client_as(&self, namespace: &str, account: &str) -> Client {
+        let mut config = self.config().await;
+        config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:{account}"));
+        Client::try_from(config).unwrap()
+    }
+
+    async fn config(&self) -> Config {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
-        Client::try_from(config).unwrap()
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()
     }
 
     /// Runs kubectl as the administrator.
