@@ -6,6 +6,7 @@ mod common;
 
 use std::process::Output;
 
+use cid::{multibase::Base, multihash::Multihash};
 use common::{ControlPlane, documents, repository, run, tool};
 use kube::{
     Api, Client,
@@ -125,6 +126,43 @@ async fn pins_are_taken_or_refused_with_the_reason() {
     for (spec, message) in bad {
         let said = create(&client, "bad", spec.clone()).await.expect_err(&spec.to_string());
         assert!(said.message.contains(message), "{spec}: {}", said.message);
+    }
+}
+
+/// No rule about a CID's shape may refuse one that exists.
+#[tokio::test]
+async fn every_kind_of_cid_in_every_base_is_taken() {
+    let (_plane, client) = with_definitions().await;
+    // Codecs: raw, dag-pb, dag-cbor, dag-json. Hashes: identity, SHA1, SHA2-256, SHA2-512, Blake3,
+    // Blake2b-256.
+    let codecs = [0x55, 0x70, 0x71, 0x0129];
+    let hashes =
+        [(0, 0), (0, 5), (0, 64), (0x11, 20), (0x12, 32), (0x13, 64), (0x1e, 32), (0xb220, 32)];
+    let bases = [
+        Base::Base32Lower,
+        Base::Base32Upper,
+        Base::Base32HexLower,
+        Base::Base32HexUpper,
+        Base::Base58Btc,
+        Base::Base58Flickr,
+        Base::Base36Lower,
+        Base::Base36Upper,
+        Base::Base16Lower,
+        Base::Base16Upper,
+        Base::Base64Url,
+    ];
+    for (codec, (hash, len)) in codecs.into_iter().flat_map(|c| hashes.map(|h| (c, h))) {
+        for (number, base) in bases.iter().enumerate() {
+            // The first and last digests there are, and one between.
+            let fill = [0x00, 0xff, 0x5a][number % 3];
+            let hash = Multihash::<64>::wrap(hash, &vec![fill; len]).unwrap();
+            let cid = cid::Cid::new_v1(codec, hash).to_string_of_base(*base).unwrap();
+            let object = pin("any", json!({"cid": cid}));
+            let params = PostParams { dry_run: true, ..PostParams::default() };
+            if let Err(error) = pins(&client).create(&params, &object).await {
+                panic!("{cid} ({base:?}): {}", refusal(error).message);
+            }
+        }
     }
 }
 
