@@ -50,11 +50,11 @@ enum Failure {
     Failed(anyhow::Error),
 }
 
-impl From<secret::Error> for Failure {
-    fn from(error: secret::Error) -> Self {
+impl From<secret::SecretError> for Failure {
+    fn from(error: secret::SecretError) -> Self {
         match error {
-            secret::Error::Config(_) => Self::Config(error.into()),
-            secret::Error::Kubernetes(_) | secret::Error::Randomness(_) => {
+            secret::SecretError::Config(_) => Self::Config(error.into()),
+            secret::SecretError::Kubernetes(_) | secret::SecretError::Randomness(_) => {
                 Self::Failed(error.into())
             }
         }

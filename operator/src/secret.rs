@@ -44,7 +44,7 @@ pub enum Outcome {
 
 /// Why there is no Secret. The texts are whole: there is no source to print beside them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum SecretError {
     /// No API server is configured.
     #[error("no Kubernetes to talk to: {0}")]
     Config(String),
@@ -56,7 +56,7 @@ pub enum Error {
     Randomness(String),
 }
 
-impl From<kube::Error> for Error {
+impl From<kube::Error> for SecretError {
     fn from(error: kube::Error) -> Self {
         match error {
             // The error's own text shows the whole answer, several times over.
@@ -70,9 +70,9 @@ impl From<kube::Error> for Error {
 ///
 /// # Errors
 /// When no API server is configured, or it refuses.
-pub async fn make(args: &Args) -> Result<Outcome, Error> {
+pub async fn make(args: &Args) -> Result<Outcome, SecretError> {
     // `Config::infer` says why there is none; `Client::try_default` hides it in a general error.
-    let config = kube::Config::infer().await.map_err(|e| Error::Config(e.to_string()))?;
+    let config = kube::Config::infer().await.map_err(|e| SecretError::Config(e.to_string()))?;
     let client = Client::try_from(config)?;
     create(client, args).await
 }
@@ -81,9 +81,9 @@ pub async fn make(args: &Args) -> Result<Outcome, Error> {
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn create(client: Client, args: &Args) -> Result<Outcome, Error> {
+pub async fn create(client: Client, args: &Args) -> Result<Outcome, SecretError> {
     let mut bytes = [0; SECRET_LEN];
-    OsRng.try_fill_bytes(&mut bytes).map_err(|e| Error::Randomness(e.to_string()))?;
+    OsRng.try_fill_bytes(&mut bytes).map_err(|e| SecretError::Randomness(e.to_string()))?;
     let secrets: Api<Secret> = Api::namespaced(client, &args.namespace);
     match secrets.create(&PostParams::default(), &secret(args, bytes)).await {
         Ok(_) => Ok(Outcome::Created),
