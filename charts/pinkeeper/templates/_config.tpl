@@ -1,7 +1,6 @@
 {{/* How the programs in the pod are told what to do: arguments, and the peer's configuration file. */}}
 
 {{- define "pinkeeper.kuboArgs" -}}
-- --repository=/data/ipfs/repository
 - --swarm-port={{ .Values.kubo.swarmPort }}
 {{- if .Values.kubo.private }}
 - --private
