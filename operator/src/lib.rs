@@ -1,3 +1,6 @@
-//! The Kubernetes side of Pinkeeper and the commands of the binary `pinkeeper`.
+//! The Kubernetes side of Pinkeeper: object kinds, controllers, and what the binary's commands do.
 
+pub mod crd;
+pub mod install;
 pub mod kubo;
+pub mod secret;
