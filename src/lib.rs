@@ -11,6 +11,7 @@
 
 pub mod allocate;
 pub mod clock;
+pub mod cluster;
 pub mod ipfs;
 pub mod rpc;
 pub mod state;
