@@ -146,7 +146,7 @@ no_process_in_pods() { [ -z "$(processes_in_pods)" ]; }
 our_shims() {
   local file
   for file in /proc/[0-9]*/cmdline; do
-    tr '\0' ' ' <"$file" 2>/dev/null | grep -q "^[^ ]*containerd-shim[^ ]* .*-address $CONTAINERD_SOCKET " \
+    tr '\0' ' ' 2>/dev/null <"$file" | grep -q "^[^ ]*containerd-shim[^ ]* .*-address $CONTAINERD_SOCKET " \
       && basename "${file%/cmdline}"
   done
   return 0

@@ -1,1 +1,3 @@
-//! x
+//! The Kubernetes side of Pinkeeper: object kinds, controllers, and what the binary's commands do.
+
+pub mod crd;
