@@ -1,3 +1,5 @@
 //! The Kubernetes side of Pinkeeper: object kinds, controllers, and what the binary's commands do.
 
+pub mod controller;
 pub mod crd;
+pub mod founding;
