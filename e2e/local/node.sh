@@ -36,7 +36,9 @@ start_controllers() {
 write_containerd_config() {
   local base="$CLUSTER_DIR/containerd"
   mkdir -p "$base/hosts/_default" "$base/cni"
-  printf 'server = "http://127.0.0.1:1"\n' >"$base/hosts/_default/hosts.toml"
+  # Nobody listens there. The "server" alone is ignored; it takes a host as well.
+  printf 'server = "http://127.0.0.1:1"\n[host."http://127.0.0.1:1"]\ncapabilities = ["pull", "resolve"]\n' \
+    >"$base/hosts/_default/hosts.toml"
   cat >"$base/config.toml" <<END
 version = 2
 root = "$base/root"

@@ -3,11 +3,16 @@
 //! [`Transport`] is a port: [`swarm`] is libp2p; worlds bring a simulated network. The messages are
 //! in [`crate::types`]; what is answered is decided by `cluster`.
 
+pub mod frame;
+mod metrics;
+pub mod swarm;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+pub use self::metrics::RpcMetrics;
 use crate::types::{Envelope, PeerId, Response};
 
 /// Why a call brought no answer. Whether the request had an effect is unknown.
@@ -54,7 +59,8 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Response, CallError>>;
 
     /// Where peers can be reached: multiaddrs without `/p2p/…`. Replaces what was known of the named
-    /// peers; connections are kept and broken ones are made anew.
+    /// peers; connections are kept and broken ones are made anew. Without addresses a peer is not
+    /// dialled any more.
     fn set_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>);
 
     /// Peers there is a connection to now.

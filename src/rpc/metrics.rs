@@ -1,0 +1,80 @@
+//! Prometheus metrics of calls to peers.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+
+use super::CallError;
+use crate::types::{Lane, Response};
+
+/// Calls by lane and outcome, and how long answered ones took. Clones count together.
+#[derive(Clone, Debug)]
+pub struct RpcMetrics {
+    calls: Family<CallLabels, Counter>,
+    seconds: Family<LaneLabels, Histogram>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    lane: Word,
+    outcome: Word,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabels {
+    lane: Word,
+}
+
+/// A label's value as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Word(&'static str);
+
+impl EncodeLabelValue for Word {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        EncodeLabelValue::encode(&self.0, encoder)
+    }
+}
+
+/// From loopback to a slow disk at the other end, in seconds.
+const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
+
+impl Default for RpcMetrics {
+    fn default() -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        Self { calls: Family::default(), seconds: Family::new_with_constructor(histogram) }
+    }
+}
+
+impl RpcMetrics {
+    /// Makes them visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("rpc_calls", "Calls to peers by lane and outcome", self.calls.clone());
+        registry.register(
+            "rpc_call_seconds",
+            "Time to the answer of a peer, by lane",
+            self.seconds.clone(),
+        );
+    }
+
+    pub(super) fn observe(&self, lane: Lane, result: &Result<Response, CallError>, took: Duration) {
+        let lane = match lane {
+            Lane::Raft => Word("raft"),
+            Lane::Control => Word("control"),
+            Lane::Bulk => Word("bulk"),
+        };
+        let outcome = match result {
+            Ok(Response::Refused(_)) => Word("refused"),
+            Ok(_) => Word("answered"),
+            Err(CallError::Unreachable { .. }) => Word("unreachable"),
+            Err(CallError::Timeout { .. }) => Word("timeout"),
+        };
+        self.calls.get_or_create(&CallLabels { lane, outcome }).inc();
+        if result.is_ok() {
+            self.seconds.get_or_create(&LaneLabels { lane }).observe(took.as_secs_f64());
+        }
+    }
+}

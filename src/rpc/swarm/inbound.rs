@@ -1,0 +1,259 @@
+//! Streams that peers opened: their requests come in, our answers go out on the same stream.
+//!
+//! Invariants: the reader never waits for the writer or for whoever answers, it refuses instead
+//! (`Busy`); requests are handed on in the order they arrived; a stream that does not read its
+//! answers, or holds what is no frame, is closed, and no other.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, StreamExt as _,
+    io::{BufReader, BufWriter},
+    stream::FuturesUnordered,
+};
+use libp2p::Stream;
+use libp2p_stream::IncomingStreams;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{IN_FLIGHT_MAX, STREAM_BUFFER_LEN, WRITE_TIMEOUT, peer_of, shared::Shared};
+use crate::{
+    rpc::{
+        Inbound,
+        frame::{self, Frame, Kind},
+    },
+    types::{Envelope, Lane, PeerId, Refusal, Response},
+};
+
+/// Streams one peer may have open to us: three lanes, and their successors while old ones end.
+const STREAMS_PER_PEER_MAX: usize = 16;
+/// A request's place is taken back after so long: longer than any caller waits.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Answers that may wait for the writer: those in flight, and as many refusals.
+const ANSWERS_MAX: usize = 2 * IN_FLIGHT_MAX;
+
+/// Open streams by peer.
+#[derive(Debug, Default)]
+pub(super) struct StreamCounts(Mutex<BTreeMap<PeerId, usize>>);
+
+/// Counts one stream as long as it lives.
+struct Counted {
+    shared: Arc<Shared>,
+    peer: PeerId,
+}
+
+impl Counted {
+    fn new(shared: &Arc<Shared>, peer: PeerId) -> Option<Self> {
+        let mut counts = shared.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(peer).or_insert(0);
+        if *count >= STREAMS_PER_PEER_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self { shared: Arc::clone(shared), peer })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.shared.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// An answer, now or later.
+enum Answer {
+    Now(u64, Response),
+    Later(u64, oneshot::Receiver<Response>, OwnedSemaphorePermit),
+}
+
+/// Takes the streams of one lane. libp2p-stream drops a stream that is not taken at once, so that
+/// nothing else is done here.
+pub(super) async fn accept(
+    shared: Arc<Shared>,
+    lane: Lane,
+    mut incoming: IncomingStreams,
+    requests: mpsc::Sender<Inbound>,
+) {
+    loop {
+        let (peer, stream) = tokio::select! {
+            biased;
+            () = shared.token.cancelled() => return,
+            next = incoming.next() => match next {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        let Some(from) = peer_of(&peer) else { continue };
+        let Some(counted) = Counted::new(&shared, from) else {
+            tracing::warn!(peer = %from, "a peer has too many streams open, one was closed");
+            continue;
+        };
+        let requests = requests.clone();
+        shared.tasks.spawn(async move {
+            let shared = &counted.shared;
+            let reason = serve(shared, from, stream, requests).await;
+            tracing::debug!(peer = %from, ?lane, reason, "a stream from a peer ended");
+        });
+    }
+}
+
+/// Serves one stream until it ends; says why it ended.
+async fn serve(
+    shared: &Arc<Shared>,
+    from: PeerId,
+    stream: Stream,
+    requests: mpsc::Sender<Inbound>,
+) -> String {
+    let token = shared.token.child_token();
+    let (reader, writer) = stream.split();
+    let (answers, queue) = mpsc::channel(ANSWERS_MAX);
+    let writer = {
+        let token = token.clone();
+        shared.tasks.spawn(async move {
+            let written = write_answers(writer, queue, &token).await;
+            token.cancel();
+            written
+        })
+    };
+    let mut reader = BufReader::with_capacity(STREAM_BUFFER_LEN, reader);
+    let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+    let reason = loop {
+        let frame = tokio::select! {
+            biased;
+            () = token.cancelled() => break "the writer stopped".to_owned(),
+            frame = frame::read(&mut reader) => frame,
+        };
+        let answer = match frame {
+            Ok(Some(frame)) if frame.kind == Kind::Request => {
+                hand_on(from, &frame, &places, &requests)
+            }
+            Ok(Some(_)) => break "an answer where a request belongs".to_owned(),
+            Ok(None) => break "the peer closed it".to_owned(),
+            Err(error) => break error.to_string(),
+        };
+        if answers.try_send(answer).is_err() {
+            break "the peer does not read its answers".to_owned();
+        }
+    };
+    token.cancel();
+    match writer.await {
+        Ok(Ok(())) => reason,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Hands a request to whoever answers, or refuses it.
+fn hand_on(
+    from: PeerId,
+    frame: &Frame,
+    places: &Arc<Semaphore>,
+    requests: &mpsc::Sender<Inbound>,
+) -> Answer {
+    let refuse = |refusal| Answer::Now(frame.id, Response::Refused(refusal));
+    let envelope: Envelope = match frame::decode(&frame.payload) {
+        Ok(envelope) => envelope,
+        Err(error) => return refuse(Refusal::Invalid(error.to_string())),
+    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else { return refuse(Refusal::Busy) };
+    let (reply, answer) = oneshot::channel();
+    match requests.try_send(Inbound { from, envelope, reply }) {
+        Ok(()) => Answer::Later(frame.id, answer, place),
+        Err(mpsc::error::TrySendError::Full(_)) => refuse(Refusal::Busy),
+        Err(mpsc::error::TrySendError::Closed(_)) => {
+            refuse(Refusal::Failed("the peer is stopping".to_owned()))
+        }
+    }
+}
+
+/// Writes answers as they become known, in any order.
+async fn write_answers(
+    writer: futures::io::WriteHalf<Stream>,
+    mut queue: mpsc::Receiver<Answer>,
+    token: &CancellationToken,
+) -> io::Result<()> {
+    let mut writer = BufWriter::with_capacity(STREAM_BUFFER_LEN, writer);
+    let mut later = FuturesUnordered::new();
+    let mut unflushed = false;
+    loop {
+        let mut ready = later.next().now_or_never().flatten();
+        while ready.is_none() {
+            match queue.try_recv() {
+                Ok(Answer::Now(id, response)) => ready = Some((id, response)),
+                Ok(Answer::Later(id, answer, place)) => later.push(wait(id, answer, place)),
+                Err(_) => break,
+            }
+        }
+        let (id, response) = match ready {
+            Some(ready) => ready,
+            None => {
+                if std::mem::take(&mut unflushed) {
+                    within(token, writer.flush()).await?;
+                }
+                tokio::select! {
+                    biased;
+                    () = token.cancelled() => return Ok(()),
+                    Some(ready) = later.next(), if !later.is_empty() => ready,
+                    answer = queue.recv() => match answer {
+                        Some(Answer::Now(id, response)) => (id, response),
+                        Some(Answer::Later(id, answer, place)) => {
+                            later.push(wait(id, answer, place));
+                            continue;
+                        }
+                        None => return Ok(()),
+                    },
+                }
+            }
+        };
+        let frame = frame::encode_answer(id, &response).or_else(|error| {
+            frame::encode_answer(id, &Response::Refused(Refusal::Failed(error.to_string())))
+        });
+        let frame = frame.map_err(io::Error::other)?;
+        within(token, writer.write_all(&frame)).await?;
+        unflushed = true;
+    }
+}
+
+/// The answer once it is given, or a refusal in its place; the request's place is free from then on.
+async fn wait(
+    id: u64,
+    answer: oneshot::Receiver<Response>,
+    _place: OwnedSemaphorePermit,
+) -> (u64, Response) {
+    let dropped = || Response::Refused(Refusal::Failed("the request was not served".to_owned()));
+    let response = match timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => answer.unwrap_or_else(|_| dropped()),
+        Err(_) => {
+            let reason = format!("there was no answer within {ANSWER_TIMEOUT:?}");
+            Response::Refused(Refusal::Failed(reason))
+        }
+    };
+    (id, response)
+}
+
+async fn within(
+    token: &CancellationToken,
+    write: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        () = token.cancelled() => Err(io::Error::other("the stream was given up")),
+        done = timeout(WRITE_TIMEOUT, write) => done.unwrap_or_else(|_| {
+            Err(io::Error::other(format!("the peer did not read for {WRITE_TIMEOUT:?}")))
+        }),
+    }
+}

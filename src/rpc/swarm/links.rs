@@ -1,0 +1,144 @@
+//! Which connection to each peer is used: one, though two can exist for a moment.
+//!
+//! Both peers must choose the same one without talking: of two dialled across each other at the
+//! same time it is the one dialled by the smaller ID; otherwise the newer, because a peer dials only
+//! when it has no connection, so the older one is dead on its side.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use libp2p::swarm::ConnectionId;
+use tokio::time::Instant;
+
+use crate::types::PeerId;
+
+/// Connections made within this time of each other were dialled across each other.
+const RACE: Duration = Duration::from_secs(2);
+
+/// A connection to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    /// Dialled by us.
+    pub(super) outbound: bool,
+    pub(super) since: Instant,
+}
+
+/// How things stand with one peer.
+#[derive(Clone, Debug)]
+pub(super) enum Link {
+    Up(Connection),
+    /// Why there is no connection.
+    Down(String),
+}
+
+/// The links to all peers that were ever heard of.
+#[derive(Debug, Default)]
+pub(super) struct Links(BTreeMap<PeerId, Link>);
+
+impl Links {
+    /// Takes in a new connection and answers which one is to be closed, if any.
+    pub(super) fn opened(
+        &mut self,
+        own: PeerId,
+        peer: PeerId,
+        new: Connection,
+    ) -> Option<ConnectionId> {
+        let old = match self.0.get(&peer) {
+            Some(Link::Up(old)) => *old,
+            _ => {
+                self.0.insert(peer, Link::Up(new));
+                return None;
+            }
+        };
+        let crossed = old.outbound != new.outbound && new.since - old.since < RACE;
+        if crossed && old.outbound == (own < peer) {
+            return Some(new.id);
+        }
+        self.0.insert(peer, Link::Up(new));
+        Some(old.id)
+    }
+
+    /// A connection is gone; true if it was the one in use.
+    pub(super) fn closed(&mut self, peer: PeerId, id: ConnectionId, reason: String) -> bool {
+        let in_use = matches!(self.0.get(&peer), Some(Link::Up(link)) if link.id == id);
+        if in_use {
+            self.0.insert(peer, Link::Down(reason));
+        }
+        in_use
+    }
+
+    /// A dial failed; true if the reason is another than before.
+    pub(super) fn unreachable(&mut self, peer: PeerId, reason: String) -> bool {
+        match self.0.get_mut(&peer) {
+            Some(Link::Up(_)) => false,
+            Some(Link::Down(known)) if *known == reason => false,
+            _ => {
+                self.0.insert(peer, Link::Down(reason));
+                true
+            }
+        }
+    }
+
+    /// Forgets why there is no connection to a peer that nobody wants any more.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        if let Some(Link::Down(_)) = self.0.get(&peer) {
+            self.0.remove(&peer);
+        }
+    }
+
+    /// Why there is no connection to the peer; nothing when there is one.
+    pub(super) fn down(&self, peer: PeerId) -> Option<String> {
+        match self.0.get(&peer) {
+            Some(Link::Up(_)) => None,
+            Some(Link::Down(reason)) => Some(reason.clone()),
+            None => Some("it was not reached yet".to_owned()),
+        }
+    }
+
+    /// Peers with a connection.
+    pub(super) fn up(&self) -> Vec<PeerId> {
+        let up = self.0.iter().filter(|(_, link)| matches!(link, Link::Up(_)));
+        up.map(|(peer, _)| *peer).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: PeerId = PeerId([1; 32]);
+    const B: PeerId = PeerId([2; 32]);
+
+    fn connection(id: usize, outbound: bool, since: Instant) -> Connection {
+        Connection { id: ConnectionId::new_unchecked(id), outbound, since }
+    }
+
+    #[test]
+    fn of_two_crossed_connections_both_sides_keep_the_one_dialled_by_the_smaller_id() {
+        let now = Instant::now();
+        // Connection 1 is dialled by A, 2 by B; either may come first on either side.
+        for (own, peer, first, second) in [(A, B, 1, 2), (A, B, 2, 1), (B, A, 1, 2), (B, A, 2, 1)] {
+            let mut links = Links::default();
+            let make = |id| connection(id, (id == 1) == (own == A), now);
+            assert_eq!(links.opened(own, peer, make(first)), None);
+            let close = links.opened(own, peer, make(second));
+            assert_eq!(close, Some(ConnectionId::new_unchecked(2)));
+            assert!(!links.closed(peer, ConnectionId::new_unchecked(2), String::new()));
+            assert_eq!(links.down(peer), None);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_dials_again_has_lost_the_older_connection() {
+        let now = Instant::now();
+        let mut links = Links::default();
+        links.opened(A, B, connection(1, true, now));
+        let close = links.opened(A, B, connection(2, false, now + RACE));
+        assert_eq!(close, Some(ConnectionId::new_unchecked(1)));
+        assert!(links.closed(B, ConnectionId::new_unchecked(2), "gone".to_owned()));
+        assert_eq!(links.down(B).as_deref(), Some("gone"));
+        assert!(links.up().is_empty());
+        assert!(links.unreachable(B, "refused".to_owned()));
+        assert!(!links.unreachable(B, "refused".to_owned()));
+    }
+}

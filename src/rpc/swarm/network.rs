@@ -1,0 +1,311 @@
+//! The network task: owns libp2p's swarm, dials, and keeps one living connection per peer.
+
+use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
+
+use libp2p::{
+    Multiaddr, Swarm, Transport as _,
+    connection_limits::{self, ConnectionLimits},
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    identity::Keypair,
+    noise, ping,
+    pnet::{PnetConfig, PreSharedKey},
+    swarm::{
+        self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+    tcp, yamux,
+};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    dialer::{Dialer, Target},
+    links::Connection,
+    peer_id_of, peer_of,
+    shared::Shared,
+};
+use crate::identity::ClusterSecret;
+
+/// Connecting and proving identities, all in all.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is checked this often…
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// …and given up when there is no echo for so long: a peer that vanished is noticed within 7 s.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections are kept however idle they are; ping finds the dead ones.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Incoming connections that have not proven to know the secret.
+const PENDING_INCOMING_MAX: u32 = 64;
+/// Connections in all: the largest cluster's peers, twice while connections cross.
+const ESTABLISHED_MAX: u32 = 512;
+/// Connections of one peer: those that cross, and old ones being closed.
+const ESTABLISHED_PER_PEER_MAX: u32 = 8;
+/// Failed incoming connections are logged at most this often: anything may knock on an open port.
+const INCOMING_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(super) streams: libp2p_stream::Behaviour,
+    ping: ping::Behaviour,
+}
+
+/// libp2p's swarm for a peer: TCP, the cluster secret, the peer's key, and streams.
+pub(super) fn swarm(
+    keypair: &Keypair,
+    secret: &ClusterSecret,
+) -> Result<Swarm<Behaviour>, noise::Error> {
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
+        .with_max_established(Some(ESTABLISHED_MAX))
+        .with_max_established_per_peer(Some(ESTABLISHED_PER_PEER_MAX));
+    let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        streams: libp2p_stream::Behaviour::new(),
+        ping: ping::Behaviour::new(ping),
+    };
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+    let id = keypair.public().to_peer_id();
+    Ok(Swarm::new(transport(keypair, secret)?, behaviour, id, config))
+}
+
+fn transport(
+    keypair: &Keypair,
+    secret: &ClusterSecret,
+) -> Result<Boxed<(libp2p::PeerId, StreamMuxerBox)>, noise::Error> {
+    let pnet = PnetConfig::new(PreSharedKey::new(*secret.as_bytes()));
+    Ok(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .and_then(move |socket, _| pnet.handshake(socket))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(yamux::Config::default())
+        .timeout(HANDSHAKE_TIMEOUT)
+        .boxed())
+}
+
+/// The task's state.
+pub(super) struct Network {
+    swarm: Swarm<Behaviour>,
+    shared: Arc<Shared>,
+    dialer: Dialer,
+    dialling: BTreeMap<ConnectionId, Target>,
+    incoming_logged: Option<Instant>,
+}
+
+impl Network {
+    pub(super) fn new(swarm: Swarm<Behaviour>, shared: Arc<Shared>, jitter_seed: u64) -> Self {
+        Self {
+            swarm,
+            shared,
+            dialer: Dialer::new(jitter_seed),
+            dialling: BTreeMap::new(),
+            incoming_logged: None,
+        }
+    }
+
+    /// Runs until the token stops it; then waits for the tasks of all lanes and streams.
+    pub(super) async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let due = self.dialer.next_due();
+            let wait = async {
+                match due {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = shared.token.cancelled() => break,
+                () = shared.wanted.changed.notified() => self.take_news(),
+                () = wait => self.dial_due(),
+                event = futures::StreamExt::select_next_some(&mut self.swarm) => self.on_event(event),
+            }
+        }
+        drop(self);
+        shared.tasks.close();
+        shared.tasks.wait().await;
+    }
+
+    fn take_news(&mut self) {
+        let news = self.shared.wanted.take();
+        let now = Instant::now();
+        for (peer, addresses) in news.peers {
+            let mut links = self.shared.links();
+            if addresses.is_empty() {
+                links.forget(peer);
+            }
+            let connected = links.down(peer).is_none();
+            self.dialer.set_peer(peer, addresses, connected, now);
+        }
+        if let Some(seeds) = news.seeds {
+            self.dialer.set_seeds(seeds, now);
+        }
+    }
+
+    fn dial_due(&mut self) {
+        for (target, addresses) in self.dialer.take_due(Instant::now()) {
+            let options = match &target {
+                Target::Peer(peer) => DialOpts::peer_id(peer_id_of(*peer))
+                    // Whether there is a connection is for `links` to say: libp2p also counts those
+                    // that are being closed.
+                    .condition(PeerCondition::Always)
+                    .addresses(addresses)
+                    .allocate_new_port()
+                    .build(),
+                Target::Seed(address) => {
+                    DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build()
+                }
+            };
+            let id = options.connection_id();
+            self.dialling.insert(id, target);
+            if let Err(error) = self.swarm.dial(options) {
+                self.dial_failed(id, &error);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, id: ConnectionId, error: &DialError) {
+        let Some(target) = self.dialling.remove(&id) else { return };
+        self.dialer.failed(&target, Instant::now());
+        let reason = dial_reason(error);
+        match target {
+            Target::Peer(peer) => {
+                if self.shared.links().unreachable(peer, reason.clone()) {
+                    tracing::warn!(%peer, reason, "cannot reach a peer");
+                }
+            }
+            Target::Seed(address) => tracing::debug!(%address, reason, "cannot reach a seed"),
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.opened(peer_id, connection_id, endpoint.is_dialer());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                let reason = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
+                self.closed(peer_id, connection_id, reason);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.dial_failed(connection_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                self.incoming_failed(&send_back_addr, &error);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(error),
+            })) => {
+                self.swarm.close_connection(connection);
+                // Closing a half-open connection can take long; it is of no use from now on.
+                self.closed(peer, connection, error.to_string());
+            }
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                tracing::error!(?addresses, ?reason, "stopped listening for peers");
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "cannot accept a connection");
+            }
+            _ => {}
+        }
+    }
+
+    fn opened(&mut self, peer_id: libp2p::PeerId, id: ConnectionId, outbound: bool) {
+        let target = self.dialling.remove(&id);
+        let Some(peer) = peer_of(&peer_id) else {
+            tracing::warn!(%peer_id, "a peer without an ed25519 key was turned away");
+            self.swarm.close_connection(id);
+            if let Some(target) = target {
+                self.dialer.failed(&target, Instant::now());
+            }
+            return;
+        };
+        let new = Connection { id, outbound, since: Instant::now() };
+        let loser = self.shared.links().opened(self.shared.own, peer, new);
+        self.dialer.connected(peer, target.as_ref());
+        match loser {
+            Some(loser) => {
+                tracing::debug!(%peer, "of two connections to a peer one is closed");
+                self.swarm.close_connection(loser);
+            }
+            None => tracing::info!(%peer, outbound, "connected to a peer"),
+        }
+    }
+
+    fn closed(&mut self, peer_id: libp2p::PeerId, id: ConnectionId, reason: String) {
+        let Some(peer) = peer_of(&peer_id) else { return };
+        if self.shared.links().closed(peer, id, format!("the connection broke: {reason}")) {
+            tracing::info!(%peer, reason, "lost a peer");
+            self.dialer.lost(peer, Instant::now());
+        }
+    }
+
+    fn incoming_failed(&mut self, from: &Multiaddr, error: &swarm::ListenError) {
+        let now = Instant::now();
+        if self.incoming_logged.is_some_and(|at| now - at < INCOMING_LOG_INTERVAL) {
+            return;
+        }
+        self.incoming_logged = Some(now);
+        let reason = chain(error);
+        tracing::warn!(
+            %from, reason,
+            "an incoming connection failed; if it is a peer, it could have another cluster secret"
+        );
+    }
+}
+
+/// Why a dial failed, for people. A peer that was reached and then not understood may have another
+/// cluster secret: the handshake cannot tell that from damage.
+fn dial_reason(error: &DialError) -> String {
+    match error {
+        DialError::Transport(failures) => {
+            let failures = failures.iter().map(|(address, error)| {
+                let hint = match system_error(error) {
+                    true => "",
+                    false => "; it could have another cluster secret",
+                };
+                format!("{address}: {}{hint}", chain(error))
+            });
+            failures.collect::<Vec<_>>().join(", ")
+        }
+        DialError::WrongPeerId { obtained, address } => {
+            format!("{address}: another peer answers there, {obtained}")
+        }
+        error => chain(error),
+    }
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Whether the system's own error (refused, no route…) is the cause.
+fn system_error(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if io.raw_os_error().is_some() {
+                return true;
+            }
+            // The source of an io::Error made from another error is that one's source, not itself.
+            if io.get_ref().is_some_and(|inner| system_error(inner)) {
+                return true;
+            }
+        }
+        next = error.source();
+    }
+    false
+}

@@ -1,0 +1,163 @@
+//! What the callers, the lanes' tasks and the network task share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
+
+use libp2p::{Multiaddr, Stream, StreamProtocol};
+use libp2p_stream::OpenStreamError;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    inbound::StreamCounts,
+    links::Links,
+    outbound::{Answer, Call, LaneState, QUEUE_BYTES_MAX, QUEUE_MAX, Worker},
+    peer_id_of, protocol,
+};
+use crate::types::{Lane, PeerId};
+
+/// Locks are held for a few lines and never across an await.
+pub(super) struct Shared {
+    pub(super) own: PeerId,
+    pub(super) token: CancellationToken,
+    /// Every task of the transport.
+    pub(super) tasks: TaskTracker,
+    pub(super) streams: StreamCounts,
+    /// Numbers all calls, so that an answer can never meet another lane's call.
+    pub(super) next_id: AtomicU64,
+    pub(super) wanted: Wanted,
+    links: Mutex<Links>,
+    lanes: Mutex<BTreeMap<(PeerId, Lane), LaneHandle>>,
+    control: libp2p_stream::Control,
+}
+
+/// What callers want dialled, until the network task has taken it over.
+#[derive(Default)]
+pub(super) struct Wanted {
+    news: Mutex<News>,
+    pub(super) changed: Notify,
+}
+
+/// Changes that the network task has not seen.
+#[derive(Default)]
+pub(super) struct News {
+    pub(super) peers: BTreeMap<PeerId, Vec<Multiaddr>>,
+    pub(super) seeds: Option<Vec<Multiaddr>>,
+}
+
+impl Wanted {
+    pub(super) fn change(&self, change: impl FnOnce(&mut News)) {
+        change(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    pub(super) fn take(&self) -> News {
+        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct LaneHandle {
+    queue: mpsc::Sender<Call>,
+    bytes: Arc<Semaphore>,
+    state: Arc<LaneState>,
+}
+
+/// A call that is queued.
+pub(super) struct Queued {
+    pub(super) answer: oneshot::Receiver<Answer>,
+    pub(super) state: Arc<LaneState>,
+}
+
+/// The lane's queue is full.
+pub(super) struct QueueFull;
+
+impl Shared {
+    pub(super) fn new(
+        own: PeerId,
+        control: libp2p_stream::Control,
+        token: CancellationToken,
+    ) -> Self {
+        Self {
+            own,
+            token,
+            tasks: TaskTracker::new(),
+            streams: StreamCounts::default(),
+            next_id: AtomicU64::new(0),
+            wanted: Wanted::default(),
+            links: Mutex::default(),
+            lanes: Mutex::default(),
+            control,
+        }
+    }
+
+    pub(super) fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<(PeerId, Lane), LaneHandle>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a framed request into its lane's queue, and starts the lane's task if there is none.
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        peer: PeerId,
+        lane: Lane,
+        id: u64,
+        frame: Vec<u8>,
+    ) -> Result<Queued, QueueFull> {
+        let mut lanes = self.lanes();
+        let handle = lanes.entry((peer, lane)).or_insert_with(|| self.start_lane(peer, lane));
+        let bytes = take_bytes(&handle.bytes, frame.len())?;
+        let (sender, answer) = oneshot::channel();
+        let call = Call { id, frame, answer: sender, bytes };
+        handle.queue.try_send(call).map_err(|_| QueueFull)?;
+        Ok(Queued { answer, state: Arc::clone(&handle.state) })
+    }
+
+    fn start_lane(self: &Arc<Self>, peer: PeerId, lane: Lane) -> LaneHandle {
+        let (queue, calls) = mpsc::channel(QUEUE_MAX);
+        let state = Arc::new(LaneState::new());
+        let worker = Worker {
+            shared: Arc::clone(self),
+            peer,
+            lane,
+            state: Arc::clone(&state),
+            queue: calls,
+        };
+        self.tasks.spawn(worker.run());
+        LaneHandle { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), state }
+    }
+
+    /// Forgets an idle lane; false if a call was queued just now.
+    pub(super) fn retire_lane(
+        &self,
+        peer: PeerId,
+        lane: Lane,
+        queue: &mpsc::Receiver<Call>,
+    ) -> bool {
+        // Calls are queued under the same lock.
+        let mut lanes = self.lanes();
+        let idle = queue.is_empty();
+        if idle {
+            lanes.remove(&(peer, lane));
+        }
+        idle
+    }
+
+    pub(super) async fn open_stream(
+        &self,
+        peer: PeerId,
+        lane: Lane,
+    ) -> Result<Stream, OpenStreamError> {
+        let protocol: StreamProtocol = protocol(lane);
+        self.control.clone().open_stream(peer_id_of(peer), protocol).await
+    }
+}
+
+fn take_bytes(bytes: &Arc<Semaphore>, len: usize) -> Result<OwnedSemaphorePermit, QueueFull> {
+    let len = u32::try_from(len).map_err(|_| QueueFull)?;
+    Arc::clone(bytes).try_acquire_many_owned(len).map_err(|_| QueueFull)
+}

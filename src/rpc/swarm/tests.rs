@@ -1,0 +1,454 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::AtomicUsize;
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
+
+use super::*;
+use crate::types::{ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote};
+
+/// Longest wait for anything that should take milliseconds, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Peer {
+    id: PeerId,
+    transport: Arc<SwarmTransport>,
+    port: u16,
+    token: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Peer {
+    /// A peer that answers `Position(n)` to `PinView`-like requests with the term it was sent.
+    async fn start(key: u8, secret: u8) -> Self {
+        Self::start_with(key, secret, 4096, serve_echo).await
+    }
+
+    async fn start_with<F>(
+        key: u8,
+        secret: u8,
+        queue: usize,
+        serve: impl FnOnce(mpsc::Receiver<Inbound>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let identity = Identity::from_key([key; 32]);
+        let id = identity.id();
+        let options = SwarmOptions {
+            identity,
+            secret: ClusterSecret::from_bytes([secret; 32]),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+            jitter_seed: u64::from(key),
+            metrics: RpcMetrics::default(),
+        };
+        let (sender, requests) = mpsc::channel(queue);
+        let token = CancellationToken::new();
+        let started = SwarmTransport::start(options, sender, token.clone()).await.unwrap();
+        let port = started.listening[0]
+            .iter()
+            .find_map(|part| match part {
+                Protocol::Tcp(port) => Some(port),
+                _ => None,
+            })
+            .unwrap();
+        let tasks = vec![started.task, tokio::spawn(serve(requests))];
+        Self { id, transport: started.transport, port, token, tasks }
+    }
+
+    fn address(&self) -> String {
+        format!("/ip4/127.0.0.1/tcp/{}", self.port)
+    }
+
+    fn knows(&self, others: &[&Peer]) {
+        let addresses = others.iter().map(|peer| (peer.id, vec![peer.address()]));
+        self.transport.set_addresses(addresses.collect());
+    }
+
+    async fn connects_to(&self, peer: PeerId) {
+        eventually(|| self.transport.connected().contains(&peer)).await;
+    }
+
+    async fn stop(self) {
+        self.token.cancel();
+        for task in self.tasks {
+            timeout(PATIENCE, task).await.unwrap().unwrap();
+        }
+    }
+}
+
+async fn serve_echo(mut requests: mpsc::Receiver<Inbound>) {
+    while let Some(inbound) = requests.recv().await {
+        let _ = inbound.reply.send(echo(&inbound.envelope));
+    }
+}
+
+fn echo(envelope: &Envelope) -> Response {
+    match &envelope.request {
+        Request::Raft(RaftMessage::Vote { vote, last, .. }) => {
+            Response::Raft(RaftReply::Vote { vote: *vote, last: *last, granted: true })
+        }
+        Request::Snapshot(chunk) => Response::Position(Some(chunk.data.len() as u64)),
+        _ => Response::Position(envelope.cluster.map(|(_, number)| number)),
+    }
+}
+
+/// A request that [`echo`] answers with `Position(Some(number))`.
+fn numbered(number: u64) -> Envelope {
+    Envelope { cluster: Some((ClusterId([0; 16]), number)), request: Request::ReadIndex }
+}
+
+fn vote(term: u64) -> Vote {
+    Vote { term, candidate: PeerId([1; 32]), committed: false }
+}
+
+async fn eventually(mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "it did not happen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Calls until the peer answers.
+async fn call_until_answered(from: &Peer, to: PeerId) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match from.transport.call(to, numbered(1), Duration::from_secs(1)).await {
+            Ok(Response::Position(Some(1))) => return,
+            other => assert!(Instant::now() < until, "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_peers_call_each_other_on_every_lane() {
+    let peers = [Peer::start(1, 9).await, Peer::start(2, 9).await, Peer::start(3, 9).await];
+    for peer in &peers {
+        peer.knows(&peers.iter().collect::<Vec<_>>());
+    }
+    for (from, to) in peers.iter().flat_map(|from| peers.iter().map(move |to| (from, to))) {
+        if from.id == to.id {
+            continue;
+        }
+        from.connects_to(to.id).await;
+        call_until_answered(from, to.id).await;
+        let request =
+            Request::Raft(RaftMessage::Vote { vote: vote(5), last: None, transfer: false });
+        let answer =
+            from.transport.call(to.id, Envelope { cluster: None, request }, PATIENCE).await;
+        let expected = RaftReply::Vote { vote: vote(5), last: None, granted: true };
+        assert_eq!(answer, Ok(Response::Raft(expected)));
+        let data = vec![7; SnapshotChunk::LEN_MAX];
+        let len = data.len() as u64;
+        let chunk = SnapshotChunk { vote: vote(1), transfer: 1, offset: 0, data, last: true };
+        let envelope = Envelope { cluster: None, request: Request::Snapshot(chunk) };
+        let answer = from.transport.call(to.id, envelope, PATIENCE).await;
+        assert_eq!(answer, Ok(Response::Position(Some(len))));
+    }
+    for peer in peers {
+        peer.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_calls_at_once_arrive_in_order() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (a, b) = {
+        let seen = Arc::clone(&seen);
+        let serve = move |mut requests: mpsc::Receiver<Inbound>| async move {
+            while let Some(inbound) = requests.recv().await {
+                seen.lock().unwrap().push(inbound.envelope.cluster.unwrap().1);
+                let _ = inbound.reply.send(echo(&inbound.envelope));
+            }
+        };
+        (Peer::start(1, 9).await, Peer::start_with(2, 9, 4096, serve).await)
+    };
+    a.knows(&[&b]);
+    a.connects_to(b.id).await;
+    let calls = (0..2000).map(|n| a.transport.call(b.id, numbered(n), PATIENCE));
+    let calls: Vec<_> = calls.collect();
+    for (n, answer) in join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(answer, Ok(Response::Position(Some(n as u64))));
+    }
+    assert_eq!(*seen.lock().unwrap(), (0..2000).collect::<Vec<_>>());
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_secret_never_connects_and_the_error_says_so() {
+    let (a, b) = (Peer::start(1, 9).await, Peer::start(2, 8).await);
+    a.knows(&[&b]);
+    b.knows(&[&a]);
+    eventually(|| {
+        let call = a.transport.call(b.id, numbered(1), Duration::from_secs(1));
+        match futures::executor::block_on(call) {
+            Err(CallError::Unreachable { reason, .. }) => reason.contains("secret"),
+            other => panic!("{other:?}"),
+        }
+    })
+    .await;
+    assert!(a.transport.connected().is_empty());
+    assert!(b.transport.connected().is_empty());
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_back_on_another_port_is_found_again() {
+    let (a, b) = (Peer::start(1, 9).await, Peer::start(2, 9).await);
+    let seed = format!("{}/p2p/{}", b.address(), b.id).parse().unwrap();
+    a.transport.set_seeds(vec![seed]);
+    a.connects_to(b.id).await;
+    call_until_answered(&a, b.id).await;
+    let (id, old_port) = (b.id, b.port);
+    b.stop().await;
+    eventually(|| a.transport.connected().is_empty()).await;
+    let error = a.transport.call(id, numbered(1), PATIENCE).await.unwrap_err();
+    assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+
+    let b = Peer::start(2, 9).await;
+    assert_ne!(b.port, old_port);
+    a.knows(&[&b]);
+    let back = Instant::now();
+    call_until_answered(&a, id).await;
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_answer_costs_the_deadline_and_later_calls_work() {
+    let mute = Arc::new(AtomicUsize::new(10));
+    let (a, b) = {
+        let mute = Arc::clone(&mute);
+        let serve = move |mut requests: mpsc::Receiver<Inbound>| async move {
+            let mut kept = Vec::new();
+            while let Some(inbound) = requests.recv().await {
+                if mute.load(Ordering::Relaxed) > 0 {
+                    mute.fetch_sub(1, Ordering::Relaxed);
+                    kept.push(inbound);
+                } else {
+                    let _ = inbound.reply.send(echo(&inbound.envelope));
+                }
+            }
+        };
+        (Peer::start(1, 9).await, Peer::start_with(2, 9, 64, serve).await)
+    };
+    a.knows(&[&b]);
+    a.connects_to(b.id).await;
+    let deadline = Duration::from_millis(200);
+    for _ in 0..3 {
+        let before = Instant::now();
+        let answer = a.transport.call(b.id, numbered(1), deadline).await;
+        assert_eq!(answer, Err(CallError::Timeout { peer: b.id, deadline }));
+        assert!(before.elapsed() >= deadline && before.elapsed() < PATIENCE);
+    }
+    call_until_answered(&a, b.id).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_answers_busy_and_a_dropped_request_failed() {
+    let (release, hold) = tokio::sync::oneshot::channel::<()>();
+    let serve = move |mut requests: mpsc::Receiver<Inbound>| async move {
+        let _ = hold.await;
+        while requests.recv().await.is_some() {}
+    };
+    let (a, b) = (Peer::start(1, 9).await, Peer::start_with(2, 9, 3, serve).await);
+    a.knows(&[&b]);
+    a.connects_to(b.id).await;
+    let mut calls: Vec<_> = (0..5).map(|n| a.transport.call(b.id, numbered(n), PATIENCE)).collect();
+    for call in calls.split_off(3) {
+        assert_eq!(call.await, Ok(Response::Refused(Refusal::Busy)));
+    }
+    release.send(()).unwrap();
+    for call in calls {
+        let answer = call.await;
+        assert!(matches!(answer, Ok(Response::Refused(Refusal::Failed(_)))), "{answer:?}");
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_too_long_is_refused_here() {
+    let a = Peer::start(1, 9).await;
+    let data = vec![0; frame::FRAME_LEN_MAX];
+    let chunk = SnapshotChunk { vote: vote(1), transfer: 1, offset: 0, data, last: true };
+    let envelope = Envelope { cluster: None, request: Request::Snapshot(chunk) };
+    let answer = a.transport.call(PeerId([5; 32]), envelope, PATIENCE).await;
+    assert!(matches!(answer, Ok(Response::Refused(Refusal::Invalid(_)))), "{answer:?}");
+    let answer = a.transport.call(PeerId([5; 32]), numbered(1), PATIENCE).await;
+    assert!(matches!(answer, Err(CallError::Unreachable { .. })), "{answer:?}");
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_in_use_is_named() {
+    let a = Peer::start(1, 9).await;
+    let options = SwarmOptions {
+        identity: Identity::from_key([2; 32]),
+        secret: ClusterSecret::from_bytes([9; 32]),
+        listen: vec![a.address().parse().unwrap()],
+        jitter_seed: 1,
+        metrics: RpcMetrics::default(),
+    };
+    let (sender, _requests) = mpsc::channel(1);
+    let error = SwarmTransport::start(options, sender, CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains(&a.address()), "{error}");
+    a.stop().await;
+}
+
+/// A peer that knows the secret and speaks no frames: raw streams of its own.
+async fn stranger(to: &Peer) -> (libp2p_stream::Control, JoinHandle<()>) {
+    let identity = Identity::from_key([66; 32]);
+    let secret = ClusterSecret::from_bytes([9; 32]);
+    let mut swarm = network::swarm(identity.keypair(), &secret).unwrap();
+    let control = swarm.behaviour().streams.new_control();
+    swarm.dial(to.address().parse::<Multiaddr>().unwrap()).unwrap();
+    loop {
+        if let SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
+            break;
+        }
+    }
+    let task = tokio::spawn(async move {
+        loop {
+            swarm.select_next_some().await;
+        }
+    });
+    (control, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_frame_closes_its_stream_and_no_other() {
+    let a = Peer::start(1, 9).await;
+    let (mut control, task) = stranger(&a).await;
+    let to = peer_id_of(a.id);
+    let mut good = control.open_stream(to, protocol(Lane::Control)).await.unwrap();
+    let mut ask = async |number: u64| {
+        let bytes = frame::encode_request(number, &numbered(number)).unwrap();
+        good.write_all(&bytes).await.unwrap();
+        good.flush().await.unwrap();
+        let answer = timeout(PATIENCE, frame::read(&mut good)).await.unwrap().unwrap().unwrap();
+        assert_eq!(answer.id, number);
+        frame::decode::<Response>(&answer.payload).unwrap()
+    };
+    assert_eq!(ask(1).await, Response::Position(Some(1)));
+
+    let oversized = u32::try_from(frame::FRAME_LEN_MAX + 1).unwrap().to_be_bytes().to_vec();
+    let answer = frame::encode_answer(1, &Response::Done).unwrap();
+    let unknown_kind = vec![0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 77];
+    for bytes in [oversized, answer, unknown_kind] {
+        let mut bad = control.open_stream(to, protocol(Lane::Control)).await.unwrap();
+        bad.write_all(&bytes).await.unwrap();
+        bad.flush().await.unwrap();
+        let mut rest = Vec::new();
+        let end = timeout(PATIENCE, bad.read_to_end(&mut rest)).await.expect("it stays open");
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+        assert_eq!(ask(2).await, Response::Position(Some(2)));
+    }
+    task.abort();
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_a_newer_version_is_refused_and_the_stream_lives_on() {
+    let a = Peer::start(1, 9).await;
+    let (mut control, task) = stranger(&a).await;
+    let mut stream = control.open_stream(peer_id_of(a.id), protocol(Lane::Control)).await.unwrap();
+    // No cluster, then request variant 200.
+    let newer = [&[0, 0, 0, 11][..], &7_u64.to_be_bytes(), &[0, 0, 200]].concat();
+    stream.write_all(&newer).await.unwrap();
+    stream.write_all(&frame::encode_request(8, &numbered(8)).unwrap()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answers = BTreeMap::new();
+    for _ in 0..2 {
+        let answer = timeout(PATIENCE, frame::read(&mut stream)).await.unwrap().unwrap().unwrap();
+        answers.insert(answer.id, frame::decode::<Response>(&answer.payload).unwrap());
+    }
+    assert!(matches!(answers[&7], Response::Refused(Refusal::Invalid(_))), "{answers:?}");
+    assert_eq!(answers[&8], Response::Position(Some(8)));
+    task.abort();
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_floods_gets_busy_and_one_that_does_not_read_is_cut_off() {
+    // Nobody answers, so that every place stays taken.
+    let serve = |mut requests: mpsc::Receiver<Inbound>| async move {
+        let mut kept = Vec::new();
+        while let Some(inbound) = requests.recv().await {
+            kept.push(inbound);
+        }
+    };
+    let a = Peer::start_with(1, 9, 4096, serve).await;
+    let (mut control, task) = stranger(&a).await;
+    let to = peer_id_of(a.id);
+    let mut stream = control.open_stream(to, protocol(Lane::Control)).await.unwrap();
+    let mut bytes = Vec::new();
+    for id in 0..IN_FLIGHT_MAX as u64 + 1 {
+        bytes.extend(frame::encode_request(id, &numbered(id)).unwrap());
+    }
+    stream.write_all(&bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    let answer = timeout(PATIENCE, frame::read(&mut stream)).await.unwrap().unwrap().unwrap();
+    assert_eq!(answer.id, IN_FLIGHT_MAX as u64);
+    let answer: Response = frame::decode(&answer.payload).unwrap();
+    assert_eq!(answer, Response::Refused(Refusal::Busy));
+
+    // Refusals of long requests are short; so very many requests are needed to fill what is between.
+    let flood = async {
+        loop {
+            if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, flood).await.expect("a peer that does not read is served for ever");
+    task.abort();
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_dropped_future_leave_no_trace() {
+    let serve = |mut requests: mpsc::Receiver<Inbound>| async move {
+        let mut kept = std::collections::VecDeque::new();
+        while let Some(inbound) = requests.recv().await {
+            match inbound.envelope.request {
+                Request::ReadIndex => drop(inbound.reply.send(echo(&inbound.envelope))),
+                _ => kept.push_back(inbound),
+            }
+            // Late answers, to callers that are gone.
+            if kept.len() > 100 {
+                kept.pop_front();
+            }
+        }
+    };
+    let (a, b) = (Peer::start(1, 9).await, Peer::start_with(2, 9, 4096, serve).await);
+    a.knows(&[&b]);
+    call_until_answered(&a, b.id).await;
+    let request = PinRequest {
+        cid: "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap(),
+        options: crate::types::ClaimOptions {
+            replication: crate::types::Replication {
+                min: crate::types::Factor::Everywhere,
+                max: crate::types::Factor::Everywhere,
+            },
+            retain: false,
+            name: String::new(),
+        },
+    };
+    let pin = Envelope { cluster: None, request: Request::Pin(request) };
+    // More than there are places in flight on our side.
+    for _ in 0..2 * IN_FLIGHT_MAX {
+        let call = a.transport.call(b.id, pin.clone(), PATIENCE);
+        assert!(timeout(Duration::from_micros(1), call).await.is_err());
+    }
+    call_until_answered(&a, b.id).await;
+    a.stop().await;
+    b.stop().await;
+}
