@@ -3,3 +3,6 @@
 pub mod controller;
 pub mod crd;
 pub mod founding;
+pub mod install;
+pub mod run;
+pub mod secret;

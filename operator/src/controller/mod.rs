@@ -65,7 +65,6 @@ async fn lead(
     tasks.spawn(status::run(lead.clone(), told));
     tasks.spawn(status::tell(lead.clone(), notes));
     tasks.spawn(claims::run(lead.clone()));
-    tasks.spawn(claims::top_up(lead.clone()));
     tasks.spawn(claims::compare(lead.clone()));
     tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
     tasks.spawn(pins::run(lead.clone()));

@@ -1,5 +1,7 @@
 //! `ClusterPeer`: a member of the cluster as it presents itself, like a Node.
 
+#![allow(clippy::duplicated_attributes)] // several columns of one type are no mistake
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;

@@ -1,6 +1,7 @@
 //! `Pin`: content that is to be kept.
 
 #![allow(unreachable_pub)] // KubeSchema writes a second struct that nobody can reach
+#![allow(clippy::duplicated_attributes)] // several columns of one type are no mistake
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};

@@ -23,7 +23,7 @@ pub(super) const CID_ALPHABET: &str = concat!(
 /// hash. Only the usual SHA2-256 ones are told apart; the shortest CID of all (an empty identity
 /// hash) takes 6 characters.
 pub(super) const CID_LENGTH: &str = concat!(
-    "self.contains('/') || (",
+    "self.contains('/') || !self.matches('^(Qm|[bBvVzZkKfFu])') || (",
     "self.startsWith('Qm') ? size(self) == 46 : ",
     "self.matches('^baf(kr|yb|yr)ei') ? size(self) == 59 : ",
     "self.matches('^z(b2rh|dj7W|dpu)') ? size(self) == 49 : ",

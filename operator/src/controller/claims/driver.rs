@@ -23,8 +23,6 @@ const COLLECT: Duration = Duration::from_millis(3);
 const BATCH_LEN_MAX: usize = 512;
 /// Waits between attempts when the cluster does not take a batch.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// How often the peers that could take pins are looked at.
-const PEERS_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
@@ -140,23 +138,4 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
         }
     }
     !other_term
-}
-
-/// Looks again at all Pins when the set of peers that could hold them has changed, so that pins
-/// applied while there were too few peers get their copies.
-pub(in crate::controller) async fn top_up(lead: Arc<Leading>) {
-    let mut before = None;
-    loop {
-        let able: Vec<_> = lead.shared.cluster.peer_metrics().into_keys().collect();
-        if before.as_ref().is_some_and(|before| *before != able) {
-            let keys: Vec<_> = lead.objects().iter().map(|object| object.key.clone()).collect();
-            keys.into_iter().for_each(|key| lead.claims.push(Lane::Later, Work::Object(key)));
-        }
-        before = Some(able);
-        tokio::select! {
-            biased;
-            () = lead.token.cancelled() => return,
-            () = sleep(PEERS_EVERY) => {}
-        }
-    }
 }

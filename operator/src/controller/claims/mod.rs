@@ -12,7 +12,4 @@ mod decide;
 mod driver;
 
 pub use self::decide::{Basis, Decision, Missing, decide, missing, release, replication};
-pub(super) use self::{
-    compare::run as compare,
-    driver::{run, top_up},
-};
+pub(super) use self::{compare::run as compare, driver::run};

@@ -330,7 +330,9 @@ fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<St
         AllocationState::PeerDown => "the peer is silent",
         _ => "the daemon does not answer",
     };
-    Some(format!("on {}{more}: {}", names.join(", "), words.trim_end_matches('.')))
+    // The sentence goes on with what happens next.
+    let words = words.trim_end_matches("; trying again").trim_end_matches('.');
+    Some(format!("on {}{more}: {words}", names.join(", ")))
 }
 
 /// Peers named in one message.
