@@ -96,7 +96,7 @@ pub async fn run(
     let mut now = Directory::default();
     let mut listing = BTreeMap::new();
     let own = shared.cluster.id();
-    let (mut addresses, mut daemons) = (BTreeMap::new(), Vec::new());
+    let mut addresses = BTreeMap::new();
     loop {
         let event = tokio::select! {
             biased;
@@ -117,14 +117,10 @@ pub async fn run(
         if !now.complete {
             continue;
         }
-        let (next_addresses, next_daemons) = (now.addresses(own), now.daemons(own));
+        let next_addresses = now.addresses(own);
         if next_addresses != addresses {
             addresses = next_addresses;
             shared.cluster.learn_addresses(addresses.clone());
-        }
-        if next_daemons != daemons {
-            daemons = next_daemons;
-            shared.cluster.learn_daemons(daemons.clone());
         }
         directory.send_replace(Arc::new(now.clone()));
     }
