@@ -1,1 +1,152 @@
-//! x
+//! Where a pin goes: a total order of the peers that can take it. Pure.
+//!
+//! Invariant: the same candidates give the same order, whatever order they come in.
+
+use std::cmp::Reverse;
+
+use sha2::{Digest, Sha256};
+
+use crate::types::{Cid, Metrics, PeerId};
+
+/// A peer with less free space takes no new content: room for the daemon's own work.
+pub const FREE_SPACE_MIN: u64 = 64 * 1024 * 1024;
+
+/// Free space counts in steps, so that two nearly equal disks share the load.
+const FREE_SPACE_STEPS: u128 = 20;
+
+/// A peer that may take a pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The peer.
+    pub peer: PeerId,
+    /// Free space in steps of 5 % of the whole.
+    pub free_steps: u8,
+    /// Pins allocated to it, those just proposed included.
+    pub allocations: u64,
+}
+
+impl Candidate {
+    /// Judges a peer by its metrics; `None` when it can take nothing: its daemon does not answer or
+    /// its disk is nearly full.
+    #[must_use]
+    pub fn judge(peer: PeerId, metrics: &Metrics, allocations: u64) -> Option<Self> {
+        metrics.daemon.as_ref()?;
+        let free = metrics.free_space?;
+        if free < FREE_SPACE_MIN {
+            return None;
+        }
+        let whole = u128::from(free) + u128::from(metrics.repository_size.unwrap_or_default());
+        let steps = u128::from(free) * FREE_SPACE_STEPS / whole;
+        Some(Self { peer, free_steps: u8::try_from(steps).unwrap_or(u8::MAX), allocations })
+    }
+}
+
+/// Best first; fields in order of priority.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    free_steps: Reverse<u8>,
+    allocations: u64,
+    hash: [u8; 32],
+    peer: PeerId,
+}
+
+/// Orders candidates for a CID, best first.
+#[must_use]
+pub fn order(cid: &Cid, candidates: &[Candidate]) -> Vec<PeerId> {
+    let mut ranks: Vec<Rank> = candidates
+        .iter()
+        .map(|candidate| Rank {
+            free_steps: Reverse(candidate.free_steps),
+            allocations: candidate.allocations,
+            hash: Sha256::new()
+                .chain_update(cid.to_bytes())
+                .chain_update(candidate.peer.0)
+                .finalize()
+                .into(),
+            peer: candidate.peer,
+        })
+        .collect();
+    ranks.sort_unstable();
+    ranks.into_iter().map(|rank| rank.peer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::DaemonInfo;
+
+    const CID: &str = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR";
+
+    fn peer(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    fn candidate(n: u8, free_steps: u8, allocations: u64) -> Candidate {
+        Candidate { peer: peer(n), free_steps, allocations }
+    }
+
+    fn metrics(free_space: Option<u64>, up: bool) -> Metrics {
+        let daemon = DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
+        Metrics {
+            daemon: up.then_some(daemon),
+            free_space,
+            repository_size: Some(1 << 30),
+            pins: 0,
+            pin_queue: 0,
+            tags: BTreeMap::new(),
+            version: String::new(),
+            addresses: vec![],
+            ttl_ms: 1000,
+        }
+    }
+
+    #[test]
+    fn free_space_goes_before_few_allocations() {
+        let order = order(
+            &CID.parse().unwrap(),
+            &[candidate(1, 5, 0), candidate(2, 19, 9), candidate(3, 19, 3)],
+        );
+        assert_eq!(order, [peer(3), peer(2), peer(1)]);
+    }
+
+    #[test]
+    fn a_peer_without_daemon_space_or_report_takes_nothing() {
+        assert!(Candidate::judge(peer(1), &metrics(Some(1 << 40), false), 0).is_none());
+        assert!(Candidate::judge(peer(1), &metrics(Some(FREE_SPACE_MIN - 1), true), 0).is_none());
+        assert!(Candidate::judge(peer(1), &metrics(None, true), 0).is_none());
+        let half = Candidate::judge(peer(1), &metrics(Some(1 << 30), true), 0).unwrap();
+        assert_eq!(half.free_steps, 10);
+    }
+
+    #[test]
+    fn equal_peers_share_content_evenly() {
+        let equal: Vec<Candidate> = (0..4).map(|n| candidate(n, 10, 0)).collect();
+        let mut first = BTreeMap::<PeerId, usize>::new();
+        for n in 0..400_u32 {
+            let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
+            let cid = Cid::from(cid::Cid::new_v1(0x55, hash));
+            *first.entry(order(&cid, &equal)[0]).or_default() += 1;
+        }
+        assert!(first.len() == 4 && first.values().all(|count| (60..140).contains(count)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_total_and_does_not_depend_on_the_input(
+            facts in proptest::collection::btree_map(any::<u8>(), (0..20_u8, 0..5_u64), 0..12),
+        ) {
+            let cid: Cid = CID.parse().unwrap();
+            let forward: Vec<Candidate> =
+                facts.iter().map(|(n, (free, held))| candidate(*n, *free, *held)).collect();
+            let backward: Vec<Candidate> = forward.iter().rev().cloned().collect();
+            let ordered = order(&cid, &forward);
+            prop_assert_eq!(&ordered, &order(&cid, &backward));
+            prop_assert_eq!(ordered.len(), forward.len());
+        }
+    }
+}

@@ -9,12 +9,22 @@
 //! - [`ipfs`]: the daemon beside the peer (Kubo), behind the trait [`ipfs::Ipfs`].
 //! - [`rpc`]: requests between peers over libp2p, behind the trait [`rpc::Transport`].
 //! - [`tracker`]: what this peer must hold against what its daemon holds.
+//! - [`monitor`]: peer metrics, gathered here and kept at the leader.
+//! - [`consensus`]: Raft over the log and the state on disk.
+//! - [`cluster`]: what users and controllers can ask, and what a peer does for the others.
+//! - [`peer`]: puts the parts together.
 
 pub mod allocate;
 pub mod clock;
+pub mod cluster;
+pub mod consensus;
 pub mod identity;
 pub mod ipfs;
+pub mod monitor;
+pub mod peer;
 pub mod rpc;
+#[cfg(any(test, feature = "simulation"))]
+pub mod sim;
 pub mod state;
 pub mod tracker;
 pub mod types;

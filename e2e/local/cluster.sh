@@ -91,7 +91,7 @@ up() {
   start_proxy
   wait_for "$CLUSTER_DIR" kubelet 90 node_ready
   say "[4/4] volumes"
-  make_storage_class
+  make_storage_classes
   recycle_volumes
   wait_for "$CLUSTER_DIR" kube-controller-manager 30 kubectl_in "$CLUSTER_DIR" get serviceaccount default
   all_alive || die "a part has ended again: $(missing_parts)" "read the logs in $CLUSTER_DIR/logs"

@@ -6,6 +6,8 @@
 # time and the boot it belongs to are the recorded ones, so a recycled ID never
 # costs a stranger its life; nothing waits without a deadline.
 
+# Debian's iptables, runc and conntrack are there; not every login has them.
+export PATH="$PATH:/usr/sbin:/sbin"
 LOCAL_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 REPOSITORY="$(cd "$LOCAL_DIR/../.." && pwd)"
 CACHE="${PINKEEPER_CACHE:-$HOME/.cache/pinkeeper}"

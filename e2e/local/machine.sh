@@ -61,8 +61,8 @@ remove_fixed_folder() {
 refuse_foreign_cluster() {
   local chains
   chains="$(iptables-save 2>/dev/null || true)"
-  ! grep -q '^:KUBE-SERVICES' <<<"$chains" \
-    || die "this machine already runs a kube-proxy that is not ours" "use another machine, or take that cluster down"
+  ! grep -q '^:KUBE-' <<<"$chains" \
+    || die "this machine already runs a kubelet or kube-proxy that is not ours" "take that cluster down first"
   [ ! -e "/sys/class/net/$BRIDGE" ] \
     || die "there is a network interface $BRIDGE that is not ours" "ip link delete $BRIDGE"
 }
@@ -90,14 +90,19 @@ remove_network() {
     iptables -w 10 -X "$FILTER_CHAIN"
   fi
   [ ! -x "$BIN_DIR/kube-proxy" ] || "$BIN_DIR/kube-proxy" --cleanup >/dev/null 2>&1 || true
-  remove_empty_chains
+  remove_kubernetes_chains
   ip link delete "$BRIDGE" 2>/dev/null || true
 }
 
-# kube-proxy leaves a few empty chains of its own behind.
-remove_empty_chains() {
+# What "kube-proxy --cleanup" leaves: a chain that it shares with kubelet, and
+# empty ones.
+remove_kubernetes_chains() {
   local table chain command
   for command in iptables ip6tables; do
+    for chain in INPUT OUTPUT; do
+      while "$command" -w 10 -D "$chain" -j KUBE-FIREWALL 2>/dev/null; do :; done
+    done
+    "$command" -w 10 -F KUBE-FIREWALL 2>/dev/null || true
     for table in filter nat mangle; do
       "$command-save" -t "$table" 2>/dev/null | sed -n 's/^:\(KUBE-[A-Z-]*\) .*/\1/p' \
         | while read -r chain; do "$command" -w 10 -t "$table" -X "$chain" 2>/dev/null || true; done
@@ -106,13 +111,9 @@ remove_empty_chains() {
 }
 
 # The folders of our control group: one per hierarchy in version 1, one in all
-# in version 2.
+# in version 2, and both kinds where the machine mounts both.
 control_group_folders() {
-  if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    printf '%s\n' "/sys/fs/cgroup/$CONTROL_GROUP"
-  else
-    awk '$3 == "cgroup" { print $2 }' /proc/mounts | sort -u | sed "s|\$|/$CONTROL_GROUP|"
-  fi
+  awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/mounts | sort -u | sed "s|\$|/$CONTROL_GROUP|"
 }
 
 make_control_groups() {
@@ -145,13 +146,22 @@ no_process_in_pods() { [ -z "$(processes_in_pods)" ]; }
 our_shims() {
   local file
   for file in /proc/[0-9]*/cmdline; do
-    tr '\0' ' ' <"$file" 2>/dev/null | grep -q "^[^ ]*containerd-shim[^ ]* .*-address $CONTAINERD_SOCKET " \
+    tr '\0' ' ' 2>/dev/null <"$file" | grep -q "^[^ ]*containerd-shim[^ ]* .*-address $CONTAINERD_SOCKET " \
       && basename "${file%/cmdline}"
   done
   return 0
 }
 
 no_shims() { [ -z "$(our_shims)" ]; }
+
+# A killed pod cannot tell the network plugin, which keeps notes of each sandbox
+# in a folder with a fixed name.
+remove_network_notes() {
+  local sandbox
+  for sandbox in "$CLUSTER_DIR"/containerd/root/io.containerd.grpc.v1.cri/sandboxes/*; do
+    rm -f /var/lib/cni/results/*-"$(basename "$sandbox")"-*
+  done
+}
 
 kill_pods() {
   local address
@@ -164,6 +174,7 @@ kill_pods() {
   find "$CLUSTER_DIR/containerd/state" -name address -type f 2>/dev/null | while read -r address; do
     rm -f "$(sed 's|^unix://||' "$address")"
   done
+  remove_network_notes
 }
 
 remove_mounts() {

@@ -27,7 +27,7 @@ start_controllers() {
     --kubeconfig "$kubeconfig" --bind-address 127.0.0.1 --leader-elect=false \
     --root-ca-file "$CLUSTER_DIR/pki/ca.crt" --use-service-account-credentials \
     --service-account-private-key-file "$CLUSTER_DIR/pki/service-accounts.key" \
-    --pvclaimbinder-sync-period 2s
+    --pvclaimbinder-sync-period 2s --flex-volume-plugin-dir "$CLUSTER_DIR/kubelet/volume-plugins"
   kubeconfig="$(client_kubeconfig scheduler /CN=system:kube-scheduler)"
   start_part kube-scheduler "$BIN_DIR/kube-scheduler" \
     --kubeconfig "$kubeconfig" --bind-address 127.0.0.1 --leader-elect=false
@@ -36,7 +36,9 @@ start_controllers() {
 write_containerd_config() {
   local base="$CLUSTER_DIR/containerd"
   mkdir -p "$base/hosts/_default" "$base/cni"
-  printf 'server = "http://127.0.0.1:1"\n' >"$base/hosts/_default/hosts.toml"
+  # Nobody listens there. The "server" alone is ignored; it takes a host as well.
+  printf 'server = "http://127.0.0.1:1"\n[host."http://127.0.0.1:1"]\ncapabilities = ["pull", "resolve"]\n' \
+    >"$base/hosts/_default/hosts.toml"
   cat >"$base/config.toml" <<END
 version = 2
 root = "$base/root"
@@ -96,6 +98,8 @@ enforceNodeAllocatable: []
 failSwapOn: false
 failCgroupV1: false
 makeIPTablesUtilChains: false
+# No resolver answers there: a look-up fails at once.
+clusterDNS: [127.0.0.1]
 resolvConf: ""
 podLogsDir: $CLUSTER_DIR/pod-logs
 volumePluginDir: $CLUSTER_DIR/kubelet/volume-plugins

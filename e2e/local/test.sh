@@ -11,6 +11,8 @@ source "$HERE/lib.sh"
 cd "$REPOSITORY"
 
 export CARGO_TERM_COLOR=never
+# No test may find a cluster that it was not given.
+unset KUBECONFIG
 export PINKEEPER_BIN_DIR="$BIN_DIR" PINKEEPER_BINARY="$STATIC_BINARY"
 PASSED=0
 FAILED=0
@@ -104,6 +106,8 @@ stop_cluster() {
 
 end_to_end() {
   local file name
+  ! grep -rqE '#\[(tokio::)?test\b' e2e/src \
+    || tests "e2e: its own units" 600 cargo test -p pinkeeper-e2e --lib --bins --no-fail-fast
   for file in e2e/tests/*.rs; do
     [ -e "$file" ] || continue
     name="$(basename "$file" .rs)"
@@ -145,7 +149,7 @@ main() {
   trap finish EXIT
   trap 'exit 130' INT TERM
   check "tools" 2400 "$HERE/tools.sh"
-  check "format" 120 cargo fmt --all --check
+  check "format" 120 cargo fmt --all --check -- --color never
   check "lints" 1800 cargo clippy --workspace --all-targets -- -D warnings
   tests "unit tests and worlds" 2400 cargo test --workspace --exclude pinkeeper-e2e --no-fail-fast
   check "static binary" 1800 cargo build --target "$RUST_TARGET" -p pinkeeper-operator --bin pinkeeper

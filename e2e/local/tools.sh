@@ -25,6 +25,9 @@ headline() {
   say "[$step/$STEPS] $*"
 }
 
+# A warm run is the usual one, and has nothing to tell.
+present() { step=$((step + 1)); }
+
 missing_packages() {
   local package
   for package in "${PACKAGES[@]}"; do
@@ -46,7 +49,7 @@ install_packages() {
   local missing
   mapfile -t missing < <(missing_packages)
   if [ "${#missing[@]}" -eq 0 ]; then
-    headline "Debian packages: present"
+    present
     return
   fi
   headline "installing Debian packages: ${missing[*]}"
@@ -63,7 +66,7 @@ install_rust_parts() {
   sysroot="$(rustc --print sysroot)" || die "no Rust compiler" "install rustup, then run this again"
   if [ -d "$sysroot/lib/rustlib/$RUST_TARGET/lib" ] && [ -x "$sysroot/bin/cargo-fmt" ] \
     && [ -x "$sysroot/bin/cargo-clippy" ]; then
-    headline "Rust target $RUST_TARGET, rustfmt, clippy: present"
+    present
     return
   fi
   headline "adding the Rust target $RUST_TARGET, rustfmt, clippy"
@@ -76,7 +79,7 @@ build_go() {
   local name="$1" version="$2" module="$3" package="$4" flags="$5" estimate="$6"
   local target="$CACHE/bin/$name-$version" began=$SECONDS
   if [ -x "$target" ]; then
-    headline "$name $version: present"
+    present
   else
     headline "building $name $version ($estimate on two cores)…"
     command -v go >/dev/null || die "no Go compiler" "install Go, then run this again"
@@ -128,7 +131,7 @@ main() {
   build_helm
   build_go ipfs "$KUBO_VERSION" kubo github.com/ipfs/kubo/cmd/ipfs "" "about 2 minutes"
   build_go pause "$PAUSE_VERSION" pause . "" "a few seconds"
-  headline "programs are in $BIN_DIR"
+  say "the programs are in $BIN_DIR"
 }
 
 main "$@"

@@ -3,6 +3,10 @@
 //! [`Ipfs`] is a port: [`kubo`] speaks to a real Kubo over HTTP; worlds and benches bring stand-ins.
 //! Nothing outside this module knows Kubo's RPC.
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod fake;
+pub mod kubo;
+
 use std::sync::Arc;
 
 use futures::{future::BoxFuture, stream::BoxStream};

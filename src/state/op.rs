@@ -1,7 +1,5 @@
 //! Ops: what a log entry can ask of the state.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Cid, ClaimOptions, Owner, PeerId, Timestamp};
@@ -104,15 +102,16 @@ pub enum Refused {
     TooManyClaims,
 }
 
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, cid) = match self {
-            Self::Claim { cid, .. } => ("claim", cid),
-            Self::Release { cid, .. } => ("release", cid),
-            Self::Allocate { cid, .. } => ("allocate", cid),
-            Self::Leave { cid, .. } => ("leave", cid),
-            Self::LetGo { cid, .. } => ("let go", cid),
-        };
-        write!(f, "{verb} {cid}")
+impl Op {
+    /// The content it is about.
+    #[must_use]
+    pub fn cid(&self) -> Cid {
+        match self {
+            Self::Claim { cid, .. }
+            | Self::Release { cid, .. }
+            | Self::Allocate { cid, .. }
+            | Self::Leave { cid, .. }
+            | Self::LetGo { cid, .. } => *cid,
+        }
     }
 }

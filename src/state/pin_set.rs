@@ -15,7 +15,10 @@ const CLAIMS_MAX: usize = 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PinSet {
     pins: BTreeMap<Cid, Pin>,
+    /// Derived: what each object claims.
     objects: BTreeMap<Uid, Cid>,
+    /// Derived: how many pins are on each peer.
+    allocations: BTreeMap<PeerId, u64>,
 }
 
 impl PinSet {
@@ -59,8 +62,15 @@ impl PinSet {
         self.objects.iter()
     }
 
+    /// How many pins are on each peer, leaving ones included.
+    #[must_use]
+    pub fn allocations_by_peer(&self) -> &BTreeMap<PeerId, u64> {
+        &self.allocations
+    }
+
     /// Puts back a pin as it was stored.
     pub fn restore(&mut self, cid: Cid, pin: Pin) {
+        count(&mut self.allocations, Some(&pin), 1);
         for owner in pin.claims.keys() {
             if let Owner::Object(uid) = owner {
                 self.objects.insert(uid.clone(), cid);
@@ -71,6 +81,8 @@ impl PinSet {
 
     /// Applies an op of a log entry written in `term`.
     pub fn apply(&mut self, term: u64, op: &Op) -> Outcome {
+        let cid = op.cid();
+        count(&mut self.allocations, self.pins.get(&cid), -1);
         let result = match op {
             Op::Claim { cid, owner, options, candidates, at, fence } => {
                 self.claim(term, *cid, owner, options, candidates, *at, *fence)
@@ -80,6 +92,7 @@ impl PinSet {
             Op::Leave { cid, peers } => self.leave(*cid, peers),
             Op::LetGo { cid, peer, confirmed } => self.let_go(*cid, *peer, confirmed),
         };
+        count(&mut self.allocations, self.pins.get(&cid), 1);
         result.unwrap_or_else(Outcome::Refused)
     }
 
@@ -187,6 +200,16 @@ impl PinSet {
         }
         pin.allocations.remove(index);
         Ok(Outcome::Changed)
+    }
+}
+
+fn count(allocations: &mut BTreeMap<PeerId, u64>, pin: Option<&Pin>, by: i64) {
+    for allocation in pin.iter().flat_map(|pin| &pin.allocations) {
+        let number = allocations.entry(allocation.peer).or_default();
+        *number = number.saturating_add_signed(by);
+        if *number == 0 {
+            allocations.remove(&allocation.peer);
+        }
     }
 }
 

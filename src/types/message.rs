@@ -51,8 +51,10 @@ pub enum Response {
     Hello(HelloReply),
     /// To `Raft` and to the last `Snapshot` chunk.
     Raft(RaftReply),
-    /// Done, nothing to say: to `Metrics` and to a `Snapshot` chunk that is not the last.
+    /// Done, nothing to say: to a `Snapshot` chunk that is not the last.
     Done,
+    /// To `Metrics`: the daemons of the other peers, and where peers are.
+    Known(Vec<DaemonInfo>, BTreeMap<PeerId, Vec<String>>),
     /// To `Statuses`.
     Statuses(StatusReply),
     /// To `Pin` and `Unpin`.
@@ -88,6 +90,12 @@ pub enum Refusal {
     /// Too many requests are being served.
     #[error("the peer is busy")]
     Busy,
+    /// Another member, named here, is already on the sender's daemon.
+    #[error("peer {0} is already on the same daemon")]
+    DaemonTaken(PeerId),
+    /// There is no such pin.
+    #[error("pin is not part of the pinset")]
+    NotFound,
 }
 
 /// A peer presents itself.
@@ -118,13 +126,11 @@ pub struct HelloReply {
     pub admitted: bool,
 }
 
-/// A position in the Raft log and the leader that wrote it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// A position in the Raft log. A term has one leader at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LogPosition {
-    /// Term of the leader.
+    /// Term of the leader that wrote the entry.
     pub term: u64,
-    /// The leader.
-    pub leader: PeerId,
     /// Index in the log.
     pub index: u64,
 }
@@ -284,8 +290,6 @@ pub enum StatusReply {
     Taken,
     /// The leader misses something: start again with a full set.
     SendAll,
-    /// Another member, named here, is already on the same daemon.
-    DaemonTaken(PeerId),
 }
 
 /// A peer's metrics, pushed at half their time to live.
@@ -336,8 +340,10 @@ pub enum Lane {
 pub enum CallerPolicy {
     /// Whoever knows the cluster secret.
     Anybody,
-    /// Members of the receiver's cluster, at its epoch. A peer that has been told its cluster but
-    /// not yet its membership takes Raft and snapshots from whoever is of that cluster.
+    /// Whoever is of the receiver's cluster and epoch: a follower that is behind may not know yet
+    /// that the leader is a member.
+    SameCluster,
+    /// Members of the receiver's cluster, at its epoch.
     Members,
 }
 
@@ -364,9 +370,8 @@ impl Request {
     pub fn policy(&self) -> CallerPolicy {
         match self {
             Self::Hello(_) => CallerPolicy::Anybody,
-            Self::Raft(_)
-            | Self::Snapshot(_)
-            | Self::Statuses(_)
+            Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::SameCluster,
+            Self::Statuses(_)
             | Self::Metrics(_)
             | Self::Pin(_)
             | Self::Unpin(_)

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use libp2p::Multiaddr;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use crate::types::PeerId;

@@ -1,0 +1,102 @@
+//! Where peers were reachable last: kept on disk, because all peers may come back under new
+//! addresses at once and must find each other from what any of them still knows.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use crate::types::PeerId;
+
+/// The last known addresses (multiaddrs without `/p2p/…`).
+#[derive(Debug, Default)]
+pub struct AddressBook {
+    path: Option<PathBuf>,
+    known: Mutex<BTreeMap<PeerId, Vec<String>>>,
+}
+
+/// Peers remembered; more than a cluster ever has.
+const PEERS_MAX: usize = 256;
+/// Addresses remembered of one peer.
+const ADDRESSES_MAX: usize = 16;
+
+impl AddressBook {
+    /// Reads the file if it is there. The book is a hint: a damaged one is started anew.
+    #[must_use]
+    pub fn open(path: &Path) -> Self {
+        let known = std::fs::read(path).ok().and_then(|bytes| {
+            serde_json::from_slice(&bytes)
+                .inspect_err(|error| {
+                    tracing::warn!(path = %path.display(), %error, "the address book is damaged; starting anew");
+                })
+                .ok()
+        });
+        Self { path: Some(path.to_owned()), known: Mutex::new(known.unwrap_or_default()) }
+    }
+
+    /// All that is known.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<PeerId, Vec<String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in addresses of others than `me`; returns all of them if that changed anything.
+    pub(super) fn learn(
+        &self,
+        me: PeerId,
+        addresses: BTreeMap<PeerId, Vec<String>>,
+    ) -> Option<BTreeMap<PeerId, Vec<String>>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = false;
+        for (peer, mut addresses) in addresses {
+            addresses.truncate(ADDRESSES_MAX);
+            if peer == me || addresses.is_empty() || known.get(&peer) == Some(&addresses) {
+                continue;
+            }
+            if known.len() >= PEERS_MAX && !known.contains_key(&peer) {
+                continue;
+            }
+            known.insert(peer, addresses);
+            changed = true;
+        }
+        if !changed {
+            return None;
+        }
+        if let Some(path) = &self.path
+            && let Err(error) = write(path, &known)
+        {
+            tracing::warn!(path = %path.display(), %error, "addresses were not saved");
+        }
+        Some(known.clone())
+    }
+}
+
+fn write(path: &Path, known: &BTreeMap<PeerId, Vec<String>>) -> std::io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = std::fs::File::create(&draft)?;
+    file.write_all(&serde_json::to_vec(known)?)?;
+    file.sync_all()?;
+    std::fs::rename(draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_learnt_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("addresses");
+        let (me, other) = (PeerId([1; 32]), PeerId([2; 32]));
+        let book = AddressBook::open(&path);
+        let news = BTreeMap::from([(me, vec!["/a".to_owned()]), (other, vec!["/b".to_owned()])]);
+        assert_eq!(book.learn(me, news.clone()).unwrap().len(), 1);
+        assert_eq!(book.learn(me, news), None);
+        assert_eq!(AddressBook::open(&path).all()[&other], ["/b"]);
+        std::fs::write(&path, b"{").unwrap();
+        assert!(AddressBook::open(&path).all().is_empty());
+    }
+}

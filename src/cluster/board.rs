@@ -1,0 +1,183 @@
+//! What each peer reported of its pins to this leader.
+//!
+//! Soft state: empty when a leadership begins, and filled by the peers' full sets. Absent means "not
+//! reported", never "not pinned".
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::broadcast;
+
+use crate::{
+    state::Changed,
+    types::{Cid, PeerId, PinStatus, StatusBatch, StatusReply},
+};
+
+/// Batches of changes a slow subscriber may be behind before it must look at everything.
+const CHANGES_MAX: usize = 1024;
+
+/// The board.
+#[derive(Debug)]
+pub struct Board {
+    peers: Mutex<BTreeMap<PeerId, Reported>>,
+    changes: broadcast::Sender<Changed>,
+}
+
+#[derive(Debug)]
+struct Reported {
+    boot: u64,
+    next_sequence: u64,
+    /// The full set has arrived.
+    complete: bool,
+    statuses: BTreeMap<Cid, PinStatus>,
+    /// A full set that is still arriving.
+    arriving: BTreeMap<Cid, PinStatus>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { peers: Mutex::default(), changes: broadcast::channel(CHANGES_MAX).0 }
+    }
+}
+
+impl Board {
+    /// What peers reported of one pin.
+    #[must_use]
+    pub fn statuses(&self, cid: &Cid) -> BTreeMap<PeerId, PinStatus> {
+        self.lock()
+            .iter()
+            .filter_map(|(peer, reported)| Some((*peer, reported.statuses.get(cid)?.clone())))
+            .collect()
+    }
+
+    /// Whether a peer's full set has arrived in this leadership.
+    #[must_use]
+    pub fn reported(&self, peer: &PeerId) -> bool {
+        self.lock().get(peer).is_some_and(|reported| reported.complete)
+    }
+
+    /// Told of changes from now on. Subscribe first, then read everything.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
+        self.changes.subscribe()
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+        self.tell(Changed::Everything);
+    }
+
+    /// Takes a batch of a peer.
+    pub(super) fn take(&self, from: PeerId, batch: StatusBatch) -> StatusReply {
+        let changed = {
+            let mut peers = self.lock();
+            if batch.sequence == 0 {
+                let known = peers.remove(&from).map(|known| known.statuses).unwrap_or_default();
+                peers.insert(from, Reported::begin(batch.boot, known));
+            }
+            let Some(reported) = peers.get_mut(&from) else { return StatusReply::SendAll };
+            if reported.boot != batch.boot || reported.next_sequence != batch.sequence {
+                return StatusReply::SendAll;
+            }
+            reported.take(batch)
+        };
+        if let Some(changed) = changed {
+            self.tell(changed);
+        }
+        StatusReply::Taken
+    }
+
+    fn tell(&self, changed: Changed) {
+        // Without subscribers there is nobody to tell.
+        let _ = self.changes.send(changed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Reported>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reported {
+    fn begin(boot: u64, statuses: BTreeMap<Cid, PinStatus>) -> Self {
+        Self { boot, next_sequence: 0, complete: false, statuses, arriving: BTreeMap::new() }
+    }
+
+    fn take(&mut self, batch: StatusBatch) -> Option<Changed> {
+        self.next_sequence += 1;
+        if self.complete {
+            let cids: Vec<Cid> = batch.statuses.iter().map(|(cid, _)| *cid).collect();
+            for (cid, status) in batch.statuses {
+                match status {
+                    Some(status) => self.statuses.insert(cid, status),
+                    None => self.statuses.remove(&cid),
+                };
+            }
+            return Some(Changed::Cids(cids.into()));
+        }
+        self.arriving.extend(batch.statuses.into_iter().filter_map(|(cid, s)| Some((cid, s?))));
+        if batch.more {
+            return None;
+        }
+        self.statuses = std::mem::take(&mut self.arriving);
+        self.complete = true;
+        Some(Changed::Everything)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::types::{PinState, Timestamp};
+
+    const A: PeerId = PeerId([1; 32]);
+
+    fn cid() -> Cid {
+        "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap()
+    }
+
+    fn batch(boot: u64, sequence: u64, more: bool, status: Option<PinState>) -> StatusBatch {
+        let status = status.map(|state| PinStatus {
+            state,
+            since: Timestamp(1),
+            message: String::new(),
+            attempts: 0,
+        });
+        StatusBatch { boot, sequence, more, statuses: vec![(cid(), status)] }
+    }
+
+    #[test]
+    fn a_full_set_counts_when_it_is_whole_and_then_changes_follow() {
+        let board = Board::default();
+        assert_eq!(board.take(A, batch(1, 3, false, None)), StatusReply::SendAll);
+        assert_eq!(board.take(A, batch(1, 0, true, Some(PinState::Pinned))), StatusReply::Taken);
+        assert!(!board.reported(&A) && board.statuses(&cid()).is_empty());
+        assert_eq!(board.take(A, batch(1, 1, false, Some(PinState::Pinned))), StatusReply::Taken);
+        assert!(board.reported(&A));
+        assert_eq!(board.statuses(&cid())[&A].state, PinState::Pinned);
+        assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::Taken);
+        assert!(board.statuses(&cid()).is_empty());
+    }
+
+    #[test]
+    fn a_gap_another_boot_or_a_new_leadership_asks_for_everything() {
+        let board = Board::default();
+        assert_eq!(board.take(A, batch(1, 0, false, Some(PinState::Queued))), StatusReply::Taken);
+        assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::SendAll);
+        assert_eq!(board.take(A, batch(2, 1, false, None)), StatusReply::SendAll);
+        board.clear();
+        assert_eq!(board.take(A, batch(1, 1, false, None)), StatusReply::SendAll);
+    }
+
+    #[test]
+    fn while_a_new_full_set_arrives_the_old_one_is_shown_but_not_complete() {
+        let board = Board::default();
+        board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
+        board.take(A, batch(2, 0, true, Some(PinState::Queued)));
+        assert!(!board.reported(&A));
+        assert_eq!(board.statuses(&cid())[&A].state, PinState::Pinned);
+    }
+}

@@ -1,0 +1,137 @@
+//! How a blank peer becomes a member, and how peers present themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, FatalError, JoinPolicy, Standing};
+use crate::types::{ClusterId, Hello, HelloReply, PeerId, Refusal, Request, Response};
+
+/// Between two rounds of asking.
+const PERIOD: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    /// Asks around until this peer is a member.
+    pub(super) async fn join_until_member(
+        self,
+        token: CancellationToken,
+    ) -> Result<(), FatalError> {
+        let book = self.0.parts.addresses.all();
+        self.0.parts.transport.set_addresses(book);
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.members().contains_key(&self.id()) {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            if self.may_join() {
+                tokio::select! {
+                    biased;
+                    () = token.cancelled() => return Ok(()),
+                    () = self.ask_around() => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn may_join(&self) -> bool {
+        // A peer bound to a cluster goes on asking it; a crash may have come between the two.
+        *self.0.join.borrow() != JoinPolicy::Wait || self.standing() != Standing::Blank
+    }
+
+    fn wanted_cluster(&self) -> Option<ClusterId> {
+        match (self.standing(), *self.0.join.borrow()) {
+            (Standing::Member { cluster, .. }, _) => Some(cluster),
+            (Standing::Blank, JoinPolicy::Only(cluster)) => Some(cluster),
+            (Standing::Blank, JoinPolicy::Any | JoinPolicy::Wait) => None,
+        }
+    }
+
+    async fn ask_around(&self) {
+        let mut peers: BTreeSet<PeerId> = self.0.parts.addresses.all().into_keys().collect();
+        peers.extend(self.0.parts.transport.connected());
+        for peer in peers {
+            let Some(reply) = self.hello(peer).await else { continue };
+            let leader = reply.leader.filter(|leader| *leader != peer && !reply.admitted);
+            if let Some(leader) = leader {
+                self.hello(leader).await;
+            }
+            if self.members().contains_key(&self.id()) {
+                return;
+            }
+        }
+    }
+
+    /// Presents this peer; binds it to the cluster of the answer if that is a wanted one.
+    async fn hello(&self, to: PeerId) -> Option<HelloReply> {
+        let hello = Hello {
+            member: self.member().clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            join: true,
+        };
+        let reply = match self.call(to, Request::Hello(hello)).await {
+            Ok(Response::Hello(reply)) => reply,
+            Ok(other) => {
+                tracing::debug!(%to, answer = ?other, "not taken in yet");
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a peer does not answer hello");
+                return None;
+            }
+        };
+        let addresses = reply.members.iter().map(|(id, m)| (*id, m.addresses.clone())).collect();
+        self.learn_new_addresses(addresses);
+        let (cluster, epoch) = reply.cluster?;
+        if self.wanted_cluster().is_some_and(|wanted| wanted != cluster) {
+            tracing::warn!(%to, %cluster, wanted = ?self.wanted_cluster(), "a peer of another cluster answered");
+            return None;
+        }
+        if let Err(error) = self.consensus().bind(cluster, epoch) {
+            tracing::error!(%error, "the disk was not bound to the cluster");
+            return None;
+        }
+        Some(reply)
+    }
+
+    /// Addresses from the membership are as old as the joining: they never replace known ones.
+    fn learn_new_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
+        let known = self.0.parts.addresses.all();
+        let new = addresses.into_iter().filter(|(peer, _)| !known.contains_key(peer)).collect();
+        self.learn_addresses(new);
+    }
+
+    /// Answers a peer that presents itself; the leader takes it in if it asks for it.
+    pub(super) async fn answer_hello(&self, from: PeerId, hello: Hello) -> Response {
+        let leadership = *self.0.leadership.borrow();
+        let mut members: BTreeMap<PeerId, crate::types::Member> =
+            self.members().into_iter().map(|(id, view)| (id, view.member)).collect();
+        if hello.join && leadership.local && members.get(&from) != Some(&hello.member) {
+            if let Err(error) = self.consensus().add_learner(from, hello.member.clone()).await {
+                return Response::Refused(Refusal::Failed(error.to_string()));
+            }
+            tracing::info!(peer = %from, name = %hello.member.name, "a peer was taken in");
+            members.insert(from, hello.member);
+        }
+        let admitted = members.contains_key(&from);
+        for (peer, addresses) in self.0.parts.addresses.all() {
+            if let Some(member) = members.get_mut(&peer) {
+                member.addresses = addresses;
+            }
+        }
+        Response::Hello(HelloReply {
+            member: self.member().clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: self.consensus().cluster(),
+            leader: leadership.leader,
+            members,
+            admitted,
+        })
+    }
+}

@@ -1,0 +1,420 @@
+//! A peer's part in the cluster: what users and controllers can ask of it, and what it does for the
+//! others.
+//!
+//! Invariants: whatever changes the state goes through the leader's log; whatever a peer reports to
+//! the leader is soft and rebuilt by a new leader from full sets.
+
+mod addresses;
+mod barrier;
+mod board;
+mod join;
+mod report;
+mod serve;
+mod steward;
+mod use_cases;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    addresses::AddressBook,
+    barrier::ReadBarrier,
+    board::Board,
+    use_cases::{PinView, UseCaseError},
+};
+pub use crate::consensus::{Leadership, MemberView};
+use crate::{
+    allocate::{self, Candidate},
+    clock::Clock,
+    consensus::{Consensus, OpenError, ProposeError},
+    ipfs::SharedIpfs,
+    monitor::Monitor,
+    rpc::{Inbound, SharedTransport},
+    state::{Op, Outcome, SharedState},
+    tracker::TrackerHandle,
+    types::{
+        Cid, ClusterId, DaemonInfo, Envelope, Member, Metrics, PeerId, Replication, Request,
+        Response,
+    },
+};
+
+/// Time an ordinary call to another peer has.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Time the first entry has to be applied.
+const FOUNDING_DEADLINE: Duration = Duration::from_secs(30);
+/// How long proposed allocations count beside the applied ones.
+const PROPOSED_TTL: Duration = Duration::from_secs(1);
+
+/// Whether this peer belongs to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its disk is blank.
+    Blank,
+    /// It belongs to this cluster at this epoch.
+    Member {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Raised when a cluster is forced anew from one disk.
+        epoch: u64,
+    },
+}
+
+/// Which cluster a blank peer joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinPolicy {
+    /// None until it is told.
+    Wait,
+    /// The first one it finds.
+    Any,
+    /// This one only.
+    Only(ClusterId),
+}
+
+/// Why something went wrong that a peer cannot go on with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FatalError {
+    /// Another peer uses the same daemon.
+    #[error(
+        "peer {0} already uses this daemon; give each peer a daemon of its own (config key ipfs_api)"
+    )]
+    DaemonTaken(PeerId),
+    /// Consensus stopped.
+    #[error("consensus stopped: {0}")]
+    Consensus(String),
+    /// A task that never ends has ended.
+    #[error("a part has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why ops were not acknowledged.
+pub type SubmitError = ProposeError;
+
+/// What a cluster handle is made of.
+pub struct Parts {
+    /// This peer.
+    pub id: PeerId,
+    /// Its name and addresses.
+    pub member: Member,
+    /// Agreement.
+    pub consensus: Consensus,
+    /// The way to other peers.
+    pub transport: SharedTransport,
+    /// The daemon.
+    pub ipfs: SharedIpfs,
+    /// This peer's pins.
+    pub tracker: TrackerHandle,
+    /// Where peers are.
+    pub addresses: AddressBook,
+    /// This peer's own metrics.
+    pub metrics: watch::Receiver<Metrics>,
+    /// Wall-clock time for timestamps.
+    pub clock: Clock,
+    /// Which cluster to join while blank.
+    pub join: JoinPolicy,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A handle to this peer's part in the cluster; clones share it.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    join: watch::Sender<JoinPolicy>,
+    leadership: watch::Sender<Leadership>,
+    board: Board,
+    monitor: Monitor,
+    /// Daemons of the other peers.
+    daemons: watch::Sender<Vec<DaemonInfo>>,
+    /// Allocations proposed lately, by peer, and since when.
+    proposed: Mutex<(BTreeMap<PeerId, u64>, Instant)>,
+    boot: u64,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("id", &self.0.parts.id).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Starts this peer's part; its tasks go into `tasks`. The first error a task returns is one the
+    /// peer cannot go on with.
+    #[must_use]
+    pub fn start(
+        parts: Parts,
+        inbound: mpsc::Receiver<Inbound>,
+        tasks: &mut JoinSet<Result<(), FatalError>>,
+        token: &CancellationToken,
+    ) -> Self {
+        let inner = Inner {
+            join: watch::Sender::new(parts.join),
+            leadership: watch::Sender::new(parts.consensus.leadership()),
+            board: Board::default(),
+            monitor: Monitor::default(),
+            daemons: watch::Sender::default(),
+            proposed: Mutex::new((BTreeMap::new(), Instant::now())),
+            boot: crate::consensus::random_u64(),
+            parts,
+        };
+        let cluster = Self(Arc::new(inner));
+        tasks.spawn(cluster.clone().follow_leadership(token.clone()));
+        tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
+        tasks.spawn(cluster.clone().join_until_member(token.clone()));
+        tasks.spawn(cluster.clone().report(token.clone()));
+        tasks.spawn(cluster.clone().push_metrics(token.clone()));
+        tasks.spawn(cluster.clone().connect_daemons(token.clone()));
+        tasks.spawn(cluster.clone().look_after(token.clone()));
+        cluster
+    }
+
+    /// This peer.
+    #[must_use]
+    pub fn id(&self) -> PeerId {
+        self.0.parts.id
+    }
+
+    /// This peer's name and addresses.
+    #[must_use]
+    pub fn member(&self) -> &Member {
+        &self.0.parts.member
+    }
+
+    /// Whether this peer belongs to a cluster.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.consensus().cluster() {
+            Some((cluster, epoch)) => Standing::Member { cluster, epoch },
+            None => Standing::Blank,
+        }
+    }
+
+    /// The cluster this peer belongs to.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.consensus().cluster().map(|(cluster, _)| cluster)
+    }
+
+    /// Founds a cluster with this blank peer as its only member; done when that is on disk. A crash
+    /// may leave it half done (bound, without members): then it is to be called again with the same
+    /// cluster. On a founded cluster it does nothing.
+    ///
+    /// # Errors
+    /// When the disk belongs to another cluster, or fails.
+    pub async fn found(&self, cluster: ClusterId, epoch: u64) -> Result<(), FoundError> {
+        self.consensus().bind(cluster, epoch)?;
+        if self.cluster_id() != Some(cluster) {
+            return Err(FoundError::OtherCluster { own: self.cluster_id(), asked: cluster });
+        }
+        self.consensus().initialize(self.member().clone()).await?;
+        // The membership is the first entry.
+        self.consensus().wait_applied(Some(0), FOUNDING_DEADLINE).await?;
+        Ok(())
+    }
+
+    /// Whether this peer is bound to a cluster but knows no membership: a founding was broken off, or
+    /// the leader's log has not arrived yet.
+    #[must_use]
+    pub fn is_half_founded(&self) -> bool {
+        self.standing() != Standing::Blank && self.members().is_empty()
+    }
+
+    /// A blank peer joins this cluster and no other.
+    pub fn expect(&self, cluster: ClusterId) {
+        self.0.join.send_replace(JoinPolicy::Only(cluster));
+    }
+
+    /// Where peers can be reached now (multiaddrs without `/p2p/…`); kept on disk too.
+    pub fn learn_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
+        if let Some(all) = self.0.parts.addresses.learn(self.id(), addresses) {
+            self.0.parts.transport.set_addresses(all);
+        }
+    }
+
+    /// Who leads.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.subscribe()
+    }
+
+    /// What the cluster agreed on.
+    #[must_use]
+    pub fn state(&self) -> &SharedState {
+        self.consensus().state()
+    }
+
+    /// On the leader: what each peer reported of its pins.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.0.board
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> BTreeMap<PeerId, MemberView> {
+        self.consensus().members()
+    }
+
+    /// On the leader: metrics of the peers that are not down.
+    #[must_use]
+    pub fn peer_metrics(&self) -> BTreeMap<PeerId, Metrics> {
+        self.0.monitor.valid()
+    }
+
+    /// This peer's own metrics.
+    #[must_use]
+    pub fn local_metrics(&self) -> watch::Receiver<Metrics> {
+        self.0.parts.metrics.clone()
+    }
+
+    /// On the leader: members that can take a CID, best first. At most the wanted number is counted as
+    /// proposed, so that pins proposed together spread.
+    #[must_use]
+    pub fn candidates(&self, cid: &Cid, replication: Replication) -> Vec<PeerId> {
+        let members = self.members();
+        let metrics = self.peer_metrics();
+        let applied = self.state().read(|pins| pins.allocations_by_peer().clone());
+        let mut proposed = self.0.proposed.lock().unwrap_or_else(PoisonError::into_inner);
+        if proposed.1.elapsed() > PROPOSED_TTL {
+            *proposed = (BTreeMap::new(), Instant::now());
+        }
+        let count = |counts: &BTreeMap<PeerId, u64>, peer| counts.get(peer).copied().unwrap_or(0);
+        let candidates: Vec<Candidate> = metrics
+            .iter()
+            .filter(|(peer, _)| members.contains_key(peer))
+            .filter_map(|(peer, metrics)| {
+                let allocations = count(&applied, peer) + count(&proposed.0, peer);
+                Candidate::judge(*peer, metrics, allocations)
+            })
+            .collect();
+        let order = allocate::order(cid, &candidates);
+        for peer in order.iter().take(replication.max.of(members.len())) {
+            *proposed.0.entry(*peer).or_default() += 1;
+        }
+        order
+    }
+
+    /// On the leader of `term`: writes ops as one entry.
+    ///
+    /// # Errors
+    /// When this peer does not lead in that term, or stops leading meanwhile.
+    pub async fn submit(&self, term: u64, ops: Vec<Op>) -> Result<Vec<Outcome>, SubmitError> {
+        let leadership = *self.0.leadership.borrow();
+        if !leadership.local || leadership.term != term {
+            return Err(ProposeError::NotLeader(leadership.leader));
+        }
+        self.consensus().propose(ops).await
+    }
+
+    /// A leader asks the voter whose log is most complete to take over; others do nothing.
+    pub async fn hand_over(&self) {
+        if !self.0.leadership.borrow().local {
+            return;
+        }
+        let to = self
+            .members()
+            .into_iter()
+            .filter(|(peer, view)| view.voter && *peer != self.id())
+            .filter_map(|(peer, _)| Some((self.consensus().lag(peer)?, peer)))
+            .min();
+        let Some((_, to)) = to else { return };
+        if let Err(error) = self.consensus().hand_over(to).await {
+            tracing::warn!(%error, %to, "leadership was not handed over");
+        }
+    }
+
+    /// Whether this peer can serve; if not, why, for people.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn readiness(&self) -> Result<(), String> {
+        /// Entries a peer may be behind and still count as caught up.
+        const LAG_MAX: u64 = 1_000;
+        if self.standing() == Standing::Blank {
+            return Err("this peer has not joined a cluster yet".to_owned());
+        }
+        if self.0.leadership.borrow().leader.is_none() {
+            return Err(
+                "no leader is known; a majority of the voters must be up and reachable".to_owned()
+            );
+        }
+        let progress = self.consensus().progress();
+        let lag = progress.last.unwrap_or(0).saturating_sub(progress.applied.unwrap_or(0));
+        if lag > LAG_MAX {
+            return Err(format!("the log is being applied: {lag} entries to go"));
+        }
+        Ok(())
+    }
+
+    fn consensus(&self) -> &Consensus {
+        &self.0.parts.consensus
+    }
+
+    async fn call(&self, to: PeerId, request: Request) -> Result<Response, crate::rpc::CallError> {
+        let envelope = Envelope { cluster: self.consensus().cluster(), request };
+        self.0.parts.transport.call(to, envelope, CALL_DEADLINE).await
+    }
+
+    async fn follow_leadership(self, token: CancellationToken) -> Result<(), FatalError> {
+        let mut watch = self.consensus().watch();
+        loop {
+            let now = watch.leadership();
+            let changed = self.0.leadership.send_if_modified(|known| {
+                let changed = *known != now;
+                if now.term != known.term {
+                    // What was reported to another leader is not known to this one.
+                    self.0.board.clear();
+                    self.0.monitor.clear();
+                }
+                *known = now;
+                changed
+            });
+            if changed {
+                tracing::info!(leader = ?now.leader, term = now.term, local = now.local, "leadership");
+            }
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                changed = watch.changed() => match changed {
+                    Ok(()) => {}
+                    Err(_) if token.is_cancelled() => return Ok(()),
+                    Err(reason) => return Err(FatalError::Consensus(reason)),
+                },
+            }
+        }
+    }
+}
+
+/// Why a cluster was not founded.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    /// The disk belongs to another cluster.
+    #[error("this disk belongs to cluster {own:?}, not to {asked}")]
+    OtherCluster {
+        /// The disk's cluster.
+        own: Option<ClusterId>,
+        /// The one asked for.
+        asked: ClusterId,
+    },
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// Consensus.
+    #[error(transparent)]
+    Consensus(#[from] ProposeError),
+}

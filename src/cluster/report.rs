@@ -1,0 +1,242 @@
+//! What this peer tells the leader: the statuses of its pins and its metrics. The leader tells itself
+//! in the same way.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::{sync::broadcast, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, FatalError, Leadership};
+use crate::{
+    monitor::informer,
+    state::Changed,
+    types::{Cid, PeerId, PinStatus, Refusal, Request, Response, StatusBatch, StatusReply},
+};
+
+/// Changes are collected this long, so that many pins make one batch.
+const LINGER: Duration = Duration::from_millis(10);
+/// Wait after the leader did not take a batch.
+const RETRY: Duration = Duration::from_millis(200);
+/// Statuses in one batch: with long messages still far below a frame.
+const BATCH_LEN: usize = 1000;
+/// Between two looks at whether the daemons are connected; Kubo forgets peerings at a restart.
+const CONNECT_PERIOD: Duration = Duration::from_secs(10);
+
+/// What has been told to whom.
+struct Told {
+    leader: PeerId,
+    term: u64,
+    next_sequence: u64,
+}
+
+enum Push {
+    Taken,
+    SendAll,
+    Failed,
+}
+
+impl Cluster {
+    /// Keeps the leader informed of this peer's pins.
+    pub(super) async fn report(self, token: CancellationToken) -> Result<(), FatalError> {
+        let mut leadership = self.leadership();
+        let mut changes = self.0.parts.tracker.subscribe();
+        let mut pending = BTreeSet::new();
+        let mut told: Option<Told> = None;
+        loop {
+            let now = *leadership.borrow_and_update();
+            let current = told.take().filter(|told| is_same(told, now));
+            told = match self.report_once(current, now, &mut pending).await {
+                Ok(told) => told,
+                Err(()) => {
+                    tokio::select! {
+                        biased;
+                        () = token.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(RETRY) => {}
+                    }
+                    None
+                }
+            };
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                changed = leadership.changed() => if changed.is_err() { return Ok(()) },
+                changed = changes.recv() => {
+                    if !collect(changed, &mut pending) {
+                        told = None;
+                    }
+                    tokio::time::sleep(LINGER).await;
+                    while let Ok(changed) = changes.try_recv() {
+                        if !collect(Ok(changed), &mut pending) {
+                            told = None;
+                        }
+                    }
+                }
+                () = tokio::time::sleep(RETRY), if told.is_none() && now.leader.is_some() => {}
+            }
+        }
+    }
+
+    /// Brings the leader up to date; returns what it knows then, or `Err` when it did not take it.
+    async fn report_once(
+        &self,
+        told: Option<Told>,
+        now: Leadership,
+        pending: &mut BTreeSet<Cid>,
+    ) -> Result<Option<Told>, ()> {
+        let Some(leader) = now.leader else { return Ok(None) };
+        if leader == self.id() && !now.local {
+            return Ok(None);
+        }
+        let full = told.is_none();
+        let mut told = told.unwrap_or(Told { leader, term: now.term, next_sequence: 0 });
+        let statuses = if full {
+            pending.clear();
+            let all = self.0.parts.tracker.statuses();
+            all.into_iter().map(|(cid, status)| (cid, Some(status))).collect()
+        } else {
+            self.statuses_of(pending)
+        };
+        if statuses.is_empty() && !full {
+            return Ok(Some(told));
+        }
+        let count = statuses.len().div_ceil(BATCH_LEN).max(1);
+        for number in 0..count {
+            let from = number * BATCH_LEN;
+            let to = statuses.len().min(from + BATCH_LEN);
+            let batch = StatusBatch {
+                boot: self.0.boot,
+                sequence: told.next_sequence,
+                more: full && number + 1 < count,
+                statuses: statuses[from..to].to_vec(),
+            };
+            match self.push(leader, batch).await {
+                Push::Taken => told.next_sequence += 1,
+                Push::SendAll => return Ok(None),
+                Push::Failed => return Err(()),
+            }
+        }
+        Ok(Some(told))
+    }
+
+    fn statuses_of(&self, pending: &mut BTreeSet<Cid>) -> Vec<(Cid, Option<PinStatus>)> {
+        std::mem::take(pending)
+            .into_iter()
+            .map(|cid| (cid, self.0.parts.tracker.status(&cid)))
+            .collect()
+    }
+
+    async fn push(&self, leader: PeerId, batch: StatusBatch) -> Push {
+        match self.ask_leader(leader, Request::Statuses(batch)).await {
+            Ok(Response::Statuses(StatusReply::Taken)) => Push::Taken,
+            Ok(Response::Statuses(StatusReply::SendAll)) => Push::SendAll,
+            Ok(other) => {
+                tracing::debug!(answer = ?other, "the leader did not take statuses");
+                Push::Failed
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the leader did not take statuses");
+                Push::Failed
+            }
+        }
+    }
+
+    async fn ask_leader(
+        &self,
+        leader: PeerId,
+        request: Request,
+    ) -> Result<Response, crate::rpc::CallError> {
+        if leader == self.id() {
+            let answer = self.answer_as_leader(leader, request).await;
+            return Ok(answer.unwrap_or_else(Response::Refused));
+        }
+        self.call(leader, request).await
+    }
+
+    /// Pushes this peer's metrics: at half their time to live, at once when they changed or somebody
+    /// else leads.
+    pub(super) async fn push_metrics(self, token: CancellationToken) -> Result<(), FatalError> {
+        let mut leadership = self.leadership();
+        let mut metrics = self.local_metrics();
+        loop {
+            let leader = leadership.borrow_and_update().leader;
+            let current = metrics.borrow_and_update().clone();
+            let mut wait = informer::TTL / 2;
+            if let Some(leader) = leader {
+                match self.ask_leader(leader, Request::Metrics(current)).await {
+                    Ok(Response::Known(daemons, addresses)) => {
+                        self.learn_addresses(addresses);
+                        self.0.daemons.send_if_modified(|known| {
+                            let changed = *known != daemons;
+                            *known = daemons;
+                            changed
+                        });
+                    }
+                    Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
+                        return Err(FatalError::DaemonTaken(by));
+                    }
+                    Ok(_) | Err(_) => wait = RETRY,
+                }
+            }
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                changed = leadership.changed() => if changed.is_err() { return Ok(()) },
+                changed = metrics.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Keeps the daemons connected to each other: nothing else makes sure that a second replica finds
+    /// the content.
+    pub(super) async fn connect_daemons(self, token: CancellationToken) -> Result<(), FatalError> {
+        let mut daemons = self.0.daemons.subscribe();
+        let mut due = Instant::now();
+        loop {
+            let others = daemons.borrow_and_update().clone();
+            let up = self.0.parts.metrics.borrow().daemon.is_some();
+            for daemon in others.iter().filter(|_| up) {
+                let connect = self.0.parts.ipfs.connect(reachable(&daemon.addresses));
+                tokio::select! {
+                    biased;
+                    () = token.cancelled() => return Ok(()),
+                    connected = connect => if let Err(error) = connected {
+                        tracing::debug!(daemon = %daemon.id, %error, "daemons were not connected");
+                    }
+                }
+            }
+            due = (due + CONNECT_PERIOD).max(Instant::now());
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                changed = daemons.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+    }
+}
+
+fn is_same(told: &Told, now: Leadership) -> bool {
+    now.leader == Some(told.leader) && now.term == told.term
+}
+
+/// Adds changed CIDs; `false` when some were missed and everything must be told again.
+fn collect(
+    changed: Result<Changed, broadcast::error::RecvError>,
+    pending: &mut BTreeSet<Cid>,
+) -> bool {
+    match changed {
+        Ok(Changed::Cids(cids)) => {
+            pending.extend(cids.iter().copied());
+            true
+        }
+        Ok(Changed::Everything) | Err(_) => false,
+    }
+}
+
+/// Loopback addresses reach a daemon on this machine only, so they count when there is nothing else.
+fn reachable(addresses: &[String]) -> Vec<String> {
+    let is_local = |a: &&String| a.starts_with("/ip4/127.") || a.starts_with("/ip6/::1/");
+    let remote: Vec<String> = addresses.iter().filter(|a| !is_local(a)).cloned().collect();
+    if remote.is_empty() { addresses.to_vec() } else { remote }
+}

@@ -1,0 +1,202 @@
+//! What the leader does unasked: makes learners voters, and keeps every pin on the wanted number of
+//! peers.
+//!
+//! Level-triggered: it looks at what is and proposes what is missing; nothing depends on having seen
+//! an event. Applying a proposal twice changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, FatalError, MemberView};
+use crate::{
+    state::{Changed, Op},
+    types::{Cid, PeerId, Pin, PinState, PinStatus},
+};
+
+/// Between two looks at the membership.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Between two looks at every pin, whatever was told.
+const FULL_PERIOD: Duration = Duration::from_secs(30);
+/// Pins looked at in one go, so that others get their turn.
+const BATCH_LEN: usize = 500;
+/// Entries a learner may be behind when it becomes a voter.
+const LAG_MAX: u64 = 100;
+/// Voters at most: more make each write slower and survive hardly more.
+const VOTERS_MAX: usize = 5;
+
+/// What is still to be looked at.
+#[derive(Default)]
+struct Work {
+    all: bool,
+    cids: BTreeSet<Cid>,
+}
+
+impl Cluster {
+    pub(super) async fn look_after(self, token: CancellationToken) -> Result<(), FatalError> {
+        let mut state_changes = self.state().subscribe();
+        let mut board_changes = self.board().subscribe();
+        let mut work = Work { all: true, ..Work::default() };
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut takers = BTreeSet::new();
+        let mut full_due = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                changed = state_changes.recv() => work.add(changed),
+                changed = board_changes.recv() => work.add(changed),
+                _ = ticks.tick() => {
+                    let now: BTreeSet<PeerId> = self.takers();
+                    work.all |= now != takers || Instant::now() >= full_due;
+                    takers = now;
+                    if !self.0.leadership.borrow().local {
+                        // A new leader begins by looking at everything.
+                        work = Work { all: true, ..Work::default() };
+                        continue;
+                    }
+                    if work.all {
+                        full_due = Instant::now() + FULL_PERIOD;
+                    }
+                    self.promote().await;
+                    self.settle(&mut work).await;
+                }
+            }
+        }
+    }
+
+    /// Peers that take content now.
+    fn takers(&self) -> BTreeSet<PeerId> {
+        let metrics = self.peer_metrics();
+        let members = self.members();
+        metrics
+            .iter()
+            .filter(|(peer, metrics)| metrics.daemon.is_some() && members.contains_key(peer))
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// Makes caught-up learners voters, up to the right number.
+    async fn promote(&self) {
+        let members = self.members();
+        let caught_up = |peer: &PeerId| {
+            *peer == self.id() || self.consensus().lag(*peer).is_some_and(|lag| lag <= LAG_MAX)
+        };
+        let Some(voters) = next_voters(&members, caught_up) else { return };
+        match self.consensus().set_voters(voters.clone()).await {
+            Ok(()) => tracing::info!(voters = voters.len(), "voters changed"),
+            Err(error) => tracing::debug!(%error, "voters were not changed"),
+        }
+    }
+
+    /// Proposes what the pins in `work` need.
+    async fn settle(&self, work: &mut Work) {
+        if std::mem::take(&mut work.all) {
+            work.cids = self.state().read(|pins| pins.iter().map(|(cid, _)| *cid).collect());
+        }
+        while !work.cids.is_empty() {
+            let rest = work.cids.iter().nth(BATCH_LEN).copied();
+            let later = rest.map(|first| work.cids.split_off(&first)).unwrap_or_default();
+            let batch = std::mem::replace(&mut work.cids, later);
+            let ops: Vec<Op> = batch.iter().flat_map(|cid| self.needed(cid)).collect();
+            if ops.is_empty() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let term = self.0.leadership.borrow().term;
+            if let Err(error) = self.submit(term, ops).await {
+                tracing::debug!(%error, "allocations were not changed");
+                work.all = true;
+                return;
+            }
+        }
+    }
+
+    fn needed(&self, cid: &Cid) -> Vec<Op> {
+        let Some(pin) = self.state().read(|pins| pins.get(cid).cloned()) else { return Vec::new() };
+        let members = self.members().len();
+        let statuses = self.board().statuses(cid);
+        let candidates = if pin.holders().count() < pin.replication().max.of(members) {
+            self.candidates(cid, pin.replication())
+        } else {
+            Vec::new()
+        };
+        settle_pin(*cid, &pin, members, &candidates, &statuses)
+    }
+}
+
+impl Work {
+    fn add(&mut self, changed: Result<Changed, RecvError>) {
+        match changed {
+            Ok(Changed::Cids(cids)) if !self.all => self.cids.extend(cids.iter().copied()),
+            Ok(Changed::Cids(_)) => {}
+            Ok(Changed::Everything) | Err(_) => self.all = true,
+        }
+    }
+}
+
+/// The voters there should be, if they are not: the largest odd number that the members allow, those
+/// that vote now first, then caught-up learners. Never fewer than now.
+fn next_voters(
+    members: &BTreeMap<PeerId, MemberView>,
+    caught_up: impl Fn(&PeerId) -> bool,
+) -> Option<BTreeSet<PeerId>> {
+    let now: BTreeSet<PeerId> =
+        members.iter().filter(|(_, view)| view.voter).map(|(id, _)| *id).collect();
+    let ready = members.iter().filter(|(id, view)| !view.voter && caught_up(id)).map(|(id, _)| *id);
+    let mut next = now.clone();
+    next.extend(ready);
+    let most = next.len().min(VOTERS_MAX);
+    let wanted = if most % 2 == 0 { most - 1 } else { most };
+    if wanted <= now.len() {
+        return None;
+    }
+    let added = next.difference(&now).take(wanted - now.len()).copied().collect::<Vec<_>>();
+    Some(now.into_iter().chain(added).collect())
+}
+
+/// Ops that bring one pin to the wanted number of holders.
+fn settle_pin(
+    cid: Cid,
+    pin: &Pin,
+    members: usize,
+    candidates: &[PeerId],
+    statuses: &BTreeMap<PeerId, PinStatus>,
+) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let holders: Vec<PeerId> = pin.holders().collect();
+    let wanted = pin.replication().max.of(members);
+    let pinned = |peer: &PeerId| statuses.get(peer).is_some_and(|s| s.state == PinState::Pinned);
+    if holders.len() < wanted {
+        let free: Vec<PeerId> =
+            candidates.iter().filter(|peer| !holders.contains(peer)).copied().collect();
+        if !free.is_empty() {
+            ops.push(Op::Allocate { cid, candidates: free });
+        }
+    } else if holders.len() > wanted {
+        // Those that do not hold it yet go first, then the ones allocated last.
+        let mut order: Vec<(bool, usize, PeerId)> =
+            holders.iter().enumerate().map(|(n, peer)| (pinned(peer), n, *peer)).collect();
+        order.sort_unstable_by_key(|(pinned, n, _)| (*pinned, std::cmp::Reverse(*n)));
+        let peers = order.into_iter().take(holders.len() - wanted).map(|(_, _, p)| p).collect();
+        ops.push(Op::Leave { cid, peers });
+    }
+    let confirmed: Vec<PeerId> = holders.into_iter().filter(|peer| pinned(peer)).collect();
+    if confirmed.len() >= pin.replication().min.of(members) {
+        let leaving = pin.allocations.iter().filter(|allocation| allocation.leaving);
+        ops.extend(leaving.map(|allocation| Op::LetGo {
+            cid,
+            peer: allocation.peer,
+            confirmed: confirmed.clone(),
+        }));
+    }
+    ops
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! The Raft log on disk, in raft-log: entries, votes and the commit position in one stream of
+//! checksummed records, synced by raft-log's own thread.
+//!
+//! Invariants: a vote is on disk when `save_vote` returns; entries are on disk when their callback is
+//! called. The log is bound to the same cluster as the state beside it.
+
+use std::{
+    fmt::Debug,
+    io::{self, Read, Write},
+    ops::{Bound, RangeBounds},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use raft_log::{
+    RaftLog, Types,
+    api::raft_log_writer::RaftLogWriter,
+    codeq::{Decode, Encode},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::raft_types::{
+    CodecError, RaftEntry, RaftLogId, RaftVote, TypeConfig, body_out, decode, encode, entry_in,
+    position_in, position_out, vote_in, vote_out,
+};
+use crate::types::{ClusterId, Entry, EntryBody, LogPosition, Vote};
+
+/// Bytes of entries kept in memory for followers that are slightly behind; raft-log's default is
+/// 1 GiB.
+const CACHE_LEN_MAX: usize = 16 * 1024 * 1024;
+/// Entries kept in memory.
+const CACHE_ENTRIES_MAX: usize = 16 * 1024;
+/// A chunk is one file; whole chunks are removed once purged.
+const CHUNK_LEN_MAX: usize = 16 * 1024 * 1024;
+/// Records per chunk.
+const CHUNK_RECORDS_MAX: usize = 128 * 1024;
+/// Buffer for replaying a chunk at a start; raft-log's default is 64 MiB.
+const READ_BUFFER_LEN: usize = 1024 * 1024;
+/// Bytes waiting for the disk; a writer that would exceed it waits.
+const FLUSH_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
+/// Largest stored record accepted when reading.
+const RECORD_LEN_MAX: u32 = 64 * 1024 * 1024;
+
+const BODY_VERSION: u8 = 1;
+const VOTE_VERSION: u8 = 1;
+const CLUSTER_VERSION: u8 = 1;
+
+/// What raft-log stores: our own types, each as a length and our versioned form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Records;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StoredPosition(LogPosition);
+
+#[derive(Clone, Debug)]
+struct StoredBody(Vec<u8>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StoredVote(Vote);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StoredCluster(Vec<u8>);
+
+/// Called by raft-log's thread after a sync.
+enum Synced {
+    Entries {
+        callback: IOFlushed<TypeConfig>,
+        last: Option<u64>,
+        flushed: watch::Sender<Option<u64>>,
+    },
+    Vote(oneshot::Sender<io::Result<()>>),
+    Nothing,
+}
+
+impl Types for Records {
+    type LogId = StoredPosition;
+    type LogPayload = StoredBody;
+    type Vote = StoredVote;
+    type Callback = Synced;
+    type UserData = StoredCluster;
+
+    fn log_index(log_id: &StoredPosition) -> u64 {
+        log_id.0.index
+    }
+
+    fn payload_size(payload: &StoredBody) -> u64 {
+        payload.0.len() as u64
+    }
+}
+
+impl raft_log::Callback for Synced {
+    fn send(self, result: io::Result<()>) {
+        match self {
+            Self::Entries { callback, last, flushed } => {
+                if result.is_ok() {
+                    flushed.send_replace(last);
+                }
+                callback.io_completed(result);
+            }
+            // The waiter is gone only when openraft stops.
+            Self::Vote(waiter) => drop(waiter.send(result)),
+            Self::Nothing => {}
+        }
+    }
+}
+
+impl PartialOrd for StoredVote {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        vote_in(self.0).partial_cmp(&vote_in(other.0))
+    }
+}
+
+fn put(mut to: impl Write, bytes: &[u8]) -> io::Result<usize> {
+    let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    to.write_all(&len.to_be_bytes())?;
+    to.write_all(bytes)?;
+    Ok(4 + bytes.len())
+}
+
+fn take(mut from: impl Read) -> io::Result<Vec<u8>> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let len = u32::from_be_bytes(len);
+    if len > RECORD_LEN_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a record's length is out of bounds",
+        ));
+    }
+    let mut bytes = vec![0; len as usize];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Encode for StoredPosition {
+    fn encode<W: Write>(&self, mut to: W) -> io::Result<usize> {
+        to.write_all(&self.0.term.to_be_bytes())?;
+        to.write_all(&self.0.index.to_be_bytes())?;
+        Ok(16)
+    }
+}
+
+impl Decode for StoredPosition {
+    fn decode<R: Read>(mut from: R) -> io::Result<Self> {
+        let mut number = [0; 8];
+        from.read_exact(&mut number)?;
+        let term = u64::from_be_bytes(number);
+        from.read_exact(&mut number)?;
+        Ok(Self(LogPosition { term, index: u64::from_be_bytes(number) }))
+    }
+}
+
+impl Encode for StoredBody {
+    fn encode<W: Write>(&self, to: W) -> io::Result<usize> {
+        put(to, &self.0)
+    }
+}
+
+impl Decode for StoredBody {
+    fn decode<R: Read>(from: R) -> io::Result<Self> {
+        take(from).map(Self)
+    }
+}
+
+impl Encode for StoredVote {
+    fn encode<W: Write>(&self, to: W) -> io::Result<usize> {
+        put(to, &encode(VOTE_VERSION, &self.0))
+    }
+}
+
+impl Decode for StoredVote {
+    fn decode<R: Read>(from: R) -> io::Result<Self> {
+        Ok(Self(decode("a vote", VOTE_VERSION, &take(from)?)?))
+    }
+}
+
+impl Encode for StoredCluster {
+    fn encode<W: Write>(&self, to: W) -> io::Result<usize> {
+        put(to, &self.0)
+    }
+}
+
+impl Decode for StoredCluster {
+    fn decode<R: Read>(from: R) -> io::Result<Self> {
+        take(from).map(Self)
+    }
+}
+
+/// The log. Clones share it.
+#[derive(Clone)]
+pub struct DiskLog {
+    log: Arc<Mutex<RaftLog<Records>>>,
+    flushed: watch::Sender<Option<u64>>,
+}
+
+impl Debug for DiskLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskLog").finish_non_exhaustive()
+    }
+}
+
+impl DiskLog {
+    /// Opens or makes the log in a folder of its own. A record torn by a crash at the very end is
+    /// cut off; damage anywhere else is refused.
+    ///
+    /// # Errors
+    /// When it is in use by another process, damaged, or cannot be read or written.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let mut config = raft_log::Config::new(folder.display());
+        config.wal.read_buffer_size = Some(READ_BUFFER_LEN);
+        config.wal.chunk_max_records = Some(CHUNK_RECORDS_MAX);
+        config.wal.chunk_max_size = Some(CHUNK_LEN_MAX);
+        config.wal.truncate_incomplete_record = Some(true);
+        config.wal.flush_batch_wait = Some(Duration::ZERO);
+        config.wal.flush_queue_max_bytes = Some(FLUSH_QUEUE_LEN_MAX);
+        config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
+        config.log_cache_capacity = Some(CACHE_LEN_MAX);
+        let log = RaftLog::<Records>::open(Arc::new(config))?;
+        let last = log.log_state().last().map(|position| position.0.index);
+        Ok(Self { log: Arc::new(Mutex::new(log)), flushed: watch::Sender::new(last) })
+    }
+
+    /// The last index known to be on disk.
+    #[must_use]
+    pub fn flushed(&self) -> watch::Receiver<Option<u64>> {
+        self.flushed.subscribe()
+    }
+
+    /// The cluster the log belongs to; absent in a blank log.
+    ///
+    /// # Errors
+    /// When it was written by another version.
+    pub fn cluster(&self) -> Result<Option<(ClusterId, u64)>, CodecError> {
+        let stored = self.lock().log_state().user_data.clone();
+        stored.map(|stored| decode("the log's cluster", CLUSTER_VERSION, &stored.0)).transpose()
+    }
+
+    /// Binds the log to a cluster; durable with the next vote.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
+        let mut log = self.lock();
+        log.save_user_data(Some(StoredCluster(encode(CLUSTER_VERSION, &(cluster, epoch)))))?;
+        log.flush(true, Some(Synced::Nothing))
+    }
+
+    /// The position of the last entry, or of the last one purged.
+    #[must_use]
+    pub fn last(&self) -> Option<LogPosition> {
+        self.lock().log_state().last().map(|position| position.0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RaftLog<Records>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for DiskLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<RaftEntry>, io::Error> {
+        let start = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(index) => index.saturating_add(1),
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        let log = self.lock();
+        log.read(start, end)
+            .map(|record| {
+                let (id, body) = record?;
+                let body: EntryBody = decode("a log entry", BODY_VERSION, &body.0)?;
+                Ok(entry_in(Entry { id: id.0, body })?)
+            })
+            .collect()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
+        Ok(self.lock().log_state().vote().map(|vote| vote_in(vote.0)))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for DiskLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let log = self.lock();
+        let position = |stored: Option<&StoredPosition>| stored.map(|p| position_in(p.0));
+        Ok(LogState {
+            last_purged_log_id: position(log.log_state().purged()),
+            last_log_id: position(log.log_state().last()),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
+        let (synced, waiter) = oneshot::channel();
+        {
+            let mut log = self.lock();
+            log.save_vote(StoredVote(vote_out(vote)))?;
+            log.flush(true, Some(Synced::Vote(synced)))?;
+        }
+        waiter.await.map_err(|_| io::Error::other("the log's thread has stopped"))?
+    }
+
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
+        let Some(committed) = committed else { return Ok(()) };
+        let mut log = self.lock();
+        log.commit(StoredPosition(position_out(committed)))?;
+        // Not worth a sync of its own: a lost commit position is learnt again.
+        log.flush(false, None)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
+        Ok(self.lock().log_state().committed().map(|position| position_in(position.0)))
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut log = self.lock();
+        log.append(entries.into_iter().map(|entry| {
+            let body = encode(BODY_VERSION, &body_out(&entry.payload));
+            (StoredPosition(position_out(entry.log_id)), StoredBody(body))
+        }))?;
+        let last = log.log_state().last().map(|position| position.0.index);
+        let flushed = self.flushed.clone();
+        log.flush(true, Some(Synced::Entries { callback, last, flushed }))
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
+        let mut log = self.lock();
+        let first_removed = last.map_or(0, |id| id.index + 1);
+        if log.log_state().last().is_none_or(|position| position.0.index < first_removed) {
+            return Ok(());
+        }
+        log.truncate(first_removed)?;
+        // On disk with the entries that take the place of the removed ones.
+        log.flush(false, None)
+    }
+
+    async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
+        let mut log = self.lock();
+        log.purge(StoredPosition(position_out(upto)))?;
+        log.flush(true, Some(Synced::Nothing))
+    }
+}

@@ -1,0 +1,232 @@
+//! The state machine as openraft sees it: applies committed entries to the state in memory and to
+//! its checkpoint on disk.
+//!
+//! Applying has no side effects: it changes the state and tells that it changed. What must then be
+//! done is decided by those who watch the state.
+
+use std::{collections::BTreeSet, io, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot,
+    alias::{SnapshotMetaOf, SnapshotOf},
+    storage::{EntryResponder, RaftStateMachine},
+};
+use tokio::sync::watch;
+
+use super::{
+    image,
+    raft_types::{
+        Outcomes, RaftLogId, RaftMembership, TypeConfig, position_in, position_out,
+        stored_membership_out,
+    },
+    state_store::{Head, StateStore, StoreError, View},
+};
+use crate::{
+    state::{Changed, Op, SharedState},
+    types::{Cid, ClusterId, Pin},
+};
+
+/// Entries that are stored in one transaction at most.
+const ENTRIES_PER_TRANSACTION: usize = 256;
+
+/// A snapshot's contents.
+#[derive(Debug)]
+pub(super) enum SnapshotData {
+    /// A view of this peer's own state.
+    Own(View),
+    /// An image received from a leader.
+    Received(Vec<u8>),
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    store: StateStore,
+    state: SharedState,
+    head: Head,
+    membership: RaftMembership,
+    /// The log's last index on disk; a checkpoint must not be ahead of it, or a crash would leave a
+    /// log shorter than the state.
+    flushed: watch::Receiver<Option<u64>>,
+    cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
+}
+
+/// Pins changed by the entries of one transaction.
+#[derive(Default)]
+struct Pending {
+    cids: BTreeSet<Cid>,
+    entries: usize,
+}
+
+impl Machine {
+    /// Loads the stored state.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn load(
+        store: StateStore,
+        flushed: watch::Receiver<Option<u64>>,
+        cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
+    ) -> Result<Self, StoreError> {
+        let view = store.view()?;
+        let state = SharedState::new(view.pin_set()?);
+        let head = view.head.clone();
+        let membership = head.raft_membership()?;
+        Ok(Self { store, state, head, membership, flushed, cluster })
+    }
+
+    /// The state, shared with everybody who reads it.
+    #[must_use]
+    pub(super) fn state(&self) -> SharedState {
+        self.state.clone()
+    }
+
+    fn apply_ops(&self, term: u64, ops: &[Op], pending: &mut Pending) -> Outcomes {
+        let cids: Vec<Cid> = ops.iter().map(Op::cid).collect();
+        let outcomes = self.state.write(|pins| {
+            let outcomes = ops.iter().map(|op| pins.apply(term, op)).collect();
+            (Outcomes(outcomes), Some(Changed::Cids(cids.clone().into())))
+        });
+        pending.cids.extend(cids);
+        outcomes
+    }
+
+    fn store_pending(&self, pending: &mut Pending) -> Result<(), StoreError> {
+        let pending = std::mem::take(pending);
+        let pins: Vec<(Cid, Option<Pin>)> = self.state.read(|state| {
+            pending.cids.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
+        });
+        self.store.apply(&pins, &self.head)
+    }
+
+    fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
+        match self.cluster.get() {
+            Some(own) if *own != of => Err(io::Error::other(format!(
+                "the snapshot is of cluster {}, this peer is of {}",
+                of.0, own.0
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn meta(head: &Head, membership: RaftMembership) -> SnapshotMetaOf<TypeConfig> {
+        SnapshotMetaOf::<TypeConfig> {
+            last_log_id: head.applied.map(position_in),
+            last_membership: membership,
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, RaftMembership), io::Error> {
+        Ok((self.head.applied.map(position_in), self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut pending = Pending::default();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let outcomes = match &entry.payload {
+                EntryPayload::Blank => Outcomes(Vec::new()),
+                EntryPayload::Normal(batch) => {
+                    self.apply_ops(*entry.log_id.leader_id, &batch.0, &mut pending)
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
+                    self.head.membership = stored_membership_out(&self.membership);
+                    Outcomes(Vec::new())
+                }
+            };
+            self.head.applied = Some(position_out(entry.log_id));
+            pending.entries += 1;
+            if pending.entries >= ENTRIES_PER_TRANSACTION {
+                self.store_pending(&mut pending).map_err(io::Error::other)?;
+            }
+            if let Some(responder) = responder {
+                responder.send(outcomes);
+            }
+        }
+        self.store_pending(&mut pending).map_err(io::Error::other)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { snapshot: Some(self.checkpoint().await) }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let (head, installed) = match snapshot {
+            SnapshotData::Own(view) => {
+                let pins = view.pin_set().map_err(io::Error::other)?;
+                (view.head, pins)
+            }
+            SnapshotData::Received(bytes) => {
+                let image = image::read(&bytes)?;
+                self.check_cluster(image.cluster)?;
+                (image.head, image.pins)
+            }
+        };
+        self.head = Head { installed: head.applied, ..head };
+        self.membership = meta.last_membership.clone();
+        self.store.replace(&installed, &self.head).map_err(io::Error::other)?;
+        self.state.write(|pins| {
+            *pins = installed;
+            ((), Some(Changed::Everything))
+        });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
+        if self.head.applied.is_none() {
+            return Ok(None);
+        }
+        self.checkpoint().await.map(Some)
+    }
+}
+
+impl Machine {
+    /// Syncs the state up to what is applied, once the log on disk goes as far, and views it.
+    async fn checkpoint(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
+        let installed = self.head.installed.map(|position| position.index);
+        if let Some(applied) = self.head.applied.map(|position| position.index)
+            && Some(applied) > installed
+        {
+            self.flushed
+                .wait_for(|flushed| *flushed >= Some(applied))
+                .await
+                .map_err(|_| io::Error::other("the log has stopped"))?;
+        }
+        self.store.checkpoint().map_err(io::Error::other)?;
+        let view = self.store.view().map_err(io::Error::other)?;
+        let meta = Self::meta(&view.head, self.membership.clone());
+        Ok(Snapshot { meta, snapshot: SnapshotData::Own(view) })
+    }
+}
+
+/// Hands over the view taken when it was made.
+#[derive(Debug)]
+pub(super) struct Builder {
+    snapshot: Option<Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
+        self.snapshot
+            .take()
+            .unwrap_or_else(|| Err(io::Error::other("a snapshot builder builds one snapshot")))
+    }
+}

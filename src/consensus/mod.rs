@@ -1,0 +1,550 @@
+//! Agreement: Raft (openraft) over the peers' log, state and transport.
+//!
+//! This is the only module that imports openraft. Acknowledged means: on the disks of a majority.
+//! Invariants: a peer's node ID is its key, so it never returns over an empty log; log and state on
+//! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
+
+mod disk_log;
+mod image;
+mod machine;
+mod network;
+mod raft_types;
+mod runtime;
+mod serve;
+mod state_store;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use openraft::{
+    ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy,
+    alias::WatchReceiverOf,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
+    storage::RaftLogStorage,
+};
+use tokio::sync::watch;
+
+pub use self::{
+    disk_log::DiskLog,
+    raft_types::CodecError,
+    runtime::{random_u64, seed_randomness},
+    state_store::{StateStore, StoreError},
+};
+use self::{
+    machine::Machine,
+    network::Network,
+    raft_types::{Batch, TypeConfig},
+    serve::SnapshotInbox,
+};
+use crate::{
+    rpc::SharedTransport,
+    state::{Op, Outcome, SharedState},
+    types::{ClusterId, LogPosition, Member, PeerId},
+};
+
+/// Entries after which the state is checkpointed and the log before it may be purged.
+const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
+/// Entries kept behind a checkpoint, so that a peer that was away briefly needs no snapshot.
+const ENTRIES_KEPT: u64 = 2_000;
+/// Largest number of entries in one message; with 4 KiB an entry this stays in a frame.
+const ENTRIES_PER_MESSAGE: u64 = 300;
+/// Time the installation of a whole snapshot may take.
+const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
+
+/// Raft's timing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats of a leader.
+    pub heartbeat: Duration,
+    /// Shortest silence after which a follower stands for election.
+    pub election_min: Duration,
+    /// Longest.
+    pub election_max: Duration,
+}
+
+/// Why consensus cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log.
+    #[error(
+        "the Raft log in {folder} cannot be used: {source}; if the disk is sound, restore the folder or give the peer an empty data folder so that it joins anew"
+    )]
+    Log {
+        /// Its folder.
+        folder: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The state.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record of the log.
+    #[error(transparent)]
+    Record(#[from] CodecError),
+    /// Log and state are not of one disk.
+    #[error(
+        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they are not of one disk; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
+    )]
+    Mixed {
+        /// What the log says.
+        log: Option<(ClusterId, u64)>,
+        /// What the state says.
+        state: Option<(ClusterId, u64)>,
+    },
+    /// The log lost entries that the state includes.
+    #[error(
+        "the Raft log ends at {log:?}, before the state's {state:?}: entries that were acknowledged are lost on this disk; give the peer an empty data folder so that it joins anew"
+    )]
+    LogTooShort {
+        /// The log's last position.
+        log: Option<LogPosition>,
+        /// The state's position.
+        state: Option<LogPosition>,
+    },
+    /// openraft refused.
+    #[error("consensus cannot start: {0}")]
+    Raft(String),
+}
+
+/// Why a proposal was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This peer is not the leader, or no longer; nothing was written.
+    #[error("this peer is not the leader")]
+    NotLeader(Option<PeerId>),
+    /// Leadership was lost meanwhile; whether it was written is unknown.
+    #[error("leadership was lost; whether the write took effect is unknown")]
+    Unknown,
+    /// The peer stops.
+    #[error("the peer is stopping: {0}")]
+    Stopped(String),
+    /// The membership cannot be changed so, or a change is under way.
+    #[error("the membership cannot be changed now: {0}")]
+    Membership(String),
+}
+
+/// Who leads, as this peer knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader.
+    pub leader: Option<PeerId>,
+    /// The term.
+    pub term: u64,
+    /// This peer leads and has applied everything that was acknowledged in earlier terms.
+    pub local: bool,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// Name and addresses.
+    pub member: Member,
+    /// It votes; learners only follow.
+    pub voter: bool,
+}
+
+/// How far this peer's log is applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogProgress {
+    /// Last index in the log.
+    pub last: Option<u64>,
+    /// Last index applied.
+    pub applied: Option<u64>,
+}
+
+/// The log, state and cluster binding that consensus runs on.
+#[derive(Debug)]
+pub struct Stores<L> {
+    /// The log.
+    pub log: L,
+    /// The last index of the log that is on disk.
+    pub flushed: watch::Receiver<Option<u64>>,
+    /// The state's checkpoint.
+    pub state: StateStore,
+}
+
+/// The running consensus; clones share it.
+#[derive(Clone)]
+pub struct Consensus {
+    id: PeerId,
+    raft: Raft<TypeConfig, Machine>,
+    state: SharedState,
+    store: StateStore,
+    cluster: Arc<OnceLock<(ClusterId, u64)>>,
+    bind_log: Arc<dyn Fn(ClusterId, u64) -> io::Result<()> + Send + Sync>,
+    inbox: Arc<Mutex<SnapshotInbox>>,
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consensus").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What a log must offer beside openraft's own trait.
+pub trait BoundLog: RaftLogStorage<TypeConfig> + Clone + Sync {
+    /// The cluster the log belongs to.
+    ///
+    /// # Errors
+    /// When it was written by another version.
+    fn cluster(&self) -> Result<Option<(ClusterId, u64)>, CodecError>;
+    /// Binds it to a cluster.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()>;
+    /// The position of the last entry, or of the last one purged.
+    fn last(&self) -> Option<LogPosition>;
+}
+
+impl BoundLog for DiskLog {
+    fn cluster(&self) -> Result<Option<(ClusterId, u64)>, CodecError> {
+        self.cluster()
+    }
+
+    fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
+        self.set_cluster(cluster, epoch)
+    }
+
+    fn last(&self) -> Option<LogPosition> {
+        self.last()
+    }
+}
+
+impl Consensus {
+    /// Opens consensus on what the disk holds. A blank peer waits until it founds a cluster or a
+    /// leader takes it in.
+    ///
+    /// # Errors
+    /// When the disk's contents cannot be used; nothing is changed then.
+    pub async fn open<L: BoundLog>(
+        id: PeerId,
+        timing: Timing,
+        stores: Stores<L>,
+        transport: SharedTransport,
+    ) -> Result<Self, OpenError> {
+        check_stores(&stores)?;
+        let cluster = Arc::new(OnceLock::new());
+        if let Some(bound) = stores.state.cluster()? {
+            cluster.get_or_init(|| bound);
+        }
+        let machine = Machine::load(stores.state.clone(), stores.flushed, cluster.clone())?;
+        let state = machine.state();
+        let network = Network { transport, cluster: cluster.clone() };
+        let log = stores.log.clone();
+        let raft = Raft::new(id, Arc::new(config(timing)?), network, stores.log, machine)
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        Ok(Self {
+            id,
+            raft,
+            state,
+            store: stores.state,
+            cluster,
+            bind_log: Arc::new(move |cluster, epoch| log.set_cluster(cluster, epoch)),
+            inbox: Arc::default(),
+        })
+    }
+
+    /// This peer.
+    #[must_use]
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// The cluster and epoch this peer belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> Option<(ClusterId, u64)> {
+        self.cluster.get().copied()
+    }
+
+    /// The state, for reading.
+    #[must_use]
+    pub fn state(&self) -> &SharedState {
+        &self.state
+    }
+
+    /// Binds a blank disk to a cluster, durably. From now on Raft messages of it are served.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn bind(&self, cluster: ClusterId, epoch: u64) -> Result<(), OpenError> {
+        if self.cluster.get().is_some() {
+            return Ok(());
+        }
+        // The state first: a crash in between leaves a log without a cluster and without entries,
+        // which `check_stores` accepts.
+        self.store.set_cluster(cluster, epoch)?;
+        (self.bind_log)(cluster, epoch)
+            .map_err(|source| OpenError::Log { folder: "the log".to_owned(), source })?;
+        self.cluster.get_or_init(|| (cluster, epoch));
+        Ok(())
+    }
+
+    /// Makes this peer the first and only voter of its (bound) cluster.
+    ///
+    /// # Errors
+    /// When it is a member of one already.
+    pub async fn initialize(&self, member: Member) -> Result<(), ProposeError> {
+        match self.raft.initialize(BTreeMap::from([(self.id, member)])).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(ProposeError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Writes ops as one entry; returns what became of each once they are acknowledged and applied.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+        match self.raft.client_write(Batch(ops)).await {
+            Ok(response) => Ok(response.data.0),
+            Err(error) => Err(write_error(error)),
+        }
+    }
+
+    /// On the leader: the position that includes every write acknowledged before the call.
+    ///
+    /// # Errors
+    /// When this peer is not the leader or cannot reach a majority.
+    pub async fn read_index(&self) -> Result<Option<u64>, ProposeError> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader(forward.leader_id))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ProposeError::NotLeader(None))
+            }
+            Err(RaftError::Fatal(error)) => Err(ProposeError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Waits until the state of this peer includes the log up to `index`.
+    ///
+    /// # Errors
+    /// When the deadline passes or the peer stops.
+    pub async fn wait_applied(
+        &self,
+        index: Option<u64>,
+        deadline: Duration,
+    ) -> Result<(), ProposeError> {
+        match self.raft.wait(Some(deadline)).applied_index_at_least(index, "read index").await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ProposeError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Who leads, now.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        leadership_of(&self.raft.metrics().borrow_watched(), self.id)
+    }
+
+    /// Resolves when anything about leadership, membership or progress has changed since `metrics`
+    /// was last looked at; `Err` when consensus has stopped.
+    pub fn watch(&self) -> ConsensusWatch {
+        ConsensusWatch { id: self.id, metrics: self.raft.metrics() }
+    }
+
+    /// All members, by this peer's log.
+    #[must_use]
+    pub fn members(&self) -> BTreeMap<PeerId, MemberView> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+        metrics
+            .membership_config
+            .nodes()
+            .map(|(id, member)| {
+                (*id, MemberView { member: member.clone(), voter: voters.contains(id) })
+            })
+            .collect()
+    }
+
+    /// How far this peer is.
+    #[must_use]
+    pub fn progress(&self) -> LogProgress {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        LogProgress {
+            last: metrics.last_log_index,
+            applied: metrics.last_applied.map(|id| id.index),
+        }
+    }
+
+    /// On the leader: entries that a member does not have yet; absent when it was never reached.
+    #[must_use]
+    pub fn lag(&self, peer: PeerId) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&peer)?.as_ref()?.index;
+        Some(metrics.last_log_index.unwrap_or_default().saturating_sub(matched))
+    }
+
+    /// On the leader: takes a peer in as a learner, or notes its new name and addresses.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn add_learner(&self, id: PeerId, member: Member) -> Result<(), ProposeError> {
+        let known = self.members().contains_key(&id);
+        let nodes = BTreeMap::from([(id, member)]);
+        let change =
+            if known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
+        self.change_membership(change).await
+    }
+
+    /// On the leader: makes exactly these members voters; the others stay as learners.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn set_voters(&self, voters: BTreeSet<PeerId>) -> Result<(), ProposeError> {
+        self.change_membership(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
+    async fn change_membership(
+        &self,
+        change: ChangeMembers<PeerId, Member>,
+    ) -> Result<(), ProposeError> {
+        match self.raft.change_membership(change, true).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(write_error(error)),
+        }
+    }
+
+    /// On the leader: asks another voter to take over.
+    ///
+    /// # Errors
+    /// When the peer stops.
+    pub async fn hand_over(&self, to: PeerId) -> Result<(), ProposeError> {
+        self.raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|error| ProposeError::Stopped(error.to_string()))
+    }
+
+    /// Stops; what was acknowledged is on disk already.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not stop cleanly");
+        }
+    }
+}
+
+/// Follows what consensus knows.
+pub struct ConsensusWatch {
+    id: PeerId,
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+}
+
+impl std::fmt::Debug for ConsensusWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConsensusWatch").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl ConsensusWatch {
+    /// Waits for a change.
+    ///
+    /// # Errors
+    /// When consensus has stopped; says why.
+    pub async fn changed(&mut self) -> Result<(), String> {
+        self.metrics.changed().await.map_err(|_| "it has ended".to_owned())?;
+        match &self.metrics.borrow_watched().running_state {
+            Ok(()) => Ok(()),
+            Err(Fatal::Stopped) => Err("it was stopped".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Who leads, now.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        leadership_of(&self.metrics.borrow_watched(), self.id)
+    }
+}
+
+fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId) -> Leadership {
+    let term = metrics.current_term;
+    // A leader's first entry is of its own term; once applied, so is everything before it.
+    let caught_up = metrics.last_applied.is_some_and(|applied| *applied.leader_id == term);
+    let leader = metrics.current_leader;
+    Leadership { leader, term, local: leader == Some(id) && metrics.state.is_leader() && caught_up }
+}
+
+fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            ProposeError::NotLeader(forward.leader_id)
+        }
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Unknown,
+        RaftError::APIError(error) => ProposeError::Membership(error.to_string()),
+        RaftError::Fatal(error) => ProposeError::Stopped(error.to_string()),
+    }
+}
+
+fn config(timing: Timing) -> Result<Config, OpenError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: "pinkeeper".to_owned(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        max_payload_entries: ENTRIES_PER_MESSAGE,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        install_snapshot_timeout: SNAPSHOT_DEADLINE_MS,
+        enable_pre_vote: Some(true),
+        // A leader that restarts must be elected again: its lease may have been given away.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| OpenError::Raft(error.to_string()))
+}
+
+/// Refuses a disk whose log and state do not belong together.
+fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
+    let state = stores.state.cluster()?;
+    let log = stores.log.cluster()?;
+    let head = stores.state.view()?.head;
+    let last = stores.log.last();
+    // Binding writes the state first, so a blank log beside a bound but empty state is fine.
+    if log != state && !(log.is_none() && last.is_none() && head.applied.is_none()) {
+        return Err(OpenError::Mixed { log, state });
+    }
+    // After installing a snapshot the state is ahead of the log until the log is purged to it.
+    if head.applied > last && head.applied != head.installed {
+        return Err(OpenError::LogTooShort { log: last, state: head.applied });
+    }
+    Ok(())
+}
+
+/// What a simulated log implements; openraft's names go no further than `crate::sim`.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod sim {
+    pub(crate) use openraft::{
+        LogState, OptionalSend, RaftLogReader,
+        storage::{IOFlushed, RaftLogStorage},
+    };
+
+    pub(crate) use super::raft_types::{RaftEntry, RaftLogId, RaftVote, TypeConfig};
+    use crate::types::LogPosition;
+
+    pub(crate) fn position_of(id: RaftLogId) -> LogPosition {
+        super::raft_types::position_out(id)
+    }
+
+    pub(crate) fn index_of(id: &RaftLogId) -> u64 {
+        id.index
+    }
+}
+
+#[cfg(test)]
+mod tests;

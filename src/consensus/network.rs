@@ -1,0 +1,206 @@
+//! Raft's messages to other peers, over the transport.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use openraft::{
+    OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    alias::SnapshotOf,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::RPCOption,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+
+use super::{
+    image,
+    machine::SnapshotData,
+    raft_types::{RaftVote, TypeConfig, entry_out, position_in, position_out, vote_in, vote_out},
+    runtime::random_u64,
+};
+use crate::{
+    rpc::{CallError, SharedTransport},
+    types::{
+        Append, AppendReply, ClusterId, Envelope, Member, PeerId, RaftMessage, RaftReply, Request,
+        Response, SnapshotChunk,
+    },
+};
+
+/// Time one snapshot piece has: an fsync of a slow disk and a busy network.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Makes connections for openraft.
+#[derive(Clone)]
+pub(super) struct Network {
+    pub(super) transport: SharedTransport,
+    pub(super) cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
+}
+
+/// Raft's way to one peer.
+pub(super) struct Connection {
+    network: Network,
+    target: PeerId,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: PeerId, _member: &Member) -> Connection {
+        Connection { network: self.clone(), target }
+    }
+}
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+impl Connection {
+    async fn call(&self, request: Request, deadline: Duration) -> Rpc<Response> {
+        let envelope = Envelope { cluster: self.network.cluster.get().copied(), request };
+        match self.network.transport.call(self.target, envelope, deadline).await {
+            Ok(Response::Refused(refusal)) => Err(NetworkError::new(&refusal).into()),
+            Ok(response) => Ok(response),
+            Err(error @ CallError::Unreachable { .. }) => Err(Unreachable::new(&error).into()),
+            Err(error @ CallError::Timeout { .. }) => Err(NetworkError::new(&error).into()),
+        }
+    }
+
+    async fn raft(&self, message: RaftMessage, option: &RPCOption) -> Rpc<RaftReply> {
+        match self.call(Request::Raft(message), option.hard_ttl()).await? {
+            Response::Raft(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send_vote(
+        &self,
+        message: RaftMessage,
+        option: &RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        match self.raft(message, option).await? {
+            RaftReply::Vote { vote, last, granted } => {
+                Ok(VoteResponse::new(vote_in(vote), last.map(position_in), granted))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send_image(&self, vote: RaftVote, image: &[u8]) -> Rpc<SnapshotResponse<TypeConfig>> {
+        let transfer = random_u64();
+        let mut chunks = image.chunks(SnapshotChunk::LEN_MAX).peekable();
+        let mut offset = 0;
+        while let Some(data) = chunks.next() {
+            let last = chunks.peek().is_none();
+            let chunk = SnapshotChunk {
+                vote: vote_out(&vote),
+                transfer,
+                offset,
+                data: data.to_vec(),
+                last,
+            };
+            offset += data.len() as u64;
+            match self.call(Request::Snapshot(chunk), CHUNK_DEADLINE).await? {
+                Response::Done if !last => {}
+                Response::Raft(RaftReply::Snapshot(vote)) => {
+                    return Ok(SnapshotResponse { vote: vote_in(vote) });
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Err(NetworkError::from_string("an image is never empty").into())
+    }
+}
+
+fn unexpected(response: &impl std::fmt::Debug) -> RPCError<TypeConfig> {
+    NetworkError::from_string(format!("unexpected answer: {response:?}")).into()
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let message = RaftMessage::Append(Append {
+            vote: vote_out(&rpc.vote),
+            previous: rpc.prev_log_id.map(position_out),
+            entries: rpc.entries.iter().map(entry_out).collect(),
+            committed: rpc.leader_commit.map(position_out),
+        });
+        match self.raft(message, &option).await? {
+            RaftReply::Append(reply) => Ok(match reply {
+                AppendReply::Success => AppendEntriesResponse::Success,
+                AppendReply::Partial(last) => {
+                    AppendEntriesResponse::PartialSuccess(last.map(position_in))
+                }
+                AppendReply::Conflict => AppendEntriesResponse::Conflict,
+                AppendReply::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote_in(vote)),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        let message = RaftMessage::Vote {
+            vote: vote_out(&rpc.vote),
+            last: rpc.last_log_id.map(position_out),
+            transfer: rpc.leadership_transfer,
+        };
+        self.send_vote(message, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        let message = RaftMessage::PreVote {
+            vote: vote_out(&rpc.vote),
+            last: rpc.last_log_id.map(position_out),
+        };
+        self.send_vote(message, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: RaftVote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let cluster = self.network.cluster.get().copied();
+        let image = match (snapshot.snapshot, cluster) {
+            (SnapshotData::Own(view), Some(cluster)) => {
+                image::write(&view, cluster).map_err(|error| NetworkError::new(&error))?
+            }
+            (SnapshotData::Received(image), _) => image,
+            (_, None) => return Err(NetworkError::from_string("this peer has no cluster").into()),
+        };
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = self.send_image(vote, &image) => Ok(sent?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let message = RaftMessage::TransferLeader {
+            from: vote_out(req.from_leader()),
+            to: *req.to_node_id(),
+            last: req.last_log_id().copied().map(position_out),
+        };
+        match self.raft(message, &option).await? {
+            RaftReply::TransferLeader => Ok(Ok(())),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

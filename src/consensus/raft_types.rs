@@ -1,0 +1,205 @@
+//! openraft's type configuration and the conversions between its types and ours.
+//!
+//! On disk and on the wire there are only our own types ([`crate::types`]), in our own versioned
+//! form; openraft's never leave `consensus`.
+
+use std::{collections::BTreeSet, fmt};
+
+use openraft::{
+    EntryPayload, Membership, StoredMembership,
+    alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf},
+    impls::leader_id_std,
+    vote::{RaftLeaderId, leader_id_std::CommittedLeaderId},
+};
+
+use super::runtime::Runtime;
+use crate::{
+    state::{Op, Outcome},
+    types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote},
+};
+
+/// Ops that are applied together, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch(pub Vec<Op>);
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ops", self.0.len())
+    }
+}
+
+/// What became of each op of a batch, in order. Empty for entries without ops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcomes(pub Vec<Outcome>);
+
+impl fmt::Display for Outcomes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} outcomes", self.0.len())
+    }
+}
+
+openraft::declare_raft_types!(
+    /// The types Raft works with: one leader per term, node ID = peer ID.
+    pub TypeConfig:
+        D = Batch,
+        R = Outcomes,
+        NodeId = PeerId,
+        Node = Member,
+        LeaderId = leader_id_std::LeaderId<u64, PeerId>,
+        AsyncRuntime = Runtime,
+);
+
+pub(crate) type RaftVote = VoteOf<TypeConfig>;
+pub(crate) type RaftLogId = LogIdOf<TypeConfig>;
+pub(crate) type RaftEntry = EntryOf<TypeConfig>;
+pub(crate) type RaftMembership = StoredMembershipOf<TypeConfig>;
+
+/// Version of the op batches inside log entries. A batch of another version stops the peer.
+const BATCH_VERSION: u8 = 1;
+
+/// Why stored or received bytes are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// Written by a newer version.
+    #[error(
+        "{what} is of format version {found}, this version of pinkeeper knows {known}; run the version that wrote it, or a newer one"
+    )]
+    Version {
+        /// What was read.
+        what: &'static str,
+        /// The version found.
+        found: u8,
+        /// The version known.
+        known: u8,
+    },
+    /// Damaged, or holding something this version does not know.
+    #[error("{what} cannot be read: {reason}")]
+    Damaged {
+        /// What was read.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<CodecError> for std::io::Error {
+    fn from(error: CodecError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// Writes a version byte and the postcard form of `value`.
+pub(super) fn encode<T: serde::Serialize>(version: u8, value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![version])
+        .expect("plain data in memory: postcard fails only on sequences of unknown length")
+}
+
+/// Reads what [`encode`] wrote; refuses other versions and bytes left over.
+pub(super) fn decode<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    version: u8,
+    bytes: &[u8],
+) -> Result<T, CodecError> {
+    let damaged = |reason: &str| CodecError::Damaged { what, reason: reason.to_owned() };
+    let (&found, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
+    if found != version {
+        return Err(CodecError::Version { what, found, known: version });
+    }
+    let (value, left) =
+        postcard::take_from_bytes(rest).map_err(|error| damaged(&error.to_string()))?;
+    if left.is_empty() { Ok(value) } else { Err(damaged("there are bytes left over")) }
+}
+
+pub(super) fn vote_out(vote: &RaftVote) -> Vote {
+    Vote {
+        term: vote.leader_id.term,
+        candidate: *vote.leader_id.node_id(),
+        committed: vote.committed,
+    }
+}
+
+pub(super) fn vote_in(vote: Vote) -> RaftVote {
+    let mut inner = RaftVote::new(vote.term, vote.candidate);
+    inner.committed = vote.committed;
+    inner
+}
+
+pub(super) fn position_out(id: RaftLogId) -> LogPosition {
+    LogPosition { term: *id.leader_id, index: id.index }
+}
+
+pub(super) fn position_in(position: LogPosition) -> RaftLogId {
+    RaftLogId::new(CommittedLeaderId::new(position.term), position.index)
+}
+
+pub(super) fn entry_out(entry: &RaftEntry) -> Entry {
+    Entry { id: position_out(entry.log_id), body: body_out(&entry.payload) }
+}
+
+pub(super) fn body_out(payload: &EntryPayload<Batch, PeerId, Member>) -> EntryBody {
+    match payload {
+        EntryPayload::Blank => EntryBody::Blank,
+        EntryPayload::Normal(batch) => EntryBody::Ops(encode(BATCH_VERSION, &batch.0)),
+        EntryPayload::Membership(membership) => membership_out(membership),
+    }
+}
+
+fn membership_out(membership: &Membership<PeerId, Member>) -> EntryBody {
+    EntryBody::Membership {
+        voters: membership
+            .get_joint_config()
+            .iter()
+            .map(|set| set.iter().copied().collect())
+            .collect(),
+        members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+    }
+}
+
+/// Reads an entry from the wire or the disk.
+///
+/// # Errors
+/// When its ops are of a form this version does not know: applying something else would make
+/// replicas differ, so the caller must stop.
+pub(super) fn entry_in(entry: Entry) -> Result<RaftEntry, CodecError> {
+    Ok(RaftEntry { log_id: position_in(entry.id), payload: body_in(entry.body)? })
+}
+
+fn body_in(body: EntryBody) -> Result<EntryPayload<Batch, PeerId, Member>, CodecError> {
+    Ok(match body {
+        EntryBody::Blank => EntryPayload::Blank,
+        EntryBody::Ops(bytes) => {
+            EntryPayload::Normal(Batch(decode("a log entry's ops", BATCH_VERSION, &bytes)?))
+        }
+        EntryBody::Membership { .. } => EntryPayload::Membership(membership_in(body)?),
+    })
+}
+
+fn membership_in(body: EntryBody) -> Result<Membership<PeerId, Member>, CodecError> {
+    let EntryBody::Membership { voters, members } = body else {
+        return Ok(Membership::default());
+    };
+    let voters: Vec<BTreeSet<PeerId>> =
+        voters.into_iter().map(|set| set.into_iter().collect()).collect();
+    Membership::new(voters, members)
+        .map_err(|error| CodecError::Damaged { what: "a membership", reason: error.to_string() })
+}
+
+pub(super) fn stored_membership_out(stored: &RaftMembership) -> (Option<LogPosition>, EntryBody) {
+    (stored.log_id().map(position_out), membership_out(stored.membership()))
+}
+
+pub(super) fn stored_membership_in(
+    stored: (Option<LogPosition>, EntryBody),
+) -> Result<RaftMembership, CodecError> {
+    Ok(StoredMembership::new(stored.0.map(position_in), membership_in(stored.1)?))
+}
+
+#[cfg(test)]
+impl From<u64> for PeerId {
+    /// openraft's store suite numbers its nodes.
+    fn from(number: u64) -> Self {
+        let mut key = [0; 32];
+        key[24..].copy_from_slice(&number.to_be_bytes());
+        Self(key)
+    }
+}

@@ -1,0 +1,129 @@
+//! Serves Raft messages and snapshots that come from other peers.
+
+use openraft::{
+    Snapshot,
+    alias::SnapshotMetaOf,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest},
+};
+
+use super::{
+    Consensus, image,
+    machine::SnapshotData,
+    raft_types::{TypeConfig, entry_in, position_in, position_out, vote_in, vote_out},
+};
+use crate::types::{Append, AppendReply, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk};
+
+/// Largest image a peer takes in: about ten million pins.
+const IMAGE_LEN_MAX: usize = 2 * 1024 * 1024 * 1024;
+
+/// Pieces of the snapshot that is arriving. There is one leader, so there is one transfer; a new one
+/// replaces what is left of an old one.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotInbox {
+    transfer: u64,
+    image: Vec<u8>,
+}
+
+impl SnapshotInbox {
+    /// Takes a piece; returns the whole image with the last one.
+    fn take(&mut self, chunk: SnapshotChunk) -> Result<Option<Vec<u8>>, Refusal> {
+        if chunk.offset == 0 {
+            *self = Self { transfer: chunk.transfer, image: Vec::new() };
+        }
+        if self.transfer != chunk.transfer || self.image.len() as u64 != chunk.offset {
+            return Err(Refusal::Failed("a piece of the snapshot is missing".to_owned()));
+        }
+        if self.image.len() + chunk.data.len() > IMAGE_LEN_MAX {
+            *self = Self::default();
+            return Err(Refusal::Invalid(format!("the snapshot is over {IMAGE_LEN_MAX} bytes")));
+        }
+        self.image.extend_from_slice(&chunk.data);
+        Ok(chunk.last.then(|| std::mem::take(self).image))
+    }
+}
+
+fn failed(error: &impl std::fmt::Display) -> Refusal {
+    Refusal::Failed(error.to_string())
+}
+
+impl Consensus {
+    /// Answers a Raft message of a peer of the same cluster.
+    pub async fn serve(&self, message: RaftMessage) -> Response {
+        self.try_serve(message).await.map_or_else(Response::Refused, Response::Raft)
+    }
+
+    async fn try_serve(&self, message: RaftMessage) -> Result<RaftReply, Refusal> {
+        match message {
+            RaftMessage::Vote { vote, last, transfer } => {
+                let mut request = VoteRequest::new(vote_in(vote), last.map(position_in));
+                request.leadership_transfer = transfer;
+                let reply = self.raft.vote(request).await.map_err(|e| failed(&e))?;
+                Ok(vote_reply(&reply))
+            }
+            RaftMessage::PreVote { vote, last } => {
+                let request = VoteRequest::new(vote_in(vote), last.map(position_in));
+                let reply = self.raft.pre_vote(request).await.map_err(|e| failed(&e))?;
+                Ok(vote_reply(&reply))
+            }
+            RaftMessage::Append(append) => self.append(append).await,
+            RaftMessage::TransferLeader { from, to, last } => {
+                let request = TransferLeaderRequest::new(vote_in(from), to, last.map(position_in));
+                let taken =
+                    self.raft.handle_transfer_leader(request).await.map_err(|e| failed(&e))?;
+                taken.map_err(|e| failed(&e))?;
+                Ok(RaftReply::TransferLeader)
+            }
+        }
+    }
+
+    async fn append(&self, append: Append) -> Result<RaftReply, Refusal> {
+        let entries = append.entries.into_iter().map(entry_in).collect::<Result<Vec<_>, _>>();
+        let request = AppendEntriesRequest::<TypeConfig> {
+            vote: vote_in(append.vote),
+            prev_log_id: append.previous.map(position_in),
+            entries: entries.map_err(|e| Refusal::Invalid(e.to_string()))?,
+            leader_commit: append.committed.map(position_in),
+        };
+        let reply = self.raft.append_entries(request).await.map_err(|e| failed(&e))?;
+        Ok(RaftReply::Append(match reply {
+            AppendEntriesResponse::Success => AppendReply::Success,
+            AppendEntriesResponse::PartialSuccess(last) => {
+                AppendReply::Partial(last.map(position_out))
+            }
+            AppendEntriesResponse::Conflict => AppendReply::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => AppendReply::HigherVote(vote_out(&vote)),
+        }))
+    }
+
+    /// Takes a piece of a snapshot; installs it with the last one.
+    pub async fn serve_snapshot(&self, chunk: SnapshotChunk) -> Response {
+        self.take_snapshot(chunk).await.unwrap_or_else(Response::Refused)
+    }
+
+    async fn take_snapshot(&self, chunk: SnapshotChunk) -> Result<Response, Refusal> {
+        let vote = vote_in(chunk.vote);
+        let taken = {
+            let mut inbox = self.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            inbox.take(chunk)?
+        };
+        let Some(bytes) = taken else { return Ok(Response::Done) };
+        let image = image::read(&bytes).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: image.head.applied.map(position_in),
+            last_membership: image.head.raft_membership().map_err(|e| failed(&e))?,
+        };
+        drop(image);
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(bytes) };
+        let reply =
+            self.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| failed(&e))?;
+        Ok(Response::Raft(RaftReply::Snapshot(vote_out(&reply.vote))))
+    }
+}
+
+fn vote_reply(reply: &openraft::raft::VoteResponse<TypeConfig>) -> RaftReply {
+    RaftReply::Vote {
+        vote: vote_out(&reply.vote),
+        last: reply.last_log_id.map(position_out),
+        granted: reply.vote_granted,
+    }
+}

@@ -1,0 +1,272 @@
+//! The state's checkpoint on disk, in redb.
+//!
+//! Invariants: the pins, the position they include and the membership change in one transaction, so
+//! that a crash leaves the state of one position. Transactions of applied entries are not synced
+//! (the log is what makes them durable); [`StateStore::checkpoint`] syncs all before it. The log may
+//! be purged only up to a checkpoint.
+
+use std::{path::Path, sync::Arc};
+
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+
+use super::raft_types::{
+    CodecError, RaftMembership, decode, encode, stored_membership_in, stored_membership_out,
+};
+use crate::{
+    state::PinSet,
+    types::{Cid, ClusterId, EntryBody, LogPosition, Pin},
+};
+
+const PINS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pins");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const HEAD: &str = "head";
+const CLUSTER: &str = "cluster";
+
+const PIN_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 1;
+const CLUSTER_VERSION: u8 = 1;
+
+/// Memory redb may use for its cache; its default is 1 GiB.
+const CACHE_LEN_MAX: usize = 32 * 1024 * 1024;
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database itself.
+    #[error(
+        "the state in {path} cannot be used: {source}; if the disk is sound, restore this file or give the peer an empty data folder so that it joins anew"
+    )]
+    Database {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// A record in it.
+    #[error(transparent)]
+    Record(#[from] CodecError),
+}
+
+/// Which position the stored state includes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// The last entry applied.
+    pub(super) applied: Option<LogPosition>,
+    /// The last membership applied, and its position.
+    pub(super) membership: (Option<LogPosition>, EntryBody),
+    /// The position of the last snapshot installed: up to there the state does not come from this
+    /// peer's own log.
+    pub(super) installed: Option<LogPosition>,
+}
+
+/// The open store.
+#[derive(Clone, Debug)]
+pub struct StateStore {
+    database: Arc<Database>,
+    path: Arc<str>,
+}
+
+/// A consistent view of the store at one position, with what snapshots say of it.
+pub(super) struct View {
+    pub(super) head: Head,
+    transaction: ReadTransaction,
+    /// A transaction reads nothing once its database is dropped.
+    _database: Arc<Database>,
+    path: Arc<str>,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("head", &self.head).finish_non_exhaustive()
+    }
+}
+
+impl StateStore {
+    /// Opens or makes the file.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read or written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let name: Arc<str> = path.display().to_string().into();
+        let database = Database::builder()
+            .set_cache_size(CACHE_LEN_MAX)
+            .create(path)
+            .map_err(|error| failed(&name, error))?;
+        Self::prepared(database, name)
+    }
+
+    /// Opens or makes the store in another place than a file.
+    ///
+    /// # Errors
+    /// When what is there is damaged.
+    pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
+        let name: Arc<str> = "memory".into();
+        let database = Database::builder()
+            .set_cache_size(CACHE_LEN_MAX)
+            .create_with_backend(backend)
+            .map_err(|error| failed(&name, error))?;
+        Self::prepared(database, name)
+    }
+
+    /// Tables exist from here on, so that reading never meets a missing one.
+    fn prepared(database: Database, path: Arc<str>) -> Result<Self, StoreError> {
+        let store = Self { database: Arc::new(database), path };
+        store.write(Durability::Immediate, |transaction| {
+            transaction.open_table(PINS)?;
+            transaction.open_table(META)?;
+            Ok(())
+        })?;
+        Ok(store)
+    }
+
+    fn write(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let run = || {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(durability)?;
+            change(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        run().map_err(|error: redb::Error| failed(&self.path, error))
+    }
+
+    /// The cluster this disk belongs to, and its epoch; absent on a blank disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn cluster(&self) -> Result<Option<(ClusterId, u64)>, StoreError> {
+        let read = || {
+            let table = self.database.begin_read()?.open_table(META)?;
+            Ok(table.get(CLUSTER)?.map(|value| value.value().to_vec()))
+        };
+        let bytes = read().map_err(|error: redb::Error| failed(&self.path, error))?;
+        Ok(bytes.map(|bytes| decode("the cluster's ID", CLUSTER_VERSION, &bytes)).transpose()?)
+    }
+
+    /// Binds the disk to a cluster, durably.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> Result<(), StoreError> {
+        let value = encode(CLUSTER_VERSION, &(cluster, epoch));
+        self.write(Durability::Immediate, |transaction| {
+            transaction.open_table(META)?.insert(CLUSTER, value.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced.
+    pub(super) fn apply(&self, pins: &[(Cid, Option<Pin>)], head: &Head) -> Result<(), StoreError> {
+        self.write(Durability::None, |transaction| {
+            let mut table = transaction.open_table(PINS)?;
+            for (cid, pin) in pins {
+                let key = cid.to_bytes();
+                match pin {
+                    Some(pin) => {
+                        table.insert(key.as_slice(), encode(PIN_VERSION, pin).as_slice())?;
+                    }
+                    None => {
+                        table.remove(key.as_slice())?;
+                    }
+                }
+            }
+            put_head(transaction, head)
+        })
+    }
+
+    /// Replaces everything by an installed snapshot, durably.
+    pub(super) fn replace(&self, pins: &PinSet, head: &Head) -> Result<(), StoreError> {
+        self.write(Durability::Immediate, |transaction| {
+            transaction.delete_table(PINS)?;
+            let mut table = transaction.open_table(PINS)?;
+            for (cid, pin) in pins.iter() {
+                let value = encode(PIN_VERSION, pin);
+                table.insert(cid.to_bytes().as_slice(), value.as_slice())?;
+            }
+            put_head(transaction, head)
+        })
+    }
+
+    /// Syncs everything applied so far.
+    pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
+        self.write(Durability::Immediate, |_| Ok(()))
+    }
+
+    /// The state as it is now.
+    pub(super) fn view(&self) -> Result<View, StoreError> {
+        let read = || {
+            let transaction = self.database.begin_read()?;
+            let head = transaction.open_table(META)?.get(HEAD)?.map(|value| value.value().to_vec());
+            Ok((transaction, head))
+        };
+        let (transaction, head) = read().map_err(|error: redb::Error| failed(&self.path, error))?;
+        let head = match head {
+            Some(bytes) => decode("the state's head", HEAD_VERSION, &bytes)?,
+            None => Head::default(),
+        };
+        Ok(View { head, transaction, _database: self.database.clone(), path: self.path.clone() })
+    }
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            applied: None,
+            membership: stored_membership_out(&RaftMembership::default()),
+            installed: None,
+        }
+    }
+}
+
+impl Head {
+    pub(super) fn raft_membership(&self) -> Result<RaftMembership, CodecError> {
+        stored_membership_in(self.membership.clone())
+    }
+}
+
+impl View {
+    /// Calls `each` with the pins in order, until it fails.
+    pub(super) fn for_each(
+        &self,
+        mut each: impl FnMut(Cid, Pin) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let fail = |error: redb::Error| failed(&self.path, error);
+        let table = self.transaction.open_table(PINS).map_err(|error| fail(error.into()))?;
+        for record in table.iter().map_err(|error| fail(error.into()))? {
+            let (key, value) = record.map_err(|error| fail(error.into()))?;
+            let cid = Cid::from_bytes(key.value()).map_err(|error| CodecError::Damaged {
+                what: "a pin's key",
+                reason: error.to_string(),
+            })?;
+            each(cid, decode("a pin", PIN_VERSION, value.value())?)?;
+        }
+        Ok(())
+    }
+
+    /// The whole state.
+    pub(super) fn pin_set(&self) -> Result<PinSet, StoreError> {
+        let mut pins = PinSet::default();
+        self.for_each(|cid, pin| {
+            pins.restore(cid, pin);
+            Ok(())
+        })?;
+        Ok(pins)
+    }
+}
+
+fn put_head(transaction: &WriteTransaction, head: &Head) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.insert(HEAD, encode(HEAD_VERSION, head).as_slice())?;
+    Ok(())
+}
+
+fn failed(path: &str, error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Database { path: path.to_owned(), source: Box::new(error.into()) }
+}

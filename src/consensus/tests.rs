@@ -1,0 +1,69 @@
+//! openraft's own store suite, and what a disk that is not whole does.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, OnceLock};
+
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::{
+    BoundLog, DiskLog, OpenError, StateStore, Stores, check_stores, machine::Machine,
+    raft_types::TypeConfig, state_store::Head,
+};
+use crate::types::{ClusterId, LogPosition};
+
+struct OnDisk;
+
+impl StoreBuilder<TypeConfig, DiskLog, Machine, TempDir> for OnDisk {
+    async fn build(&self) -> Result<(TempDir, DiskLog, Machine), StorageError<TypeConfig>> {
+        let folder = TempDir::new().unwrap();
+        let log = DiskLog::open(&folder.path().join("log")).unwrap();
+        let store = StateStore::open(&folder.path().join("state.redb")).unwrap();
+        // The suite applies entries that it never appended.
+        let flushed = watch::Sender::new(Some(u64::MAX)).subscribe();
+        let machine = Machine::load(store, flushed, Arc::new(OnceLock::new())).unwrap();
+        Ok((folder, log, machine))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_store_suite_passes() {
+    Suite::test_all(OnDisk).await.unwrap();
+}
+
+fn stores(folder: &TempDir) -> Stores<DiskLog> {
+    let log = DiskLog::open(&folder.path().join("log")).unwrap();
+    let state = StateStore::open(&folder.path().join("state.redb")).unwrap();
+    Stores { flushed: log.flushed(), log, state }
+}
+
+#[test]
+fn a_log_of_another_cluster_or_none_is_refused() {
+    let (id, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
+    let folder = TempDir::new().unwrap();
+    let stores = stores(&folder);
+    check_stores(&stores).unwrap();
+    // A crash between binding the state and binding the log.
+    stores.state.set_cluster(id, 1).unwrap();
+    check_stores(&stores).unwrap();
+    BoundLog::set_cluster(&stores.log, other, 1).unwrap();
+    assert!(matches!(check_stores(&stores), Err(OpenError::Mixed { .. })));
+    BoundLog::set_cluster(&stores.log, id, 1).unwrap();
+    check_stores(&stores).unwrap();
+}
+
+#[test]
+fn a_log_shorter_than_the_state_is_refused_unless_a_snapshot_was_installed() {
+    let folder = TempDir::new().unwrap();
+    let stores = stores(&folder);
+    let at = Some(LogPosition { term: 1, index: 5 });
+    stores.state.apply(&[], &Head { applied: at, ..Head::default() }).unwrap();
+    assert!(matches!(check_stores(&stores), Err(OpenError::LogTooShort { .. })));
+    stores.state.apply(&[], &Head { applied: at, installed: at, ..Head::default() }).unwrap();
+    check_stores(&stores).unwrap();
+}

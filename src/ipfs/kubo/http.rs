@@ -1,0 +1,210 @@
+//! Requests to Kubo's RPC and the lines of its answers.
+//!
+//! Invariant: an answer that ends without an error has ended cleanly and without the trailer
+//! `X-Stream-Error`.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use super::{KuboUrlError, SILENCE_MAX, wire};
+use crate::ipfs::IpfsError;
+
+/// Time to make a connection; the daemon is in the same pod.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// Idle connections kept: more than the tracker has requests in flight.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+/// Idle connections are closed after that time.
+const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(30);
+/// Longest line of an answer in bytes; the longest known one is `id` with hundreds of addresses.
+const LINE_LEN_MAX: usize = 1024 * 1024;
+/// Longest body of an error in bytes.
+const ERROR_LEN_MAX: usize = 64 * 1024;
+/// Kubo's trailer with an error that came after the status line.
+const STREAM_ERROR: &str = "x-stream-error";
+
+/// Sends requests to one RPC.
+#[derive(Clone, Debug)]
+pub(super) struct Rpc {
+    client: reqwest::Client,
+    base: reqwest::Url,
+}
+
+impl Rpc {
+    pub(super) fn new(url: &str) -> Result<Self, KuboUrlError> {
+        let error = || KuboUrlError::Url(url.chars().take(200).collect());
+        let base = reqwest::Url::parse(url).map_err(|_| error())?;
+        let plain = base.scheme() == "http" && base.host().is_some() && base.path() == "/";
+        if !plain || base.query().is_some() {
+            return Err(error());
+        }
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_DEADLINE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_idle_timeout(IDLE_CONNECTION_TIME)
+            .build()?;
+        Ok(Self { client, base })
+    }
+
+    /// Sends a command and waits at most `deadline` for the head of its answer.
+    pub(super) async fn open(
+        &self,
+        command: &str,
+        query: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<Lines, IpfsError> {
+        let deadline = Instant::now() + deadline;
+        let mut url = self.base.clone();
+        url.set_path(&format!("/api/v0/{command}"));
+        url.query_pairs_mut().extend_pairs(query);
+        // Kubo answers POST only.
+        let response = timeout_at(deadline, self.client.post(url).send())
+            .await
+            .map_err(|_| IpfsError::Down(format!("no answer to {command} in time")))?
+            .map_err(|error| IpfsError::Down(reason(&error.without_url())))?;
+        let response = http::Response::<reqwest::Body>::from(response);
+        let status = response.status();
+        let mut lines = Lines {
+            body: response.into_body(),
+            whole: VecDeque::new(),
+            partial: Vec::new(),
+            over: false,
+        };
+        if status == http::StatusCode::OK {
+            return Ok(lines);
+        }
+        let body = lines.rest(ERROR_LEN_MAX).await?;
+        Err(wire::error_of_response(status, &body))
+    }
+
+    /// Sends a command whose answer is one object.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        query: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<T, IpfsError> {
+        let mut lines = self.open(command, query, deadline).await?;
+        let answer = lines.next_json().await?;
+        // Read to the end: for a late error, and so that the connection can be used again.
+        while lines.next().await?.is_some() {}
+        answer.ok_or_else(|| IpfsError::Failed(format!("{command} answered nothing")))
+    }
+}
+
+/// The lines of an answer.
+#[derive(Debug)]
+pub(super) struct Lines {
+    body: reqwest::Body,
+    whole: VecDeque<Bytes>,
+    partial: Vec<u8>,
+    over: bool,
+}
+
+impl Lines {
+    /// The next line as JSON; `None` at a clean end.
+    pub(super) async fn next_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, IpfsError> {
+        let Some(line) = self.next().await? else { return Ok(None) };
+        serde_json::from_slice(&line).map(Some).map_err(|error| {
+            let line: String = String::from_utf8_lossy(&line).chars().take(100).collect();
+            IpfsError::Failed(format!("an answer is not understood ({error}): {line}"))
+        })
+    }
+
+    /// The next line that is not empty; `None` at a clean end.
+    async fn next(&mut self) -> Result<Option<Bytes>, IpfsError> {
+        loop {
+            if let Some(line) = self.whole.pop_front() {
+                return Ok(Some(line));
+            }
+            if self.over {
+                return Ok(None);
+            }
+            match self.frame().await? {
+                Some(data) => self.split(&data)?,
+                None => {
+                    self.over = true;
+                    let last = std::mem::take(&mut self.partial);
+                    self.push(Bytes::from(last));
+                }
+            }
+        }
+    }
+
+    fn split(&mut self, mut data: &[u8]) -> Result<(), IpfsError> {
+        while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(&data[..end]);
+            let line = Bytes::from(std::mem::take(&mut self.partial));
+            self.push(line);
+            data = &data[end + 1..];
+        }
+        if self.partial.len() + data.len() > LINE_LEN_MAX {
+            return Err(IpfsError::Failed(format!("a line is longer than {LINE_LEN_MAX} bytes")));
+        }
+        self.partial.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn push(&mut self, line: Bytes) {
+        if !line.iter().all(u8::is_ascii_whitespace) {
+            self.whole.push_back(line);
+        }
+    }
+
+    /// All that is left, refused beyond `max` bytes.
+    async fn rest(&mut self, max: usize) -> Result<Vec<u8>, IpfsError> {
+        let mut rest = Vec::new();
+        while let Some(data) = self.frame().await? {
+            if rest.len() + data.len() > max {
+                return Err(IpfsError::Failed(format!("an error is longer than {max} bytes")));
+            }
+            rest.extend_from_slice(&data);
+        }
+        Ok(rest)
+    }
+
+    /// The next piece of the body; `None` at a clean end.
+    async fn frame(&mut self) -> Result<Option<Bytes>, IpfsError> {
+        loop {
+            let frame = timeout_at(Instant::now() + SILENCE_MAX, self.body.frame())
+                .await
+                .map_err(|_| IpfsError::Down(format!("silent for {} s", SILENCE_MAX.as_secs())))?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| IpfsError::Down(reason(&error)))?;
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Ok(Some(data)),
+                Err(frame) => check_trailers(frame.trailers_ref())?,
+            }
+        }
+    }
+}
+
+fn check_trailers(trailers: Option<&http::HeaderMap>) -> Result<(), IpfsError> {
+    let Some(error) = trailers.and_then(|trailers| trailers.get(STREAM_ERROR)) else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(error.as_bytes());
+    if text.trim().is_empty() { Ok(()) } else { Err(wire::error_of(&text)) }
+}
+
+/// An error with its causes: reqwest's own text names only the outermost.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.chars().take(300).collect()
+}

@@ -1,0 +1,223 @@
+//! Kubo's RPC (<https://docs.ipfs.tech/reference/kubo/rpc/>) over HTTP.
+//!
+//! Invariants: a pin counts as done only when the last object of `pin/add` carries `Pins` and no
+//! trailer `X-Stream-Error` came, since Kubo ends an interrupted pin with HTTP 200 and a clean end;
+//! `pin/ls` is never asked without a type, which would walk every DAG; nothing read from the daemon
+//! is kept without a bound. It decides nothing: retries and stall times belong to the tracker.
+
+mod http;
+mod wire;
+
+use std::time::Duration;
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use tokio::sync::watch;
+
+use self::{
+    http::{Lines, Rpc},
+    wire::{Id, PinEvent, PinLsItem, RepoStat},
+};
+use super::{ASK_LEN_MAX, Ipfs, IpfsError, RepositoryStat};
+use crate::types::{Cid, DaemonInfo, Progress};
+
+/// For answers that cost the daemon little.
+const QUICK_DEADLINE: Duration = Duration::from_secs(10);
+/// For answers that may wait for the daemon's pin lock or walk its index.
+const SLOW_DEADLINE: Duration = Duration::from_secs(60);
+/// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Why a client cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum KuboUrlError {
+    /// The address is not of the form `http://host:port`.
+    #[error("{0:?} is not the address of a Kubo RPC (http://127.0.0.1:5001)")]
+    Url(String),
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client cannot be built: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A client of one Kubo; clones share connections.
+#[derive(Clone, Debug)]
+pub struct KuboClient {
+    rpc: Rpc,
+}
+
+impl KuboClient {
+    /// A client for the RPC at `url`, as in `http://127.0.0.1:5001`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When `url` is not an address of that form.
+    pub fn new(url: &str) -> Result<Self, KuboUrlError> {
+        Ok(Self { rpc: Rpc::new(url)? })
+    }
+
+    async fn ask_id(&self) -> Result<DaemonInfo, IpfsError> {
+        let id: Id = self.rpc.ask("id", &[], QUICK_DEADLINE).await?;
+        let addresses = id.addresses.unwrap_or_default();
+        Ok(DaemonInfo { id: id.id, agent: id.agent_version, addresses })
+    }
+
+    /// Kubo stops at the first CID that is not pinned, having named those before it. So the answer is
+    /// taken piece by piece: long questions while everything is pinned, single ones where it is not.
+    async fn ask_pinned(&self, cids: &[Cid]) -> Result<Vec<bool>, IpfsError> {
+        let mut answers = Vec::with_capacity(cids.len());
+        let mut window = cids.len().clamp(1, ASK_LEN_MAX);
+        while answers.len() < cids.len() {
+            let rest = &cids[answers.len()..];
+            let asked = &rest[..window.min(rest.len())];
+            let held = self.leading_pinned(asked).await?;
+            answers.extend(std::iter::repeat_n(true, held));
+            if held < asked.len() {
+                answers.push(false);
+                window = 1;
+            } else {
+                window = (window * 2).min(ASK_LEN_MAX);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// How many of `cids` are pinned before the first one that is not.
+    async fn leading_pinned(&self, cids: &[Cid]) -> Result<usize, IpfsError> {
+        let texts: Vec<String> = cids.iter().map(Cid::to_string).collect();
+        let mut query: Vec<(&str, &str)> = texts.iter().map(|cid| ("arg", cid.as_str())).collect();
+        query.extend([("type", "recursive"), ("stream", "true")]);
+        let mut held = 0;
+        let answer = async {
+            let mut lines = self.rpc.open("pin/ls", &query, SLOW_DEADLINE).await?;
+            while let Some(item) = lines.next_json::<PinLsItem>().await? {
+                if item.cid != *cids.get(held).ok_or_else(|| unasked(&item.cid))? {
+                    return Err(unasked(&item.cid));
+                }
+                held += 1;
+            }
+            Ok(())
+        };
+        match answer.await {
+            Ok(()) if held == cids.len() => Ok(held),
+            Ok(()) => Err(IpfsError::Failed("pin/ls ended before all answers".to_owned())),
+            Err(IpfsError::Failed(message))
+                if held < cids.len() && message == wire::not_pinned(&texts[held]) =>
+            {
+                Ok(held)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn add_pin(&self, cid: Cid, progress: &watch::Sender<Progress>) -> Result<(), IpfsError> {
+        let text = cid.to_string();
+        let query = [("arg", text.as_str()), ("recursive", "true"), ("progress", "true")];
+        let mut lines = self.rpc.open("pin/add", &query, SLOW_DEADLINE).await?;
+        let mut pinned = false;
+        while let Some(event) = lines.next_json::<PinEvent>().await? {
+            pinned = event.pins.as_ref().is_some_and(|pins| pins.contains(&cid));
+            if let Some(blocks) = event.blocks {
+                let bytes = event.bytes.unwrap_or_default();
+                progress.send_replace(Progress { blocks, bytes });
+            }
+        }
+        if pinned {
+            Ok(())
+        } else {
+            Err(IpfsError::Failed("pin/add ended without saying that it is pinned".to_owned()))
+        }
+    }
+
+    async fn remove_pin(&self, cid: Cid) -> Result<(), IpfsError> {
+        let text = cid.to_string();
+        match self.rpc.ask::<serde_json::Value>("pin/rm", &[("arg", &text)], SLOW_DEADLINE).await {
+            Ok(_) => Ok(()),
+            Err(IpfsError::Failed(message)) if message == wire::NOT_PINNED_RECURSIVELY => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_repository(&self) -> Result<RepositoryStat, IpfsError> {
+        let stat: RepoStat =
+            self.rpc.ask("repo/stat", &[("size-only", "true")], SLOW_DEADLINE).await?;
+        Ok(RepositoryStat { size: stat.repo_size, storage_max: stat.storage_max })
+    }
+
+    async fn keep_connected(&self, addresses: &[String]) -> Result<(), IpfsError> {
+        let query: Vec<(&str, &str)> = addresses.iter().map(|a| ("arg", a.as_str())).collect();
+        // Its answer says nothing that is of use: connecting goes on in the background.
+        let mut lines = self.rpc.open("swarm/peering/add", &query, QUICK_DEADLINE).await?;
+        while lines.next_json::<serde_json::Value>().await?.is_some() {}
+        Ok(())
+    }
+}
+
+fn unasked(cid: &Cid) -> IpfsError {
+    IpfsError::Failed(format!("pin/ls answers about {cid}, which was not asked"))
+}
+
+/// Where a listing stands between two items.
+enum Listing {
+    Start(Rpc),
+    Open(Lines),
+    Over,
+}
+
+async fn next_pin(listing: Listing) -> Option<(Result<Cid, IpfsError>, Listing)> {
+    let next = async {
+        let mut lines = match listing {
+            Listing::Start(rpc) => {
+                let query = [("type", "recursive"), ("stream", "true")];
+                rpc.open("pin/ls", &query, SLOW_DEADLINE).await?
+            }
+            Listing::Open(lines) => lines,
+            Listing::Over => return Ok(None),
+        };
+        let item = lines.next_json::<PinLsItem>().await?;
+        Ok(item.map(|item| (item.cid, Listing::Open(lines))))
+    };
+    match next.await {
+        Ok(None) => None,
+        Ok(Some((cid, listing))) => Some((Ok(cid), listing)),
+        Err(error) => Some((Err(error), Listing::Over)),
+    }
+}
+
+impl Ipfs for KuboClient {
+    fn id(&self) -> BoxFuture<'_, Result<DaemonInfo, IpfsError>> {
+        self.ask_id().boxed()
+    }
+
+    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<bool>, IpfsError>> {
+        async move { self.ask_pinned(&cids).await }.boxed()
+    }
+
+    fn pin(
+        &self,
+        cid: Cid,
+        progress: watch::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), IpfsError>> {
+        async move { self.add_pin(cid, &progress).await }.boxed()
+    }
+
+    fn unpin(&self, cid: Cid) -> BoxFuture<'_, Result<(), IpfsError>> {
+        self.remove_pin(cid).boxed()
+    }
+
+    fn pins(&self) -> BoxStream<'_, Result<Cid, IpfsError>> {
+        stream::unfold(Listing::Start(self.rpc.clone()), next_pin).boxed()
+    }
+
+    fn repository(&self) -> BoxFuture<'_, Result<RepositoryStat, IpfsError>> {
+        self.ask_repository().boxed()
+    }
+
+    fn connect(&self, addresses: Vec<String>) -> BoxFuture<'_, Result<(), IpfsError>> {
+        async move { self.keep_connected(&addresses).await }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What Kubo's RPC says: JSON shapes and the meaning of its errors.
+//!
+//! Kubo gives nearly every error as HTTP 500 with code 0, so some are told apart by their text
+//! (core/commands/pin/pin.go and boxo's verifcid, Kubo 0.42); each text is checked against the real
+//! daemon by the end-to-end tests.
+
+use serde::Deserialize;
+
+use crate::{ipfs::IpfsError, types::Cid};
+
+/// `id`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Id {
+    #[serde(rename = "ID")]
+    pub(super) id: String,
+    #[serde(rename = "AgentVersion", default)]
+    pub(super) agent_version: String,
+    /// Null while it listens nowhere.
+    #[serde(rename = "Addresses", default)]
+    pub(super) addresses: Option<Vec<String>>,
+}
+
+/// One object of `pin/add?progress=true`: progress (an empty object when there is none yet), or at
+/// the end the pins.
+#[derive(Debug, Deserialize)]
+pub(super) struct PinEvent {
+    #[serde(rename = "Pins", default)]
+    pub(super) pins: Option<Vec<Cid>>,
+    #[serde(rename = "Progress", default)]
+    pub(super) blocks: Option<u64>,
+    #[serde(rename = "Bytes", default)]
+    pub(super) bytes: Option<u64>,
+}
+
+/// One object of `pin/ls?stream=true`.
+#[derive(Debug, Deserialize)]
+pub(super) struct PinLsItem {
+    #[serde(rename = "Cid")]
+    pub(super) cid: Cid,
+}
+
+/// `repo/stat?size-only=true`.
+#[derive(Debug, Deserialize)]
+pub(super) struct RepoStat {
+    #[serde(rename = "RepoSize")]
+    pub(super) repo_size: u64,
+    #[serde(rename = "StorageMax")]
+    pub(super) storage_max: u64,
+}
+
+/// The body of an answer that is an error.
+#[derive(Debug, Deserialize)]
+struct ErrorBody {
+    #[serde(rename = "Message")]
+    message: String,
+}
+
+/// `pin/rm` of what is not pinned recursively.
+pub(super) const NOT_PINNED_RECURSIVELY: &str = "not pinned or pinned indirectly";
+
+/// What `pin/ls` says of the first argument that is not pinned.
+pub(super) fn not_pinned(argument: &str) -> String {
+    format!("path '{argument}' is not pinned")
+}
+
+/// Longest text of an error that is kept, in characters.
+const MESSAGE_LEN_MAX: usize = 300;
+
+/// Errors that lie in the CID itself.
+const PERMANENT: [&str; 4] =
+    ["insecure hash functions not allowed", "digest too large", "invalid path", "invalid cid"];
+
+/// The error that a text in Kubo's words stands for.
+pub(super) fn error_of(message: &str) -> IpfsError {
+    let text: String = message.trim().chars().take(MESSAGE_LEN_MAX).collect();
+    if PERMANENT.iter().any(|part| message.contains(part)) {
+        IpfsError::Refused(text)
+    } else {
+        IpfsError::Failed(text)
+    }
+}
+
+/// The error that an answer other than 200 stands for.
+pub(super) fn error_of_response(status: http::StatusCode, body: &[u8]) -> IpfsError {
+    if let Ok(body) = serde_json::from_slice::<ErrorBody>(body) {
+        return error_of(&body.message);
+    }
+    let text = String::from_utf8_lossy(body);
+    let text: String = text.trim().chars().take(MESSAGE_LEN_MAX).collect();
+    let text = format!("HTTP {}: {text}", status.as_u16());
+    if status.is_client_error() {
+        // No such command, not allowed: another question would have to be asked.
+        IpfsError::Refused(text)
+    } else {
+        IpfsError::Failed(text)
+    }
+}

@@ -1,0 +1,102 @@
+//! Peer metrics at the leader: the latest of each peer, until they expire.
+//!
+//! Invariant: metrics older than their time to live are never given out. "Down" means expired.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::types::{Metrics, PeerId};
+
+pub mod informer;
+
+/// The latest peer metrics.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    latest: Mutex<BTreeMap<PeerId, (Metrics, Instant)>>,
+}
+
+/// Why metrics are not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("peer {0} already uses the same daemon")]
+pub struct DaemonTaken(pub PeerId);
+
+impl Monitor {
+    /// Takes a peer's metrics.
+    ///
+    /// # Errors
+    /// When another peer that is not down reports the same daemon: two peers on one daemon would
+    /// unpin each other's content.
+    pub fn take(&self, from: PeerId, metrics: Metrics) -> Result<(), DaemonTaken> {
+        let now = Instant::now();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let daemon = metrics.daemon.as_ref().map(|daemon| daemon.id.clone());
+        let taken = latest.iter().find(|(peer, (other, expiry))| {
+            **peer != from
+                && *expiry > now
+                && daemon.is_some()
+                && other.daemon.as_ref().map(|d| &d.id) == daemon.as_ref()
+        });
+        if let Some((peer, _)) = taken {
+            return Err(DaemonTaken(*peer));
+        }
+        let expiry = now + Duration::from_millis(metrics.ttl_ms);
+        latest.insert(from, (metrics, expiry));
+        Ok(())
+    }
+
+    /// Metrics that have not expired.
+    #[must_use]
+    pub fn valid(&self) -> BTreeMap<PeerId, Metrics> {
+        let now = Instant::now();
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest
+            .iter()
+            .filter(|(_, (_, expiry))| *expiry > now)
+            .map(|(peer, (metrics, _))| (*peer, metrics.clone()))
+            .collect()
+    }
+
+    /// Forgets everything: a new leader starts from nothing.
+    pub fn clear(&self) {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::types::DaemonInfo;
+
+    fn metrics(daemon: &str) -> Metrics {
+        Metrics {
+            daemon: Some(DaemonInfo { id: daemon.into(), agent: String::new(), addresses: vec![] }),
+            free_space: None,
+            repository_size: None,
+            pins: 0,
+            pin_queue: 0,
+            tags: BTreeMap::new(),
+            version: String::new(),
+            addresses: vec![],
+            ttl_ms: 1000,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metrics_expire_and_a_daemon_has_one_peer() {
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let monitor = Monitor::default();
+        monitor.take(a, metrics("x")).unwrap();
+        assert_eq!(monitor.take(b, metrics("x")), Err(DaemonTaken(a)));
+        monitor.take(b, metrics("y")).unwrap();
+        assert_eq!(monitor.valid().len(), 2);
+        tokio::time::advance(Duration::from_millis(1001)).await;
+        assert!(monitor.valid().is_empty());
+        monitor.take(b, metrics("x")).unwrap();
+    }
+}

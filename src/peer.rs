@@ -1,0 +1,182 @@
+//! The composition root: builds every part of a peer complete, owns their tasks and stops them.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    cluster::{AddressBook, Cluster, FatalError, JoinPolicy, Parts, ReadBarrier},
+    consensus::{BoundLog, Consensus, OpenError, Stores, Timing},
+    ipfs::SharedIpfs,
+    monitor::informer::Sources,
+    rpc::{Inbound, SharedTransport},
+    tracker::{self, BarrierError, LedgerError, LedgerPort, Ports, Tracker, TrackerHandle},
+    types::{Member, PeerId},
+};
+
+/// What a peer is assembled from. Processes bring disks, libp2p and Kubo; worlds bring simulated ones.
+pub struct Assembly<L> {
+    /// Who it is.
+    pub id: PeerId,
+    /// Its name and the addresses others reach it at.
+    pub member: Member,
+    /// Raft's timing.
+    pub timing: Timing,
+    /// Log and state.
+    pub stores: Stores<L>,
+    /// The way to other peers.
+    pub transport: SharedTransport,
+    /// Requests of other peers.
+    pub inbound: mpsc::Receiver<Inbound>,
+    /// The daemon beside it.
+    pub ipfs: SharedIpfs,
+    /// What it pinned on that daemon.
+    pub ledger: LedgerPort,
+    /// The tracker's limits.
+    pub tracker: tracker::Config,
+    /// Where peers were last.
+    pub addresses: AddressBook,
+    /// A folder on the daemon's volume, for its free space.
+    pub volume: Option<PathBuf>,
+    /// Labels for placement.
+    pub tags: BTreeMap<String, String>,
+    /// Wall-clock time for timestamps.
+    pub clock: Clock,
+    /// Which cluster to join while blank.
+    pub join: JoinPolicy,
+}
+
+impl<L> std::fmt::Debug for Assembly<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Assembly").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Why a peer did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// Log or state.
+    #[error(transparent)]
+    Consensus(#[from] OpenError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// A running peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its part in the cluster.
+    pub cluster: Cluster,
+    /// What it holds.
+    pub tracker: TrackerHandle,
+    consensus: Consensus,
+    tasks: JoinSet<Result<(), FatalError>>,
+    token: CancellationToken,
+}
+
+impl Peer {
+    /// Builds and starts a peer.
+    ///
+    /// # Errors
+    /// When what its disks hold cannot be used.
+    pub async fn assemble<L: BoundLog>(assembly: Assembly<L>) -> Result<Self, AssembleError> {
+        let Assembly {
+            id,
+            member,
+            timing,
+            stores,
+            transport,
+            inbound,
+            ipfs,
+            ledger,
+            tracker,
+            addresses,
+            volume,
+            tags,
+            clock,
+            join,
+        } = assembly;
+        let token = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let consensus = Consensus::open(id, timing, stores, transport.clone()).await?;
+        let barrier = ReadBarrier { consensus: consensus.clone(), transport: transport.clone() };
+        let ports = Ports {
+            ipfs: ipfs.clone(),
+            ledger,
+            state: consensus.state().clone(),
+            me: id,
+            barrier: Arc::new(move || {
+                let barrier = barrier.clone();
+                Box::pin(
+                    async move { barrier.pass().await.map_err(|e| BarrierError(e.to_string())) },
+                )
+            }),
+            clock,
+        };
+        let (tracker, tracking) = Tracker::spawn(tracker, ports, token.clone())?;
+        tasks.spawn(async move {
+            tracking.await.map_err(|error| FatalError::Stopped(format!("the tracker: {error}")))
+        });
+        let sources = Sources {
+            ipfs: ipfs.clone(),
+            tracker: tracker.clone(),
+            volume,
+            tags,
+            addresses: member.addresses.clone(),
+        };
+        let metrics = watch::Sender::new(sources.unknown());
+        let known = metrics.subscribe();
+        let stop = token.clone();
+        tasks.spawn(async move {
+            sources.run(metrics, stop).await;
+            Ok(())
+        });
+        let parts = Parts {
+            id,
+            member,
+            consensus: consensus.clone(),
+            transport,
+            ipfs,
+            tracker: tracker.clone(),
+            addresses,
+            metrics: known,
+            clock,
+            join,
+        };
+        let cluster = Cluster::start(parts, inbound, &mut tasks, &token);
+        Ok(Self { cluster, tracker, consensus, tasks, token })
+    }
+
+    /// Resolves when the peer cannot go on; says why.
+    pub async fn failed(&mut self) -> FatalError {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(error)) => return FatalError::Stopped(error.to_string()),
+                None => return FatalError::Stopped("every task has ended".to_owned()),
+            }
+        }
+    }
+
+    /// Hands leadership over if it has it, then stops every task and consensus.
+    pub async fn stop(mut self) {
+        self.cluster.hand_over().await;
+        self.token.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.consensus.shutdown().await;
+    }
+}
+
+/// A peer that is dropped does nothing more, as after a crash.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}

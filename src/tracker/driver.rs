@@ -1,0 +1,365 @@
+//! Runs the machine's actions and feeds it events.
+//!
+//! One task owns everything in flight, so that what is cancelled can never answer afterwards.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc, watch,
+    },
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BarrierError, CHANGES_MAX, LedgerError, PAGE_LEN, Ports, Shared,
+    machine::{Action, Config, Event, Machine, Now},
+};
+use crate::{
+    ipfs::{IpfsError, SharedIpfs},
+    state::{Changed, PinSet},
+    types::{Cid, PeerId, Progress},
+};
+
+/// Longest wait for a barrier.
+const BARRIER_DEADLINE: Duration = Duration::from_secs(10);
+/// CIDs of the daemon's list handed over at once.
+const LIST_LEN: usize = 1024;
+/// Pieces of a list that may wait.
+const LIST_PIECES_MAX: usize = 2;
+/// Events handled before their changes are told, so that these come in batches.
+const EVENTS_PER_TURN: usize = 64;
+
+enum ListPiece {
+    Cids(Vec<Cid>),
+    End(Result<(), IpfsError>),
+}
+
+struct Flight {
+    token: CancellationToken,
+    progress: watch::Receiver<Progress>,
+}
+
+pub(super) struct Driver {
+    ports: Ports,
+    shared: Arc<Shared>,
+    origin: Instant,
+    /// Everything under way; none as answer when it was cancelled.
+    running: FuturesUnordered<BoxFuture<'static, Option<Event>>>,
+    /// Cancels what is under way with the daemon.
+    daemon_token: CancellationToken,
+    flights: BTreeMap<Cid, Flight>,
+    list: Option<mpsc::Receiver<ListPiece>>,
+    /// Where a comparison with the whole state stands: go on after that CID.
+    comparison: Option<Option<Cid>>,
+    comparison_at: Instant,
+    comparison_period: Duration,
+}
+
+impl Driver {
+    pub(super) fn new(config: Config, ports: Ports) -> Result<Self, LedgerError> {
+        let ledger = ports.ledger.ledger();
+        let (bound, entries) = (ledger.daemon()?, ledger.entries()?);
+        let origin = Instant::now();
+        let now = Now { at: Duration::ZERO, wall: ports.clock.now() };
+        let shared = Shared {
+            machine: Machine::new(config, now, bound, entries).into(),
+            daemon: None.into(),
+            changes: broadcast::channel(CHANGES_MAX).0,
+        };
+        Ok(Self {
+            ports,
+            shared: Arc::new(shared),
+            origin,
+            running: FuturesUnordered::new(),
+            daemon_token: CancellationToken::new(),
+            flights: BTreeMap::new(),
+            list: None,
+            comparison: Some(None),
+            comparison_at: origin + config.compare_period,
+            comparison_period: config.compare_period,
+        })
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(super) async fn run(mut self, token: CancellationToken) {
+        // Before the first look at the state: what changes from here on is told.
+        let mut changes = self.ports.state.subscribe();
+        while !token.is_cancelled() {
+            self.compare_page();
+            let wake = self.wake_at();
+            tokio::select! { biased;
+                () = token.cancelled() => break,
+                changed = changes.recv() => self.state_changed(changed),
+                () = sleep_until(wake) => self.tick(),
+                piece = next_piece(&mut self.list) => self.list_piece(piece),
+                Some(event) = self.running.next() => self.finished(event),
+            }
+            self.drain();
+            self.tell();
+        }
+    }
+
+    /// When there is something to do even if nothing happens.
+    fn wake_at(&self) -> Instant {
+        if self.comparison.is_some() {
+            return Instant::now();
+        }
+        let deadline = self.origin + self.shared.machine().deadline();
+        deadline.min(self.comparison_at)
+    }
+
+    fn tick(&mut self) {
+        if self.comparison_at <= Instant::now() {
+            self.comparison = Some(None);
+            self.comparison_at = Instant::now() + self.comparison_period;
+        }
+        let news: Vec<(Cid, Progress)> = self
+            .flights
+            .iter_mut()
+            .filter(|(_, flight)| flight.progress.has_changed().unwrap_or(false))
+            .map(|(cid, flight)| (*cid, *flight.progress.borrow_and_update()))
+            .collect();
+        for (cid, progress) in news {
+            self.feed(Event::Progress(cid, progress));
+        }
+        self.feed(Event::Tick);
+    }
+
+    /// Takes what else is finished by now.
+    fn drain(&mut self) {
+        for _ in 0..EVENTS_PER_TURN {
+            match self.running.next().now_or_never() {
+                Some(Some(event)) => self.finished(event),
+                _ => break,
+            }
+        }
+    }
+
+    fn finished(&mut self, event: Option<Event>) {
+        let Some(event) = event else { return };
+        if let Event::PinDone(cid, _) = &event {
+            self.flights.remove(cid);
+        }
+        self.feed(event);
+    }
+
+    fn feed(&mut self, event: Event) {
+        let now = Now { at: self.origin.elapsed(), wall: self.ports.clock.now() };
+        let actions = self.shared.machine().handle(now, event);
+        for action in actions {
+            self.start(action);
+        }
+    }
+
+    fn tell(&self) {
+        let changes = self.shared.machine().take_changes();
+        let changed = if changes.everything {
+            Changed::Everything
+        } else if changes.cids.is_empty() {
+            return;
+        } else {
+            let mut cids = changes.cids;
+            cids.sort_unstable();
+            cids.dedup();
+            Changed::Cids(cids.into())
+        };
+        // Without subscribers there is nobody to tell.
+        let _ = self.shared.changes.send(changed);
+    }
+
+    fn state_changed(&mut self, changed: Result<Changed, RecvError>) {
+        match changed {
+            Ok(Changed::Cids(cids)) => {
+                let me = self.ports.me;
+                let wanted: Vec<bool> = self
+                    .ports
+                    .state
+                    .read(|pins| cids.iter().map(|cid| is_wanted(pins, cid, me)).collect());
+                for (cid, wanted) in cids.iter().zip(wanted) {
+                    self.feed(Event::Desired(*cid, wanted));
+                }
+            }
+            // A closed channel cannot be: the state's handle in `ports` holds a sender.
+            Ok(Changed::Everything) | Err(RecvError::Lagged(_) | RecvError::Closed) => {
+                self.comparison = Some(None);
+            }
+        }
+    }
+
+    /// Compares the next page of the state, if a comparison is under way.
+    fn compare_page(&mut self) {
+        let Some(after) = self.comparison.take() else { return };
+        let me = self.ports.me;
+        let (until, wanted) = self.ports.state.read(|pins| {
+            let page: Vec<_> = pins.after(after.as_ref()).take(PAGE_LEN).collect();
+            let last = page.last().filter(|_| page.len() == PAGE_LEN).map(|(cid, _)| **cid);
+            let wanted: Vec<Cid> =
+                page.into_iter().filter(|(_, pin)| pin.is_on(me)).map(|(cid, _)| *cid).collect();
+            (last, wanted)
+        });
+        self.comparison = until.map(Some);
+        self.feed(Event::DesiredRange { after, until, wanted });
+    }
+
+    fn list_piece(&mut self, piece: ListPiece) {
+        match piece {
+            ListPiece::Cids(cids) => self.feed(Event::Listed(cids)),
+            ListPiece::End(result) => {
+                self.list = None;
+                self.feed(Event::ListEnded(result));
+            }
+        }
+    }
+
+    fn start(&mut self, action: Action) {
+        let ipfs = Arc::clone(&self.ports.ipfs);
+        match action {
+            Action::Probe => self.probe(ipfs),
+            Action::Bind(id) => {
+                let ledger = self.ports.ledger.clone();
+                self.push(async move { Event::Bound(ledger.bind(id).await) });
+            }
+            Action::Write(changes) => {
+                let ledger = self.ports.ledger.clone();
+                self.push(async move { Event::Written(ledger.write(changes).await) });
+            }
+            Action::Ask(cids) => {
+                let token = self.daemon_token.clone();
+                self.push_until(token, async move {
+                    let answer = ipfs.pinned(cids.clone()).await;
+                    Event::Asked(cids, answer)
+                });
+            }
+            Action::List => self.start_list(ipfs),
+            Action::Pin(cid) => self.start_pin(ipfs, cid),
+            Action::CancelPin(cid) => {
+                if let Some(flight) = self.flights.remove(&cid) {
+                    flight.token.cancel();
+                }
+            }
+            Action::CancelDaemon => {
+                self.daemon_token.cancel();
+                self.daemon_token = CancellationToken::new();
+                self.flights.clear();
+                self.list = None;
+            }
+            Action::Confirm(cids) => self.confirm(cids),
+            Action::Unpin(cid) => {
+                let token = self.daemon_token.clone();
+                self.push_until(token, async move {
+                    let result = ipfs.unpin(cid).await;
+                    Event::UnpinDone(cid, result)
+                });
+            }
+        }
+    }
+
+    fn probe(&mut self, ipfs: SharedIpfs) {
+        let shared = self.shared();
+        self.push(async move {
+            let info = ipfs.id().await;
+            *shared.daemon() = info.as_ref().ok().cloned();
+            Event::Probed(info.map(|info| info.id))
+        });
+    }
+
+    fn start_pin(&mut self, ipfs: SharedIpfs, cid: Cid) {
+        let token = self.daemon_token.child_token();
+        let (sender, progress) = watch::channel(Progress::default());
+        self.flights.insert(cid, Flight { token: token.clone(), progress });
+        self.push_until(token, async move {
+            let result = ipfs.pin(cid, sender).await;
+            Event::PinDone(cid, result)
+        });
+    }
+
+    fn start_list(&mut self, ipfs: SharedIpfs) {
+        let (sender, receiver) = mpsc::channel(LIST_PIECES_MAX);
+        self.list = Some(receiver);
+        let token = self.daemon_token.clone();
+        let listing = async move {
+            let mut pins = ipfs.pins().ready_chunks(LIST_LEN);
+            let mut result = Ok(());
+            while let Some(items) = pins.next().await {
+                let mut cids = Vec::with_capacity(items.len());
+                for item in items {
+                    match item {
+                        Ok(cid) => cids.push(cid),
+                        Err(error) => result = Err(error),
+                    }
+                }
+                // Nobody listens any more: the list is not wanted.
+                if sender.send(ListPiece::Cids(cids)).await.is_err() {
+                    return;
+                }
+                if result.is_err() {
+                    break;
+                }
+            }
+            let _ = sender.send(ListPiece::End(result)).await;
+        };
+        let until = async move {
+            tokio::select! { biased;
+                () = token.cancelled() => {}
+                () = listing => {}
+            }
+            None
+        };
+        self.running.push(until.boxed());
+    }
+
+    fn confirm(&mut self, cids: Vec<Cid>) {
+        let barrier = Arc::clone(&self.ports.barrier);
+        let state = self.ports.state.clone();
+        let me = self.ports.me;
+        self.push(async move {
+            let passed = timeout(BARRIER_DEADLINE, barrier()).await;
+            match passed {
+                Ok(Ok(())) => Event::Confirmed(state.read(|pins| {
+                    cids.into_iter().map(|cid| (cid, is_wanted(pins, &cid, me))).collect()
+                })),
+                Ok(Err(BarrierError(reason))) => Event::ConfirmFailed(reason),
+                Err(_) => Event::ConfirmFailed("no answer in time".to_owned()),
+            }
+        });
+    }
+
+    fn push(&self, event: impl Future<Output = Event> + Send + 'static) {
+        self.running.push(event.map(Some).boxed());
+    }
+
+    fn push_until(
+        &self,
+        token: CancellationToken,
+        event: impl Future<Output = Event> + Send + 'static,
+    ) {
+        let until = async move {
+            tokio::select! { biased;
+                () = token.cancelled() => None,
+                event = event => Some(event),
+            }
+        };
+        self.running.push(until.boxed());
+    }
+}
+
+fn is_wanted(pins: &PinSet, cid: &Cid, me: PeerId) -> bool {
+    pins.get(cid).is_some_and(|pin| pin.is_on(me))
+}
+
+async fn next_piece(list: &mut Option<mpsc::Receiver<ListPiece>>) -> ListPiece {
+    match list {
+        Some(receiver) => receiver
+            .recv()
+            .await
+            .unwrap_or_else(|| ListPiece::End(Err(IpfsError::Failed("it broke off".to_owned())))),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,184 @@
+//! The daemon comes and goes; its list against what is believed.
+
+use std::{mem, time::Duration};
+
+use super::{Action, Daemon, Lane, Machine, Phase, growing};
+use crate::{ipfs::IpfsError, types::Cid};
+
+/// Wait after the first list that broke off.
+const LIST_RETRY_MIN: Duration = Duration::from_secs(10);
+
+impl Machine {
+    pub(super) fn probed(&mut self, result: Result<String, IpfsError>) {
+        self.probing = false;
+        match result {
+            Ok(id) => {
+                self.probe_at = self.now.at + self.config.probe_period;
+                match &self.daemon {
+                    Daemon::Up { id: known } | Daemon::Binding { id: known } if *known == id => {}
+                    Daemon::Up { .. } | Daemon::Binding { .. } => {
+                        self.daemon_down("another daemon is in its place");
+                        self.meet(id);
+                    }
+                    Daemon::Down { .. } => self.meet(id),
+                }
+            }
+            Err(error) => {
+                let (IpfsError::Down(reason)
+                | IpfsError::Failed(reason)
+                | IpfsError::Refused(reason)) = error;
+                self.daemon_down(&reason);
+                self.probe_at = self.now.at + self.config.down_probe_period;
+            }
+        }
+    }
+
+    fn meet(&mut self, id: String) {
+        if self.binding.is_none() && self.bound.as_ref() == Some(&id) {
+            self.daemon_up(id);
+        } else {
+            self.daemon = Daemon::Binding { id };
+        }
+    }
+
+    pub(super) fn was_bound(&mut self, result: Result<bool, String>) {
+        let Some(id) = self.binding.take() else { return };
+        match result {
+            Ok(void) => {
+                self.write_error = None;
+                if void {
+                    self.void_entries();
+                }
+                self.bound = Some(id.clone());
+                // It may be yet another one by now; then the ledger is bound anew.
+                if self.daemon == (Daemon::Binding { id: id.clone() }) {
+                    self.daemon_up(id);
+                }
+            }
+            Err(reason) => {
+                self.write_error = Some(reason.into());
+                self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
+            }
+        }
+    }
+
+    /// Another daemon: nothing is known of what it holds.
+    fn void_entries(&mut self) {
+        self.to_write.clear();
+        for cid in self.all(|_| true) {
+            self.take_out(&cid);
+            self.clear_failure(&cid);
+            self.update(&cid, |entry| entry.origin = None);
+            match self.entries.get(&cid) {
+                Some(entry) if entry.wanted => self.enqueue(cid, Lane::Again),
+                _ => self.remove(&cid),
+            }
+        }
+    }
+
+    fn daemon_up(&mut self, id: String) {
+        self.daemon = Daemon::Up { id };
+        self.list_at = self.now.at;
+        if mem::take(&mut self.away_shown) {
+            for cid in self.all(|entry| entry.phase == Phase::Pinned) {
+                self.update(&cid, |entry| entry.phase = Phase::Recheck);
+            }
+            self.touch_all();
+        }
+    }
+
+    /// The daemon does not answer: everything under way with it is void.
+    pub(super) fn daemon_down(&mut self, reason: &str) {
+        let was_up = !matches!(self.daemon, Daemon::Down { .. });
+        self.daemon = Daemon::Down { reason: reason.into() };
+        if !was_up {
+            return;
+        }
+        self.away_since = self.now;
+        self.probe_at = self.probe_at.min(self.now.at + self.config.down_probe_period);
+        self.actions.push(Action::CancelDaemon);
+        self.listing = false;
+        self.list_owed = true;
+        (self.asks, self.asking, self.unpinning) = (0, 0, 0);
+        let under_way = self.all(|entry| {
+            matches!(
+                entry.phase,
+                Phase::Asking | Phase::Ready | Phase::Pinning | Phase::Confirmed | Phase::Unpinning
+            )
+        });
+        for cid in under_way {
+            self.take_out(&cid);
+            let entry = &self.entries[&cid];
+            match (entry.phase, entry.wanted) {
+                (Phase::Confirmed | Phase::Unpinning, false) => self.enqueue_unpin(cid),
+                (_, true) => {
+                    let lane = entry.lane;
+                    self.enqueue(cid, lane);
+                }
+                (_, false) => self.let_go(cid),
+            }
+        }
+    }
+
+    pub(super) fn listed(&mut self, cids: &[Cid]) {
+        let number = self.list_number;
+        for cid in cids {
+            let Some(entry) = self.entries.get_mut(cid) else { continue };
+            // What was learnt of it since the list began is fresher than the list.
+            if entry.seen >= number {
+                continue;
+            }
+            entry.seen = number;
+            if entry.wanted
+                && matches!(entry.phase, Phase::Recheck | Phase::Queued | Phase::Waiting)
+            {
+                self.take_out(cid);
+                self.is_pinned(*cid);
+            }
+        }
+    }
+
+    pub(super) fn list_ended(&mut self, result: Result<(), IpfsError>) {
+        if !mem::take(&mut self.listing) {
+            return;
+        }
+        let number = self.list_number;
+        let unseen_count = match result {
+            Ok(()) => {
+                self.list_failures = 0;
+                self.list_owed = false;
+                self.list_at = self.now.at + self.config.compare_period;
+                self.ask_again(|entry| entry.seen < number)
+            }
+            Err(IpfsError::Down(reason)) => return self.daemon_down(&reason),
+            Err(error) => {
+                tracing::warn!(%error, "the daemon's list of pins broke off");
+                self.list_failures = self.list_failures.saturating_add(1);
+                let period = self.config.compare_period;
+                self.list_at = self.now.at + growing(LIST_RETRY_MIN, self.list_failures, period);
+                // Without a list, what it owed is asked one by one.
+                let owed = mem::take(&mut self.list_owed);
+                self.ask_again(|entry| {
+                    entry.seen < number && (owed || entry.phase == Phase::Recheck)
+                })
+            }
+        };
+        if unseen_count > 0 {
+            tracing::info!(count = unseen_count, "pins are not in the daemon's list; asking again");
+        }
+    }
+
+    fn ask_again(&mut self, which: impl Fn(&super::Entry) -> bool) -> usize {
+        let cids = self.all(|entry| {
+            entry.wanted && matches!(entry.phase, Phase::Pinned | Phase::Recheck) && which(entry)
+        });
+        for cid in &cids {
+            self.enqueue(*cid, Lane::Again);
+        }
+        cids.len()
+    }
+
+    fn all(&self, which: impl Fn(&super::Entry) -> bool) -> Vec<Cid> {
+        self.entries.iter().filter(|(_, entry)| which(entry)).map(|(cid, _)| *cid).collect()
+    }
+}

@@ -1,0 +1,166 @@
+//! What is wanted on this peer.
+
+use std::{ops::Bound, time::Duration};
+
+use super::{
+    Action, Lane, Machine, Origin, Phase,
+    entry::{Entry, Failure},
+};
+use crate::types::Cid;
+
+/// After a pin in flight was broken off, the daemon may still be finishing it; an unpin sent at once
+/// could come too early.
+const UNPIN_AFTER_CANCEL: Duration = Duration::from_secs(1);
+
+impl Machine {
+    pub(super) fn desired_range(&mut self, after: Option<Cid>, until: Option<Cid>, wanted: &[Cid]) {
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let upper = until.map_or(Bound::Unbounded, Bound::Included);
+        let mut rest = wanted.iter().peekable();
+        // Both sides are sorted: one walk finds what is here and not wanted.
+        let unwanted: Vec<Cid> = self
+            .entries
+            .range((lower, upper))
+            .filter(|(cid, entry)| {
+                while rest.next_if(|wanted| *wanted < cid).is_some() {}
+                rest.peek() != Some(cid) && (entry.wanted || entry.phase == Phase::Unknown)
+            })
+            .map(|(cid, _)| *cid)
+            .collect();
+        for cid in unwanted {
+            self.desired(cid, false);
+        }
+        for cid in wanted {
+            self.desired(*cid, true);
+        }
+    }
+
+    pub(super) fn desired(&mut self, cid: Cid, wanted: bool) {
+        match self.entries.get(&cid) {
+            None if wanted => {
+                let entry =
+                    Entry { wanted, seen: self.list_number, ..Entry::new(Phase::Queued, self.now) };
+                self.insert(cid, entry);
+                self.enqueue(cid, Lane::Fresh);
+            }
+            Some(entry) if entry.wanted != wanted || entry.phase == Phase::Unknown => {
+                self.update(&cid, |entry| entry.wanted = wanted);
+                if wanted { self.want(cid) } else { self.release(cid) }
+            }
+            _ => {}
+        }
+    }
+
+    /// An entry that was here is wanted now.
+    pub(super) fn want(&mut self, cid: Cid) {
+        match self.phase(&cid) {
+            Some(Phase::Unknown) => {
+                self.update(&cid, |entry| entry.phase = Phase::Recheck);
+                self.list_at = self.list_at.min(self.now.at);
+            }
+            Some(Phase::UnpinQueued | Phase::UnpinWaiting | Phase::Confirmed) => {
+                self.take_out(&cid);
+                self.clear_failure(&cid);
+                self.enqueue(cid, Lane::Fresh);
+            }
+            // The others look at `wanted` when what they wait for has come.
+            _ => {}
+        }
+    }
+
+    /// An entry is wanted no more.
+    pub(super) fn release(&mut self, cid: Cid) {
+        match self.phase(&cid) {
+            Some(
+                Phase::Unknown
+                | Phase::Recheck
+                | Phase::Queued
+                | Phase::Ready
+                | Phase::Pinned
+                | Phase::Waiting,
+            ) => {
+                self.take_out(&cid);
+                self.let_go(cid);
+            }
+            Some(Phase::Pinning) => {
+                self.take_out(&cid);
+                self.actions.push(Action::CancelPin(cid));
+                self.clear_failure(&cid);
+                let due = self.now.at + UNPIN_AFTER_CANCEL;
+                self.start_timer(cid, Phase::UnpinWaiting, due);
+            }
+            _ => {}
+        }
+    }
+
+    /// Unpins what is ours, forgets what is not. The entry is in no container.
+    pub(super) fn let_go(&mut self, cid: Cid) {
+        self.clear_failure(&cid);
+        match self.entries.get(&cid).and_then(|entry| entry.origin) {
+            None => self.remove(&cid),
+            Some(Origin::Foreign) => self.record(cid, Phase::Forgetting),
+            Some(Origin::Ours) => self.enqueue_unpin(cid),
+        }
+    }
+
+    /// Takes an entry out of the container of its phase.
+    pub(super) fn take_out(&mut self, cid: &Cid) {
+        let Some(entry) = self.entries.get(cid) else { return };
+        match entry.phase {
+            Phase::Queued => {
+                self.queue.remove(&(entry.lane, entry.sequence));
+            }
+            Phase::Ready => {
+                self.ready.remove(&(entry.lane, entry.sequence));
+            }
+            Phase::Pinning => {
+                self.flights.remove(cid);
+            }
+            Phase::Waiting | Phase::UnpinWaiting => {
+                self.timers.remove(&(entry.due, entry.sequence));
+            }
+            Phase::UnpinQueued => {
+                self.unpin_queue.remove(&entry.sequence);
+            }
+            Phase::Confirmed => {
+                self.confirmed.remove(&entry.sequence);
+            }
+            _ => {}
+        }
+    }
+
+    /// To be asked about.
+    pub(super) fn enqueue(&mut self, cid: Cid, lane: Lane) {
+        let sequence = self.next_sequence();
+        self.update(&cid, |entry| {
+            entry.phase = Phase::Queued;
+            entry.lane = lane;
+            entry.sequence = sequence;
+        });
+        self.queue.insert((lane, sequence), cid);
+    }
+
+    pub(super) fn start_timer(&mut self, cid: Cid, phase: Phase, due: Duration) {
+        let sequence = self.next_sequence();
+        self.update(&cid, |entry| {
+            entry.phase = phase;
+            entry.due = due;
+            entry.sequence = sequence;
+        });
+        self.timers.insert((due, sequence), cid);
+    }
+
+    pub(super) fn clear_failure(&mut self, cid: &Cid) {
+        self.failures.remove(cid);
+        self.alone.remove(cid);
+        self.update(cid, |entry| {
+            entry.failed = None;
+            entry.attempts = 0;
+        });
+    }
+
+    pub(super) fn set_failure(&mut self, cid: Cid, failure: Failure) {
+        self.failures.insert(cid, failure);
+        self.touch(cid);
+    }
+}

@@ -1,0 +1,403 @@
+//! The tracker's decisions: what is desired × what was observed → actions.
+//!
+//! Pure: time comes in as data, actions go out as data, nothing here does I/O. Invariants:
+//! - a CID is `Pinned` only after the daemon said so, and asked again after the daemon was away;
+//! - `pin/ls` is asked before each `pin/add`, and what is pinned is never added;
+//! - the ledger says `Ours` on disk before `pin/add`, and `Foreign` before foreign content counts;
+//! - an unpin is sent only for what the ledger says is ours, after a read barrier behind which the
+//!   state did not want it here;
+//! - a pin without progress gives way: it never keeps another from its turn;
+//! - everything in flight is bounded, and an entry is in one queue at most.
+
+mod daemon;
+mod desired;
+mod entry;
+mod pinning;
+mod pump;
+mod status;
+mod unpinning;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use self::entry::{Entry, Failure, Flight, Lane, Phase};
+use super::ledger::{self, Change, Origin};
+use crate::{
+    ipfs::IpfsError,
+    types::{Cid, PinState, Progress, Timestamp},
+};
+
+/// Limits and times of the tracker.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Pins that make progress at once.
+    pub pins_max: usize,
+    /// Further pins kept open although they make no progress at the moment.
+    pub idle_pins_max: usize,
+    /// Unpins at once.
+    pub unpins_max: usize,
+    /// Without progress for that long, a pin is stopped.
+    pub stall_time: Duration,
+    /// Without progress for that long, a pin no longer counts among `pins_max` and may have to give
+    /// way.
+    pub patience: Duration,
+    /// Wait after the first failure; doubles with each.
+    pub retry_min: Duration,
+    /// Longest wait after a failure.
+    pub retry_max: Duration,
+    /// Time between two full comparisons with the daemon's list.
+    pub compare_period: Duration,
+    /// Time between two questions whether the daemon is there.
+    pub probe_period: Duration,
+    /// The same while it is not there.
+    pub down_probe_period: Duration,
+    /// A daemon away for less changes no status: it may just restart.
+    pub down_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pins_max: 8,
+            idle_pins_max: 32,
+            unpins_max: 2,
+            stall_time: Duration::from_secs(60),
+            patience: Duration::from_secs(2),
+            retry_min: Duration::from_secs(5),
+            retry_max: Duration::from_secs(300),
+            compare_period: Duration::from_secs(300),
+            probe_period: Duration::from_secs(5),
+            down_probe_period: Duration::from_millis(500),
+            down_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The time of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Since the machine was made; never goes back.
+    pub at: Duration,
+    /// For people.
+    pub wall: Timestamp,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Of the CIDs after `after` up to and including `until` (absent: no bound), exactly these are
+    /// wanted on this peer; sorted.
+    DesiredRange {
+        /// Lower bound, excluded.
+        after: Option<Cid>,
+        /// Upper bound, included.
+        until: Option<Cid>,
+        /// The wanted ones.
+        wanted: Vec<Cid>,
+    },
+    /// This CID is wanted here or not.
+    Desired(Cid, bool),
+    /// Answer to [`Action::Probe`]: the daemon's ID.
+    Probed(Result<String, IpfsError>),
+    /// Answer to [`Action::Bind`]: whether the entries were void.
+    Bound(Result<bool, String>),
+    /// Answer to [`Action::Ask`].
+    Asked(Vec<Cid>, Result<Vec<bool>, IpfsError>),
+    /// A piece of the daemon's list after [`Action::List`].
+    Listed(Vec<Cid>),
+    /// The end of that list.
+    ListEnded(Result<(), IpfsError>),
+    /// Answer to [`Action::Write`].
+    Written(Result<(), String>),
+    /// A pin's progress so far.
+    Progress(Cid, Progress),
+    /// Answer to [`Action::Pin`].
+    PinDone(Cid, Result<(), IpfsError>),
+    /// Answer to [`Action::Confirm`] after the barrier: whether each is wanted here.
+    Confirmed(Vec<(Cid, bool)>),
+    /// [`Action::Confirm`] failed.
+    ConfirmFailed(String),
+    /// Answer to [`Action::Unpin`].
+    UnpinDone(Cid, Result<(), IpfsError>),
+    /// Time has passed. Progress made until then was told before.
+    Tick,
+}
+
+/// What is to be done. Each action with an answer is answered once, unless it is cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the daemon who it is.
+    Probe,
+    /// Bind the ledger to this daemon; never while a write is under way.
+    Bind(String),
+    /// Ask which of these are pinned.
+    Ask(Vec<Cid>),
+    /// List all pins.
+    List,
+    /// Write these to the ledger in one transaction; one write at a time.
+    Write(Vec<Change>),
+    /// Pin.
+    Pin(Cid),
+    /// Break off a pin; no answer to it is wanted any more.
+    CancelPin(Cid),
+    /// Break off everything under way with the daemon (probes excepted); no answers wanted.
+    CancelDaemon,
+    /// Pass a read barrier, then look whether these are wanted here.
+    Confirm(Vec<Cid>),
+    /// Unpin.
+    Unpin(Cid),
+}
+
+/// CIDs whose status may read differently now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// These, perhaps with repetitions.
+    pub cids: Vec<Cid>,
+    /// All of them.
+    pub everything: bool,
+}
+
+/// Numbers for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Wanted here and held by the daemon when last asked.
+    pub pinned: usize,
+    /// Wanted here and not there yet, in whatever state.
+    pub queued: usize,
+    /// Of these, pins in flight.
+    pub pinning: usize,
+    /// Of these, waiting after a failure (not found included).
+    pub failing: usize,
+    /// To be unpinned.
+    pub unpinning: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Daemon {
+    Down { reason: Arc<str> },
+    Binding { id: String },
+    Up { id: String },
+}
+
+/// The machine. One [`Machine::handle`] call per event.
+#[derive(Debug)]
+pub struct Machine {
+    config: Config,
+    entries: BTreeMap<Cid, Entry>,
+    /// Numbers queue places and timers.
+    sequence: u64,
+
+    queue: BTreeMap<(Lane, u64), Cid>,
+    /// To be asked about one by one, since a question with others failed.
+    alone: BTreeSet<Cid>,
+    asking: usize,
+    asks: usize,
+    /// Not pinned when asked, intent on disk: may start. With the time of the answer.
+    ready: BTreeMap<(Lane, u64), (Cid, Duration)>,
+    flights: BTreeMap<Cid, Flight>,
+    /// When the flights were looked at last.
+    looked_at: Duration,
+    failures: BTreeMap<Cid, Failure>,
+    timers: BTreeMap<(Duration, u64), Cid>,
+
+    unpin_queue: BTreeMap<u64, Cid>,
+    /// Behind the barrier that is under way; empty when none is.
+    confirming: Vec<Cid>,
+    confirm_at: Duration,
+    confirm_failures: u32,
+    confirmed: BTreeMap<u64, Cid>,
+    unpinning: usize,
+
+    to_write: BTreeMap<Cid, Option<Origin>>,
+    writing: Vec<Change>,
+    write_retry_at: Option<Duration>,
+    write_error: Option<Arc<str>>,
+
+    daemon: Daemon,
+    /// The daemon the ledger is bound to.
+    bound: Option<String>,
+    /// The daemon it is being bound to.
+    binding: Option<String>,
+    away_since: Now,
+    away_shown: bool,
+    probing: bool,
+    probe_at: Duration,
+
+    listing: bool,
+    list_number: u32,
+    list_at: Duration,
+    list_failures: u32,
+    /// The daemon was away since the last complete list.
+    list_owed: bool,
+
+    counts: BTreeMap<PinState, usize>,
+    changes: Changes,
+    actions: Vec<Action>,
+    now: Now,
+}
+
+/// Changes kept one by one before they are told as "everything".
+const CHANGES_MAX: usize = 16 * 1024;
+
+impl Machine {
+    /// A machine that knows the ledger and nothing else. Entries of the ledger do nothing until an
+    /// event says whether they are wanted.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        now: Now,
+        bound: Option<String>,
+        ledger: Vec<(Cid, ledger::Entry)>,
+    ) -> Self {
+        let entries = ledger.into_iter().map(|(cid, known)| {
+            let entry = Entry { origin: Some(known.origin), ..Entry::new(Phase::Unknown, now) };
+            (cid, entry)
+        });
+        Self {
+            config,
+            entries: entries.collect(),
+            sequence: 0,
+            queue: BTreeMap::new(),
+            alone: BTreeSet::new(),
+            asking: 0,
+            asks: 0,
+            ready: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            looked_at: now.at,
+            failures: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            unpin_queue: BTreeMap::new(),
+            confirming: Vec::new(),
+            confirm_at: Duration::ZERO,
+            confirm_failures: 0,
+            confirmed: BTreeMap::new(),
+            unpinning: 0,
+            to_write: BTreeMap::new(),
+            writing: Vec::new(),
+            write_retry_at: None,
+            write_error: None,
+            daemon: Daemon::Down { reason: "it was not asked yet".into() },
+            bound,
+            binding: None,
+            away_since: now,
+            away_shown: false,
+            probing: false,
+            probe_at: now.at,
+            listing: false,
+            list_number: 0,
+            list_at: now.at,
+            list_failures: 0,
+            list_owed: true,
+            counts: BTreeMap::new(),
+            changes: Changes::default(),
+            actions: Vec::new(),
+            now,
+        }
+    }
+
+    /// Takes one event and says what is to be done.
+    pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
+        self.now = now;
+        match event {
+            Event::DesiredRange { after, until, wanted } => {
+                self.desired_range(after, until, &wanted);
+            }
+            Event::Desired(cid, wanted) => self.desired(cid, wanted),
+            Event::Probed(result) => self.probed(result),
+            Event::Bound(result) => self.was_bound(result),
+            Event::Asked(cids, result) => self.asked(&cids, result),
+            Event::Listed(cids) => self.listed(&cids),
+            Event::ListEnded(result) => self.list_ended(result),
+            Event::Written(result) => self.written(result),
+            Event::Progress(cid, progress) => self.progressed(cid, progress),
+            Event::PinDone(cid, result) => self.pin_done(cid, result),
+            Event::Confirmed(answers) => self.were_confirmed(answers),
+            Event::ConfirmFailed(reason) => self.confirm_failed(&reason),
+            Event::UnpinDone(cid, result) => self.unpin_done(cid, result),
+            Event::Tick => self.looked_at = now.at,
+        }
+        self.pump();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Changes an entry, keeping the counts and the time of its visible state right.
+    fn update(&mut self, cid: &Cid, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.entries.get_mut(cid) else { return };
+        let before = entry.state();
+        change(entry);
+        let after = entry.state();
+        if before == after {
+            return;
+        }
+        entry.since = self.now.wall;
+        self.count(before, after);
+        self.touch(*cid);
+    }
+
+    fn insert(&mut self, cid: Cid, entry: Entry) {
+        self.count(None, entry.state());
+        self.entries.insert(cid, entry);
+        self.touch(cid);
+    }
+
+    fn remove(&mut self, cid: &Cid) {
+        if let Some(entry) = self.entries.remove(cid) {
+            self.count(entry.state(), None);
+            self.touch(*cid);
+        }
+        self.failures.remove(cid);
+        self.alone.remove(cid);
+    }
+
+    fn count(&mut self, before: Option<PinState>, after: Option<PinState>) {
+        if let Some(before) = before
+            && let Some(count) = self.counts.get_mut(&before)
+        {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(after) = after {
+            *self.counts.entry(after).or_default() += 1;
+        }
+    }
+
+    /// The status of this CID reads differently now.
+    fn touch(&mut self, cid: Cid) {
+        if self.changes.cids.len() < CHANGES_MAX {
+            self.changes.cids.push(cid);
+        } else {
+            self.touch_all();
+        }
+    }
+
+    fn touch_all(&mut self) {
+        self.changes.cids.clear();
+        self.changes.everything = true;
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn phase(&self, cid: &Cid) -> Option<Phase> {
+        self.entries.get(cid).map(|entry| entry.phase)
+    }
+}
+
+/// `first` doubled `failures - 1` times, at most `max`.
+fn growing(first: Duration, failures: u32, max: Duration) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(max)
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! From a question to a pin: answers, intents, progress, failures.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Action, Lane, Machine, Origin, Phase,
+    entry::{Failure, Kind},
+    growing, ledger,
+};
+use crate::{
+    ipfs::IpfsError,
+    types::{Cid, Progress},
+};
+
+/// Progress of one pin is told at most that often.
+const TELL_PERIOD: Duration = Duration::from_secs(5);
+
+impl Machine {
+    pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<bool>, IpfsError>) {
+        self.asks = self.asks.saturating_sub(1);
+        self.asking = self.asking.saturating_sub(cids.len());
+        match result {
+            Ok(answers) if answers.len() == cids.len() => {
+                for (cid, pinned) in cids.iter().zip(answers) {
+                    self.answered(*cid, pinned);
+                }
+            }
+            Ok(_) => {
+                let error = IpfsError::Failed("it answered another number of questions".to_owned());
+                self.ask_failed(cids, &error);
+            }
+            Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
+            Err(error) => self.ask_failed(cids, &error),
+        }
+    }
+
+    fn answered(&mut self, cid: Cid, pinned: bool) {
+        let Some(entry) = self.entries.get_mut(&cid) else { return };
+        if entry.phase != Phase::Asking {
+            return;
+        }
+        entry.seen = self.list_number;
+        let (wanted, origin) = (entry.wanted, entry.origin);
+        match (wanted, pinned, origin) {
+            (false, ..) => self.let_go(cid),
+            (true, true, _) => self.is_pinned(cid),
+            (true, false, Some(Origin::Ours)) => self.make_ready(cid),
+            // Also what was foreign: it is gone, so it will be ours.
+            (true, false, _) => self.record(cid, Phase::WritingOurs),
+        }
+    }
+
+    fn ask_failed(&mut self, cids: &[Cid], error: &IpfsError) {
+        for cid in cids {
+            if self.phase(cid) != Some(Phase::Asking) {
+                continue;
+            }
+            let entry = &self.entries[cid];
+            if !entry.wanted {
+                self.let_go(*cid);
+            } else if let [one] = cids {
+                self.fail(*one, kind_of(error), &error.to_string());
+            } else {
+                // One of them spoils the question for all: find out which.
+                let lane = entry.lane;
+                self.enqueue(*cid, lane);
+                self.alone.insert(*cid);
+            }
+        }
+    }
+
+    /// The daemon says it holds the pin. The entry is in no container.
+    pub(super) fn is_pinned(&mut self, cid: Cid) {
+        if self.entries.get(&cid).is_some_and(|entry| entry.origin.is_none()) {
+            self.record(cid, Phase::WritingForeign);
+        } else {
+            self.clear_failure(&cid);
+            let number = self.list_number;
+            self.update(&cid, |entry| {
+                entry.phase = Phase::Pinned;
+                entry.seen = number;
+            });
+        }
+    }
+
+    /// Has the ledger changed; what follows is decided by the phase when that is on disk.
+    pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
+        let origin = match phase {
+            Phase::WritingOurs => Some(Origin::Ours),
+            Phase::WritingForeign => Some(Origin::Foreign),
+            _ => None,
+        };
+        self.update(&cid, |entry| entry.phase = phase);
+        self.to_write.insert(cid, origin);
+    }
+
+    fn make_ready(&mut self, cid: Cid) {
+        let sequence = self.next_sequence();
+        self.update(&cid, |entry| {
+            entry.phase = Phase::Ready;
+            entry.sequence = sequence;
+        });
+        let lane = self.entries[&cid].lane;
+        self.ready.insert((lane, sequence), (cid, self.now.at));
+    }
+
+    pub(super) fn written(&mut self, result: Result<(), String>) {
+        if let Err(reason) = result {
+            self.write_error = Some(reason.into());
+            self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
+            let waiting: Vec<Cid> = self.writing.iter().map(|(cid, _)| *cid).collect();
+            for cid in waiting {
+                self.touch(cid);
+            }
+            return;
+        }
+        self.write_error = None;
+        for (cid, change) in std::mem::take(&mut self.writing) {
+            let origin = change.map(|entry| entry.origin);
+            self.update(&cid, |entry| entry.origin = origin);
+            let Some(entry) = self.entries.get(&cid) else { continue };
+            match (entry.phase, entry.wanted) {
+                (Phase::WritingOurs, true) => self.make_ready(cid),
+                (Phase::WritingForeign, true) => self.is_pinned(cid),
+                // Written for a pin that never started, or foreign: nothing to unpin.
+                (Phase::WritingOurs | Phase::WritingForeign, false) => {
+                    self.record(cid, Phase::Forgetting);
+                }
+                (Phase::Forgetting, true) => self.enqueue(cid, Lane::Fresh),
+                (Phase::Forgetting, false) => self.remove(&cid),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn progressed(&mut self, cid: Cid, progress: Progress) {
+        let now = self.now.at;
+        let Some(flight) = self.flights.get_mut(&cid) else { return };
+        if progress.blocks <= flight.progress.blocks && progress.bytes <= flight.progress.bytes {
+            return;
+        }
+        flight.progress = progress;
+        flight.progressed_at = now;
+        let tell = now.saturating_sub(flight.told_at) >= TELL_PERIOD;
+        if tell {
+            flight.told_at = now;
+        }
+        let news = self.failures.get(&cid).is_none_or(|failure| {
+            progress.blocks > failure.progress.blocks || progress.bytes > failure.progress.bytes
+        });
+        if news {
+            // Further than ever: no longer what the last attempt said.
+            self.update(&cid, |entry| entry.failed = None);
+        }
+        if tell {
+            self.touch(cid);
+        }
+    }
+
+    pub(super) fn pin_done(&mut self, cid: Cid, result: Result<(), IpfsError>) {
+        if self.phase(&cid) != Some(Phase::Pinning) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.take_out(&cid);
+                self.is_pinned(cid);
+            }
+            Err(error) => {
+                self.fail(cid, kind_of(&error), &error.to_string());
+                if let IpfsError::Down(reason) = error {
+                    self.daemon_down(&reason);
+                }
+            }
+        }
+    }
+
+    /// Breaks off a pin that makes no progress.
+    pub(super) fn give_up(&mut self, cid: Cid) {
+        self.actions.push(Action::CancelPin(cid));
+        self.fail(cid, Kind::Stalled, "no progress");
+    }
+
+    /// An attempt has failed: wait, then try again behind fresh work.
+    pub(super) fn fail(&mut self, cid: Cid, kind: Kind, reason: &str) {
+        let progress = self.flights.get(&cid).map(|flight| flight.progress).unwrap_or_default();
+        self.take_out(&cid);
+        let Some(entry) = self.entries.get(&cid) else { return };
+        let attempts = entry.attempts.saturating_add(1);
+        let wait = match kind {
+            Kind::Stalled | Kind::Failed => {
+                growing(self.config.retry_min, attempts, self.config.retry_max)
+            }
+            Kind::Refused => self.config.retry_max,
+        };
+        let number = self.list_number;
+        self.update(&cid, |entry| {
+            entry.failed = Some(kind);
+            entry.attempts = attempts;
+            entry.lane = Lane::Retry;
+            entry.seen = number;
+        });
+        let due = self.now.at + wait;
+        self.start_timer(cid, Phase::Waiting, due);
+        let reason: Arc<str> = reason.into();
+        self.set_failure(cid, Failure { reason, progress });
+    }
+
+    pub(super) fn change_of(&self, origin: Origin) -> ledger::Entry {
+        ledger::Entry { origin, since: self.now.wall }
+    }
+}
+
+pub(super) fn kind_of(error: &IpfsError) -> Kind {
+    match error {
+        IpfsError::Refused(_) => Kind::Refused,
+        IpfsError::Down(_) | IpfsError::Failed(_) => Kind::Failed,
+    }
+}

@@ -1,0 +1,252 @@
+//! Starts what may start now, and says when to look again.
+
+use std::time::Duration;
+
+use super::{Action, Daemon, Flight, Lane, Machine, Origin, Phase};
+use crate::types::{Cid, Progress};
+
+/// CIDs in one question.
+const ASK_LEN: usize = 64;
+/// Questions under way at once.
+const ASKS_MAX: usize = 4;
+/// No more questions in a lane while that many CIDs of it or a better one may start.
+const READY_MAX: [usize; 3] = [128, 128, 32];
+/// An answer older than that is asked for again before `pin/add`.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
+/// A retried pin gives way to another retry after that many times the patience.
+const RETRY_PATIENCE: u32 = 5;
+/// How often pins in flight are looked at.
+const FLIGHT_PERIOD: Duration = Duration::from_millis(500);
+/// CIDs behind one barrier.
+const CONFIRM_LEN: usize = 64;
+/// Changes in one ledger transaction.
+const WRITE_LEN: usize = 4096;
+/// Wait after a ledger write failed.
+pub(super) const WRITE_RETRY: Duration = Duration::from_secs(1);
+/// Wait after the first barrier that failed; doubles with each.
+pub(super) const CONFIRM_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest wait after a barrier that failed.
+pub(super) const CONFIRM_RETRY_MAX: Duration = Duration::from_secs(30);
+
+impl Machine {
+    pub(super) fn pump(&mut self) {
+        self.run_timers();
+        self.show_absence();
+        if !self.probing && self.probe_at <= self.now.at {
+            self.probing = true;
+            self.actions.push(Action::Probe);
+        }
+        if let Daemon::Up { .. } = self.daemon {
+            self.stop_stalled();
+            self.start_list();
+            self.start_pins();
+            self.start_asks();
+            self.start_unpins();
+            self.start_confirm();
+        }
+        self.start_write();
+    }
+
+    /// When to send a [`super::Event::Tick`] unless something else happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        let up = matches!(self.daemon, Daemon::Up { .. });
+        let grace = self.away_since.at + self.config.down_grace;
+        let confirm = up && self.confirming.is_empty() && !self.unpin_queue.is_empty();
+        [
+            (!self.probing).then_some(self.probe_at),
+            (up && !self.listing).then_some(self.list_at),
+            (!up && !self.away_shown).then_some(grace),
+            (!self.flights.is_empty()).then_some(self.looked_at + FLIGHT_PERIOD),
+            confirm.then_some(self.confirm_at),
+            self.write_retry_at,
+            self.timers.keys().next().map(|(due, _)| *due),
+        ]
+        .into_iter()
+        .flatten()
+        // What is due and did not happen waits for something else than time.
+        .filter(|at| *at > self.now.at)
+        .min()
+        // Nothing to wait for: a probe is under way, and its answer is an event.
+        .unwrap_or(self.now.at + self.config.probe_period)
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(timer) = self.timers.first_entry() {
+            if timer.key().0 > self.now.at {
+                break;
+            }
+            let cid = timer.remove();
+            match self.phase(&cid) {
+                Some(Phase::Waiting) => self.enqueue(cid, Lane::Retry),
+                Some(Phase::UnpinWaiting) => self.enqueue_unpin(cid),
+                _ => {}
+            }
+        }
+    }
+
+    fn show_absence(&mut self) {
+        let up = matches!(self.daemon, Daemon::Up { .. });
+        let over = self.away_since.at + self.config.down_grace <= self.now.at;
+        if !up && !self.away_shown && over {
+            self.away_shown = true;
+            self.touch_all();
+        }
+    }
+
+    fn stop_stalled(&mut self) {
+        let now = self.now.at;
+        let stall_time = self.config.stall_time;
+        let stalled: Vec<Cid> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| now.saturating_sub(flight.progressed_at) >= stall_time)
+            .map(|(cid, _)| *cid)
+            .collect();
+        for cid in stalled {
+            self.give_up(cid);
+        }
+    }
+
+    fn start_list(&mut self) {
+        if !self.listing && self.list_at <= self.now.at {
+            self.listing = true;
+            self.list_number += 1;
+            self.actions.push(Action::List);
+        }
+    }
+
+    fn start_pins(&mut self) {
+        while let Some((&key, &(cid, answered_at))) = self.ready.first_key_value() {
+            if self.now.at.saturating_sub(answered_at) > ANSWER_AGE_MAX {
+                self.take_out(&cid);
+                self.enqueue(cid, key.0);
+                continue;
+            }
+            if !self.has_room(key.0) {
+                break;
+            }
+            self.ready.remove(&key);
+            self.update(&cid, |entry| entry.phase = Phase::Pinning);
+            let now = self.now.at;
+            let flight = Flight { progress: Progress::default(), progressed_at: now, told_at: now };
+            self.flights.insert(cid, flight);
+            self.actions.push(Action::Pin(cid));
+        }
+    }
+
+    /// Whether one more pin may start; makes room by stopping one that gets nowhere.
+    fn has_room(&mut self, lane: Lane) -> bool {
+        let now = self.now.at;
+        let idle = |flight: &Flight| now.saturating_sub(flight.progressed_at);
+        let patience = self.config.patience;
+        let busy = self.flights.values().filter(|flight| idle(flight) < patience).count();
+        if busy >= self.config.pins_max {
+            return false;
+        }
+        if self.flights.len() < self.config.pins_max + self.config.idle_pins_max {
+            return true;
+        }
+        let least = if lane == Lane::Retry { patience * RETRY_PATIENCE } else { patience };
+        let longest = self.flights.iter().max_by_key(|(_, flight)| idle(flight));
+        match longest.map(|(cid, flight)| (*cid, idle(flight))) {
+            Some((cid, waited)) if waited >= least => {
+                self.give_up(cid);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn start_asks(&mut self) {
+        while self.asks < ASKS_MAX {
+            let batch = self.next_questions();
+            if batch.is_empty() {
+                break;
+            }
+            self.asks += 1;
+            self.asking += batch.len();
+            self.actions.push(Action::Ask(batch));
+        }
+    }
+
+    fn next_questions(&mut self) -> Vec<Cid> {
+        let mut batch = Vec::new();
+        while batch.len() < ASK_LEN {
+            let Some((&(lane, sequence), &cid)) = self.queue.first_key_value() else { break };
+            let ready = self.ready.range(..=(lane, u64::MAX)).count();
+            if ready + self.asking + batch.len() >= READY_MAX[lane as usize] + ASK_LEN {
+                break;
+            }
+            let alone = self.alone.contains(&cid);
+            if alone && !batch.is_empty() {
+                break;
+            }
+            self.queue.remove(&(lane, sequence));
+            self.update(&cid, |entry| entry.phase = Phase::Asking);
+            batch.push(cid);
+            if alone {
+                break;
+            }
+        }
+        batch
+    }
+
+    fn start_confirm(&mut self) {
+        let due = self.confirming.is_empty() && self.confirm_at <= self.now.at;
+        if !due || self.unpin_queue.is_empty() || self.confirmed.len() >= CONFIRM_LEN / 2 {
+            return;
+        }
+        while self.confirming.len() < CONFIRM_LEN {
+            let Some((_, cid)) = self.unpin_queue.pop_first() else { break };
+            self.update(&cid, |entry| entry.phase = Phase::Confirming);
+            self.confirming.push(cid);
+        }
+        self.actions.push(Action::Confirm(self.confirming.clone()));
+    }
+
+    fn start_unpins(&mut self) {
+        while self.unpinning < self.config.unpins_max {
+            let Some((_, cid)) = self.confirmed.pop_first() else { break };
+            self.unpinning += 1;
+            self.update(&cid, |entry| entry.phase = Phase::Unpinning);
+            self.actions.push(Action::Unpin(cid));
+        }
+    }
+
+    /// One write at a time, so that what is said of a CID reaches the disk in order.
+    fn start_write(&mut self) {
+        if let Some(at) = self.write_retry_at {
+            if at > self.now.at {
+                return;
+            }
+            self.write_retry_at = None;
+            if !self.writing.is_empty() {
+                self.actions.push(Action::Write(self.writing.clone()));
+            }
+        }
+        if !self.writing.is_empty() || self.binding.is_some() {
+            return;
+        }
+        match &self.daemon {
+            Daemon::Binding { id } => {
+                self.binding = Some(id.clone());
+                self.actions.push(Action::Bind(id.clone()));
+            }
+            // Nothing is written of a daemon that may have been replaced.
+            Daemon::Down { .. } => {}
+            Daemon::Up { .. } => self.start_changes(),
+        }
+    }
+
+    fn start_changes(&mut self) {
+        while self.writing.len() < WRITE_LEN {
+            let Some((cid, origin)) = self.to_write.pop_first() else { break };
+            let change = origin.map(|origin: Origin| self.change_of(origin));
+            self.writing.push((cid, change));
+        }
+        if !self.writing.is_empty() {
+            self.actions.push(Action::Write(self.writing.clone()));
+        }
+    }
+}

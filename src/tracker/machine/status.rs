@@ -1,0 +1,150 @@
+//! What the machine believes, in words for others.
+
+use std::ops::Bound;
+
+use super::{
+    Counters, Daemon, Entry, Machine, Phase,
+    entry::{Failure, Kind},
+};
+use crate::types::{Cid, PinState, PinStatus, Progress};
+
+/// Longest message in characters.
+const MESSAGE_LEN_MAX: usize = 400;
+
+impl Machine {
+    /// What to say of a CID; none when there is nothing to do with it.
+    #[must_use]
+    pub fn status(&self, cid: &Cid) -> Option<PinStatus> {
+        self.status_of(cid, self.entries.get(cid)?)
+    }
+
+    /// The next statuses after a CID, in order, at most `max`; and the CID to go on after, none at
+    /// the end.
+    #[must_use]
+    pub fn statuses(
+        &self,
+        after: Option<&Cid>,
+        max: usize,
+    ) -> (Vec<(Cid, PinStatus)>, Option<Cid>) {
+        let lower = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(*cid));
+        let mut statuses = Vec::new();
+        for (n, (cid, entry)) in self.entries.range((lower, Bound::Unbounded)).enumerate() {
+            statuses.extend(self.status_of(cid, entry).map(|status| (*cid, status)));
+            if n + 1 >= max {
+                return (statuses, Some(*cid));
+            }
+        }
+        (statuses, None)
+    }
+
+    /// CIDs the machine knows after a CID, in order, at most `max`.
+    #[must_use]
+    pub fn known_after(&self, after: Option<&Cid>, max: usize) -> Vec<Cid> {
+        let lower = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(*cid));
+        self.entries.range((lower, Bound::Unbounded)).take(max).map(|(cid, _)| *cid).collect()
+    }
+
+    /// Numbers for metrics.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let count = |state| self.counts.get(&state).copied().unwrap_or_default();
+        let failing = count(PinState::NotFound) + count(PinState::Failed);
+        Counters {
+            pinned: count(PinState::Pinned),
+            queued: count(PinState::Queued) + count(PinState::Pinning) + failing,
+            pinning: self.flights.len(),
+            failing,
+            unpinning: count(PinState::Unpinning) + count(PinState::UnpinFailed),
+        }
+    }
+
+    fn status_of(&self, cid: &Cid, entry: &Entry) -> Option<PinStatus> {
+        let state = entry.state()?;
+        if entry.wanted && self.away_shown {
+            let Daemon::Down { reason } = &self.daemon else {
+                return Some(self.away("the ledger is being bound to it"));
+            };
+            return Some(self.away(reason));
+        }
+        let message = self.message(cid, entry, state);
+        let message = message.chars().take(MESSAGE_LEN_MAX).collect();
+        Some(PinStatus { state, since: entry.since, message, attempts: entry.attempts })
+    }
+
+    fn away(&self, reason: &str) -> PinStatus {
+        let message = format!("the daemon is away: {reason}");
+        PinStatus {
+            state: PinState::DaemonDown,
+            since: self.away_since.wall,
+            message: message.chars().take(MESSAGE_LEN_MAX).collect(),
+            attempts: 0,
+        }
+    }
+
+    fn message(&self, cid: &Cid, entry: &Entry, state: PinState) -> String {
+        match state {
+            PinState::Pinning => {
+                self.flights.get(cid).map(|flight| amount(flight.progress)).unwrap_or_default()
+            }
+            PinState::NotFound | PinState::Failed | PinState::UnpinFailed => {
+                self.failures.get(cid).map_or_else(String::new, |f| self.failure(entry, f))
+            }
+            PinState::Unpinning if self.confirm_failures > 0 => {
+                "waits until the leader confirms that nobody wants it".to_owned()
+            }
+            PinState::Queued => self.queued_because(entry),
+            _ => String::new(),
+        }
+    }
+
+    fn queued_because(&self, entry: &Entry) -> String {
+        match (entry.phase, &self.write_error) {
+            (Phase::WritingOurs | Phase::WritingForeign | Phase::Forgetting, Some(error)) => {
+                error.to_string()
+            }
+            (Phase::Recheck, _) => "asks the daemon whether it still has it".to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    fn failure(&self, entry: &Entry, failure: &Failure) -> String {
+        let Failure { reason, progress } = failure;
+        // No times and no counts of attempts: a text that changes without news costs a write each.
+        match entry.failed {
+            Some(Kind::Stalled) if progress.blocks == 0 => {
+                format!("{reason}: no connected daemon provides it; trying again")
+            }
+            Some(Kind::Stalled) => {
+                let amount = amount(*progress);
+                format!(
+                    "{reason} after {amount}: no connected daemon provides the rest; trying again"
+                )
+            }
+            _ => format!("{reason}; trying again"),
+        }
+    }
+}
+
+/// As in "1204 blocks, 310.0 MB".
+fn amount(progress: Progress) -> String {
+    if progress == Progress::default() {
+        return String::new();
+    }
+    let blocks = progress.blocks;
+    let unit = if blocks == 1 { "block" } else { "blocks" };
+    format!("{blocks} {unit}, {}", bytes(progress.bytes))
+}
+
+fn bytes(count: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    // Tenths of the unit, rounded down: no floats needed.
+    let (mut tenths, mut unit) = (count / 100, 0);
+    while tenths >= 10_000 && unit + 1 < units.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, units[unit])
+}

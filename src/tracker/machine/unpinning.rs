@@ -1,0 +1,94 @@
+//! Releasing what is ours and no longer wanted.
+
+use super::{
+    Lane, Machine, Phase,
+    entry::{Failure, Kind},
+    growing,
+};
+use crate::{ipfs::IpfsError, types::Cid};
+
+impl Machine {
+    pub(super) fn were_confirmed(&mut self, answers: Vec<(Cid, bool)>) {
+        self.confirming.clear();
+        self.confirm_failures = 0;
+        for (cid, wanted) in answers {
+            if self.phase(&cid) != Some(Phase::Confirming) {
+                continue;
+            }
+            if wanted {
+                self.update(&cid, |entry| entry.wanted = true);
+            }
+            if self.entries[&cid].wanted {
+                self.clear_failure(&cid);
+                self.enqueue(cid, Lane::Fresh);
+                continue;
+            }
+            let sequence = self.next_sequence();
+            self.update(&cid, |entry| {
+                entry.phase = Phase::Confirmed;
+                entry.sequence = sequence;
+            });
+            self.confirmed.insert(sequence, cid);
+        }
+    }
+
+    pub(super) fn confirm_failed(&mut self, reason: &str) {
+        self.confirm_failures = self.confirm_failures.saturating_add(1);
+        let wait = growing(
+            super::pump::CONFIRM_RETRY_MIN,
+            self.confirm_failures,
+            super::pump::CONFIRM_RETRY_MAX,
+        );
+        self.confirm_at = self.now.at + wait;
+        tracing::debug!(reason, "unpins wait: the leader cannot be asked");
+        for cid in std::mem::take(&mut self.confirming) {
+            if self.phase(&cid) != Some(Phase::Confirming) {
+                continue;
+            }
+            if self.entries[&cid].wanted {
+                self.clear_failure(&cid);
+                self.enqueue(cid, Lane::Fresh);
+            } else {
+                self.enqueue_unpin(cid);
+            }
+        }
+    }
+
+    /// Ours and not wanted: unpin it when a barrier has confirmed that.
+    pub(super) fn enqueue_unpin(&mut self, cid: Cid) {
+        let sequence = self.next_sequence();
+        self.update(&cid, |entry| {
+            entry.phase = Phase::UnpinQueued;
+            entry.sequence = sequence;
+        });
+        self.unpin_queue.insert(sequence, cid);
+    }
+
+    pub(super) fn unpin_done(&mut self, cid: Cid, result: Result<(), IpfsError>) {
+        self.unpinning = self.unpinning.saturating_sub(1);
+        if self.phase(&cid) != Some(Phase::Unpinning) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                let number = self.list_number;
+                self.update(&cid, |entry| entry.seen = number);
+                self.clear_failure(&cid);
+                self.record(cid, Phase::Forgetting);
+            }
+            Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
+            Err(_) if self.entries[&cid].wanted => self.enqueue(cid, Lane::Fresh),
+            Err(error) => {
+                let attempts = self.entries[&cid].attempts.saturating_add(1);
+                self.update(&cid, |entry| {
+                    entry.failed = Some(Kind::Failed);
+                    entry.attempts = attempts;
+                });
+                let wait = growing(self.config.retry_min, attempts, self.config.retry_max);
+                self.start_timer(cid, Phase::UnpinWaiting, self.now.at + wait);
+                let reason = error.to_string().into();
+                self.set_failure(cid, Failure { reason, progress: Default::default() });
+            }
+        }
+    }
+}
