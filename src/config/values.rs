@@ -38,7 +38,9 @@ impl TryFrom<String> for PeerAddress {
                 (*port, true)
             }
             _ => {
-                return Err(format!("{text:?} must go on with /tcp/<port>, then at most /p2p/<id>"));
+                return Err(format!(
+                    "{text:?} must go on with /tcp/<port>, then at most /p2p/<id>"
+                ));
             }
         };
         Ok(Self { unspecified, port, identified, address: address.clone() })
