@@ -8,7 +8,7 @@ use kube::{
     core::ApiResource,
     runtime::{WatchStreamExt, watcher},
 };
-use pinkeeper::types::{ClusterId, DaemonInfo, PeerId};
+use pinkeeper::types::{ClusterId, PeerId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -68,18 +68,6 @@ impl Directory {
         others
             .filter(|(id, addresses)| *id != own && !addresses.is_empty())
             .map(|(id, addresses)| (id, addresses.clone()))
-            .collect()
-    }
-
-    fn daemons(&self, own: PeerId) -> Vec<DaemonInfo> {
-        let others = self.peers.values().filter(|peer| peer.id.is_some_and(|id| id != own));
-        others
-            .filter_map(|peer| peer.status.daemon.as_ref())
-            .map(|daemon| DaemonInfo {
-                id: daemon.id.clone(),
-                agent: daemon.agent.clone(),
-                addresses: daemon.addresses.clone(),
-            })
             .collect()
     }
 }
