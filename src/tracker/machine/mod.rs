@@ -26,7 +26,7 @@ use std::{
 use self::entry::{Entry, Failure, Flight, Lane, Phase};
 use super::ledger::{self, Change, Origin};
 use crate::{
-    ipfs::IpfsError,
+    ipfs::{Held, IpfsError},
     types::{Cid, PinState, Progress, Timestamp},
 };
 
@@ -105,7 +105,7 @@ pub enum Event {
     /// Answer to [`Action::Bind`]: whether the entries were void.
     Bound(Result<bool, String>),
     /// Answer to [`Action::Ask`].
-    Asked(Vec<Cid>, Result<Vec<bool>, IpfsError>),
+    Asked(Vec<Cid>, Result<Vec<Held>, IpfsError>),
     /// A piece of the daemon's list after [`Action::List`].
     Listed(Vec<Cid>),
     /// The end of that list.

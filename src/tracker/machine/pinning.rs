@@ -8,7 +8,7 @@ use super::{
     growing, ledger,
 };
 use crate::{
-    ipfs::IpfsError,
+    ipfs::{Held, IpfsError},
     types::{Cid, Progress},
 };
 
@@ -16,13 +16,13 @@ use crate::{
 const TELL_PERIOD: Duration = Duration::from_secs(5);
 
 impl Machine {
-    pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<bool>, IpfsError>) {
+    pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<Held>, IpfsError>) {
         self.asks = self.asks.saturating_sub(1);
         self.asking = self.asking.saturating_sub(cids.len());
         match result {
             Ok(answers) if answers.len() == cids.len() => {
-                for (cid, pinned) in cids.iter().zip(answers) {
-                    self.answered(*cid, pinned);
+                for (cid, held) in cids.iter().zip(answers) {
+                    self.answered(*cid, held);
                 }
             }
             Ok(_) => {
@@ -34,19 +34,22 @@ impl Machine {
         }
     }
 
-    fn answered(&mut self, cid: Cid, pinned: bool) {
+    fn answered(&mut self, cid: Cid, held: Held) {
         let Some(entry) = self.entries.get_mut(&cid) else { return };
         if entry.phase != Phase::Asking {
             return;
         }
         entry.seen = self.list_number;
         let (wanted, origin) = (entry.wanted, entry.origin);
-        match (wanted, pinned, origin) {
+        match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
-            (true, true, _) => self.is_pinned(cid),
-            (true, false, Some(Origin::Ours)) => self.make_ready(cid),
+            (true, Held::Recursive, _) => self.is_pinned(cid),
+            (true, Held::No, Some(Origin::Ours)) | (true, Held::Direct, Some(Origin::Foreign)) => {
+                self.make_ready(cid);
+            }
             // Also what was foreign: it is gone, so it will be ours.
-            (true, false, _) => self.record(cid, Phase::WritingOurs),
+            (true, Held::No, _) => self.record(cid, Phase::WritingOurs),
+            (true, Held::Direct, _) => self.record(cid, Phase::WritingDirect),
         }
     }
 
@@ -87,7 +90,7 @@ impl Machine {
     pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
         let origin = match phase {
             Phase::WritingOurs => Some(Origin::Ours),
-            Phase::WritingForeign => Some(Origin::Foreign),
+            Phase::WritingForeign | Phase::WritingDirect => Some(Origin::Foreign),
             _ => None,
         };
         self.update(&cid, |entry| entry.phase = phase);
@@ -120,10 +123,10 @@ impl Machine {
             self.update(&cid, |entry| entry.origin = origin);
             let Some(entry) = self.entries.get(&cid) else { continue };
             match (entry.phase, entry.wanted) {
-                (Phase::WritingOurs, true) => self.make_ready(cid),
+                (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
                 (Phase::WritingForeign, true) => self.is_pinned(cid),
                 // Written for a pin that never started, or foreign: nothing to unpin.
-                (Phase::WritingOurs | Phase::WritingForeign, false) => {
+                (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, false) => {
                     self.record(cid, Phase::Forgetting);
                 }
                 (Phase::Forgetting, true) => self.enqueue(cid, Lane::Fresh),
