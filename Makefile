@@ -37,6 +37,11 @@ cluster: tools ## Start a local Kubernetes of one node, without Docker
 cluster-down: ## Stop the local Kubernetes and remove everything it made
 	@$(LOCAL)/cluster.sh down
 
+.PHONY: generate
+generate: build-tools ## Write crds/, the chart's copy of them and manifests/install.yaml anew
+	PINKEEPER_GENERATE=1 cargo test -p pinkeeper-operator --test crds committed
+	PINKEEPER_GENERATE=1 cargo test -p pinkeeper-operator --test chart committed
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

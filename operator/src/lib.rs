@@ -1,3 +1,9 @@
-//! The Kubernetes side of Pinkeeper and the commands of the binary `pinkeeper`.
+//! The Kubernetes side of Pinkeeper: object kinds, controllers, and what the binary's commands do.
 
+pub mod controller;
+pub mod crd;
+pub mod founding;
+pub mod install;
 pub mod kubo;
+pub mod run;
+pub mod secret;

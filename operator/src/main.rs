@@ -1,2 +1,118 @@
-//! x
-fn main() {}
+//! The binary `pinkeeper`: reads the command line and hands over to the library.
+//!
+//! Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong. What goes wrong
+//! is told in one line.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use pinkeeper_operator::{crd, install, secret};
+
+// musl's own allocator is slow, and slower with threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for a wrong command line or configuration; clap uses the same.
+const EXIT_CONFIG: u8 = 2;
+
+/// Keeps IPFS content pinned, declared as Kubernetes objects.
+#[derive(Debug, Parser)]
+#[command(name = "pinkeeper", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the definitions of the kinds Pin and ClusterPeer, for kubectl apply -f -
+    Crds,
+    /// Create the Secret with the cluster's shared key, unless it exists
+    MakeSecret(secret::Args),
+    /// Copy this program into a folder that another container of the pod can read
+    Install {
+        /// The folder; the copy is called pinkeeper
+        folder: PathBuf,
+    },
+}
+
+/// Why a command ended, by exit code.
+#[derive(Debug)]
+enum Failure {
+    /// What was given is wrong; trying again changes nothing.
+    Config(anyhow::Error),
+    /// It did not work this time.
+    Failed(anyhow::Error),
+}
+
+impl From<secret::SecretError> for Failure {
+    fn from(error: secret::SecretError) -> Self {
+        match error {
+            secret::SecretError::Config(_) => Self::Config(error.into()),
+            secret::SecretError::Kubernetes(_) | secret::SecretError::Randomness(_) => {
+                Self::Failed(error.into())
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let (error, code) = match run(Cli::parse().command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Config(error)) => (error, ExitCode::from(EXIT_CONFIG)),
+        Err(Failure::Failed(error)) => (error, ExitCode::FAILURE),
+    };
+    // Errors of libraries may have several lines; a log has one line per message.
+    let line = format!("error: {error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(io::stderr(), "{line}");
+    code
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Crds => print_definitions().map_err(Failure::Failed),
+        Command::MakeSecret(args) => one_thread()?.block_on(make_secret(&args)),
+        Command::Install { folder } => {
+            let path = install::install(&folder)
+                .with_context(|| format!("cannot copy this program to {}", folder.display()))
+                .map_err(Failure::Failed)?;
+            say(&format!("copied this program to {}", path.display()))
+        }
+    }
+}
+
+fn one_thread() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .map_err(Failure::Failed)
+}
+
+fn print_definitions() -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for definition in crd::definitions() {
+        out.write_all(crd::yaml(&definition)?.as_bytes())?;
+    }
+    Ok(out.flush()?)
+}
+
+async fn make_secret(args: &secret::Args) -> Result<(), Failure> {
+    let outcome = match secret::make(args).await? {
+        secret::Outcome::Created => "created",
+        secret::Outcome::Kept => "exists already and is kept:",
+    };
+    say(&format!("{outcome} Secret {}/{}", args.namespace, args.name))
+}
+
+fn say(line: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}")
+        .context("cannot write to standard output")
+        .map_err(Failure::Failed)
+}

@@ -1,0 +1,174 @@
+//! How the controllers talk to the API server: what an error means, how long to wait, and whether the
+//! server is reached at all.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Api, Client, core::ApiResource};
+use tokio::{sync::watch, time::Instant};
+
+use super::objects::RawPin;
+use crate::crd;
+
+/// The one field manager of everything written.
+pub const FIELD_MANAGER: &str = "pinkeeper";
+/// Longest wait for one answer (watches excepted).
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The object is not there (404).
+    Gone,
+    /// It exists already, or another version of it (409).
+    Conflict,
+    /// The request itself is refused; the same again would be too.
+    Refused,
+    /// Overload, an error of the server, or no answer: later.
+    Later(Option<Duration>),
+}
+
+/// Sorts an error by what to do about it.
+#[must_use]
+pub fn failure(error: &kube::Error) -> Failure {
+    let kube::Error::Api(status) = error else { return Failure::Later(None) };
+    match status.code {
+        404 => Failure::Gone,
+        409 => Failure::Conflict,
+        429 | 500.. => {
+            let details = status.details.as_ref();
+            let after = details.map(|details| details.retry_after_seconds).filter(|s| *s > 0);
+            Failure::Later(after.map(|seconds| Duration::from_secs(seconds.into())))
+        }
+        _ => Failure::Refused,
+    }
+}
+
+/// Pins of one namespace.
+#[must_use]
+pub fn pins_in(client: &Client, namespace: &str) -> Api<RawPin> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<crd::Pin>(&()))
+}
+
+/// Pins of all namespaces.
+#[must_use]
+pub fn all_pins(client: &Client) -> Api<RawPin> {
+    Api::all_with(client.clone(), &ApiResource::erase::<crd::Pin>(&()))
+}
+
+/// Waits that double from one bound to the other.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    least: Duration,
+    most: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Starts with `least`, never waits longer than `most`.
+    #[must_use]
+    pub fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, next: least }
+    }
+
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.most);
+        wait
+    }
+
+    /// After a success.
+    pub fn reset(&mut self) {
+        self.next = self.least;
+    }
+}
+
+/// The waits, without end.
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.wait())
+    }
+}
+
+impl kube::runtime::utils::Backoff for Backoff {
+    fn reset(&mut self) {
+        self.reset();
+    }
+}
+
+/// The waits after a watch or list has failed: an API server that is back is noticed soon.
+#[must_use]
+pub fn watch_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
+}
+
+/// When the API server last answered this peer; clones see the same.
+#[derive(Clone, Debug)]
+pub struct Reach(Arc<watch::Sender<Instant>>);
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(Instant::now())))
+    }
+}
+
+impl Reach {
+    /// It answered.
+    pub fn answered(&self) {
+        self.0.send_replace(Instant::now());
+    }
+
+    /// Takes note of a result: an answer to the point counts, an error of the server, a missing
+    /// permission or silence does not.
+    pub fn note<T>(&self, result: &Result<T, kube::Error>) {
+        match result {
+            Ok(_) => self.answered(),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 410 | 422) => {
+                self.answered();
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// For how long it has not answered.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.0.borrow().elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_sorted_by_what_to_do() {
+        let of = |code| {
+            let status = kube::core::Status { code, ..Default::default() };
+            failure(&kube::Error::Api(Box::new(status)))
+        };
+        let cases = [
+            (404, Failure::Gone),
+            (409, Failure::Conflict),
+            (403, Failure::Refused),
+            (422, Failure::Refused),
+            (429, Failure::Later(None)),
+            (500, Failure::Later(None)),
+            (503, Failure::Later(None)),
+        ];
+        for (code, expected) in cases {
+            assert_eq!(of(code), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_their_bound() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(3));
+        let waits: Vec<u64> = backoff.by_ref().take(4).map(|wait| wait.as_secs()).collect();
+        assert_eq!(waits, [1, 2, 3, 3]);
+        backoff.reset();
+        assert_eq!(backoff.next(), Some(Duration::from_secs(1)));
+    }
+}

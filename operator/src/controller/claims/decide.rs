@@ -1,0 +1,262 @@
+//! From a Pin object to an op: pure.
+//!
+//! Invariant: nothing is proposed when the state already says what the object says and nothing more
+//! could be allocated; so a controller that starts over writes nothing.
+
+use pinkeeper::{
+    state::{Fence, Op, PinSet},
+    types::{Cid, ClaimOptions, Factor, Owner, PeerId, Pin, Replication, Timestamp, Uid},
+};
+
+use crate::{
+    controller::objects::{ObjectKey, Objects, PinObject},
+    crd,
+};
+
+/// What the decisions are made under.
+#[derive(Clone, Copy, Debug)]
+pub struct Basis {
+    /// The term this peer leads in.
+    pub term: u64,
+    /// Copies of a Pin that names no number.
+    pub default_replicas: u16,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What to do about an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Propose this claim.
+    Claim(Op),
+    /// The state says it already.
+    Same,
+    /// There is nothing that could be claimed.
+    Unusable,
+}
+
+/// Copies wanted and needed by a spec. A `minReplicas` above the default raises the default.
+#[must_use]
+pub fn replication(spec: &crd::PinSpec, default_replicas: u16) -> (u16, u16) {
+    let count = |number: i32| u16::try_from(number.max(1)).unwrap_or(u16::MAX);
+    let least = spec.min_replicas.map(count);
+    let wanted = spec.replicas.map_or(default_replicas.max(1).max(least.unwrap_or(1)), count);
+    (least.unwrap_or(wanted).min(wanted), wanted)
+}
+
+/// Decides about one object, given the pin of its CID; `candidates` is asked only if something may
+/// change.
+pub fn decide(
+    object: &PinObject,
+    pin: Option<&Pin>,
+    basis: Basis,
+    candidates: impl FnOnce(&Cid, Replication) -> Vec<PeerId>,
+) -> Decision {
+    let (Some(spec), Ok(cid)) = (&object.spec, &object.cid) else { return Decision::Unusable };
+    let (min, max) = replication(spec, basis.default_replicas);
+    let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
+    let options = ClaimOptions {
+        replication,
+        retain: spec.deletion_policy == crd::DeletionPolicy::Retain,
+        name: object.key.to_string(),
+    };
+    let owner = Owner::Object(object.uid.clone());
+    let claim = pin.and_then(|pin| pin.claims.get(&owner));
+    if claim.is_some_and(|claim| claim.generation > object.generation) {
+        return Decision::Same; // a newer version of the object is on its way to us
+    }
+    let same = claim
+        .is_some_and(|claim| claim.options == options && claim.generation == object.generation);
+    // Of the pin as it is plus this claim: the claim may ask for less than another one.
+    let wanted = pin.map_or(replication, |pin| larger(pin.replication(), replication));
+    let holders = pin.map_or(0, |pin| pin.holders().count());
+    let short = holders < wanted.max.of(usize::MAX);
+    if same && !short {
+        return Decision::Same;
+    }
+    let candidates = if short { candidates(cid, wanted) } else { Vec::new() };
+    let useful = candidates
+        .iter()
+        .any(|peer| !pin.is_some_and(|pin| pin.holders().any(|holder| holder == *peer)));
+    if same && !useful {
+        return Decision::Same;
+    }
+    let fence = Some(Fence { term: basis.term, generation: object.generation });
+    Decision::Claim(Op::Claim { cid: *cid, owner, options, candidates, at: basis.now, fence })
+}
+
+fn larger(a: Replication, b: Replication) -> Replication {
+    Replication { min: a.min.max(b.min), max: a.max.max(b.max) }
+}
+
+/// The op that drops the claim of an object that is gone; absent when it has none.
+#[must_use]
+pub fn release(uid: &Uid, generation: i64, pins: &PinSet, basis: Basis) -> Option<Op> {
+    let cid = pins.cid_of(uid)?;
+    let owner = Owner::Object(uid.clone());
+    let claimed = pins.get(&cid)?.claims.get(&owner)?.generation;
+    // A deletion is the last thing that happens to an object: no generation of it is newer.
+    let fence = Some(Fence { term: basis.term, generation: generation.max(claimed) });
+    Some(Op::Release { cid, owner, at: basis.now, fence })
+}
+
+/// A claim whose object is not in the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The object's UID.
+    pub uid: Uid,
+    /// Its name when it was claimed.
+    pub key: ObjectKey,
+}
+
+/// Claims whose objects are not among those known. Nothing is missing before a list was whole.
+#[must_use]
+pub fn missing(pins: &PinSet, objects: &Objects) -> Vec<Missing> {
+    if !objects.is_complete() {
+        return Vec::new();
+    }
+    let name = |uid: &Uid, cid: &Cid| {
+        let claim = pins.get(cid)?.claims.get(&Owner::Object(uid.clone()))?;
+        ObjectKey::parse(&claim.options.name)
+    };
+    pins.objects()
+        .filter(|(uid, _)| !objects.contains(uid))
+        .filter_map(|(uid, cid)| Some(Missing { uid: uid.clone(), key: name(uid, cid)? }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
+    use pinkeeper::state::{Outcome, Refused};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::controller::objects::tests::{DOCS, pin};
+
+    const BASIS: Basis = Basis { term: 3, default_replicas: 2, now: Timestamp(1000) };
+    const PEERS: [PeerId; 3] = [PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32])];
+
+    fn docs(pins: &PinSet) -> Option<&Pin> {
+        pins.get(&DOCS.parse().unwrap())
+    }
+
+    fn apply(pins: &mut PinSet, decision: &Decision) -> Outcome {
+        let Decision::Claim(op) = decision else { panic!("{decision:?}") };
+        pins.apply(BASIS.term, op)
+    }
+
+    fn with(mut object: PinObject, replicas: Option<i32>, min: Option<i32>) -> PinObject {
+        let spec = object.spec.as_mut().unwrap();
+        (spec.replicas, spec.min_replicas) = (replicas, min);
+        object
+    }
+
+    #[test]
+    fn counts_come_from_the_spec_and_the_default() {
+        let cases = [
+            (None, None, (2, 2)),
+            (Some(3), None, (3, 3)),
+            (Some(3), Some(1), (1, 3)),
+            (None, Some(1), (1, 2)),
+            (None, Some(5), (5, 5)),
+        ];
+        for (replicas, min, expected) in cases {
+            let object = with(pin("a", "1", 1, DOCS), replicas, min);
+            assert_eq!(replication(&object.spec.unwrap(), 2), expected);
+        }
+    }
+
+    #[test]
+    fn a_claim_is_proposed_once() {
+        let mut pins = PinSet::default();
+        let object = pin("docs", "a", 1, DOCS);
+        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+        assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
+        let again = decide(&object, docs(&pins), BASIS, |_, _| panic!("nothing to allocate"));
+        assert_eq!(again, Decision::Same);
+    }
+
+    #[test]
+    fn a_pin_with_too_few_holders_is_topped_up_when_there_are_peers() {
+        let mut pins = PinSet::default();
+        let object = pin("docs", "a", 1, DOCS);
+        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS[..1].to_vec());
+        apply(&mut pins, &decision);
+        assert_eq!(decide(&object, docs(&pins), BASIS, |_, _| PEERS[..1].to_vec()), Decision::Same);
+        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS[..2].to_vec());
+        assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
+        assert_eq!(pins.get(&DOCS.parse().unwrap()).unwrap().holders().count(), 2);
+    }
+
+    #[test]
+    fn two_objects_of_one_cid_have_a_claim_each() {
+        let mut pins = PinSet::default();
+        let (a, b) = (pin("a", "1", 1, DOCS), pin("b", "2", 2, DOCS));
+        for object in [&a, &b] {
+            let decision = decide(object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+            apply(&mut pins, &decision);
+        }
+        assert_eq!(pins.objects().count(), 2);
+        let gone = release(&a.uid, 1, &pins, BASIS).unwrap();
+        assert_eq!(pins.apply(3, &gone), Outcome::Changed);
+        assert_eq!(pins.len(), 1);
+        assert_eq!(release(&a.uid, 1, &pins, BASIS), None);
+    }
+
+    #[test]
+    fn what_is_no_cid_claims_nothing() {
+        let object = pin("x", "1", 1, "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbz");
+        assert!(object.cid.is_err());
+        let decision = decide(&object, None, BASIS, |_, _| PEERS.to_vec());
+        assert_eq!(decision, Decision::Unusable);
+    }
+
+    #[test]
+    fn an_op_of_another_term_is_refused() {
+        let mut pins = PinSet::default();
+        let decision = decide(&pin("a", "1", 1, DOCS), None, BASIS, |_, _| PEERS.to_vec());
+        let Decision::Claim(op) = decision else { panic!() };
+        assert_eq!(pins.apply(4, &op), Outcome::Refused(Refused::OtherTerm));
+    }
+
+    #[test]
+    fn nothing_is_missing_before_a_list_is_whole() {
+        let mut pins = PinSet::default();
+        let object = pin("docs", "a", 1, DOCS);
+        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+        apply(&mut pins, &decision);
+        let mut objects = Objects::default();
+        assert!(missing(&pins, &objects).is_empty());
+        objects.list_done(&BTreeSet::new());
+        let expected = Missing { uid: object.uid.clone(), key: object.key.clone() };
+        assert_eq!(missing(&pins, &objects), [expected]);
+        objects.upsert(object);
+        assert!(missing(&pins, &objects).is_empty());
+    }
+
+    proptest! {
+        /// Whatever was claimed before: after applying what is decided, nothing more is decided.
+        #[test]
+        fn decisions_settle(
+            specs in prop::collection::vec((0u8..4, 1i32..5, 1i32..5, any::<bool>()), 1..12),
+        ) {
+            let mut pins = PinSet::default();
+            for (version, (uid, replicas, min, retain)) in (1u64..).zip(specs) {
+                let mut object = pin("x", &uid.to_string(), version, DOCS);
+                object.generation = i64::try_from(version).unwrap();
+                let spec = object.spec.as_mut().unwrap();
+                (spec.replicas, spec.min_replicas) = (Some(replicas), Some(min.min(replicas)));
+                if retain {
+                    spec.deletion_policy = crd::DeletionPolicy::Retain;
+                }
+                let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+                prop_assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
+                let again = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+                prop_assert_eq!(again, Decision::Same);
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What the controllers did, as Prometheus metrics.
+
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+
+/// Counters since the start of the process; clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Claims and releases proposed to the cluster.
+    pub claims: Counter,
+    /// Statuses written.
+    pub status_writes: Counter,
+    /// Statuses not written because the object had changed.
+    pub status_conflicts: Counter,
+    /// Statuses that the API server did not take.
+    pub status_failures: Counter,
+    /// Events written.
+    pub events: Counter,
+    /// Events left out by the rate limit.
+    pub events_left_out: Counter,
+}
+
+impl Counters {
+    /// Puts them into a registry under `pinkeeper_controller_`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("pinkeeper_controller");
+        let mut add = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone());
+        };
+        add("claims", "Claims and releases proposed to the cluster", &self.claims);
+        add("status_writes", "Statuses of Pins written", &self.status_writes);
+        add(
+            "status_conflicts",
+            "Statuses not written: the Pin had changed",
+            &self.status_conflicts,
+        );
+        add("status_failures", "Statuses the API server did not take", &self.status_failures);
+        add("events", "Events written", &self.events);
+        add("events_left_out", "Events left out by the rate limit", &self.events_left_out);
+    }
+}

@@ -1,0 +1,151 @@
+//! What the controllers of one leadership share, and what they share with those before and after.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use kube::Client;
+use pinkeeper::{
+    clock::Clock,
+    cluster::{Cluster, Leadership},
+    state::Refused,
+    types::Uid,
+};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    api::Reach,
+    counters::Counters,
+    objects::{ObjectKey, Objects},
+    queue::WorkQueue,
+};
+
+/// Where this peer is in Kubernetes, and what it was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The namespace of the pod: of ClusterPeers and of the record.
+    pub namespace: String,
+    /// The pod's name: of its ClusterPeer.
+    pub pod: String,
+    /// The Helm release: the record is called `<release>-cluster`.
+    pub release: String,
+    /// Peers that the cluster is founded with; a majority of them must have registered.
+    pub initial_peers: u16,
+    /// Copies of a Pin that names no number.
+    pub default_replicas: u16,
+}
+
+impl Settings {
+    /// The name of the record's ConfigMap.
+    #[must_use]
+    pub fn record(&self) -> String {
+        format!("{}-cluster", self.release)
+    }
+
+    /// The pod's ordinal in its StatefulSet.
+    #[must_use]
+    pub fn ordinal(&self) -> Option<u32> {
+        self.pod.rsplit_once('-')?.1.parse().ok()
+    }
+}
+
+/// What all controllers of this process share; a cheap handle.
+#[derive(Clone)]
+pub struct Shared {
+    /// The API server.
+    pub client: Client,
+    /// The peer.
+    pub cluster: Cluster,
+    /// For timestamps.
+    pub clock: Clock,
+    /// Where this is.
+    pub settings: Arc<Settings>,
+    /// Whether the API server answers.
+    pub reach: Reach,
+    /// What was done, for Prometheus.
+    pub counters: Counters,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Something for the claims to look at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Work {
+    /// The object of that name: new, changed, or to be looked at again.
+    Object(ObjectKey),
+    /// The object with that UID is proven to be gone; its last generation, 0 when not known.
+    Gone(Uid, i64),
+}
+
+/// One leadership: ends when the term or the leader changes.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) shared: Shared,
+    pub(super) term: u64,
+    /// Ends this leadership's tasks.
+    pub(super) token: CancellationToken,
+    leadership: watch::Receiver<Leadership>,
+    objects: RwLock<Objects>,
+    /// For the claims.
+    pub(super) claims: WorkQueue<Work>,
+    /// For the statuses.
+    pub(super) statuses: WorkQueue<ObjectKey>,
+    /// A whole list was read.
+    pub(super) listed: Notify,
+    /// Claims that the state refused, by object: generation and reason.
+    refusals: Mutex<BTreeMap<Uid, (i64, Refused)>>,
+}
+
+impl Leading {
+    pub(super) fn new(shared: Shared, term: u64, token: CancellationToken) -> Self {
+        Self {
+            leadership: shared.cluster.leadership(),
+            shared,
+            term,
+            token,
+            objects: RwLock::default(),
+            claims: WorkQueue::default(),
+            statuses: WorkQueue::default(),
+            listed: Notify::new(),
+            refusals: Mutex::default(),
+        }
+    }
+
+    /// Whether this peer still leads in this term. Asked before each write.
+    pub(super) fn holds(&self) -> bool {
+        let now = *self.leadership.borrow();
+        now.local && now.term == self.term && !self.token.is_cancelled()
+    }
+
+    pub(super) fn objects(&self) -> RwLockReadGuard<'_, Objects> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn objects_mut(&self) -> RwLockWriteGuard<'_, Objects> {
+        self.objects.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<Uid, (i64, Refused)>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what became of an object's claim.
+    pub(super) fn refused(&self, uid: &Uid, refusal: Option<(i64, Refused)>) {
+        match refusal {
+            Some(refusal) => self.refusals().insert(uid.clone(), refusal),
+            None => self.refusals().remove(uid),
+        };
+    }
+
+    /// Why the claim of an object's generation was refused, if it was.
+    pub(super) fn refusal(&self, uid: &Uid, generation: i64) -> Option<Refused> {
+        self.refusals().get(uid).filter(|(of, _)| *of == generation).map(|(_, why)| *why)
+    }
+}

@@ -1,0 +1,86 @@
+//! The controllers: they act on the Raft leader alone, for as long as its term lasts.
+//!
+//! ```text
+//! Pins ──watch──▶ objects ──▶ claims ──one Raft entry for many──▶ state ──▶ statuses ──▶ Pins
+//!                    ▲          │ comparison with the list          reports of peers ┘
+//!                    └──────────┘
+//! ```
+//! Raft leadership is the operator's leadership: there is no other lock that could disagree with it.
+//! Every op is fenced by the term, every status write by the object's version.
+
+pub mod api;
+pub mod claims;
+pub mod counters;
+pub mod leading;
+pub mod objects;
+pub mod peers;
+mod pins;
+pub mod queue;
+pub mod reach;
+pub mod status;
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::leading::{Settings, Shared};
+use self::{leading::Leading, peers::Directory};
+
+/// Runs the leader's controllers whenever this peer leads, until `token` ends them.
+pub async fn run(
+    shared: Shared,
+    directory: watch::Receiver<Arc<Directory>>,
+    token: CancellationToken,
+) {
+    let mut leadership = shared.cluster.leadership();
+    loop {
+        let now = *leadership.borrow_and_update();
+        if now.local {
+            lead(&shared, now.term, &directory, token.child_token()).await;
+        }
+        // What changed while leading has not been looked at yet: then this returns at once.
+        tokio::select! {
+            biased;
+            () = token.cancelled() => return,
+            changed = leadership.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// One leadership, from its first moment until all its tasks have ended.
+async fn lead(
+    shared: &Shared,
+    term: u64,
+    directory: &watch::Receiver<Arc<Directory>>,
+    token: CancellationToken,
+) {
+    tracing::info!(term, "this peer leads: its controllers start");
+    let lead = Arc::new(Leading::new(shared.clone(), term, token.clone()));
+    let (told, notes) = mpsc::channel(status::NOTES_MAX);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(status::run(lead.clone(), told));
+    tasks.spawn(status::tell(lead.clone(), notes));
+    tasks.spawn(claims::run(lead.clone()));
+    tasks.spawn(claims::compare(lead.clone()));
+    tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
+    tasks.spawn(pins::run(lead.clone()));
+    let mut leadership = shared.cluster.leadership();
+    let ended = leadership.wait_for(|now| !now.local || now.term != term);
+    tokio::select! {
+        biased;
+        () = token.cancelled() => {}
+        // Also when the peer is gone.
+        _ = ended => {}
+        // None ends by itself: then something is broken, and a new start is the way on.
+        Some(ended) = tasks.join_next() => {
+            tracing::error!(?ended, "a controller has ended by itself; all start anew");
+        }
+    }
+    token.cancel();
+    while tasks.join_next().await.is_some() {}
+    tracing::info!(term, "the controllers of this leadership have ended");
+}

@@ -1,0 +1,282 @@
+//! The Pins of the cluster as last seen: what the controllers decide on.
+//!
+//! Invariants: an object is never replaced by an older version of itself; an object that cannot be
+//! read is still there (its claim is not missing); `complete` is set only by a whole list.
+//!
+//! Only the fields that decide something are kept: a million Pins must fit into memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use pinkeeper::types::{Cid, CidError, Uid};
+
+use crate::crd;
+
+/// Namespace and name of a Pin.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl ObjectKey {
+    /// Reads `namespace/name`, as claims carry it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        let fits = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
+        fits.then(|| Self { namespace: namespace.into(), name: name.into() })
+    }
+}
+
+/// One version of a Pin object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PinObject {
+    /// Where it is.
+    pub key: ObjectKey,
+    /// Which one it is: a re-created Pin has another.
+    pub uid: Uid,
+    /// Counts changes of the spec.
+    pub generation: i64,
+    /// The version read.
+    pub resource_version: String,
+    /// What is asked for; absent when this program cannot read it.
+    pub spec: Option<crd::PinSpec>,
+    /// `spec.cid` as a CID, or why it is none.
+    pub cid: Result<Cid, CidError>,
+    /// The status last written by anybody.
+    pub status: Option<crd::PinStatus>,
+}
+
+/// A Pin as it comes from the API server: read leniently, so that one object that a newer version
+/// has written does not stop the whole watch.
+pub type RawPin = kube::core::Object<serde_json::Value, serde_json::Value>;
+
+impl PinObject {
+    /// Takes what is needed of an object; absent when it lacks what every stored object has.
+    #[must_use]
+    pub fn read(raw: RawPin) -> Option<Self> {
+        let key = ObjectKey { namespace: raw.metadata.namespace?, name: raw.metadata.name? };
+        let spec = serde_json::from_value::<crd::PinSpec>(raw.spec);
+        if let Err(error) = &spec {
+            tracing::warn!(pin = %key, %error, "this version of pinkeeper cannot read a Pin");
+        }
+        let spec = spec.ok();
+        let cid = spec.as_ref().map_or("", |spec| spec.cid.as_str()).parse();
+        Some(Self {
+            key,
+            uid: Uid(raw.metadata.uid?),
+            generation: raw.metadata.generation.unwrap_or_default(),
+            resource_version: raw.metadata.resource_version?,
+            spec,
+            cid,
+            status: raw.status.and_then(|status| serde_json::from_value(status).ok()),
+        })
+    }
+
+    /// Whether `other` is a later version of the same object. Resource versions of one resource are
+    /// decimal numbers that grow; where they are not, everything counts as later.
+    fn is_older_than(&self, other: &Self) -> bool {
+        let number = |object: &Self| object.resource_version.parse::<u64>().ok();
+        match (number(self), number(other)) {
+            (Some(mine), Some(theirs)) => mine < theirs,
+            _ => true,
+        }
+    }
+
+    /// Whether the status on the object is about its present spec.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        let observed = self.status.as_ref().and_then(|status| status.observed_generation);
+        observed == Some(self.generation)
+    }
+}
+
+/// What a version brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// An object or a spec not seen before.
+    Spec,
+    /// Another version with the same spec.
+    Other,
+    /// Nothing new.
+    Known,
+}
+
+/// All Pins, by name, with an index by content.
+#[derive(Debug, Default)]
+pub struct Objects {
+    by_key: BTreeMap<ObjectKey, Arc<PinObject>>,
+    by_uid: BTreeMap<Uid, ObjectKey>,
+    by_cid: BTreeMap<Cid, BTreeSet<ObjectKey>>,
+    complete: bool,
+}
+
+impl Objects {
+    /// The object of that name.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<PinObject>> {
+        self.by_key.get(key)
+    }
+
+    /// Whether an object with that UID is there.
+    #[must_use]
+    pub fn contains(&self, uid: &Uid) -> bool {
+        self.by_uid.contains_key(uid)
+    }
+
+    /// Names of the objects that ask for a CID, in order.
+    pub fn of(&self, cid: &Cid) -> impl Iterator<Item = &ObjectKey> {
+        self.by_cid.get(cid).into_iter().flatten()
+    }
+
+    /// All objects, in order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<PinObject>> {
+        self.by_key.values()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// Whether a whole list has been read since the start.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Takes in a version. An older one than the known is ignored.
+    pub fn upsert(&mut self, object: PinObject) -> Seen {
+        let seen = match self.by_key.get(&object.key) {
+            Some(known) if known.uid != object.uid => Seen::Spec,
+            Some(known) if known.resource_version == object.resource_version => return Seen::Known,
+            Some(known) if object.is_older_than(known) => return Seen::Known,
+            Some(known) if known.generation == object.generation => Seen::Other,
+            _ => Seen::Spec,
+        };
+        self.forget(&object.key);
+        self.by_uid.insert(object.uid.clone(), object.key.clone());
+        if let Ok(cid) = object.cid {
+            self.by_cid.entry(cid).or_default().insert(object.key.clone());
+        }
+        self.by_key.insert(object.key.clone(), Arc::new(object));
+        seen
+    }
+
+    /// Takes in a version that a write has answered: only of an object that is still known.
+    pub fn refresh(&mut self, object: PinObject) {
+        if self.by_key.get(&object.key).is_some_and(|known| known.uid == object.uid) {
+            self.upsert(object);
+        }
+    }
+
+    /// The API server told that this object is gone. Another object of that name stays.
+    pub fn remove(&mut self, key: &ObjectKey, uid: &Uid) {
+        if self.by_key.get(key).is_some_and(|known| known.uid == *uid) {
+            self.forget(key);
+        }
+    }
+
+    /// A list is whole: what it does not contain is forgotten. That is no proof that it was deleted.
+    pub fn list_done(&mut self, listed: &BTreeSet<Uid>) {
+        let gone: Vec<ObjectKey> = self
+            .by_uid
+            .iter()
+            .filter(|(uid, _)| !listed.contains(*uid))
+            .map(|(_, key)| key.clone())
+            .collect();
+        gone.iter().for_each(|key| self.forget(key));
+        self.complete = true;
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        let Some(object) = self.by_key.remove(key) else { return };
+        self.by_uid.remove(&object.uid);
+        if let Ok(cid) = &object.cid
+            && let Some(keys) = self.by_cid.get_mut(cid)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_cid.remove(cid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    pub(crate) const DOCS: &str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
+
+    pub(crate) fn pin(name: &str, uid: &str, version: u64, cid: &str) -> PinObject {
+        let raw: RawPin = serde_json::from_value(serde_json::json!({
+            "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "Pin",
+            "metadata": {"namespace": "web", "name": name, "uid": uid, "generation": 1,
+                "resourceVersion": version.to_string()},
+            "spec": {"cid": cid},
+        }))
+        .unwrap();
+        PinObject::read(raw).unwrap()
+    }
+
+    #[test]
+    fn an_older_version_never_replaces_a_newer_one() {
+        let mut objects = Objects::default();
+        assert_eq!(objects.upsert(pin("docs", "a", 10, DOCS)), Seen::Spec);
+        assert_eq!(objects.upsert(pin("docs", "a", 10, DOCS)), Seen::Known);
+        assert_eq!(objects.upsert(pin("docs", "a", 9, DOCS)), Seen::Known);
+        assert_eq!(objects.upsert(pin("docs", "a", 11, DOCS)), Seen::Other);
+        assert_eq!(objects.upsert(pin("docs", "b", 12, DOCS)), Seen::Spec);
+        assert!(!objects.contains(&Uid("a".into())));
+        objects.remove(&pin("docs", "a", 1, DOCS).key, &Uid("a".into()));
+        assert_eq!(objects.len(), 1);
+        objects.remove(&pin("docs", "b", 1, DOCS).key, &Uid("b".into()));
+        assert!(objects.is_empty() && objects.by_cid.is_empty() && objects.by_uid.is_empty());
+    }
+
+    #[test]
+    fn a_whole_list_forgets_what_it_does_not_contain() {
+        let mut objects = Objects::default();
+        objects.upsert(pin("a", "1", 1, DOCS));
+        objects.upsert(pin("b", "2", 2, DOCS));
+        assert!(!objects.is_complete());
+        objects.list_done(&BTreeSet::from([Uid("2".into())]));
+        assert!(objects.is_complete());
+        assert_eq!(objects.of(&DOCS.parse().unwrap()).count(), 1);
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_still_there() {
+        let raw: RawPin = serde_json::from_value(serde_json::json!({
+            "metadata": {"namespace": "web", "name": "x", "uid": "u", "resourceVersion": "1"},
+            "spec": {"cid": DOCS, "deletionPolicy": "FromTheFuture"},
+        }))
+        .unwrap();
+        let object = PinObject::read(raw).unwrap();
+        assert!(object.spec.is_none() && object.cid.is_err());
+        let mut objects = Objects::default();
+        objects.upsert(object);
+        assert!(objects.contains(&Uid("u".into())));
+    }
+}

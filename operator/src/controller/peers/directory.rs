@@ -1,0 +1,148 @@
+//! All ClusterPeers of the namespace, as seen by every peer: where the others and their daemons are.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt, pin_mut};
+use kube::{
+    Api, Client,
+    core::ApiResource,
+    runtime::{WatchStreamExt, watcher},
+};
+use pinkeeper::types::{ClusterId, DaemonInfo, PeerId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::{api, leading::Shared},
+    crd,
+};
+
+/// A ClusterPeer as it comes from the API server, read leniently.
+pub(super) type RawPeer = kube::core::Object<serde_json::Value, serde_json::Value>;
+
+/// ClusterPeers of one namespace.
+pub(super) fn peers_in(client: &Client, namespace: &str) -> Api<RawPeer> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<crd::ClusterPeer>(&()))
+}
+
+/// One ClusterPeer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listed {
+    /// The version read.
+    pub resource_version: String,
+    /// Its status.
+    pub status: crd::ClusterPeerStatus,
+    /// The status's peer ID, if it has a readable one.
+    pub id: Option<PeerId>,
+    /// The status's cluster ID, if it has a readable one.
+    pub cluster: Option<ClusterId>,
+}
+
+impl Listed {
+    fn read(raw: RawPeer) -> Option<(String, Self)> {
+        let status: crd::ClusterPeerStatus =
+            raw.status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
+        let listed = Self {
+            resource_version: raw.metadata.resource_version?,
+            id: status.peer_id.as_deref().and_then(|id| id.parse().ok()),
+            cluster: status.cluster_id.as_deref().and_then(|id| id.parse().ok()),
+            status,
+        };
+        Some((raw.metadata.name?, listed))
+    }
+}
+
+/// All ClusterPeers by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Directory {
+    /// A whole list has been read.
+    pub complete: bool,
+    /// The objects.
+    pub peers: BTreeMap<String, Listed>,
+}
+
+impl Directory {
+    fn addresses(&self, own: PeerId) -> BTreeMap<PeerId, Vec<String>> {
+        let others =
+            self.peers.values().filter_map(|peer| Some((peer.id?, &peer.status.addresses)));
+        others
+            .filter(|(id, addresses)| *id != own && !addresses.is_empty())
+            .map(|(id, addresses)| (id, addresses.clone()))
+            .collect()
+    }
+
+    fn daemons(&self, own: PeerId) -> Vec<DaemonInfo> {
+        let others = self.peers.values().filter(|peer| peer.id.is_some_and(|id| id != own));
+        others
+            .filter_map(|peer| peer.status.daemon.as_ref())
+            .map(|daemon| DaemonInfo {
+                id: daemon.id.clone(),
+                agent: daemon.agent.clone(),
+                addresses: daemon.addresses.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Watches, publishes, and tells the peer where the others are, until `token` ends it.
+pub async fn run(
+    shared: Shared,
+    directory: watch::Sender<Arc<Directory>>,
+    token: CancellationToken,
+) {
+    let api = peers_in(&shared.client, &shared.settings.namespace);
+    let events = watcher(api, watcher::Config::default()).backoff(api::watch_backoff());
+    pin_mut!(events);
+    let mut now = Directory::default();
+    let mut listing = BTreeMap::new();
+    let own = shared.cluster.id();
+    let mut addresses = BTreeMap::new();
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = token.cancelled() => return,
+            event = events.next() => event,
+        };
+        match event {
+            Some(Ok(event)) => {
+                shared.reach.answered();
+                take(&mut now, &mut listing, event);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot watch ClusterPeers; trying again");
+                continue;
+            }
+            None => return,
+        }
+        if !now.complete {
+            continue;
+        }
+        let next_addresses = now.addresses(own);
+        if next_addresses != addresses {
+            addresses = next_addresses;
+            shared.cluster.learn_addresses(addresses.clone());
+        }
+        directory.send_replace(Arc::new(now.clone()));
+    }
+}
+
+fn take(
+    now: &mut Directory,
+    listing: &mut BTreeMap<String, Listed>,
+    event: watcher::Event<RawPeer>,
+) {
+    match event {
+        watcher::Event::Init => listing.clear(),
+        watcher::Event::InitApply(raw) => listing.extend(Listed::read(raw)),
+        watcher::Event::InitDone => {
+            now.peers = std::mem::take(listing);
+            now.complete = true;
+        }
+        watcher::Event::Apply(raw) => now.peers.extend(Listed::read(raw)),
+        watcher::Event::Delete(raw) => {
+            if let Some(name) = raw.metadata.name {
+                now.peers.remove(&name);
+            }
+        }
+    }
+}

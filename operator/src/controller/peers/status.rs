@@ -1,0 +1,197 @@
+//! What a ClusterPeer's status must say: pure.
+//!
+//! Invariant: no heartbeat. Numbers that move all the time are shown in steps.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use pinkeeper::{
+    cluster::{Leadership, MemberView, Standing},
+    types::{Member, Metrics, PeerId, Timestamp},
+};
+
+use crate::crd::{self, ClusterPeerDaemon, ClusterPeerStatus, PeerRole};
+
+/// What a peer knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// Its identity.
+    pub id: PeerId,
+    /// Its addresses.
+    pub member: &'a Member,
+    /// Its cluster.
+    pub standing: Standing,
+    /// Who leads.
+    pub leadership: Leadership,
+    /// Itself in the membership.
+    pub membership: Option<&'a MemberView>,
+    /// Its peer metrics.
+    pub metrics: &'a Metrics,
+    /// What a blank peer waits for.
+    pub waiting: &'a str,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A number that follows `now` only when it has moved by 5 % (and is exact at 0).
+#[must_use]
+pub fn steady(shown: Option<u64>, now: Option<u64>) -> Option<u64> {
+    match (shown, now) {
+        (Some(shown), Some(now)) if now != 0 && now.abs_diff(shown) <= shown / 20 => Some(shown),
+        (_, now) => now,
+    }
+}
+
+/// The peer's own status, given the one on the object.
+#[must_use]
+pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> ClusterPeerStatus {
+    let Situation { metrics, standing, leadership, membership, .. } = situation;
+    let cluster_id = match standing {
+        Standing::Blank => None,
+        Standing::Member { cluster, .. } => Some(cluster.to_string()),
+    };
+    let role = if leadership.local {
+        Some(PeerRole::Leader)
+    } else {
+        membership.map(|view| if view.voter { PeerRole::Voter } else { PeerRole::Learner })
+    };
+    ClusterPeerStatus {
+        conditions: vec![ready(situation, before)],
+        peer_id: Some(situation.id.to_string()),
+        cluster_id,
+        addresses: addresses(&situation.member.addresses),
+        role,
+        version: Some(metrics.version.clone()).filter(|version| !version.is_empty()),
+        daemon: metrics.daemon.as_ref().map(|daemon| ClusterPeerDaemon {
+            id: daemon.id.clone(),
+            agent: daemon.agent.clone(),
+            addresses: addresses(&daemon.addresses),
+        }),
+        repository_size: metrics.repository_size.map(crd::quantity),
+        free_space: metrics.free_space.map(crd::quantity),
+        pins: Some(count(metrics.pins)),
+        queue: Some(count(metrics.pin_queue)),
+    }
+}
+
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// As many, and as long, as the definition allows.
+fn addresses(all: &[String]) -> Vec<String> {
+    let fits = |address: &&String| (1..=crd::ADDRESS_LEN_MAX).contains(&address.len());
+    all.iter().filter(fits).take(crd::ADDRESSES_LEN_MAX).cloned().collect()
+}
+
+fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
+    let Situation { standing, leadership, metrics, waiting, now, .. } = situation;
+    let (status, reason, message) = match standing {
+        Standing::Blank => ("False", "Joining", waiting),
+        Standing::Member { .. } if leadership.leader.is_none() => {
+            ("False", "NoLeader", "the cluster has no leader that this peer knows")
+        }
+        Standing::Member { .. } if metrics.daemon.is_none() => {
+            ("False", "DaemonDown", "the IPFS daemon beside this peer does not answer")
+        }
+        Standing::Member { .. } => ("True", "Ready", ""),
+    };
+    condition(status, reason, message, before, now)
+}
+
+/// The condition Ready; it keeps its transition time while its status stays.
+pub(super) fn condition(
+    status: &str,
+    reason: &str,
+    message: &str,
+    before: &ClusterPeerStatus,
+    now: Timestamp,
+) -> Condition {
+    let was = before.conditions.iter().find(|c| c.type_ == "Ready" && c.status == status);
+    let second = i64::try_from(now.0 / 1000).unwrap_or_default();
+    let now = Time(jiff::Timestamp::from_second(second).unwrap_or_default());
+    Condition {
+        type_: "Ready".into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.chars().take(crd::MESSAGE_LEN_MAX).collect(),
+        observed_generation: None,
+        last_transition_time: was.map_or(now, |was| was.last_transition_time.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pinkeeper::types::{ClusterId, DaemonInfo};
+
+    use super::*;
+
+    fn metrics(daemon: bool) -> Metrics {
+        let daemon = daemon.then(|| DaemonInfo {
+            id: "12D3KooWdaemon".into(),
+            agent: "kubo/0.42.0".into(),
+            addresses: vec!["/ip4/10.0.0.7/tcp/4001/p2p/12D3KooWdaemon".into()],
+        });
+        Metrics {
+            daemon,
+            free_space: Some(10 << 30),
+            repository_size: None,
+            pins: 3,
+            pin_queue: 0,
+            tags: BTreeMap::new(),
+            version: "0.1.0".into(),
+            addresses: Vec::new(),
+            ttl_ms: 10_000,
+        }
+    }
+
+    #[test]
+    fn ready_says_what_is_missing() {
+        let member =
+            Member { name: "p-0".into(), addresses: vec!["/ip4/10.0.0.7/tcp/9096".into()] };
+        let of = Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 };
+        let leader = Some(PeerId([2; 32]));
+        let cases = [
+            (Standing::Blank, None, true, "False", "Joining", None),
+            (of, None, true, "False", "NoLeader", None),
+            (of, leader, false, "False", "DaemonDown", Some(PeerRole::Voter)),
+            (of, leader, true, "True", "Ready", Some(PeerRole::Voter)),
+        ];
+        for (standing, leader, daemon, status, reason, role) in cases {
+            let metrics = metrics(daemon);
+            let view = MemberView { member: member.clone(), voter: true };
+            let situation = Situation {
+                id: PeerId([1; 32]),
+                member: &member,
+                standing,
+                leadership: Leadership { leader, term: 1, local: false },
+                membership: role.is_some().then_some(&view),
+                metrics: &metrics,
+                waiting: "for others",
+                now: Timestamp(5000),
+            };
+            let first = own_status(situation, &ClusterPeerStatus::default());
+            assert_eq!(first.conditions[0].status, status);
+            assert_eq!(first.conditions[0].reason, reason);
+            assert_eq!(first.role, role);
+            let later = Situation { now: Timestamp(9_999_000), ..situation };
+            assert_eq!(own_status(later, &first), first, "the same is said later");
+        }
+    }
+
+    #[test]
+    fn space_moves_in_steps() {
+        let cases = [
+            (None, Some(7), Some(7)),
+            (Some(1000), Some(1050), Some(1000)),
+            (Some(1000), Some(1051), Some(1051)),
+            (Some(1000), Some(940), Some(940)),
+            (Some(1000), Some(0), Some(0)),
+            (Some(1000), None, None),
+            (Some(0), Some(0), Some(0)),
+        ];
+        for (shown, now, expected) in cases {
+            assert_eq!(steady(shown, now), expected, "{shown:?} {now:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Watches the Pins of all namespaces, on the leader only, and says what to look at.
+//!
+//! Invariant: only a watched deletion proves that an object is gone; an object that a list does not
+//! contain is left to the comparison.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::{StreamExt, pin_mut};
+use kube::runtime::{WatchStreamExt, watcher};
+use pinkeeper::types::Uid;
+
+use super::{
+    api,
+    leading::{Leading, Work},
+    objects::{PinObject, RawPin, Seen},
+    queue::Lane,
+};
+
+/// Runs until the leadership ends.
+pub(super) async fn run(lead: Arc<Leading>) {
+    let api = api::all_pins(&lead.shared.client);
+    let events = watcher(api, watcher::Config::default()).backoff(api::watch_backoff());
+    pin_mut!(events);
+    let mut listed = BTreeSet::new();
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            event = events.next() => event,
+        };
+        match event {
+            Some(Ok(event)) => {
+                lead.shared.reach.answered();
+                take(&lead, event, &mut listed);
+            }
+            Some(Err(error)) => tracing::warn!(%error, "cannot watch Pins; trying again"),
+            // A watcher's stream does not end.
+            None => return,
+        }
+    }
+}
+
+fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid>) {
+    match event {
+        watcher::Event::Init => listed.clear(),
+        watcher::Event::InitApply(raw) => {
+            if let Some(object) = PinObject::read(raw) {
+                listed.insert(object.uid.clone());
+                see(lead, object);
+            }
+        }
+        watcher::Event::InitDone => {
+            lead.objects_mut().list_done(listed);
+            listed.clear();
+            lead.listed.notify_one();
+        }
+        watcher::Event::Apply(raw) => {
+            if let Some(object) = PinObject::read(raw) {
+                see(lead, object);
+            }
+        }
+        watcher::Event::Delete(raw) => {
+            if let Some(object) = PinObject::read(raw) {
+                lead.objects_mut().remove(&object.key, &object.uid);
+                lead.refused(&object.uid, None);
+                lead.claims.push(Lane::Fresh, Work::Gone(object.uid, object.generation));
+            }
+        }
+    }
+}
+
+/// New Pins before those that only have to be looked at again.
+fn see(lead: &Leading, object: PinObject) {
+    let key = object.key.clone();
+    let lane = if object.is_observed() { Lane::Later } else { Lane::Fresh };
+    let seen = lead.objects_mut().upsert(object);
+    if seen == Seen::Spec {
+        lead.claims.push(lane, Work::Object(key.clone()));
+    }
+    if seen != Seen::Known {
+        lead.statuses.push(lane, key);
+    }
+}

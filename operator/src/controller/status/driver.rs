@@ -1,0 +1,336 @@
+//! Decides when statuses are written, and writes them.
+//!
+//! One task: it looks at objects that something happened to (a new version, the state, reports of
+//! peers, time), and has at most [`WRITES_MAX`] writes under way, one for an object.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use pinkeeper::{
+    state::{Changed, PinSet},
+    types::{Cid, PeerId},
+};
+use tokio::{
+    sync::{broadcast, broadcast::error::RecvError, mpsc},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    events::{Bucket, note},
+    judge::{Difference, Verdict, View, difference, judge},
+    presence::{Facts, Presence},
+    tell::Told,
+    timers::Timers,
+    writer::{Write, Written, reference, write},
+};
+use crate::controller::{
+    api::Backoff,
+    leading::Leading,
+    objects::{ObjectKey, PinObject},
+    queue::Lane,
+};
+
+/// What is not done yet is written only when it stays so for this long.
+pub const LINGER: Duration = Duration::from_millis(500);
+/// Status writes under way at a time: what an API server takes from one client without queueing.
+const WRITES_MAX: usize = 32;
+/// Writes a second, and at once, of what is not new.
+const LATER_PER_SECOND: u32 = 100;
+const LATER_BURST: u32 = 100;
+/// Progress of one Pin is written this often at most.
+const WORDS_EVERY: Duration = Duration::from_secs(30);
+/// Objects looked at before other things get their turn.
+const LOOKS_MAX: usize = 256;
+/// An object that was not written for another version of it, whose watch event does not come.
+const STALE_AGAIN: Duration = Duration::from_secs(2);
+/// Waits while the API server does not take writes.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Waits before a status that was refused is tried again, which only a newer definition would help.
+const REFUSED_AGAIN: Duration = Duration::from_secs(300);
+/// How often peers are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+type Finished = (ObjectKey, Write, Written);
+
+struct Driver {
+    lead: Arc<Leading>,
+    notes: mpsc::Sender<Told>,
+    presence: Presence,
+    /// Of the last look at the peers.
+    facts: BTreeMap<PeerId, Facts>,
+    timers: Timers,
+    /// Since when an object has had something unsettled to say.
+    noticed: BTreeMap<ObjectKey, Instant>,
+    /// When an unsettled object was last written.
+    written: BTreeMap<ObjectKey, Instant>,
+    under_way: BTreeSet<ObjectKey>,
+    /// Something happened to these while they were being written.
+    again: BTreeSet<ObjectKey>,
+    writes: FuturesUnordered<BoxFuture<'static, Finished>>,
+    later: Bucket,
+    paused_until: Option<Instant>,
+    pause: Backoff,
+}
+
+/// Runs until the leadership ends; writes under way are dropped then.
+pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
+    let mut state = lead.shared.cluster.state().subscribe();
+    let mut board = lead.shared.cluster.board().subscribe();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut driver = Driver::new(lead.clone(), notes);
+    loop {
+        driver.start_due();
+        let wake = driver.wake_at();
+        let room = driver.has_room();
+        tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            Some(finished) = driver.writes.next() => driver.finish(finished),
+            changed = state.recv() => if driver.changed(changed).is_break() { return },
+            changed = board.recv() => if driver.changed(changed).is_break() { return },
+            _ = tick.tick() => driver.look_at_peers(),
+            () = lead.statuses.pushed(), if room => {}
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+        }
+    }
+}
+
+impl Driver {
+    fn new(lead: Arc<Leading>, notes: mpsc::Sender<Told>) -> Self {
+        let now = lead.shared.clock.now();
+        let presence = Presence::default().look(&lead.shared.cluster, now);
+        Self {
+            lead,
+            notes,
+            facts: presence.facts(now),
+            presence,
+            timers: Timers::default(),
+            noticed: BTreeMap::new(),
+            written: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            again: BTreeSet::new(),
+            writes: FuturesUnordered::new(),
+            later: Bucket::new(LATER_BURST, LATER_PER_SECOND, Instant::now()),
+            paused_until: None,
+            pause: Backoff::new(PAUSE.0, PAUSE.1),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let paused = self.paused_until.is_some_and(|until| until > Instant::now());
+        !paused && self.writes.len() < WRITES_MAX
+    }
+
+    /// When to look again without being told.
+    fn wake_at(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            return Some(until);
+        }
+        if self.writes.len() >= WRITES_MAX {
+            return None;
+        }
+        // What is left in the queue now is waiting for its rate.
+        let queued = (!self.lead.statuses.is_empty()).then(|| now + self.later.wait(now));
+        queued.into_iter().chain(self.timers.next()).min()
+    }
+
+    /// Looks at objects while writes may be started.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while let Some((lane, key)) = self.timers.pop(now) {
+            self.lead.statuses.push(lane, key);
+        }
+        for _ in 0..LOOKS_MAX {
+            if !self.has_room() {
+                return;
+            }
+            let later = self.later.wait(now).is_zero();
+            let Some((lane, key)) = self.lead.statuses.pop(later) else { return };
+            if self.under_way.contains(&key) {
+                self.again.insert(key);
+            } else {
+                self.look(lane, &key);
+            }
+        }
+    }
+
+    /// Looks at one object and starts its write, or notes when to look again.
+    fn look(&mut self, lane: Lane, key: &ObjectKey) {
+        let now = Instant::now();
+        let object = self.lead.objects().get(key).cloned();
+        let Some(object) = object else { return self.forget(key) };
+        let Some(verdict) = self.judge(&object) else { return };
+        if let Some(recheck) = verdict.recheck {
+            let wait = recheck.0.saturating_sub(self.lead.shared.clock.now().0) + 1;
+            self.timers.set(key, now + Duration::from_millis(wait), Lane::Later);
+        }
+        match difference(object.status.as_ref(), &verdict.status) {
+            Difference::None => self.forget(key),
+            Difference::Words => {
+                let due = *self.written.entry(key.clone()).or_insert(now) + WORDS_EVERY;
+                match now >= due {
+                    true => self.start(lane, object, verdict),
+                    false => self.timers.set(key, due, Lane::Later),
+                }
+            }
+            Difference::Facts if verdict.settled => self.start(lane, object, verdict),
+            Difference::Facts => {
+                let due = *self.noticed.entry(key.clone()).or_insert(now) + LINGER;
+                match now >= due {
+                    true => self.start(lane, object, verdict),
+                    false => self.timers.set(key, due, lane),
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.noticed.remove(key);
+        if self.lead.objects().get(key).is_none() {
+            self.written.remove(key);
+        }
+    }
+
+    fn judge(&self, object: &PinObject) -> Option<Verdict> {
+        let cluster = &self.lead.shared.cluster;
+        let cid = object.cid.as_ref().ok();
+        let reports = cid.map(|cid| cluster.board().statuses(cid)).unwrap_or_default();
+        cluster.state().read(|pins| {
+            let view = View {
+                pin: cid.and_then(|cid| pins.get(cid)),
+                refused: self.lead.refusal(&object.uid, object.generation),
+                reports: &reports,
+                peers: &self.presence.peers,
+                default_replicas: self.lead.shared.settings.default_replicas,
+                now: self.lead.shared.clock.now(),
+            };
+            judge(object, view)
+        })
+    }
+
+    fn start(&mut self, lane: Lane, object: Arc<PinObject>, verdict: Verdict) {
+        let now = Instant::now();
+        let key = object.key.clone();
+        if lane == Lane::Later {
+            self.later.take(now);
+        }
+        self.noticed.remove(&key);
+        match verdict.settled {
+            true => self.written.remove(&key),
+            false => self.written.insert(key.clone(), now),
+        };
+        let note = note(object.status.as_ref(), &verdict.status, verdict.reason);
+        let job = Write { object, status: verdict.status, note };
+        let lead = self.lead.clone();
+        self.under_way.insert(key.clone());
+        self.writes.push(Box::pin(async move {
+            let written = write(&lead, &job).await;
+            (key, job, written)
+        }));
+    }
+
+    fn finish(&mut self, (key, job, written): Finished) {
+        let counters = &self.lead.shared.counters;
+        self.under_way.remove(&key);
+        if self.again.remove(&key) {
+            self.lead.statuses.push(Lane::Fresh, key.clone());
+        }
+        let mut answered = true;
+        match written {
+            Written::Done(object) => {
+                counters.status_writes.inc();
+                if let Some(object) = object {
+                    self.lead.objects_mut().refresh(object);
+                }
+                let note = job.note.map(|note| (reference(&job.object), note));
+                if note.is_some_and(|note| self.notes.try_send(note).is_err()) {
+                    counters.events_left_out.inc();
+                }
+            }
+            Written::Stale => {
+                counters.status_conflicts.inc();
+                self.timers.set(&key, Instant::now() + STALE_AGAIN, Lane::Later);
+            }
+            Written::Refused(reason) => {
+                counters.status_failures.inc();
+                tracing::error!(pin = %key, reason, "the API server refuses a status");
+                self.timers.set(&key, Instant::now() + REFUSED_AGAIN, Lane::Later);
+            }
+            Written::Later(after, reason) => {
+                answered = false;
+                counters.status_failures.inc();
+                let lane = if job.object.is_observed() { Lane::Later } else { Lane::Fresh };
+                self.lead.statuses.push(lane, key);
+                self.wait_for_server(after, &reason);
+            }
+            Written::Deposed => {}
+        }
+        if answered {
+            self.pause.reset();
+        }
+    }
+
+    /// No new writes for a while. Writes under way fail together, which counts once.
+    fn wait_for_server(&mut self, after: Option<Duration>, reason: &str) {
+        let now = Instant::now();
+        if self.paused_until.is_some_and(|until| until > now) {
+            return;
+        }
+        let wait = after.unwrap_or_else(|| self.pause.wait()).min(PAUSE.1);
+        tracing::warn!(reason, ?wait, "the API server does not take statuses; waiting");
+        self.paused_until = Some(now + wait);
+    }
+
+    /// Takes in news of the state or of the board.
+    fn changed(&self, news: Result<Changed, RecvError>) -> std::ops::ControlFlow<()> {
+        match news {
+            Ok(Changed::Cids(cids)) => {
+                let objects = self.lead.objects();
+                for key in cids.iter().flat_map(|cid| objects.of(cid)) {
+                    self.lead.statuses.push(Lane::Fresh, key.clone());
+                }
+            }
+            Ok(Changed::Everything) | Err(RecvError::Lagged(_)) => self.look_at_all(|_| true),
+            Err(broadcast::error::RecvError::Closed) => return std::ops::ControlFlow::Break(()),
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn look_at_all(&self, wanted: impl Fn(&PinObject) -> bool) {
+        let objects = self.lead.objects();
+        for object in objects.iter().filter(|object| wanted(object)) {
+            let lane = if object.is_observed() { Lane::Later } else { Lane::Fresh };
+            self.lead.statuses.push(lane, object.key.clone());
+        }
+    }
+
+    /// Pins of peers that went, came back or spoke are looked at again.
+    fn look_at_peers(&mut self) {
+        let shared = &self.lead.shared;
+        let now = shared.clock.now();
+        self.presence = self.presence.look(&shared.cluster, now);
+        // A silence that begins or ends is no news for statuses; one that outlasts the grace is.
+        let facts = self.presence.facts(now);
+        let ids = facts.keys().chain(self.facts.keys());
+        let moved: BTreeSet<PeerId> =
+            ids.filter(|id| facts.get(*id) != self.facts.get(*id)).copied().collect();
+        self.facts = facts;
+        if moved.is_empty() {
+            return;
+        }
+        let touched = shared.cluster.state().read(|pins| cids_on(pins, &moved));
+        self.look_at_all(|object| object.cid.as_ref().is_ok_and(|cid| touched.contains(cid)));
+    }
+}
+
+fn cids_on(pins: &PinSet, peers: &BTreeSet<PeerId>) -> BTreeSet<Cid> {
+    let touched =
+        pins.iter().filter(|(_, pin)| pin.allocations.iter().any(|a| peers.contains(&a.peer)));
+    touched.map(|(cid, _)| *cid).collect()
+}

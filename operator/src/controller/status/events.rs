@@ -1,0 +1,135 @@
+//! Which changes of a status people are told of by an Event, and how many: pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::crd::{self, PinReason};
+
+/// What an Event is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// A warning, or news that all is well again.
+    pub warning: bool,
+    /// Ready's reason.
+    pub reason: PinReason,
+    /// Ready's message.
+    pub text: String,
+}
+
+/// The Event for a change of status: into trouble, or out of it. None for a Pin that went well.
+#[must_use]
+pub fn note(
+    before: Option<&crd::PinStatus>,
+    after: &crd::PinStatus,
+    reason: PinReason,
+) -> Option<Note> {
+    let ready =
+        |status: &crd::PinStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
+    let was = before.and_then(ready).map(|condition| condition.reason);
+    let now = ready(after)?;
+    if was.as_deref() == Some(reason.as_str()) {
+        return None;
+    }
+    let was_trouble = was.is_some_and(|was| TROUBLE.iter().any(|t| t.as_str() == was));
+    let warning = TROUBLE.contains(&reason);
+    let told = warning || (reason == PinReason::Pinned && was_trouble);
+    told.then_some(Note { warning, reason, text: now.message })
+}
+
+const TROUBLE: [PinReason; 4] = [
+    PinReason::ContentNotFound,
+    PinReason::PinError,
+    PinReason::NotEnoughPeers,
+    PinReason::InvalidCID,
+];
+
+/// Lets through a burst, then so many a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    burst: f64,
+    per_second: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full one.
+    #[must_use]
+    pub fn new(burst: u32, per_second: u32, now: Instant) -> Self {
+        let (burst, per_second) = (f64::from(burst), f64::from(per_second));
+        Self { burst, per_second, tokens: burst, at: now }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
+        self.at = now;
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        let there = self.tokens >= 1.0;
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
+
+    /// How long until there is one.
+    pub fn wait(&mut self, now: Instant) -> Duration {
+        self.refill(now);
+        Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    use super::*;
+
+    fn status(reason: PinReason) -> crd::PinStatus {
+        let condition = Condition {
+            type_: "Ready".into(),
+            status: "False".into(),
+            reason: reason.as_str().into(),
+            message: "why".into(),
+            observed_generation: None,
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+        };
+        crd::PinStatus { conditions: vec![condition], ..crd::PinStatus::default() }
+    }
+
+    #[test]
+    fn people_are_told_of_trouble_and_of_its_end() {
+        use PinReason::{ContentNotFound, InvalidCID, PinError, Pinned, Pinning};
+        let cases = [
+            (None, Pinned, None),
+            (None, InvalidCID, Some(true)),
+            (Some(Pinning), Pinned, None),
+            (Some(Pinning), ContentNotFound, Some(true)),
+            (Some(ContentNotFound), ContentNotFound, None),
+            (Some(ContentNotFound), PinError, Some(true)),
+            (Some(ContentNotFound), Pinning, None),
+            (Some(ContentNotFound), Pinned, Some(false)),
+        ];
+        for (was, reason, warning) in cases {
+            let before = was.map(status);
+            let note = note(before.as_ref(), &status(reason), reason);
+            assert_eq!(note.map(|note| note.warning), warning, "{was:?} to {reason:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let mut bucket = Bucket::new(50, 10, Instant::now());
+        let take = |bucket: &mut Bucket| (0..100).filter(|_| bucket.take(Instant::now())).count();
+        assert_eq!(take(&mut bucket), 50);
+        assert!(bucket.wait(Instant::now()) <= Duration::from_millis(100));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(take(&mut bucket), 10);
+    }
+}

@@ -1,0 +1,387 @@
+//! What a Pin's status must say: pure.
+//!
+//! Invariants: nothing is said about a generation whose claim is not in the state; Ready is judged by
+//! the object's own spec; without news about a copy, what was last written about it stays; the same
+//! view gives the same status, so that nothing is written when nothing changes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use pinkeeper::{
+    state::Refused,
+    types::{Owner, PeerId, Pin, PinState, PinStatus as Report, Timestamp},
+};
+
+use super::conditions::conditions;
+use crate::{
+    controller::{claims::replication, objects::PinObject},
+    crd::{self, AllocationState, PinAllocation, PinReason},
+};
+
+/// How long a copy keeps its last written state while its peer or daemon is away.
+pub const GRACE: Duration = Duration::from_secs(60);
+/// How long a retry may go on before it shows instead of the failure it follows: most retries of
+/// content that nobody has end as the attempts before.
+const RETRY_HIDDEN: Duration = Duration::from_secs(120);
+/// How long a copy that was confirmed may wait for its confirmation anew.
+const ASKING: Duration = Duration::from_secs(10);
+
+/// A peer as far as statuses need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its name.
+    pub name: String,
+    /// Its reports are complete in this leadership.
+    pub reported: bool,
+    /// Since when nothing was heard of it, if so.
+    pub silent: Option<Timestamp>,
+}
+
+/// What is known about the object's content.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The pin in the state.
+    pub pin: Option<&'a Pin>,
+    /// The state refused the claim of this generation.
+    pub refused: Option<Refused>,
+    /// What peers report of it.
+    pub reports: &'a BTreeMap<PeerId, Report>,
+    /// All members.
+    pub peers: &'a BTreeMap<PeerId, PeerView>,
+    /// Copies of a Pin that names no number.
+    pub default_replicas: u16,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A status and what to do with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// What the object's status should be.
+    pub status: crd::PinStatus,
+    /// Ready's reason.
+    pub reason: PinReason,
+    /// Nothing more is expected to happen soon: worth writing at once.
+    pub settled: bool,
+    /// The verdict may change by time alone, then.
+    pub recheck: Option<Timestamp>,
+}
+
+/// Judges one object; absent when there is nothing to say about this generation yet.
+#[must_use]
+pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
+    let spec = object.spec.as_ref()?;
+    if let Err(error) = &object.cid {
+        let message = format!(
+            "{error}. The cid of a Pin cannot be changed: delete this Pin and create one with the \
+             right CID"
+        );
+        return Some(stalled(object, PinReason::InvalidCID, &message, view.now));
+    }
+    if let Some(refused) = view.refused {
+        let message = format!("the cluster refuses it: {refused}");
+        return Some(stalled(object, PinReason::Unallocatable, &message, view.now));
+    }
+    let pin = view.pin?;
+    let claim = pin.claims.get(&Owner::Object(object.uid.clone()))?;
+    if claim.generation != object.generation {
+        return None;
+    }
+    let (min, wanted) = replication(spec, view.default_replicas);
+    let mut recheck = None;
+    let copies = copies(object, pin, view, &mut recheck);
+    let count = Count::of(&copies, usize::from(min), usize::from(wanted), view.peers.len());
+    let reason = reason(&copies, &count);
+    let under = count.confirmed < count.wanted;
+    let message = message(reason, &copies, &count);
+    let conditions = conditions(object, reason, reason.is_ready() && under, &message, view.now);
+    let status = crd::PinStatus {
+        conditions,
+        observed_generation: Some(object.generation),
+        replicas: Some(format!("{}/{}", count.confirmed, count.wanted)),
+        ready_replicas: Some(i32::try_from(count.confirmed).unwrap_or(i32::MAX)),
+        allocations: copies.into_iter().take(crd::ALLOCATIONS_LEN_MAX).collect(),
+    };
+    Some(Verdict { status, reason, settled: reason.is_ready() && !under, recheck })
+}
+
+fn stalled(object: &PinObject, reason: PinReason, message: &str, now: Timestamp) -> Verdict {
+    let status = crd::PinStatus {
+        conditions: conditions(object, reason, false, message, now),
+        observed_generation: Some(object.generation),
+        ..crd::PinStatus::default()
+    };
+    Verdict { status, reason, settled: true, recheck: None }
+}
+
+/// What is shown of each allocation, by name. A name is shown once: two identities under one name
+/// are a peer that lost its volume and its successor.
+fn copies(
+    object: &PinObject,
+    pin: &Pin,
+    view: View<'_>,
+    recheck: &mut Option<Timestamp>,
+) -> Vec<PinAllocation> {
+    let before = object.status.as_ref().map_or(&[][..], |status| &status.allocations[..]);
+    let mut copies: BTreeMap<String, PinAllocation> = BTreeMap::new();
+    for allocation in &pin.allocations {
+        let peer = view.peers.get(&allocation.peer);
+        let name = peer.map_or_else(|| allocation.peer.to_string(), |peer| peer.name.clone());
+        let before = before.iter().find(|copy| copy.peer == name);
+        let report = view.reports.get(&allocation.peer);
+        let mut copy = copy(name, peer, before, report, view.now, recheck);
+        if allocation.leaving {
+            copy = PinAllocation { state: AllocationState::Leaving, ..copy };
+        }
+        let better = copies.get(&copy.peer).is_none_or(|other| {
+            copy.state == AllocationState::Pinned && other.state != AllocationState::Pinned
+        });
+        if better {
+            copies.insert(copy.peer.clone(), copy);
+        }
+    }
+    copies.into_values().collect()
+}
+
+/// One copy: the peer's report, or what was last written about it while there is no news.
+fn copy(
+    name: String,
+    peer: Option<&PeerView>,
+    before: Option<&PinAllocation>,
+    report: Option<&Report>,
+    now: Timestamp,
+    recheck: &mut Option<Timestamp>,
+) -> PinAllocation {
+    let mut waiting = |since: Timestamp, span: Duration| {
+        let until = Timestamp(since.0.saturating_add(millis(span)));
+        if now < until {
+            *recheck = Some(recheck.map_or(until, |other| other.min(until)));
+        }
+        now < until
+    };
+    let shown = |state, since, message: &str| {
+        // A state keeps the time it was first written with: a restarted peer reports a later one.
+        let first = before.filter(|copy| copy.state == state).and_then(|copy| copy.since.clone());
+        let since = Some(first.unwrap_or_else(|| whole_seconds(since)));
+        PinAllocation { peer: name.clone(), state, since, message: bounded(message) }
+    };
+    let Some(peer) = peer else {
+        return shown(AllocationState::PeerDown, now, "the peer is no longer a member");
+    };
+    if let Some(since) = peer.silent
+        && !waiting(since, GRACE)
+    {
+        let message = format!("nothing was heard of the peer since {}", whole_seconds(since).0);
+        return shown(AllocationState::PeerDown, since, &message);
+    }
+    let Some(report) = report else {
+        return match before {
+            Some(before) if !peer.reported => before.clone(),
+            _ => shown(AllocationState::Queued, now, ""),
+        };
+    };
+    let state = state_of(report.state);
+    if let Some(before) = before
+        && stays(before.state, state, report, &mut waiting)
+    {
+        return before.clone();
+    }
+    shown(state, report.since, &report.message)
+}
+
+/// Whether what was written about a copy stays although its peer reports something else now.
+fn stays(
+    before: AllocationState,
+    state: AllocationState,
+    report: &Report,
+    waiting: &mut impl FnMut(Timestamp, Duration) -> bool,
+) -> bool {
+    use AllocationState::{
+        ContentNotFound, DaemonDown, PeerDown, PinError, Pinned, Pinning, Queued,
+    };
+    match (before, state) {
+        (Pinned, DaemonDown) => waiting(report.since, GRACE),
+        // A peer that starts asks its daemon first.
+        (Pinned, Queued) if report.attempts == 0 => waiting(report.since, ASKING),
+        (ContentNotFound | PinError | DaemonDown, Queued) => report.attempts > 0,
+        (ContentNotFound | PinError | DaemonDown, Pinning) => {
+            report.attempts > 0 && waiting(report.since, RETRY_HIDDEN)
+        }
+        (PeerDown, Queued) if report.attempts == 0 => waiting(report.since, ASKING),
+        _ => false,
+    }
+}
+
+fn state_of(state: PinState) -> AllocationState {
+    match state {
+        // What is still being released is taken up again when that is done.
+        PinState::Queued | PinState::Unpinning | PinState::UnpinFailed => AllocationState::Queued,
+        PinState::Pinning => AllocationState::Pinning,
+        PinState::Pinned => AllocationState::Pinned,
+        PinState::NotFound => AllocationState::ContentNotFound,
+        PinState::Failed => AllocationState::PinError,
+        PinState::DaemonDown => AllocationState::DaemonDown,
+    }
+}
+
+fn reason(copies: &[PinAllocation], count: &Count) -> PinReason {
+    let in_state = |state| copies.iter().filter(|copy| copy.state == state).count();
+    let working = in_state(AllocationState::Queued) + in_state(AllocationState::Pinning);
+    if count.confirmed >= count.min {
+        PinReason::Pinned
+    } else if count.holders < count.min {
+        PinReason::NotEnoughPeers
+    } else if count.confirmed + working >= count.min {
+        // Enough copies are on their way: those in trouble do not decide.
+        let begun = count.confirmed > 0 || in_state(AllocationState::Pinning) > 0;
+        if begun { PinReason::Pinning } else { PinReason::Queued }
+    } else if in_state(AllocationState::ContentNotFound) > 0 {
+        PinReason::ContentNotFound
+    } else if in_state(AllocationState::PinError) > 0 {
+        PinReason::PinError
+    } else {
+        PinReason::DaemonDown
+    }
+}
+
+/// Numbers of copies.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    /// Confirmed to be held.
+    confirmed: usize,
+    /// Allocated, not leaving.
+    holders: usize,
+    /// Needed to be ready.
+    min: usize,
+    /// Asked for.
+    wanted: usize,
+    /// Peers of the cluster.
+    peers: usize,
+}
+
+impl Count {
+    fn of(copies: &[PinAllocation], min: usize, wanted: usize, peers: usize) -> Self {
+        let confirmed = copies.iter().filter(|copy| copy.state == AllocationState::Pinned).count();
+        let holders = copies.iter().filter(|copy| copy.state != AllocationState::Leaving).count();
+        Self { confirmed, holders, min, wanted, peers }
+    }
+}
+
+/// The sentence for people. Without progress: that would be a write per block.
+fn message(reason: PinReason, copies: &[PinAllocation], count: &Count) -> String {
+    let Count { confirmed, holders, min, wanted, peers } = *count;
+    let so_far = format!("{confirmed} of {wanted} copies are confirmed");
+    match reason {
+        PinReason::Pinned if confirmed >= wanted => so_far,
+        PinReason::Pinned if holders < wanted && confirmed >= holders => {
+            format!("{so_far}; the cluster has {peers} peers, {holders} can take it")
+        }
+        PinReason::Pinned | PinReason::Queued | PinReason::Pinning => match trouble(copies, None) {
+            Some(trouble) => format!("{so_far}, {min} are needed; {trouble}"),
+            None => format!("{so_far}, {min} are needed"),
+        },
+        PinReason::NotEnoughPeers => format!(
+            "{min} copies are needed, but of the cluster's {peers} peers only {holders} can take \
+             one; {so_far}. Add peers, or ask for fewer copies"
+        ),
+        PinReason::ContentNotFound => {
+            let trouble = trouble(copies, Some(AllocationState::ContentNotFound));
+            format!(
+                "nobody seems to provide the content: {}. Add it to one of the cluster's daemons, \
+                 or start a node with it that they can reach; it is tried again by itself",
+                trouble.unwrap_or_default()
+            )
+        }
+        PinReason::PinError => {
+            let trouble = trouble(copies, Some(AllocationState::PinError)).unwrap_or_default();
+            format!("{so_far}, {min} are needed; {trouble}. It is tried again by itself")
+        }
+        PinReason::DaemonDown => {
+            let trouble = trouble(copies, None).unwrap_or_default();
+            format!("{so_far}, {min} are needed; {trouble}. It goes on when they are back")
+        }
+        // These never get here: they have messages of their own.
+        PinReason::InvalidCID | PinReason::Unallocatable => so_far,
+    }
+}
+
+/// Who is in trouble and the first one's reason, as in "on a, b and 3 more: block not found".
+fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<String> {
+    let in_trouble = |state| {
+        use AllocationState::{ContentNotFound, DaemonDown, PeerDown, PinError};
+        matches!(state, ContentNotFound | PinError | DaemonDown | PeerDown)
+    };
+    let mut seen: Vec<&PinAllocation> = copies
+        .iter()
+        .filter(|copy| only.map_or(in_trouble(copy.state), |state| copy.state == state))
+        .collect();
+    // The worst is told; the sort is stable, so names stay in order.
+    seen.sort_by_key(|copy| copy.state);
+    let first = *seen.first()?;
+    let names: Vec<&str> = seen.iter().take(NAMES_MAX).map(|copy| copy.peer.as_str()).collect();
+    let more = match seen.len().saturating_sub(NAMES_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let words = match first.state {
+        _ if !first.message.is_empty() => first.message.as_str(),
+        AllocationState::ContentNotFound => "content not found",
+        AllocationState::PinError => "the daemon failed",
+        AllocationState::PeerDown => "the peer is silent",
+        _ => "the daemon does not answer",
+    };
+    // The sentence goes on with what happens next.
+    let words = words.trim_end_matches("; trying again").trim_end_matches('.');
+    Some(format!("on {}{more}: {words}", names.join(", ")))
+}
+
+/// Peers named in one message.
+const NAMES_MAX: usize = 3;
+
+/// Cut to what the definition of the objects allows.
+pub(super) fn bounded(text: &str) -> String {
+    match text.char_indices().nth(crd::MESSAGE_LEN_MAX - 1) {
+        Some((end, _)) if text.len() > end + 1 => format!("{}…", &text[..end]),
+        _ => text.to_owned(),
+    }
+}
+
+/// As Kubernetes writes times: without fractions of a second.
+pub(super) fn whole_seconds(time: Timestamp) -> Time {
+    let second = i64::try_from(time.0 / 1000).unwrap_or(i64::MAX);
+    Time(jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX))
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a status differs from the one on the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// Not at all.
+    None,
+    /// Only in words: progress, a reason told otherwise.
+    Words,
+    /// In what programs read.
+    Facts,
+}
+
+/// Compares a status with the one on the object; conditions of others do not count.
+#[must_use]
+pub fn difference(before: Option<&crd::PinStatus>, after: &crd::PinStatus) -> Difference {
+    let Some(before) = before else { return Difference::Facts };
+    let mut before = before.clone();
+    before.conditions.retain(|c| after.conditions.iter().any(|own| own.type_ == c.type_));
+    before.conditions.sort_by_key(|c| super::conditions::rank(&c.type_));
+    before.allocations.sort_by(|a, b| a.peer.cmp(&b.peer));
+    if before == *after {
+        return Difference::None;
+    }
+    let mut after = after.clone();
+    for status in [&mut before, &mut after] {
+        status.conditions.iter_mut().for_each(|c| c.message.clear());
+        status.allocations.iter_mut().for_each(|a| a.message.clear());
+    }
+    if before == after { Difference::Words } else { Difference::Facts }
+}

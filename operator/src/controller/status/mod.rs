@@ -1,0 +1,27 @@
+//! Statuses of Pins: what they must say ([`judge`]), when they are written ([`driver`]), and the
+//! Events that go with them.
+//!
+//! Invariants: written by server-side apply with the version they were decided on, by the leader of
+//! the term alone; nothing changes, nothing is written; a Pin that is done within [`LINGER`] is
+//! written once.
+
+mod conditions;
+mod driver;
+mod events;
+mod judge;
+mod presence;
+mod tell;
+mod timers;
+mod writer;
+
+pub use self::{
+    driver::LINGER,
+    events::{Bucket, Note, note},
+    judge::{Difference, GRACE, PeerView, Verdict, View, difference, judge},
+};
+pub(super) use self::{
+    driver::run,
+    tell::{QUEUE_LEN_MAX as NOTES_MAX, run as tell},
+};
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! The table of reasons, what stays while there is no news, and that statuses settle.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use pinkeeper::{
+    state::Refused,
+    types::{
+        Allocation, Claim, ClaimOptions, Factor, Owner, PeerId, Pin, PinState, PinStatus as Report,
+        Replication, Timestamp,
+    },
+};
+use proptest::prelude::*;
+
+use super::{Difference, GRACE, PeerView, Verdict, View, difference, judge};
+use crate::{
+    controller::objects::{
+        PinObject,
+        tests::{DOCS, pin},
+    },
+    crd::{self, AllocationState, PinReason},
+};
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn id(number: u8) -> PeerId {
+    PeerId([number; 32])
+}
+
+fn object(replicas: i32, min: i32) -> PinObject {
+    let mut object = pin("docs", "u", 5, DOCS);
+    let spec = object.spec.as_mut().unwrap();
+    (spec.replicas, spec.min_replicas) = (Some(replicas), Some(min));
+    object
+}
+
+fn report(state: PinState, attempts: u32) -> Report {
+    Report { state, since: NOW, message: String::new(), attempts }
+}
+
+/// A cluster of `members` peers, with the pin on the first of them, as many as reports.
+struct World {
+    pin: Pin,
+    reports: BTreeMap<PeerId, Report>,
+    peers: BTreeMap<PeerId, PeerView>,
+}
+
+impl World {
+    fn new(members: u8, states: &[PinState]) -> Self {
+        let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
+        let options = ClaimOptions { replication, retain: false, name: "web/docs".into() };
+        let claim = Claim { options, generation: 1, since: NOW };
+        let uid = object(1, 1).uid;
+        let holders = (1..).zip(states);
+        Self {
+            pin: Pin {
+                claims: BTreeMap::from([(Owner::Object(uid), claim)]),
+                allocations: holders
+                    .clone()
+                    .map(|(number, _)| Allocation { peer: id(number), leaving: false })
+                    .collect(),
+                created: NOW,
+            },
+            reports: holders.map(|(number, state)| (id(number), report(*state, 0))).collect(),
+            peers: (1..=members)
+                .map(|number| {
+                    let name = format!("p-{number}");
+                    (id(number), PeerView { name, reported: true, silent: None })
+                })
+                .collect(),
+        }
+    }
+
+    fn view(&self, now: Timestamp) -> View<'_> {
+        View {
+            pin: Some(&self.pin),
+            refused: None,
+            reports: &self.reports,
+            peers: &self.peers,
+            default_replicas: 2,
+            now,
+        }
+    }
+
+    fn judge(&self, object: &PinObject, now: Timestamp) -> Verdict {
+        judge(object, self.view(now)).unwrap()
+    }
+}
+
+fn conditions(status: &crd::PinStatus) -> [&str; 3] {
+    let status = |kind| {
+        let found = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+        found.status.as_str()
+    };
+    [status("Ready"), status("Reconciling"), status("Stalled")]
+}
+
+fn message(status: &crd::PinStatus) -> &str {
+    &status.conditions[0].message
+}
+
+fn after(span: std::time::Duration) -> Timestamp {
+    Timestamp(NOW.0 + u64::try_from(span.as_millis()).unwrap())
+}
+
+/// What kstatus makes of it (<https://github.com/kubernetes-sigs/cli-utils>, pkg/kstatus).
+fn kstatus(object: &PinObject, status: &crd::PinStatus) -> &'static str {
+    if status.observed_generation != Some(object.generation) {
+        return "InProgress";
+    }
+    match conditions(status) {
+        [_, "True", _] => "InProgress",
+        [_, _, "True"] => "Failed",
+        ["True", ..] => "Current",
+        _ => "InProgress",
+    }
+}
+
+#[test]
+fn the_table_of_reasons() {
+    use PinReason as R;
+    use PinState::{DaemonDown, Failed, NotFound, Pinned, Pinning, Queued};
+    let working = ["False", "True", "False"];
+    let cases: &[(&[PinState], i32, i32, R, [&str; 3], &str)] = &[
+        (&[Pinned, Pinned], 2, 2, R::Pinned, ["True", "False", "False"], "Current"),
+        (&[Pinned, Pinning], 2, 1, R::Pinned, ["True", "True", "False"], "InProgress"),
+        (&[Pinned, NotFound], 2, 1, R::Pinned, ["True", "True", "False"], "InProgress"),
+        (&[Pinned, Pinning], 2, 2, R::Pinning, working, "InProgress"),
+        (&[Queued, Queued], 2, 2, R::Queued, working, "InProgress"),
+        (&[Queued, Pinning], 2, 2, R::Pinning, working, "InProgress"),
+        (&[NotFound, Pinning], 2, 1, R::Pinning, working, "InProgress"),
+        (&[NotFound, Pinning], 2, 2, R::ContentNotFound, working, "InProgress"),
+        (&[NotFound, Failed], 2, 1, R::ContentNotFound, working, "InProgress"),
+        (&[DaemonDown, Failed], 2, 1, R::PinError, working, "InProgress"),
+        (&[DaemonDown, Pinned], 2, 2, R::DaemonDown, working, "InProgress"),
+        (&[Pinned, Pinned], 5, 5, R::NotEnoughPeers, working, "InProgress"),
+        (&[Pinned, Pinned], 5, 2, R::Pinned, ["True", "True", "False"], "InProgress"),
+        (&[], 1, 1, R::NotEnoughPeers, working, "InProgress"),
+    ];
+    for (states, replicas, min, reason, expected, seen) in cases {
+        let object = object(*replicas, *min);
+        let verdict = World::new(3, states).judge(&object, NOW);
+        assert_eq!(verdict.reason, *reason, "{states:?} {min}/{replicas}");
+        assert_eq!(conditions(&verdict.status), *expected, "{states:?}");
+        assert_eq!(kstatus(&object, &verdict.status), *seen, "{states:?}");
+        let own = verdict.status.conditions.iter();
+        assert!(
+            own.clone().all(|c| c.reason == reason.as_str() && c.observed_generation == Some(1))
+        );
+        assert_eq!(verdict.settled, expected[0] == "True" && expected[1] == "False", "{states:?}");
+    }
+}
+
+#[test]
+fn bad_input_is_stalled() {
+    let cid = pin("x", "u", 1, "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdz");
+    let world = World::new(3, &[]);
+    let verdict = judge(&cid, View { pin: None, ..world.view(NOW) }).unwrap();
+    assert_eq!(verdict.reason, PinReason::InvalidCID);
+    assert_eq!(conditions(&verdict.status), ["False", "False", "True"]);
+    assert_eq!(kstatus(&cid, &verdict.status), "Failed");
+    assert!(verdict.settled && message(&verdict.status).contains("is not a CID"));
+
+    let refused = View { refused: Some(Refused::TooManyClaims), ..world.view(NOW) };
+    let verdict = judge(&object(1, 1), refused).unwrap();
+    assert_eq!(verdict.reason, PinReason::Unallocatable);
+    assert_eq!(conditions(&verdict.status), ["False", "False", "True"]);
+}
+
+#[test]
+fn nothing_is_said_about_a_generation_that_is_not_claimed() {
+    let world = World::new(1, &[PinState::Pinned]);
+    let mut object = object(1, 1);
+    assert!(judge(&object, View { pin: None, ..world.view(NOW) }).is_none());
+    object.generation = 2;
+    assert!(judge(&object, world.view(NOW)).is_none());
+    object.uid = pinkeeper::types::Uid("another".into());
+    assert!(judge(&object, world.view(NOW)).is_none());
+}
+
+#[test]
+fn messages_name_numbers_and_the_next_step() {
+    let verdict = World::new(3, &[PinState::Pinned; 3]).judge(&object(5, 5), NOW);
+    let text = message(&verdict.status);
+    assert!(text.contains('5') && text.contains('3') && text.contains("Add peers"), "{text}");
+
+    let mut world = World::new(3, &[PinState::NotFound; 2]);
+    world.reports.get_mut(&id(1)).unwrap().message = "no block bafkrei… within 60 s".into();
+    let verdict = world.judge(&object(2, 2), NOW);
+    let text = message(&verdict.status);
+    assert!(text.contains("p-1, p-2: no block bafkrei… within 60 s. Add it"), "{text}");
+}
+
+#[test]
+fn each_object_is_judged_by_its_own_spec() {
+    let world = World::new(3, &[PinState::Pinned, PinState::Pinning]);
+    assert_eq!(world.judge(&object(1, 1), NOW).reason, PinReason::Pinned);
+    assert_eq!(world.judge(&object(2, 2), NOW).reason, PinReason::Pinning);
+}
+
+fn written(object: &PinObject, verdict: Verdict) -> PinObject {
+    PinObject { status: Some(verdict.status), ..object.clone() }
+}
+
+#[test]
+fn a_silent_peer_keeps_its_state_for_the_grace() {
+    let mut world = World::new(2, &[PinState::Pinned; 2]);
+    let object = object(2, 2);
+    let object = written(&object, world.judge(&object, NOW));
+    world.reports.clear();
+    for peer in world.peers.values_mut() {
+        (peer.reported, peer.silent) = (false, Some(NOW));
+    }
+    let soon = world.judge(&object, after(GRACE / 2));
+    assert_eq!(difference(object.status.as_ref(), &soon.status), Difference::None);
+    assert_eq!(soon.recheck, Some(after(GRACE)));
+    let late = world.judge(&object, after(GRACE));
+    assert_eq!(late.reason, PinReason::DaemonDown);
+    assert_eq!(late.status.allocations[0].state, AllocationState::PeerDown);
+    assert_eq!(late.status.replicas.as_deref(), Some("0/2"));
+}
+
+#[test]
+fn a_daemon_that_is_away_shortly_changes_nothing() {
+    let mut world = World::new(1, &[PinState::Pinned]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    world.reports.insert(id(1), report(PinState::DaemonDown, 1));
+    let soon = world.judge(&object, after(GRACE / 2));
+    assert_eq!(difference(object.status.as_ref(), &soon.status), Difference::None);
+    assert_eq!(world.judge(&object, after(GRACE)).reason, PinReason::DaemonDown);
+}
+
+#[test]
+fn a_retry_does_not_hide_why_the_last_attempt_failed() {
+    let mut world = World::new(1, &[PinState::NotFound]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    for state in [PinState::Queued, PinState::Pinning] {
+        world.reports.insert(id(1), report(state, 1));
+        let retry = world.judge(&object, after(GRACE));
+        assert_eq!(difference(object.status.as_ref(), &retry.status), Difference::None);
+    }
+    assert_eq!(world.judge(&object, after(GRACE * 3)).reason, PinReason::Pinning);
+    world.reports.insert(id(1), report(PinState::Pinned, 0));
+    assert_eq!(world.judge(&object, NOW).reason, PinReason::Pinned);
+}
+
+#[test]
+fn words_are_told_from_facts() {
+    let mut world = World::new(1, &[PinState::Pinning]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    world.reports.get_mut(&id(1)).unwrap().message = "1204 blocks, 310 MB".into();
+    let progress = world.judge(&object, after(GRACE));
+    assert_eq!(difference(object.status.as_ref(), &progress.status), Difference::Words);
+    assert_eq!(progress.status.allocations[0].message, "1204 blocks, 310 MB");
+    world.reports.insert(id(1), report(PinState::Pinned, 0));
+    let done = world.judge(&object, after(GRACE));
+    assert_eq!(difference(object.status.as_ref(), &done.status), Difference::Facts);
+}
+
+fn any_state() -> impl Strategy<Value = PinState> {
+    use PinState::{DaemonDown, Failed, NotFound, Pinned, Pinning, Queued, UnpinFailed, Unpinning};
+    prop::sample::select(vec![
+        Queued,
+        Pinning,
+        Pinned,
+        NotFound,
+        Failed,
+        DaemonDown,
+        Unpinning,
+        UnpinFailed,
+    ])
+}
+
+proptest! {
+    /// A status that was written is not written again while nothing changes, through the API
+    /// server's JSON and at any later time within the graces; and its counts are true.
+    #[test]
+    fn statuses_settle(
+        states in prop::collection::vec(any_state(), 0..5),
+        replicas in 1i32..6,
+        min in 1i32..6,
+        text in ".{0,2000}",
+        minutes in 0u64..1000,
+    ) {
+        let mut world = World::new(5, &states);
+        world.reports.values_mut().for_each(|report| report.message.clone_from(&text));
+        let object = object(replicas, min.min(replicas));
+        let verdict = world.judge(&object, NOW);
+        let pinned = states.iter().filter(|state| **state == PinState::Pinned).count();
+        prop_assert_eq!(verdict.status.ready_replicas, i32::try_from(pinned).ok());
+        let ready = i32::try_from(pinned).unwrap() >= min.min(replicas);
+        prop_assert_eq!(verdict.reason.is_ready(), ready);
+        for text in verdict.status.conditions.iter().map(|c| &c.message) {
+            prop_assert!(text.chars().count() <= crd::MESSAGE_LEN_MAX);
+        }
+        for text in verdict.status.allocations.iter().map(|a| &a.message) {
+            prop_assert!(text.chars().count() <= crd::MESSAGE_LEN_MAX);
+        }
+        let stored = serde_json::to_value(&verdict.status).unwrap();
+        let object = PinObject { status: serde_json::from_value(stored).unwrap(), ..object };
+        let again = world.judge(&object, Timestamp(NOW.0 + minutes * 60_000));
+        prop_assert_eq!(difference(object.status.as_ref(), &again.status), Difference::None);
+    }
+}

@@ -1,0 +1,222 @@
+//! Carries out what [`next`] decides, step by step.
+
+use std::{sync::Arc, time::Duration};
+
+use pinkeeper::{
+    cluster::Standing,
+    types::{ClusterId, PeerId},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Observed, Registered, Step, next,
+    record::{self, Record, RecordError},
+};
+use crate::controller::{Shared, peers::Directory};
+
+/// How often the record is read while the peer is not in place.
+const SOON: Duration = Duration::from_secs(1);
+/// How often it is read when all is well: it may be deleted, and it shows whether the API server
+/// answers.
+const SETTLED_EVERY: Duration = Duration::from_secs(10);
+/// The first epoch of a cluster.
+const FIRST_EPOCH: u64 = 1;
+
+/// Why this peer cannot take part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FoundingError {
+    /// Its data is of another cluster than the record's.
+    #[error(
+        "{0}; it cannot take part. Give it the right volume, or an empty one; or correct the \
+         ConfigMap {1}"
+    )]
+    OtherCluster(String, String),
+}
+
+struct Driver<F> {
+    shared: Shared,
+    draw: F,
+    /// The record's version and since when this peer has seen it.
+    seen: Option<(String, Instant)>,
+    won: Option<(ClusterId, Instant)>,
+    joining: Option<ClusterId>,
+}
+
+/// Runs until `token` ends it; `waiting` is told what a blank peer waits for, `draw` draws a new
+/// cluster's identity at random.
+///
+/// # Errors
+/// When the peer must not take part.
+pub async fn run(
+    shared: Shared,
+    mut directory: watch::Receiver<Arc<Directory>>,
+    waiting: watch::Sender<String>,
+    draw: impl FnMut() -> ClusterId + Send,
+    token: CancellationToken,
+) -> Result<(), FoundingError> {
+    let mut driver = Driver { shared, draw, seen: None, won: None, joining: None };
+    loop {
+        let now = directory.borrow_and_update().clone();
+        let step = tokio::select! {
+            biased;
+            () = token.cancelled() => return Ok(()),
+            step = driver.step(&now) => step,
+        };
+        let wait = match step {
+            Ok(Done::Settled) => SETTLED_EVERY,
+            Ok(Done::Waiting(why)) => {
+                tell(&waiting, why);
+                SOON
+            }
+            Ok(Done::Moved) => Duration::ZERO,
+            Ok(Done::Foreign(error)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the record could not be read or written; trying again");
+                SOON
+            }
+        };
+        tokio::select! {
+            biased;
+            () = token.cancelled() => return Ok(()),
+            () = sleep(wait) => {}
+            changed = directory.changed(), if wait == SOON => if changed.is_err() {
+                return Ok(());
+            },
+        }
+    }
+}
+
+fn tell(waiting: &watch::Sender<String>, why: String) {
+    waiting.send_if_modified(|told| {
+        let other = *told != why;
+        if other {
+            tracing::info!("{why}");
+            *told = why;
+        }
+        other
+    });
+}
+
+enum Done {
+    Settled,
+    Waiting(String),
+    Moved,
+    Foreign(FoundingError),
+}
+
+impl<F: FnMut() -> ClusterId> Driver<F> {
+    async fn step(&mut self, directory: &Directory) -> Result<Done, RecordError> {
+        let Shared { client, settings, cluster, .. } = self.shared.clone();
+        let read = record::get(&client, &settings).await?;
+        self.shared.reach.answered();
+        let unchanged = self.unchanged(read.as_ref());
+        if !directory.complete && cluster.standing() == Standing::Blank {
+            return Ok(Done::Waiting("waiting for the list of ClusterPeers".into()));
+        }
+        let registered = registered(directory, cluster.id(), cluster.standing());
+        let step = next(Observed {
+            name: &settings.pod,
+            id: cluster.id(),
+            ordinal: settings.ordinal(),
+            standing: cluster.standing(),
+            record: read.as_ref(),
+            registered: &registered,
+            initial_peers: settings.initial_peers,
+            unchanged,
+            won: self.won.map(|(cluster, at)| (cluster, at.elapsed())),
+        });
+        self.carry_out(step, read).await
+    }
+
+    async fn carry_out(&mut self, step: Step, read: Option<Record>) -> Result<Done, RecordError> {
+        let Shared { client, settings, cluster, .. } = self.shared.clone();
+        match (step, read) {
+            (Step::Settled, _) => return Ok(Done::Settled),
+            (Step::Wait(why), _) => return Ok(Done::Waiting(why)),
+            (Step::OtherCluster(what), _) => {
+                let error = FoundingError::OtherCluster(what, settings.record());
+                return Ok(Done::Foreign(error));
+            }
+            (Step::Join(id, worry), _) => {
+                if self.joining.replace(id) != Some(id) {
+                    tracing::info!(cluster = %id, "joining");
+                    cluster.expect(id);
+                }
+                let why = worry.unwrap_or_else(|| format!("joining cluster {id}"));
+                return Ok(Done::Waiting(why));
+            }
+            (Step::Create, _) => {
+                // From before the request: it may be answered late.
+                let at = Instant::now();
+                let id = (self.draw)();
+                let made = record::create(&client, &settings, id, FIRST_EPOCH, false).await?;
+                self.won = Some((made.cluster, at));
+                tracing::info!(cluster = %id, "created the record");
+            }
+            (Step::TakeOver, Some(read)) => {
+                let at = Instant::now();
+                let id = (self.draw)();
+                let founder = settings.pod.clone();
+                let next = Record { cluster: id, founder, ..read.clone() };
+                record::replace(&client, &settings, &read, &next).await?;
+                self.won = Some((id, at));
+                tracing::warn!(cluster = %id, from = read.founder, "took the unformed record over");
+            }
+            (Step::Found(id, epoch), _) => {
+                // Once only: if it fails, the record must be won again.
+                self.won = None;
+                match cluster.found(id, epoch).await {
+                    Ok(()) => tracing::info!(cluster = %id, "founded the cluster"),
+                    Err(error) => {
+                        tracing::error!(%error, "the cluster was not founded");
+                        return Ok(Done::Waiting(format!("founding has failed: {error}")));
+                    }
+                }
+            }
+            (Step::MarkFormed, Some(read)) => {
+                let next = Record { formed: true, ..read.clone() };
+                record::replace(&client, &settings, &read, &next).await?;
+            }
+            (Step::Restore(id, epoch), _) => {
+                record::create(&client, &settings, id, epoch, true).await?;
+                tracing::warn!(cluster = %id, "the record was missing: created it again");
+            }
+            // These are only decided when there is a record.
+            (Step::TakeOver | Step::MarkFormed, None) => {}
+        }
+        Ok(Done::Moved)
+    }
+
+    /// For how long the record has not changed.
+    fn unchanged(&mut self, record: Option<&Record>) -> Duration {
+        let Some(record) = record else {
+            self.seen = None;
+            return Duration::ZERO;
+        };
+        match &self.seen {
+            Some((version, since)) if *version == record.version => since.elapsed(),
+            _ => {
+                self.seen = Some((record.version.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// The registered peers. Of itself a peer knows better than what its object says.
+fn registered(directory: &Directory, own: PeerId, standing: Standing) -> Vec<Registered> {
+    let cluster = match standing {
+        Standing::Blank => None,
+        Standing::Member { cluster, .. } => Some(cluster),
+    };
+    let read = |(name, listed): (&String, &crate::controller::peers::Listed)| {
+        let id = listed.id?;
+        let cluster = if id == own { cluster } else { listed.cluster };
+        Some(Registered { name: name.clone(), id, cluster })
+    };
+    directory.peers.iter().filter_map(read).collect()
+}

@@ -1,0 +1,295 @@
+//! What a peer does about founding, given what it sees: pure.
+
+use std::time::Duration;
+
+use pinkeeper::{
+    cluster::Standing,
+    types::{ClusterId, PeerId},
+};
+
+use super::Record;
+
+/// An unformed record that does not change for this long is taken over.
+pub const UNFORMED_MAX: Duration = Duration::from_secs(120);
+/// Whoever won the record founds within this time, or must win it again.
+pub const FOUND_WITHIN: Duration = Duration::from_secs(60);
+
+/// A ClusterPeer with an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: PeerId,
+    /// The cluster it says it has data of.
+    pub cluster: Option<ClusterId>,
+}
+
+/// What a peer sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// Its own name.
+    pub name: &'a str,
+    /// Its own identity.
+    pub id: PeerId,
+    /// Its ordinal in the StatefulSet.
+    pub ordinal: Option<u32>,
+    /// Whether its disk has data.
+    pub standing: Standing,
+    /// The record, if there is one.
+    pub record: Option<&'a Record>,
+    /// All registered peers.
+    pub registered: &'a [Registered],
+    /// Peers that the cluster is founded with.
+    pub initial_peers: u16,
+    /// For how long this peer has seen the record unchanged.
+    pub unchanged: Duration,
+    /// The cluster of the record that this process has won, and how long ago it asked for it.
+    pub won: Option<(ClusterId, Duration)>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing yet; why.
+    Wait(String),
+    /// Create the record with a new cluster ID.
+    Create,
+    /// Replace the unformed record by one with a new cluster ID.
+    TakeOver,
+    /// Found the record's cluster.
+    Found(ClusterId, u64),
+    /// Say in the record that the cluster exists.
+    MarkFormed,
+    /// Create the record again from this peer's data.
+    Restore(ClusterId, u64),
+    /// Join that cluster; a reason to worry, if there is one.
+    Join(ClusterId, Option<String>),
+    /// All is in place.
+    Settled,
+    /// This peer's data is of another cluster than the record's.
+    OtherCluster(String),
+}
+
+/// Decides.
+#[must_use]
+pub fn next(observed: Observed<'_>) -> Step {
+    match (observed.standing, observed.record) {
+        (Standing::Member { cluster, epoch }, None) => Step::Restore(cluster, epoch),
+        (Standing::Member { cluster, epoch }, Some(record)) => with_data(cluster, epoch, record),
+        (Standing::Blank, None) => without_record(observed),
+        (Standing::Blank, Some(record)) if record.formed => {
+            Step::Join(record.cluster, all_lost(observed, record))
+        }
+        (Standing::Blank, Some(record)) => unformed(observed, record),
+    }
+}
+
+fn with_data(cluster: ClusterId, epoch: u64, record: &Record) -> Step {
+    if (cluster, epoch) != (record.cluster, record.epoch) {
+        return Step::OtherCluster(format!(
+            "this disk has data of cluster {cluster} (epoch {epoch}), but the record names cluster \
+             {} (epoch {})",
+            record.cluster, record.epoch
+        ));
+    }
+    // Also when the founder could not say so itself: there is data, so it was founded.
+    if record.formed { Step::Settled } else { Step::MarkFormed }
+}
+
+fn without_record(observed: Observed<'_>) -> Step {
+    if let Some(peer) = observed.registered.iter().find(|peer| peer.cluster.is_some()) {
+        return Step::Wait(format!(
+            "the ClusterPeer {0} names a cluster, but there is no record: waiting for the peer \
+             to restore it. If that cluster is gone for good: kubectl delete clusterpeer {0}",
+            peer.name
+        ));
+    }
+    let (there, all) = (observed.registered.len(), usize::from(observed.initial_peers));
+    if there < majority(all) || !is_registered(observed) {
+        return Step::Wait(format!("{there} of {all} peers have registered; a majority is needed"));
+    }
+    match observed.ordinal {
+        Some(0) => Step::Create,
+        _ => Step::Wait("waiting for the first peer to found the cluster".into()),
+    }
+}
+
+fn unformed(observed: Observed<'_>, record: &Record) -> Step {
+    let won = observed.won.filter(|(cluster, _)| *cluster == record.cluster);
+    if won.is_some_and(|(_, ago)| ago < FOUND_WITHIN) {
+        return Step::Found(record.cluster, record.epoch);
+    }
+    if observed.registered.iter().any(|peer| peer.cluster == Some(record.cluster)) {
+        return Step::Join(record.cluster, None);
+    }
+    if let Some(peer) = observed.registered.iter().find(|peer| peer.cluster.is_some()) {
+        return Step::Wait(format!("the ClusterPeer {} names another cluster", peer.name));
+    }
+    // Only one process has this pod's name: its own earlier claim is void now.
+    let mine = record.founder == observed.name;
+    let stuck = mine || observed.unchanged >= UNFORMED_MAX;
+    let enough = observed.registered.len() >= majority(observed.initial_peers.into());
+    if stuck && enough && is_registered(observed) {
+        return Step::TakeOver;
+    }
+    Step::Wait(format!("waiting for {} to found the cluster", record.founder))
+}
+
+/// What to say when nobody seems to have the cluster's data any more.
+fn all_lost(observed: Observed<'_>, record: &Record) -> Option<String> {
+    let all = observed.registered.len() >= usize::from(observed.initial_peers);
+    let blank = observed.registered.iter().all(|peer| peer.cluster.is_none());
+    (all && blank).then(|| {
+        format!(
+            "cluster {} was formed, but the disks of all {} peers are empty. Give them back; or, if \
+             they are lost for good, forget the cluster: kubectl delete configmap {} (a new one is \
+             founded then, and the Pins are taken up by it)",
+            record.cluster,
+            observed.registered.len(),
+            record.name
+        )
+    })
+}
+
+fn is_registered(observed: Observed<'_>) -> bool {
+    let own = |peer: &Registered| peer.name == observed.name && peer.id == observed.id;
+    observed.registered.iter().any(own)
+}
+
+fn majority(all: usize) -> usize {
+    all / 2 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ClusterId = ClusterId([0xaa; 16]);
+    const B: ClusterId = ClusterId([0xbb; 16]);
+
+    fn peer(ordinal: u8, cluster: Option<ClusterId>) -> Registered {
+        Registered { name: format!("p-{ordinal}"), id: PeerId([ordinal; 32]), cluster }
+    }
+
+    fn record(formed: bool, founder: &str) -> Record {
+        Record {
+            name: "demo-cluster".into(),
+            version: "7".into(),
+            cluster: A,
+            epoch: 1,
+            founder: founder.into(),
+            formed,
+        }
+    }
+
+    fn blank(ordinal: u32, registered: &[Registered]) -> Observed<'_> {
+        Observed {
+            name: ["p-0", "p-1", "p-2"][ordinal as usize],
+            id: PeerId([u8::try_from(ordinal).unwrap_or_default(); 32]),
+            ordinal: Some(ordinal),
+            standing: Standing::Blank,
+            record: None,
+            registered,
+            initial_peers: 3,
+            unchanged: Duration::ZERO,
+            won: None,
+        }
+    }
+
+    /// The step without its words.
+    fn kind(step: &Step) -> String {
+        match step {
+            Step::Wait(_) => "wait".into(),
+            Step::Join(cluster, worry) => format!("join {cluster} {}", worry.is_some()),
+            Step::OtherCluster(_) => "other".into(),
+            step => format!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn only_ordinal_0_creates_and_only_with_a_majority_of_blank_peers() {
+        let two = [peer(0, None), peer(1, None)];
+        let cases: [(u32, &[Registered], &str); 6] = [
+            (0, &two, "Create"),
+            (1, &two, "wait"),
+            (0, &two[..1], "wait"),
+            (0, &[], "wait"),
+            // A majority, but this peer's own registration is not among it yet.
+            (0, &[peer(1, None), peer(2, None)], "wait"),
+            (0, &[peer(0, None), peer(1, None), peer(2, Some(B))], "wait"),
+        ];
+        for (ordinal, registered, expected) in cases {
+            assert_eq!(kind(&next(blank(ordinal, registered))), expected, "{registered:?}");
+        }
+        let single = Observed { initial_peers: 1, ..blank(0, &two[..1]) };
+        assert_eq!(next(single), Step::Create);
+    }
+
+    #[test]
+    fn whoever_won_the_record_founds_soon_or_not_at_all() {
+        let all = [peer(0, None), peer(1, None), peer(2, None)];
+        let (own, other) = (record(false, "p-0"), record(false, "p-2"));
+        let (soon, late) = (Duration::from_secs(1), FOUND_WITHIN);
+        let base = blank(0, &all);
+        let cases = [
+            (&own, Some((A, soon)), Duration::ZERO, Step::Found(A, 1)),
+            (&own, Some((A, late)), Duration::ZERO, Step::TakeOver),
+            // Won in an earlier life of this pod.
+            (&own, None, Duration::ZERO, Step::TakeOver),
+            (&own, Some((B, soon)), Duration::ZERO, Step::TakeOver),
+            (&other, Some((B, soon)), Duration::ZERO, Step::Wait(String::new())),
+            (&other, None, UNFORMED_MAX, Step::TakeOver),
+        ];
+        for (record, won, unchanged, expected) in cases {
+            let step = next(Observed { record: Some(record), won, unchanged, ..base });
+            assert_eq!(kind(&step), kind(&expected), "{record:?} {won:?} {unchanged:?}");
+        }
+    }
+
+    #[test]
+    fn an_unformed_record_with_a_member_is_joined_and_never_taken_over() {
+        let all = [peer(0, Some(A)), peer(1, None), peer(2, None)];
+        let record = record(false, "p-0");
+        let seen = Observed { record: Some(&record), unchanged: UNFORMED_MAX, ..blank(1, &all) };
+        assert_eq!(next(seen), Step::Join(A, None));
+        let others = [peer(0, Some(B)), peer(1, None), peer(2, None)];
+        let seen = Observed { registered: &others, ..seen };
+        assert_eq!(kind(&next(seen)), "wait");
+    }
+
+    #[test]
+    fn data_and_record_must_agree() {
+        let of = |cluster, epoch| Standing::Member { cluster, epoch };
+        let (formed, unformed) = (record(true, "p-0"), record(false, "p-0"));
+        let cases = [
+            (of(A, 1), None, "Restore(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)"),
+            (of(A, 1), Some(&formed), "Settled"),
+            (of(A, 1), Some(&unformed), "MarkFormed"),
+            (of(B, 1), Some(&formed), "other"),
+            (of(B, 1), Some(&unformed), "other"),
+            (of(A, 2), Some(&formed), "other"),
+        ];
+        for (standing, record, expected) in cases {
+            let step = next(Observed { standing, record, ..blank(1, &[]) });
+            assert_eq!(kind(&step), expected, "{standing:?} {record:?}");
+        }
+    }
+
+    #[test]
+    fn a_formed_cluster_is_waited_for_even_when_every_disk_is_empty() {
+        let blanks = [peer(0, None), peer(1, None), peer(2, None)];
+        let some = [peer(0, None), peer(1, None), peer(2, Some(A))];
+        let cases: [(&[Registered], bool); 3] =
+            [(&blanks, true), (&some, false), (&blanks[..2], false)];
+        let record = record(true, "p-0");
+        for (registered, lost) in cases {
+            let step = next(Observed { record: Some(&record), ..blank(0, registered) });
+            let Step::Join(A, worry) = step else { panic!("{step:?}") };
+            assert_eq!(worry.is_some(), lost, "{registered:?}");
+            let names_command =
+                |text: String| text.contains("kubectl delete configmap demo-cluster");
+            assert!(worry.is_none_or(names_command));
+        }
+    }
+}

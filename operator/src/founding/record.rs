@@ -1,0 +1,214 @@
+//! The record: a ConfigMap that says which cluster this installation is.
+//!
+//! Invariant: written by create, or by replacing the version that was read; never otherwise.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Client, api::PostParams};
+use pinkeeper::types::ClusterId;
+use tokio::time::timeout;
+
+use crate::controller::{
+    Settings,
+    api::{self, DEADLINE, FIELD_MANAGER, Failure},
+};
+
+const CLUSTER_ID: &str = "clusterID";
+const EPOCH: &str = "epoch";
+const FOUNDER: &str = "founder";
+const FORMED: &str = "formed";
+/// UID of the namespace kube-system that the Pins were claimed under.
+pub(crate) const SYSTEM_UID: &str = "kubeSystemUID";
+/// UID of the definition of Pins that they were claimed under.
+pub(crate) const DEFINITION_UID: &str = "pinDefinitionUID";
+
+/// The record as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Name of the ConfigMap.
+    pub name: String,
+    /// The version read.
+    pub version: String,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The pod that is to found it, or has.
+    pub founder: String,
+    /// It exists.
+    pub formed: bool,
+}
+
+/// The identity of the Kubernetes cluster and of the definition that the Pins are stored under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchors {
+    /// UID of the namespace kube-system.
+    pub system: String,
+    /// UID of the definition of Pins.
+    pub definition: String,
+}
+
+/// Why the record was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// The API server's answer.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// It did not answer.
+    #[error("no answer from the API server in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    /// Somebody else was first.
+    #[error("somebody else has changed the record first")]
+    Lost,
+    /// It is not what the peers write.
+    #[error("the ConfigMap {name} is not a record: {what} is missing or not readable")]
+    Malformed {
+        /// The ConfigMap.
+        name: String,
+        /// The key.
+        what: &'static str,
+    },
+}
+
+impl Record {
+    fn read(map: &ConfigMap) -> Result<Self, RecordError> {
+        let name = map.metadata.name.clone().unwrap_or_default();
+        let get = |what: &'static str| {
+            let value = map.data.as_ref().and_then(|data| data.get(what));
+            value.ok_or_else(|| RecordError::Malformed { name: name.clone(), what })
+        };
+        let bad = |what| RecordError::Malformed { name: name.clone(), what };
+        Ok(Self {
+            version: map.metadata.resource_version.clone().unwrap_or_default(),
+            cluster: get(CLUSTER_ID)?.parse().map_err(|_| bad(CLUSTER_ID))?,
+            epoch: get(EPOCH)?.parse().map_err(|_| bad(EPOCH))?,
+            founder: get(FOUNDER)?.clone(),
+            formed: get(FORMED)?.parse().map_err(|_| bad(FORMED))?,
+            name,
+        })
+    }
+}
+
+fn maps(client: &Client, settings: &Settings) -> Api<ConfigMap> {
+    Api::namespaced(client.clone(), &settings.namespace)
+}
+
+fn params() -> PostParams {
+    PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) }
+}
+
+async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMap>, RecordError> {
+    let maps = maps(client, settings);
+    match timeout(DEADLINE, maps.get(&settings.record())).await? {
+        Ok(map) => Ok(Some(map)),
+        Err(error) if api::failure(&error) == Failure::Gone => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads the record.
+///
+/// # Errors
+/// When the API server does not answer, or answers something else than a record.
+pub(super) async fn get(
+    client: &Client,
+    settings: &Settings,
+) -> Result<Option<Record>, RecordError> {
+    get_map(client, settings).await?.map(|map| Record::read(&map)).transpose()
+}
+
+/// Creates the record.
+///
+/// # Errors
+/// [`RecordError::Lost`] when there is one.
+pub(super) async fn create(
+    client: &Client,
+    settings: &Settings,
+    cluster: ClusterId,
+    epoch: u64,
+    formed: bool,
+) -> Result<Record, RecordError> {
+    let map = ConfigMap {
+        metadata: ObjectMeta { name: Some(settings.record()), ..ObjectMeta::default() },
+        data: Some(BTreeMap::from([
+            (CLUSTER_ID.into(), cluster.to_string()),
+            (EPOCH.into(), epoch.to_string()),
+            (FOUNDER.into(), settings.pod.clone()),
+            (FORMED.into(), formed.to_string()),
+        ])),
+        ..ConfigMap::default()
+    };
+    let created = timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?;
+    match created {
+        Ok(map) => Record::read(&map),
+        Err(error) if api::failure(&error) == Failure::Conflict => Err(RecordError::Lost),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Replaces the version `read` of the record; other keys stay.
+///
+/// # Errors
+/// [`RecordError::Lost`] when it is no longer that version.
+pub(super) async fn replace(
+    client: &Client,
+    settings: &Settings,
+    read: &Record,
+    next: &Record,
+) -> Result<Record, RecordError> {
+    let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
+    if map.metadata.resource_version.as_deref() != Some(read.version.as_str()) {
+        return Err(RecordError::Lost);
+    }
+    let values = [
+        (CLUSTER_ID, next.cluster.to_string()),
+        (EPOCH, next.epoch.to_string()),
+        (FOUNDER, next.founder.clone()),
+        (FORMED, next.formed.to_string()),
+    ];
+    Record::read(&put(client, settings, map, &values).await?)
+}
+
+/// Sets keys of the version of the ConfigMap that `map` is.
+async fn put(
+    client: &Client,
+    settings: &Settings,
+    mut map: ConfigMap,
+    values: &[(&str, String)],
+) -> Result<ConfigMap, RecordError> {
+    let data = map.data.get_or_insert_default();
+    data.extend(values.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    let maps = maps(client, settings);
+    match timeout(DEADLINE, maps.replace(&settings.record(), &params(), &map)).await? {
+        Ok(map) => Ok(map),
+        Err(error) => match api::failure(&error) {
+            Failure::Gone | Failure::Conflict => Err(RecordError::Lost),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// The anchors in the record; `now` is noted for those that are not there yet.
+///
+/// # Errors
+/// When there is no record, or it cannot be read or written.
+pub(crate) async fn anchors(
+    client: &Client,
+    settings: &Settings,
+    now: &Anchors,
+) -> Result<Anchors, RecordError> {
+    let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
+    let noted = |map: &ConfigMap, key: &str| map.data.as_ref()?.get(key).cloned();
+    let (system, definition) = (noted(&map, SYSTEM_UID), noted(&map, DEFINITION_UID));
+    let first = Anchors {
+        system: system.clone().unwrap_or_else(|| now.system.clone()),
+        definition: definition.clone().unwrap_or_else(|| now.definition.clone()),
+    };
+    if system.is_none() || definition.is_none() {
+        let values =
+            [(SYSTEM_UID, first.system.clone()), (DEFINITION_UID, first.definition.clone())];
+        put(client, settings, map, &values).await?;
+    }
+    Ok(first)
+}

@@ -1,0 +1,109 @@
+//! `pinkeeper run`: a peer and the controllers, in one process.
+//!
+//! Invariant: every task is owned here and has ended when [`run`] returns; the controllers end before
+//! the peer, so that nothing is proposed by a peer that is stopping.
+
+use std::sync::Arc;
+
+use kube::{Client, Config};
+use pinkeeper::{cluster::FatalError, peer::Peer, types::ClusterId};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::{self, Shared, peers, reach},
+    founding::{self, FoundingError},
+};
+
+/// Why the process ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// This peer must not take part as it is.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
+    /// The peer cannot go on.
+    #[error(transparent)]
+    Peer(#[from] FatalError),
+    /// A part has ended that never should.
+    #[error("a part has stopped: {0}")]
+    Stopped(String),
+}
+
+impl RunError {
+    /// The process's exit code: 2 when a person must correct something, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Founding(_) | Self::Peer(FatalError::DaemonTaken(_)) => 2,
+            Self::Peer(_) | Self::Stopped(_) => 1,
+        }
+    }
+}
+
+/// A client from the pod's service account, or from a kubeconfig outside a pod.
+///
+/// Retries are the controllers' own: the client's hide an overload and go on for minutes, also for a
+/// leader that was deposed meanwhile.
+///
+/// # Errors
+/// When there is no usable configuration.
+pub async fn client() -> Result<Client, kube::Error> {
+    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
+/// Runs the controllers beside a started peer until `token` is cancelled or something cannot go on,
+/// then stops both.
+///
+/// # Errors
+/// Why it ended, if nobody asked for it.
+pub async fn run(mut peer: Peer, shared: Shared, token: &CancellationToken) -> Result<(), RunError> {
+    let stop = token.child_token();
+    let mut tasks = controllers(&shared, &stop);
+    let ended = tokio::select! {
+        biased;
+        () = token.cancelled() => Ok(()),
+        error = peer.failed() => Err(error.into()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) => Err(RunError::Stopped("a controller has ended".into())),
+            Err(error) => Err(RunError::Stopped(error.to_string())),
+        },
+    };
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    peer.stop().await;
+    // What ended because it was told to is no failure.
+    if token.is_cancelled() { Ok(()) } else { ended }
+}
+
+fn controllers(shared: &Shared, stop: &CancellationToken) -> JoinSet<Result<(), RunError>> {
+    let directory = watch::Sender::new(Arc::default());
+    let waiting = watch::Sender::new("starting".to_owned());
+    let (listed, told) = (directory.subscribe(), waiting.subscribe());
+    let mut tasks = JoinSet::new();
+    let founding =
+        founding::run(shared.clone(), listed.clone(), waiting, new_cluster, stop.clone());
+    tasks.spawn(async move { Ok(founding.await?) });
+    let watching = peers::watch(shared.clone(), directory, stop.clone());
+    let own = peers::keep_own(shared.clone(), listed.clone(), told, stop.clone());
+    let leading = controller::run(shared.clone(), listed, stop.clone());
+    let reaching = reach::run(shared.clone(), stop.clone());
+    for never_ends in [
+        Box::pin(watching) as futures::future::BoxFuture<'static, ()>,
+        Box::pin(own),
+        Box::pin(leading),
+        Box::pin(reaching),
+    ] {
+        tasks.spawn(async move {
+            never_ends.await;
+            Ok(())
+        });
+    }
+    tasks
+}
+
+fn new_cluster() -> ClusterId {
+    ClusterId(rand::random())
+}

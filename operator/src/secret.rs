@@ -1,0 +1,143 @@
+//! Makes the cluster's shared key once, as a Secret.
+//!
+//! The key is what peers prove to each other before anything else; who has it is let in. It is drawn
+//! here and not in the chart, whose renderings must be equal and hold no secret. The only permission
+//! needed is to create Secrets: it can neither read nor change one.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use rand::{TryRng, rngs::SysRng};
+
+/// The key of the Secret's data that holds the shared key, 64 hexadecimal characters.
+pub const KEY: &str = "cluster-secret";
+
+/// Bytes of the shared key, as IPFS Cluster and libp2p's private networks have it.
+const SECRET_LEN: usize = 32;
+
+/// What to make.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Args {
+    /// The Secret's name
+    #[arg(long)]
+    pub name: String,
+    /// The Secret's namespace
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// A label to put on it, as key=value; may be repeated
+    #[arg(long = "label", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Secret is new.
+    Created,
+    /// There was one of that name; nothing was changed.
+    Kept,
+}
+
+/// Why there is no Secret. The texts are whole: there is no source to print beside them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// No API server is configured.
+    #[error("no Kubernetes to talk to: {0}")]
+    Config(String),
+    /// The API server refused or did not answer.
+    #[error("the Secret could not be created: {0}")]
+    Kubernetes(String),
+    /// The operating system gave no randomness.
+    #[error("no randomness from the operating system: {0}")]
+    Randomness(String),
+}
+
+impl From<kube::Error> for SecretError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            // The error's own text shows the whole answer, several times over.
+            kube::Error::Api(status) => Self::Kubernetes(status.message),
+            other => Self::Kubernetes(other.to_string()),
+        }
+    }
+}
+
+/// Creates the Secret that `args` names, with a new key; one that exists is kept.
+///
+/// # Errors
+/// When no API server is configured, or it refuses.
+pub async fn make(args: &Args) -> Result<Outcome, SecretError> {
+    // `Config::infer` says why there is none; `Client::try_default` hides it in a general error.
+    let config = kube::Config::infer().await.map_err(|e| SecretError::Config(e.to_string()))?;
+    let client = Client::try_from(config)?;
+    create(client, args).await
+}
+
+/// As [`make`], with a given client.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn create(client: Client, args: &Args) -> Result<Outcome, SecretError> {
+    let mut bytes = [0; SECRET_LEN];
+    SysRng.try_fill_bytes(&mut bytes).map_err(|e| SecretError::Randomness(e.to_string()))?;
+    let secrets: Api<Secret> = Api::namespaced(client, &args.namespace);
+    match secrets.create(&PostParams::default(), &secret(args, bytes)).await {
+        Ok(_) => Ok(Outcome::Created),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Outcome::Kept),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn secret(args: &Args, bytes: [u8; SECRET_LEN]) -> Secret {
+    let text = ByteString(hex::encode(bytes).into_bytes());
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(args.name.clone()),
+            namespace: Some(args.namespace.clone()),
+            labels: Some(args.labels.iter().cloned().collect()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".into()),
+        immutable: Some(true),
+        data: Some(BTreeMap::from([(KEY.into(), text)])),
+        ..Secret::default()
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("expected key=value".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_secret_holds_64_hexadecimal_characters_and_cannot_be_changed() {
+        let args = Args {
+            name: "a".into(),
+            namespace: "b".into(),
+            labels: vec![label("app.kubernetes.io/name=pinkeeper").unwrap()],
+        };
+        let secret = secret(&args, [0xa5; SECRET_LEN]);
+        let text = String::from_utf8(secret.data.unwrap()[KEY].0.clone()).unwrap();
+        assert_eq!(text, "a5".repeat(32));
+        assert_eq!(secret.immutable, Some(true));
+        assert_eq!(secret.metadata.labels.unwrap()["app.kubernetes.io/name"], "pinkeeper");
+    }
+
+    #[test]
+    fn a_label_needs_a_key_and_a_value() {
+        assert!(label("x").is_err());
+        assert!(label("=x").is_err());
+        assert_eq!(label("x=").unwrap(), ("x".into(), String::new()));
+    }
+}

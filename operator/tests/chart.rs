@@ -1,0 +1,327 @@
+//! The chart as rendered: what is in it, what is not, and that the committed manifest is it.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{documents, output, repository, run, tool};
+use pinkeeper_operator::crd::definitions;
+use serde_json::{Value, json};
+
+/// The namespace of `manifests/install.yaml`.
+const NAMESPACE: &str = "pinkeeper-system";
+
+fn chart() -> String {
+    repository().join("charts/pinkeeper").to_str().unwrap().to_owned()
+}
+
+/// `helm template`, with `--set` for each of `values`.
+fn render(values: &[&str]) -> String {
+    let chart = chart();
+    let mut args = vec!["template", "pinkeeper", &chart, "--namespace", NAMESPACE];
+    args.extend(values.iter().flat_map(|value| ["--set", value]));
+    run(&tool("helm"), args)
+}
+
+fn rendered(values: &[&str]) -> Vec<Value> {
+    documents(&render(values))
+}
+
+/// The only object of that kind and name.
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+    let object = found.next().unwrap_or_else(|| panic!("no {kind} {name}"));
+    assert!(found.next().is_none(), "two {kind} {name}");
+    object
+}
+
+/// The containers of a pod, with the init containers, by name.
+fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    containers(pod).into_iter().find(|c| c["name"] == name).unwrap()
+}
+
+fn containers(pod: &Value) -> Vec<&Value> {
+    ["initContainers", "containers"]
+        .iter()
+        .flat_map(|list| pod[list].as_array().into_iter().flatten())
+        .collect()
+}
+
+fn pods(objects: &[Value]) -> Vec<&Value> {
+    objects
+        .iter()
+        .filter(|o| o["kind"] == "StatefulSet" || o["kind"] == "Job")
+        .map(|o| &o["spec"]["template"]["spec"])
+        .collect()
+}
+
+#[test]
+fn helm_finds_nothing_to_complain_about() {
+    run(&tool("helm"), ["lint", "--strict", &chart()]);
+}
+
+#[test]
+fn the_committed_manifest_is_the_rendered_chart() {
+    let head = format!(
+        "# Everything, with the chart's default values, for kubectl apply -f.\n\
+         # Generated from charts/pinkeeper by `make generate`; do not edit.\n\
+         ---\n\
+         apiVersion: v1\n\
+         kind: Namespace\n\
+         metadata:\n\
+         \x20 name: {NAMESPACE}\n\
+         \x20 labels:\n\
+         \x20   pod-security.kubernetes.io/enforce: restricted\n"
+    );
+    common::generated("manifests/install.yaml", &(head + &render(&[])));
+}
+
+#[test]
+fn two_renderings_are_equal_and_hold_no_secret() {
+    let text = render(&[]);
+    assert_eq!(text, render(&[]));
+    for object in documents(&text) {
+        assert_ne!(object["kind"], "Secret");
+    }
+    // 32 random bytes would be 64 hexadecimal or 44 base64 characters in a row; the one such string
+    // there is says which configuration a pod has.
+    let long = |c: char| !c.is_ascii_alphanumeric() && c != '+' && c != '/';
+    let suspicious: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("rule:") && !line.contains("self.matches"))
+        .flat_map(|line| line.split(long))
+        .filter(|word| word.len() >= 43 && word.chars().any(|c| c.is_ascii_digit()))
+        .collect();
+    let object = rendered(&[]);
+    let pods = &find(&object, "StatefulSet", "pinkeeper")["spec"]["template"];
+    assert_eq!(json!(suspicious), json!([pods["metadata"]["annotations"]["checksum/config"]]));
+}
+
+#[test]
+fn the_definitions_are_the_generated_ones() {
+    let objects = rendered(&[]);
+    for mut definition in definitions() {
+        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+        let mut found = find(&objects, "CustomResourceDefinition", &name).clone();
+        assert_eq!(found["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        found["metadata"] = json!({});
+        definition["metadata"] = json!({});
+        assert_eq!(found, definition, "{name}");
+    }
+    let none = rendered(&["crds.install=false"]);
+    assert!(none.iter().all(|o| o["kind"] != "CustomResourceDefinition"));
+    let not_kept = rendered(&["crds.keep=false"]);
+    let pins = find(&not_kept, "CustomResourceDefinition", "pins.pinkeeper.dev");
+    assert!(pins["metadata"].get("annotations").is_none());
+}
+
+#[test]
+fn values_are_checked() {
+    let refused = [
+        "nope=1",
+        "kubo.nope=1",
+        "peers=0",
+        "peers=three",
+        "defaultReplicas=0",
+        "logging.format=xml",
+        "storage.ipfs.size=much",
+        "kubo.swarmPort=80",
+        "pinStallTimeout=soon",
+        "pinStallTimeout=0s",
+        "kubo.storageMax=lots",
+        "image.pullPolicy=Sometimes",
+        "fullnameOverride=Not_A_Name",
+    ];
+    for value in refused {
+        let chart = chart();
+        let output = output(&tool("helm"), ["template", "x", &chart, "--set", value]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let key = value.split_once('=').unwrap().0.rsplit('.').next().unwrap();
+        assert!(!output.status.success(), "{value} was taken");
+        assert!(said.contains(key), "{value}: {said}");
+    }
+    let taken = [
+        "peers=5",
+        "kubo.storageMax=40GB",
+        "kubo.private=true",
+        "storage.raft.storageClassName=fast",
+        "imagePullSecrets[0]=registry",
+        "nodeSelector.disk=ssd",
+        "resources.limits.memory=1Gi",
+        "fullnameOverride=pins",
+    ];
+    for value in taken {
+        rendered(&[value]);
+    }
+}
+
+#[test]
+fn values_reach_what_they_are_for() {
+    let objects = rendered(&[
+        "peers=5",
+        "defaultReplicas=2",
+        "kubo.storageMax=40GB",
+        "kubo.private=true",
+        "kubo.swarmPort=4444",
+        "image.tag=dev",
+        "storage.ipfs.size=7Gi",
+        "storage.ipfs.storageClassName=slow",
+        "terminationGracePeriodSeconds=60",
+    ]);
+    let set = &find(&objects, "StatefulSet", "pinkeeper")["spec"];
+    let pod = &set["template"]["spec"];
+    let config = &find(&objects, "ConfigMap", "pinkeeper")["data"];
+    assert_eq!(set["replicas"], 5);
+    assert_eq!(config["initial-peers"], "5");
+    assert_eq!(pod["terminationGracePeriodSeconds"], 60);
+    let ipfs = &set["volumeClaimTemplates"][1]["spec"];
+    assert_eq!(ipfs["resources"]["requests"]["storage"], "7Gi");
+    assert_eq!(ipfs["storageClassName"], "slow");
+    assert!(set["volumeClaimTemplates"][0]["spec"].get("storageClassName").is_none());
+    let kubo = container(pod, "kubo");
+    const SWARM: &str = "--swarm=/ip4/0.0.0.0/tcp/4444,/ip4/0.0.0.0/udp/4444/quic-v1";
+    for arg in ["--private", "--storage-max=40GB", SWARM] {
+        assert!(kubo["args"].as_array().unwrap().contains(&json!(arg)), "{arg}");
+    }
+    assert_eq!(kubo["ports"][0]["containerPort"], 4444);
+    let peer = container(pod, "pinkeeper");
+    assert!(peer["args"].as_array().unwrap().contains(&json!("--default-replicas=2")));
+    assert_eq!(peer["image"], "docker.io/pinkeeper/pinkeeper:dev");
+}
+
+#[test]
+fn another_number_of_peers_does_not_replace_pods_but_another_configuration_does() {
+    let template = |values: &[&str]| {
+        find(&rendered(values), "StatefulSet", "pinkeeper")["spec"]["template"].clone()
+    };
+    assert_eq!(template(&["peers=3"]), template(&["peers=5"]));
+    assert_ne!(template(&[]), template(&["pinStallTimeout=7s"]));
+}
+
+#[test]
+fn the_secret_is_made_by_a_job_or_given() {
+    let objects = rendered(&[]);
+    let job = find(&objects, "Job", "pinkeeper-make-secret");
+    let args = job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    assert!(args.contains(&json!("--name=pinkeeper-secret")));
+    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-install,pre-upgrade");
+    assert_eq!(secret_of(&objects), "pinkeeper-secret");
+    let role = find(&objects, "Role", "pinkeeper-make-secret");
+    assert_eq!(
+        role["rules"],
+        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}])
+    );
+
+    let given = rendered(&["existingSecret=mine"]);
+    assert!(given.iter().all(|o| o["metadata"]["name"] != "pinkeeper-make-secret"));
+    assert_eq!(secret_of(&given), "mine");
+}
+
+fn secret_of(objects: &[Value]) -> &Value {
+    let pod = &find(objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    &volumes.iter().find(|v| v["name"] == "secret").unwrap()["secret"]["secretName"]
+}
+
+#[test]
+fn no_role_is_wider_than_needed() {
+    let objects = rendered(&[]);
+    for role in objects.iter().filter(|o| o["kind"] == "Role" || o["kind"] == "ClusterRole") {
+        let name = &role["metadata"]["name"];
+        for rule in role["rules"].as_array().unwrap() {
+            assert!(!rule.to_string().contains('*'), "{name}: {rule}");
+            let secrets = rule["resources"].as_array().unwrap().contains(&json!("secrets"));
+            assert!(!secrets || name == "pinkeeper-make-secret", "{name}: {rule}");
+        }
+    }
+    let cluster = &find(&objects, "ClusterRole", "pinkeeper-system-pinkeeper")["rules"];
+    let allowed = |group: &str, resource: &str| -> BTreeSet<String> {
+        let rules = cluster.as_array().unwrap().iter();
+        rules
+            .filter(|r| r["apiGroups"] == json!([group]) && r["resources"] == json!([resource]))
+            .flat_map(|r| r["verbs"].as_array().unwrap())
+            .map(|verb| verb.as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(allowed("pinkeeper.dev", "pins"), verbs(&["get", "list", "watch"]));
+    assert_eq!(allowed("pinkeeper.dev", "pins/status"), verbs(&["patch"]));
+    assert_eq!(allowed("events.k8s.io", "events"), verbs(&["create", "patch"]));
+    assert_eq!(allowed("", "namespaces"), verbs(&["get"]));
+}
+
+fn verbs(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|verb| (*verb).to_owned()).collect()
+}
+
+#[test]
+fn pods_are_built_as_the_cluster_needs_them() {
+    let objects = rendered(&[]);
+    let set = &find(&objects, "StatefulSet", "pinkeeper")["spec"];
+    assert_eq!(set["podManagementPolicy"], "Parallel");
+    assert_eq!(
+        set["persistentVolumeClaimRetentionPolicy"],
+        json!({"whenDeleted": "Retain", "whenScaled": "Retain"})
+    );
+    let pod = &set["template"]["spec"];
+    assert_eq!(container(pod, "kubo")["restartPolicy"], "Always", "a native sidecar");
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert!(container(pod, "kubo").get(probe).is_none(), "the daemon has a {probe}");
+        assert!(container(pod, "pinkeeper").get(probe).is_some(), "the peer has no {probe}");
+    }
+    let startup = &container(pod, "pinkeeper")["startupProbe"];
+    let patience =
+        startup["periodSeconds"].as_u64().unwrap() * startup["failureThreshold"].as_u64().unwrap();
+    assert_eq!(patience, 3600);
+    let service = &find(&objects, "Service", "pinkeeper")["spec"];
+    assert_eq!(service["clusterIP"], "None");
+    assert_eq!(service["publishNotReadyAddresses"], true);
+    assert_eq!(set["serviceName"], "pinkeeper");
+    let budget = &find(&objects, "PodDisruptionBudget", "pinkeeper")["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    assert_eq!(budget["selector"], set["selector"]);
+    assert_eq!(service["selector"], set["selector"]["matchLabels"]);
+}
+
+#[test]
+fn every_container_has_few_rights_and_only_the_peer_a_token() {
+    let objects = rendered(&[]);
+    for pod in pods(&objects) {
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in containers(pod) {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false, "{container}");
+            assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{container}");
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
+            assert!(container["resources"]["requests"].is_object(), "{container}");
+        }
+    }
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let with_token: Vec<&str> = containers(pod)
+        .into_iter()
+        .filter(|c| c["volumeMounts"].to_string().contains("serviceaccount"))
+        .map(|c| c["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(with_token, ["pinkeeper"]);
+}
+
+#[test]
+fn two_releases_do_not_meet_outside_of_their_namespaces() {
+    let in_namespace = |namespace: &str| {
+        let chart = chart();
+        let args = ["template", "pinkeeper", &chart, "--namespace", namespace];
+        let objects = documents(&run(&tool("helm"), args));
+        let names: BTreeSet<String> = objects
+            .iter()
+            .filter(|o| o["metadata"].get("namespace").is_none())
+            .filter(|o| o["kind"] != "CustomResourceDefinition")
+            .map(|o| format!("{} {}", o["kind"], o["metadata"]["name"]))
+            .collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        names
+    };
+    assert!(in_namespace("a").is_disjoint(&in_namespace("b")));
+}
