@@ -217,6 +217,8 @@ pub struct Machine {
     write_error: Option<Arc<str>>,
 
     daemon: Daemon,
+    /// What was answered before that number was answered by an earlier life of the daemon.
+    up_sequence: u64,
     /// The daemon the ledger is bound to.
     bound: Option<String>,
     /// The daemon it is being bound to.
@@ -279,6 +281,7 @@ impl Machine {
             writing: Vec::new(),
             write_retry_at: None,
             write_error: None,
+            up_sequence: 0,
             daemon: Daemon::Down { reason: "it was not asked yet".into() },
             bound,
             binding: None,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Action, Lane, Machine, Origin, Phase,
+    Action, Daemon, Lane, Machine, Origin, Phase,
     entry::{Failure, Kind},
     growing, ledger,
 };
@@ -35,10 +35,12 @@ impl Machine {
     }
 
     fn answered(&mut self, cid: Cid, held: Held) {
+        let sequence = self.next_sequence();
         let Some(entry) = self.entries.get_mut(&cid) else { return };
         if entry.phase != Phase::Asking {
             return;
         }
+        entry.sequence = sequence;
         entry.seen = self.list_number;
         let (wanted, origin) = (entry.wanted, entry.origin);
         match (wanted, held, origin) {
@@ -74,6 +76,8 @@ impl Machine {
 
     /// The daemon says it holds the pin. The entry is in no container.
     pub(super) fn is_pinned(&mut self, cid: Cid) {
+        let sequence = self.next_sequence();
+        self.update(&cid, |entry| entry.sequence = sequence);
         if self.entries.get(&cid).is_some_and(|entry| entry.origin.is_none()) {
             self.record(cid, Phase::WritingForeign);
         } else {
@@ -122,7 +126,16 @@ impl Machine {
             let origin = change.map(|entry| entry.origin);
             self.update(&cid, |entry| entry.origin = origin);
             let Some(entry) = self.entries.get(&cid) else { continue };
+            let outdated =
+                entry.sequence < self.up_sequence || !matches!(self.daemon, Daemon::Up { .. });
             match (entry.phase, entry.wanted) {
+                // The daemon was away since it answered: ask again.
+                (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, true)
+                    if outdated =>
+                {
+                    let lane = entry.lane;
+                    self.enqueue(cid, lane);
+                }
                 (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
                 (Phase::WritingForeign, true) => self.is_pinned(cid),
                 // Written for a pin that never started, or foreign: nothing to unpin.

@@ -26,7 +26,8 @@ impl Bench {
         let bound = (!ledger.is_empty()).then(|| "d".to_owned());
         let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
         let machine = Machine::new(config, now, bound, ledger);
-        let mut bench = Self { machine, at: Duration::ZERO, actions: Vec::new(), written: Vec::new() };
+        let mut bench =
+            Self { machine, at: Duration::ZERO, actions: Vec::new(), written: Vec::new() };
         bench.feed(Event::Tick);
         bench.feed(Event::ListEnded(Ok(())));
         bench
