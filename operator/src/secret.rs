@@ -11,7 +11,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use rand::{TryRngCore, rngs::OsRng};
+use rand::{TryRng, rngs::SysRng};
 
 /// The key of the Secret's data that holds the shared key, 64 hexadecimal characters.
 pub const KEY: &str = "cluster-secret";
@@ -83,7 +83,7 @@ pub async fn make(args: &Args) -> Result<Outcome, SecretError> {
 /// When the API server refuses or does not answer.
 pub async fn create(client: Client, args: &Args) -> Result<Outcome, SecretError> {
     let mut bytes = [0; SECRET_LEN];
-    OsRng.try_fill_bytes(&mut bytes).map_err(|e| SecretError::Randomness(e.to_string()))?;
+    SysRng.try_fill_bytes(&mut bytes).map_err(|e| SecretError::Randomness(e.to_string()))?;
     let secrets: Api<Secret> = Api::namespaced(client, &args.namespace);
     match secrets.create(&PostParams::default(), &secret(args, bytes)).await {
         Ok(_) => Ok(Outcome::Created),
