@@ -23,6 +23,8 @@ pub mod ipfs;
 pub mod monitor;
 pub mod peer;
 pub mod rpc;
+#[cfg(any(test, feature = "simulation"))]
+pub mod sim;
 pub mod state;
 pub mod tracker;
 pub mod types;

@@ -173,3 +173,10 @@ impl Peer {
         self.consensus.shutdown().await;
     }
 }
+
+/// A peer that is dropped does nothing more, as after a crash.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}

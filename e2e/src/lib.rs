@@ -1,1 +1,3 @@
-//! x
+//! Helpers of the end-to-end tests.
+
+pub mod daemon;

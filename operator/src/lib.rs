@@ -4,5 +4,6 @@ pub mod controller;
 pub mod crd;
 pub mod founding;
 pub mod install;
+pub mod kubo;
 pub mod run;
 pub mod secret;

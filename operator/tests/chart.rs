@@ -128,6 +128,8 @@ fn values_are_checked() {
         "logging.format=xml",
         "storage.ipfs.size=much",
         "kubo.swarmPort=80",
+        "pinStallTimeout=soon",
+        "pinStallTimeout=0s",
         "kubo.storageMax=lots",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
@@ -179,7 +181,8 @@ fn values_reach_what_they_are_for() {
     assert_eq!(ipfs["storageClassName"], "slow");
     assert!(set["volumeClaimTemplates"][0]["spec"].get("storageClassName").is_none());
     let kubo = container(pod, "kubo");
-    for arg in ["--private", "--storage-max=40GB", "--swarm-port=4444"] {
+    const SWARM: &str = "--swarm=/ip4/0.0.0.0/tcp/4444,/ip4/0.0.0.0/udp/4444/quic-v1";
+    for arg in ["--private", "--storage-max=40GB", SWARM] {
         assert!(kubo["args"].as_array().unwrap().contains(&json!(arg)), "{arg}");
     }
     assert_eq!(kubo["ports"][0]["containerPort"], 4444);
@@ -194,7 +197,7 @@ fn another_number_of_peers_does_not_replace_pods_but_another_configuration_does(
         find(&rendered(values), "StatefulSet", "pinkeeper")["spec"]["template"].clone()
     };
     assert_eq!(template(&["peers=3"]), template(&["peers=5"]));
-    assert_ne!(template(&[]), template(&["pinStallSeconds=7"]));
+    assert_ne!(template(&[]), template(&["pinStallTimeout=7s"]));
 }
 
 #[test]

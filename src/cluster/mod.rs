@@ -50,6 +50,8 @@ use crate::{
 
 /// Time an ordinary call to another peer has.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Time the first entry has to be applied.
+const FOUNDING_DEADLINE: Duration = Duration::from_secs(30);
 /// How long proposed allocations count beside the applied ones.
 const PROPOSED_TTL: Duration = Duration::from_secs(1);
 
@@ -208,14 +210,28 @@ impl Cluster {
         self.consensus().cluster().map(|(cluster, _)| cluster)
     }
 
-    /// Founds a cluster with this blank peer as its only member.
+    /// Founds a cluster with this blank peer as its only member; done when that is on disk. A crash
+    /// may leave it half done (bound, without members): then it is to be called again with the same
+    /// cluster. On a founded cluster it does nothing.
     ///
     /// # Errors
-    /// When the disk fails. A peer that belongs to a cluster already keeps it.
+    /// When the disk belongs to another cluster, or fails.
     pub async fn found(&self, cluster: ClusterId, epoch: u64) -> Result<(), FoundError> {
         self.consensus().bind(cluster, epoch)?;
+        if self.cluster_id() != Some(cluster) {
+            return Err(FoundError::OtherCluster { own: self.cluster_id(), asked: cluster });
+        }
         self.consensus().initialize(self.member().clone()).await?;
+        // The membership is the first entry.
+        self.consensus().wait_applied(Some(0), FOUNDING_DEADLINE).await?;
         Ok(())
+    }
+
+    /// Whether this peer is bound to a cluster but knows no membership: a founding was broken off, or
+    /// the leader's log has not arrived yet.
+    #[must_use]
+    pub fn is_half_founded(&self) -> bool {
+        self.standing() != Standing::Blank && self.members().is_empty()
     }
 
     /// A blank peer joins this cluster and no other.
@@ -387,6 +403,14 @@ impl Cluster {
 /// Why a cluster was not founded.
 #[derive(Debug, thiserror::Error)]
 pub enum FoundError {
+    /// The disk belongs to another cluster.
+    #[error("this disk belongs to cluster {own:?}, not to {asked}")]
+    OtherCluster {
+        /// The disk's cluster.
+        own: Option<ClusterId>,
+        /// The one asked for.
+        asked: ClusterId,
+    },
     /// The disk.
     #[error(transparent)]
     Disk(#[from] OpenError),

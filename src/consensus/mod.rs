@@ -526,5 +526,25 @@ fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// What a simulated log implements; openraft's names go no further than `crate::sim`.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod sim {
+    pub(crate) use openraft::{
+        LogState, OptionalSend, RaftLogReader,
+        storage::{IOFlushed, RaftLogStorage},
+    };
+
+    pub(crate) use super::raft_types::{RaftEntry, RaftLogId, RaftVote, TypeConfig};
+    use crate::types::LogPosition;
+
+    pub(crate) fn position_of(id: RaftLogId) -> LogPosition {
+        super::raft_types::position_out(id)
+    }
+
+    pub(crate) fn index_of(id: &RaftLogId) -> u64 {
+        id.index
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -49,10 +49,10 @@ openraft::declare_raft_types!(
         AsyncRuntime = Runtime,
 );
 
-pub(super) type RaftVote = VoteOf<TypeConfig>;
-pub(super) type RaftLogId = LogIdOf<TypeConfig>;
-pub(super) type RaftEntry = EntryOf<TypeConfig>;
-pub(super) type RaftMembership = StoredMembershipOf<TypeConfig>;
+pub(crate) type RaftVote = VoteOf<TypeConfig>;
+pub(crate) type RaftLogId = LogIdOf<TypeConfig>;
+pub(crate) type RaftEntry = EntryOf<TypeConfig>;
+pub(crate) type RaftMembership = StoredMembershipOf<TypeConfig>;
 
 /// Version of the op batches inside log entries. A batch of another version stops the peer.
 const BATCH_VERSION: u8 = 1;

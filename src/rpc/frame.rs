@@ -164,7 +164,7 @@ mod tests {
     fn envelope(data: Vec<u8>, term: u64) -> Envelope {
         let vote = Vote { term, candidate: PeerId([3; 32]), committed: true };
         let request = if data.is_empty() {
-            let last = Some(LogPosition { term, leader: PeerId([4; 32]), index: term });
+            let last = Some(LogPosition { term, index: term });
             Request::Raft(RaftMessage::Vote { vote, last, transfer: false })
         } else {
             Request::Snapshot(SnapshotChunk { vote, transfer: 1, offset: 2, data, last: false })

@@ -1,7 +1,7 @@
 {{/* How the programs in the pod are told what to do: arguments, and the peer's configuration file. */}}
 
 {{- define "pinkeeper.kuboArgs" -}}
-- --swarm-port={{ .Values.kubo.swarmPort }}
+- --swarm=/ip4/0.0.0.0/tcp/{{ .Values.kubo.swarmPort }},/ip4/0.0.0.0/udp/{{ .Values.kubo.swarmPort }}/quic-v1
 {{- if .Values.kubo.private }}
 - --private
 {{- end }}
@@ -18,16 +18,16 @@
 {{- end -}}
 
 {{- define "pinkeeper.config" -}}
-data_folder: /data/raft
-ledger_folder: /data/ipfs
+data_dir: /data/raft
+ledger_dir: /data/ipfs/ledger
 secret_file: /etc/pinkeeper-secret/cluster-secret
-daemon: http://127.0.0.1:5001
-pin_stall_seconds: {{ .Values.pinStallSeconds }}
-raft:
-  heartbeat_ms: {{ .Values.raft.heartbeatMilliseconds }}
-  election_min_ms: {{ .Values.raft.electionMinMilliseconds }}
-  election_max_ms: {{ .Values.raft.electionMaxMilliseconds }}
-log:
-  level: {{ .Values.logging.level | quote }}
-  format: {{ .Values.logging.format }}
+ipfs_api: http://127.0.0.1:5001
+ipfs_path: /data/ipfs
+heartbeat_ms: {{ .Values.raft.heartbeatMilliseconds }}
+election_min_ms: {{ .Values.raft.electionMinMilliseconds }}
+election_max_ms: {{ .Values.raft.electionMaxMilliseconds }}
+pin_stall_timeout: {{ .Values.pinStallTimeout }}
+concurrent_pins: {{ .Values.concurrentPins }}
+log_level: {{ .Values.logging.level | quote }}
+log_format: {{ .Values.logging.format }}
 {{- end -}}

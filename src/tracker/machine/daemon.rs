@@ -15,8 +15,7 @@ impl Machine {
             Ok(id) => {
                 self.probe_at = self.now.at + self.config.probe_period;
                 match &self.daemon {
-                    Daemon::Up { id: known } | Daemon::Binding { id: known, .. }
-                        if *known == id => {}
+                    Daemon::Up { id: known } | Daemon::Binding { id: known } if *known == id => {}
                     Daemon::Up { .. } | Daemon::Binding { .. } => {
                         self.daemon_down("another daemon is in its place");
                         self.meet(id);
@@ -35,27 +34,28 @@ impl Machine {
     }
 
     fn meet(&mut self, id: String) {
-        if self.bound.as_ref() == Some(&id) {
+        if self.binding.is_none() && self.bound.as_ref() == Some(&id) {
             self.daemon_up(id);
         } else {
-            self.daemon = Daemon::Binding { id, asked: false };
+            self.daemon = Daemon::Binding { id };
         }
     }
 
     pub(super) fn was_bound(&mut self, result: Result<bool, String>) {
-        let Daemon::Binding { id, asked } = &mut self.daemon else { return };
+        let Some(id) = self.binding.take() else { return };
         match result {
             Ok(void) => {
-                let id = mem::take(id);
-                self.bound = Some(id.clone());
                 self.write_error = None;
                 if void {
                     self.void_entries();
                 }
-                self.daemon_up(id);
+                self.bound = Some(id.clone());
+                // It may be yet another one by now; then the ledger is bound anew.
+                if self.daemon == (Daemon::Binding { id: id.clone() }) {
+                    self.daemon_up(id);
+                }
             }
             Err(reason) => {
-                *asked = false;
                 self.write_error = Some(reason.into());
                 self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
             }

@@ -178,7 +178,7 @@ pub struct Counters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Daemon {
     Down { reason: Arc<str> },
-    Binding { id: String, asked: bool },
+    Binding { id: String },
     Up { id: String },
 }
 
@@ -219,6 +219,8 @@ pub struct Machine {
     daemon: Daemon,
     /// The daemon the ledger is bound to.
     bound: Option<String>,
+    /// The daemon it is being bound to.
+    binding: Option<String>,
     away_since: Now,
     away_shown: bool,
     probing: bool,
@@ -279,6 +281,7 @@ impl Machine {
             write_error: None,
             daemon: Daemon::Down { reason: "it was not asked yet".into() },
             bound,
+            binding: None,
             away_since: now,
             away_shown: false,
             probing: false,

@@ -225,13 +225,12 @@ impl Machine {
                 self.actions.push(Action::Write(self.writing.clone()));
             }
         }
-        if !self.writing.is_empty() {
+        if !self.writing.is_empty() || self.binding.is_some() {
             return;
         }
-        match &mut self.daemon {
-            Daemon::Binding { asked: true, .. } => {}
-            Daemon::Binding { id, asked } => {
-                *asked = true;
+        match &self.daemon {
+            Daemon::Binding { id } => {
+                self.binding = Some(id.clone());
                 self.actions.push(Action::Bind(id.clone()));
             }
             // Nothing is written of a daemon that may have been replaced.

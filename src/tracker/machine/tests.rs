@@ -1,1 +1,283 @@
-//! x
+//! Tables of single decisions; random sequences are in `model`.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn cid(n: u16) -> Cid {
+    let [a, b] = n.to_be_bytes();
+    Cid::from_bytes(&[1, 0x55, 0, 2, a, b]).unwrap()
+}
+
+/// A machine with its clock; answers the ledger and the probes itself.
+struct Bench {
+    machine: Machine,
+    at: Duration,
+    /// Actions not yet looked at.
+    actions: Vec<Action>,
+}
+
+impl Bench {
+    fn new(config: Config) -> Self {
+        Self::with_ledger(config, Vec::new())
+    }
+
+    fn with_ledger(config: Config, ledger: Vec<(Cid, ledger::Entry)>) -> Self {
+        let bound = (!ledger.is_empty()).then(|| "d".to_owned());
+        let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
+        let machine = Machine::new(config, now, bound, ledger);
+        let mut bench = Self { machine, at: Duration::ZERO, actions: Vec::new() };
+        bench.feed(Event::Tick);
+        bench.feed(Event::ListEnded(Ok(())));
+        bench
+    }
+
+    fn feed(&mut self, event: Event) {
+        let wall = Timestamp(u64::try_from(self.at.as_millis()).unwrap());
+        let actions = self.machine.handle(Now { at: self.at, wall }, event);
+        for action in actions {
+            match action {
+                Action::Probe => self.feed(Event::Probed(Ok("d".to_owned()))),
+                Action::Bind(_) => self.feed(Event::Bound(Ok(false))),
+                Action::Write(_) => self.feed(Event::Written(Ok(()))),
+                other => self.actions.push(other),
+            }
+        }
+    }
+
+    fn want(&mut self, n: u16) {
+        self.feed(Event::Desired(cid(n), true));
+    }
+
+    /// Answers all questions with "not pinned".
+    fn answer_no(&mut self) {
+        while let Some(at) = self.actions.iter().position(|a| matches!(a, Action::Ask(_))) {
+            let Action::Ask(cids) = self.actions.remove(at) else { unreachable!() };
+            let answers = vec![false; cids.len()];
+            self.feed(Event::Asked(cids, Ok(answers)));
+        }
+    }
+
+    fn advance(&mut self, seconds: u64) {
+        let until = self.at + Duration::from_secs(seconds);
+        while self.at < until {
+            self.at = self.machine.deadline().min(until);
+            self.feed(Event::Tick);
+        }
+    }
+
+    fn take(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    fn state(&self, n: u16) -> Option<PinState> {
+        self.machine.status(&cid(n)).map(|status| status.state)
+    }
+
+    fn message(&self, n: u16) -> String {
+        self.machine.status(&cid(n)).unwrap().message
+    }
+}
+
+fn config() -> Config {
+    Config { pins_max: 2, idle_pins_max: 1, ..Config::default() }
+}
+
+fn progress(blocks: u64, bytes: u64) -> Progress {
+    Progress { blocks, bytes }
+}
+
+#[test]
+fn a_stalled_pin_is_stopped_and_says_how_far_it_came() {
+    let table = [
+        (progress(0, 0), "no progress: no connected daemon provides it; trying again"),
+        (
+            progress(5, 12_239),
+            "no progress after 5 blocks, 12.2 kB: no connected daemon provides the rest; trying again",
+        ),
+    ];
+    for (reached, message) in table {
+        let mut bench = Bench::new(config());
+        bench.want(1);
+        bench.answer_no();
+        assert!(bench.take().contains(&Action::Pin(cid(1))));
+        bench.feed(Event::Progress(cid(1), reached));
+        bench.advance(59);
+        assert_eq!(bench.state(1), Some(PinState::Pinning));
+        bench.advance(2);
+        assert!(bench.take().contains(&Action::CancelPin(cid(1))));
+        assert_eq!(
+            (bench.state(1), bench.message(1).as_str()),
+            (Some(PinState::NotFound), message)
+        );
+        // The next attempt does not hide what is known until it comes further.
+        bench.advance(6);
+        bench.answer_no();
+        assert!(bench.take().contains(&Action::Pin(cid(1))));
+        bench.feed(Event::Progress(cid(1), reached));
+        assert_eq!(bench.state(1), Some(PinState::NotFound));
+        bench.feed(Event::Progress(cid(1), progress(reached.blocks + 1, reached.bytes + 1)));
+        assert_eq!(bench.state(1), Some(PinState::Pinning));
+        bench.feed(Event::PinDone(cid(1), Ok(())));
+        assert_eq!((bench.state(1), bench.message(1).as_str()), (Some(PinState::Pinned), ""));
+    }
+}
+
+#[test]
+fn waits_grow_to_a_bound() {
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.answer_no();
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let error = IpfsError::Failed("disk full".to_owned());
+        bench.feed(Event::PinDone(cid(1), Err(error)));
+        let began = bench.at;
+        bench.take();
+        while !bench.take().contains(&Action::Pin(cid(1))) {
+            bench.advance(1);
+            bench.answer_no();
+            bench.actions.retain(|a| !matches!(a, Action::List));
+            bench.feed(Event::ListEnded(Ok(())));
+        }
+        waits.push((bench.at - began).as_secs());
+    }
+    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+    assert_eq!(bench.machine.status(&cid(1)).unwrap().attempts, 9);
+}
+
+#[test]
+fn pins_that_get_nowhere_give_way_to_fresh_ones() {
+    let mut bench = Bench::new(config());
+    for n in 0..5 {
+        bench.want(n);
+    }
+    bench.answer_no();
+    let pins = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Pin(_))).count();
+    assert_eq!(pins(&bench.take()), 2);
+    // After the patience of 2 s one idle pin may stay open, and the longest one gives way.
+    bench.advance(3);
+    let actions = bench.take();
+    assert!(actions.contains(&Action::CancelPin(cid(0))), "{actions:?}");
+    assert!(actions.contains(&Action::Pin(cid(2))), "{actions:?}");
+    assert!(bench.machine.flights.len() <= 3);
+    // One that makes progress does not give way.
+    bench.feed(Event::Progress(cid(2), progress(1, 1)));
+    bench.advance(1);
+    assert!(!bench.take().contains(&Action::CancelPin(cid(2))));
+}
+
+#[test]
+fn a_question_that_fails_for_many_is_asked_for_each() {
+    let mut bench = Bench::new(config());
+    bench.actions.clear();
+    let many: Vec<u16> = (0..10).collect();
+    let wanted = many.iter().map(|n| cid(*n)).collect();
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted });
+    // All questions but the first wait for room, so that the others come together.
+    let mut single = BTreeSet::new();
+    for _ in 0..40 {
+        let Some(at) = bench.actions.iter().position(|a| matches!(a, Action::Ask(_))) else {
+            break;
+        };
+        let Action::Ask(cids) = bench.actions.remove(at) else { unreachable!() };
+        if let [one] = cids[..]
+            && one != cid(3)
+        {
+            single.insert(one);
+            bench.feed(Event::Asked(cids, Ok(vec![true])));
+        } else {
+            let error = IpfsError::Refused("invalid cid".to_owned());
+            bench.feed(Event::Asked(cids, Err(error)));
+        }
+    }
+    assert_eq!(bench.state(3), Some(PinState::Failed));
+    for n in many.into_iter().filter(|n| *n != 3) {
+        assert_eq!(bench.state(n), Some(PinState::Pinned), "{n}");
+    }
+}
+
+#[test]
+fn ranges_say_what_is_wanted_and_nothing_beyond() {
+    let mut bench = Bench::new(config());
+    for n in [1, 3, 5, 7] {
+        bench.want(n);
+    }
+    let wanted = vec![cid(4), cid(5)];
+    let range = Event::DesiredRange { after: Some(cid(1)), until: Some(cid(5)), wanted };
+    bench.feed(range);
+    bench.answer_no();
+    let known: Vec<u16> = (0..10).filter(|n| bench.state(*n).is_some()).collect();
+    assert_eq!(known, [1, 4, 5, 7]);
+}
+
+#[test]
+fn the_ledger_at_start_is_checked_against_what_is_wanted() {
+    let entry = |origin| ledger::Entry { origin, since: Timestamp(0) };
+    let ledger = vec![
+        (cid(1), entry(Origin::Ours)),
+        (cid(2), entry(Origin::Ours)),
+        (cid(3), entry(Origin::Foreign)),
+    ];
+    let mut bench = Bench::with_ledger(config(), ledger);
+    bench.actions.clear();
+    assert!(bench.machine.statuses(None, 10).0.is_empty());
+    let wanted = vec![cid(1)];
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted });
+    assert_eq!(bench.state(1), Some(PinState::Queued));
+    assert_eq!((bench.state(2), bench.state(3)), (Some(PinState::Unpinning), None));
+    assert_eq!(bench.take(), [Action::List, Action::Confirm(vec![cid(2)])]);
+    bench.feed(Event::Listed(vec![cid(1), cid(2), cid(3)]));
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
+    bench.feed(Event::Confirmed(vec![(cid(2), false)]));
+    assert_eq!(bench.take(), [Action::Unpin(cid(2))]);
+    bench.feed(Event::UnpinDone(cid(2), Ok(())));
+    assert_eq!(bench.state(2), None);
+}
+
+#[test]
+fn a_ledger_that_cannot_be_written_is_told_and_nothing_is_pinned() {
+    let now = |s| Now { at: Duration::from_secs(s), wall: Timestamp(0) };
+    let mut machine = Machine::new(config(), now(0), Some("d".to_owned()), Vec::new());
+    machine.handle(now(0), Event::Probed(Ok("d".to_owned())));
+    machine.handle(now(0), Event::Desired(cid(1), true));
+    let actions = machine.handle(now(0), Event::Asked(vec![cid(1)], Ok(vec![false])));
+    assert!(matches!(actions[..], [Action::Write(_)]), "{actions:?}");
+    let actions = machine.handle(now(0), Event::Written(Err("the ledger: disk full".to_owned())));
+    assert_eq!(actions, []);
+    let status = machine.status(&cid(1)).unwrap();
+    assert_eq!(
+        (status.state, status.message.as_str()),
+        (PinState::Queued, "the ledger: disk full")
+    );
+    assert_eq!(machine.deadline(), Duration::from_secs(1));
+    let actions = machine.handle(now(1), Event::Tick);
+    assert!(actions.iter().any(|a| matches!(a, Action::Write(_))), "{actions:?}");
+    let actions = machine.handle(now(1), Event::Written(Ok(())));
+    assert_eq!(actions, [Action::Pin(cid(1))]);
+}
+
+#[test]
+fn an_item_of_a_list_is_old_news_of_what_was_learnt_since() {
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.advance(301);
+    bench.actions.retain(|action| *action != Action::List);
+    // The list began before the answer "no"; it names the CID all the same.
+    bench.answer_no();
+    bench.feed(Event::Listed(vec![cid(1)]));
+    assert_eq!(bench.state(1), Some(PinState::Pinning));
+}
+
+#[test]
+fn deadlines_are_never_in_the_past() {
+    let mut bench = Bench::new(config());
+    for n in 0..100 {
+        bench.want(n);
+        assert!(bench.machine.deadline() > bench.at);
+        if n % 3 == 0 {
+            bench.answer_no();
+        }
+        bench.advance(1);
+        assert!(bench.machine.deadline() > bench.at);
+    }
+}

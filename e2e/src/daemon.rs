@@ -1,0 +1,255 @@
+//! A real, private Kubo on loopback, in a folder of its own.
+//!
+//! Nothing dials out: the settings are those of `pinkeeper kubo --private`. The program is the one
+//! that `e2e/local/tools.sh` builds.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use pinkeeper::{ipfs::kubo::KuboClient, types::Cid};
+use pinkeeper_operator::kubo::Settings;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+/// Time a daemon has to start on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Time it has to stop after SIGTERM.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the tools are: `PINKEEPER_BIN_DIR`, else the cache's folder.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    std::env::var_os("PINKEEPER_BIN_DIR")
+        .map_or_else(|| home().join(".cache/pinkeeper/bin/current"), PathBuf::from)
+}
+
+/// Kubo's program.
+#[must_use]
+pub fn ipfs_program() -> PathBuf {
+    bin_dir().join("ipfs")
+}
+
+/// A running or stopped daemon; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    folder: TempDir,
+    child: Option<Child>,
+    port: u16,
+    http: reqwest::Client,
+}
+
+impl Daemon {
+    /// Makes a repository and starts a daemon on free ports.
+    ///
+    /// # Errors
+    /// When the program is missing or the daemon does not start.
+    pub async fn start() -> anyhow::Result<Self> {
+        let program = ipfs_program();
+        ensure!(program.exists(), "{} is missing: run e2e/local/tools.sh", program.display());
+        let folder = TempDir::new()?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let mut daemon = Self { folder, child: None, port: 0, http };
+        let made = daemon.command(&["init", "--empty-repo"]).output().await?;
+        ensure!(made.status.success(), "ipfs init: {}", String::from_utf8_lossy(&made.stderr));
+        daemon.configure("/ip4/127.0.0.1/tcp/0")?;
+        daemon.run().await?;
+        // From here on the port stays, so that clients outlive a restart.
+        let api = format!("/ip4/127.0.0.1/tcp/{}", daemon.port);
+        daemon.configure(&api)?;
+        Ok(daemon)
+    }
+
+    fn repository(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(ipfs_program());
+        command
+            .args(args)
+            .env("IPFS_PATH", self.repository())
+            .env("IPFS_TELEMETRY", "off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn configure(&self, api: &str) -> anyhow::Result<()> {
+        let path = self.repository().join("config");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let settings = Settings {
+            api: api.to_owned(),
+            gateway: "/ip4/127.0.0.1/tcp/0".to_owned(),
+            swarm: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            storage_max: None,
+            private: true,
+        };
+        settings.merge(&mut config).map_err(anyhow::Error::msg)?;
+        std::fs::write(&path, serde_json::to_vec_pretty(&config)?)?;
+        Ok(())
+    }
+
+    /// Starts the daemon (again) and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not answer in time; with the end of its log.
+    pub async fn run(&mut self) -> anyhow::Result<()> {
+        let log = self.repository().join("daemon.log");
+        let api_file = self.repository().join("api");
+        let _ = std::fs::remove_file(&api_file);
+        let mut command = self.command(&["daemon", "--migrate"]);
+        command.stderr(std::fs::File::create(&log)?);
+        self.child = Some(command.spawn()?);
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            if let Ok(address) = std::fs::read_to_string(&api_file) {
+                let port = address.trim().rsplit('/').next().and_then(|port| port.parse().ok());
+                self.port = port.unwrap_or(self.port);
+                if self.rpc("version", &[]).await.is_ok() {
+                    return Ok(());
+                }
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon does not start: {}", std::fs::read_to_string(&log)?);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.as_ref().and_then(Child::id).context("the daemon is not running")?;
+        let pid = Pid::from_raw(id.try_into()?).context("no process ID")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Sends SIGTERM without waiting.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends SIGKILL and waits.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL)?;
+        self.ended().await
+    }
+
+    /// Waits for its end after a signal.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("the daemon is not running")?;
+        timeout(STOP_DEADLINE, child.wait()).await.context("the daemon does not stop")??;
+        Ok(())
+    }
+
+    /// Its RPC, as in `http://127.0.0.1:5001`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The client under test.
+    ///
+    /// # Errors
+    /// Never in practice.
+    pub fn client(&self) -> anyhow::Result<KuboClient> {
+        Ok(KuboClient::new(&self.url())?)
+    }
+
+    /// A call of the RPC beside the client under test; answers the body.
+    ///
+    /// # Errors
+    /// When the daemon does not answer 200.
+    pub async fn rpc(&self, command: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
+        let url = format!("{}/api/v0/{command}", self.url());
+        let response = self.http.post(url).query(query).send().await?;
+        let status = response.status();
+        let body = response.text().await?;
+        ensure!(status.is_success(), "{command}: {status}: {body}");
+        Ok(body)
+    }
+
+    async fn upload(&self, command: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
+        let part = reqwest::multipart::Part::bytes(bytes).file_name("file");
+        let form = reqwest::multipart::Form::new().part("file", part);
+        let url = format!("{}/api/v0/{command}", self.url());
+        let response = self.http.post(url).multipart(form).send().await?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
+    /// Adds a file in blocks of 1 kB, without pinning it.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn add(&self, bytes: Vec<u8>) -> anyhow::Result<Cid> {
+        let command = "add?pin=false&cid-version=1&raw-leaves=true&chunker=size-1024&quieter=true";
+        let answer: Value = serde_json::from_str(self.upload(command, bytes).await?.trim())?;
+        Ok(answer["Hash"].as_str().context("no Hash")?.parse()?)
+    }
+
+    /// Direct children of a block, each once.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn children(&self, cid: &Cid) -> anyhow::Result<Vec<Cid>> {
+        let text = cid.to_string();
+        let answer = self.rpc("refs", &[("arg", &text), ("unique", "true")]).await?;
+        let child = |line| -> anyhow::Result<Cid> {
+            let line: Value = serde_json::from_str(line)?;
+            Ok(line["Ref"].as_str().context("no Ref")?.parse()?)
+        };
+        answer.lines().map(child).collect()
+    }
+
+    /// Takes a block out of the repository; answers its bytes.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn take_block(&self, cid: &Cid) -> anyhow::Result<Vec<u8>> {
+        let text = cid.to_string();
+        let url = format!("{}/api/v0/block/get?arg={text}", self.url());
+        let bytes = self.http.post(url).send().await?.error_for_status()?.bytes().await?;
+        self.rpc("block/rm", &[("arg", &text)]).await?;
+        Ok(bytes.to_vec())
+    }
+
+    /// Puts a raw block into the repository.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn put_block(&self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        self.upload("block/put?cid-codec=raw", bytes).await.map(drop)
+    }
+
+    /// Whether it has a recursive pin, asked beside the client under test.
+    pub async fn holds(&self, cid: &Cid) -> bool {
+        let text = cid.to_string();
+        self.rpc("pin/ls", &[("arg", &text), ("type", "recursive")]).await.is_ok()
+    }
+}
+
+/// A CID that carries its own few bytes: every daemon has its content.
+#[must_use]
+pub fn identity_cid(n: u32) -> Cid {
+    // The identity multihash takes up to 64 bytes, so four always fit.
+    let hash = multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap_or_default();
+    cid::Cid::new_v1(0x55, hash).into()
+}

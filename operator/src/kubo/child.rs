@@ -1,0 +1,63 @@
+//! Child processes of the supervisor.
+
+use std::{
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Args;
+
+/// The daemon's program on the repository. Its output goes where ours goes.
+pub(super) fn command(args: &Args) -> Command {
+    let mut command = Command::new(&args.ipfs);
+    command
+        .env("IPFS_PATH", &args.repository)
+        // Kubo sends usage data home unless it is told not to.
+        .env("IPFS_TELEMETRY", "off")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a child to its end; when the token is cancelled, asks it to stop and kills it at the
+/// deadline.
+pub(super) async fn run(
+    mut command: Command,
+    deadline: Duration,
+    token: &CancellationToken,
+) -> anyhow::Result<ExitStatus> {
+    let program = command.as_std().get_program().to_owned();
+    let mut child =
+        command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    tokio::select! { biased;
+        () = token.cancelled() => {}
+        status = child.wait() => return status.context("cannot wait for the daemon"),
+    }
+    tracing::info!("stopping the daemon");
+    terminate(&child);
+    match timeout(deadline, child.wait()).await {
+        Ok(status) => status.context("cannot wait for the daemon"),
+        Err(_) => {
+            tracing::warn!(deadline_s = deadline.as_secs(), "the daemon does not stop; killing it");
+            child.kill().await.context("cannot kill the daemon")?;
+            child.wait().await.context("cannot wait for the daemon")
+        }
+    }
+}
+
+fn terminate(child: &Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, Signal::TERM)
+    {
+        tracing::warn!(%error, "the daemon cannot be told to stop");
+    }
+}

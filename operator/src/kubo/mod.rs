@@ -1,0 +1,135 @@
+//! `pinkeeper kubo`: keeps the daemon beside a peer running.
+//!
+//! It makes the repository if there is none, merges its settings into the daemon's config, runs
+//! `ipfs daemon` as its child and starts it again, with growing waits, whenever it ends. Invariant: it
+//! ends only when it is told to by a signal; a broken daemon or disk is said and tried again, since
+//! the pod it runs in holds a voter of the cluster. It never deletes content.
+
+mod child;
+mod config;
+mod repository;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::config::Settings;
+
+/// Wait before the second start; doubles with each further one.
+const WAIT_MIN: Duration = Duration::from_secs(1);
+/// Longest wait before a start.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// A daemon that ran that long was healthy: the next wait is the shortest again.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// Runs the IPFS daemon beside a peer and keeps it running.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The daemon's repository; made if there is none.
+    #[arg(long, env = "IPFS_PATH", default_value = "/data/ipfs")]
+    pub repository: PathBuf,
+    /// The daemon's program.
+    #[arg(long, default_value = "ipfs")]
+    pub ipfs: PathBuf,
+    /// Multiaddr of the RPC; whoever reaches it controls the daemon.
+    #[arg(long, default_value = "/ip4/127.0.0.1/tcp/5001")]
+    pub api: String,
+    /// Multiaddr of the gateway.
+    #[arg(long, default_value = "/ip4/127.0.0.1/tcp/8080")]
+    pub gateway: String,
+    /// Multiaddrs where other daemons reach it.
+    #[arg(long, value_delimiter = ',', default_value = "/ip4/0.0.0.0/tcp/4001")]
+    pub swarm: Vec<String>,
+    /// Most space for content, in Kubo's words, as in 100GB; what the config says if absent.
+    #[arg(long)]
+    pub storage_max: Option<String>,
+    /// Talk to the daemons one is told to connect to and to nobody else: no bootstrap peers, no DHT,
+    /// no settings from the network.
+    #[arg(long)]
+    pub private: bool,
+    /// File with the key of a private swarm; implies --private.
+    #[arg(long)]
+    pub swarm_key_file: Option<PathBuf>,
+    /// Seconds the daemon has to stop before it is killed.
+    #[arg(long, default_value_t = 60)]
+    pub stop_deadline: u64,
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        Settings {
+            api: self.api.clone(),
+            gateway: self.gateway.clone(),
+            swarm: self.swarm.clone(),
+            storage_max: self.storage_max.clone(),
+            private: self.private || self.swarm_key_file.is_some(),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, then stops the daemon.
+///
+/// # Errors
+/// Only when signals cannot be listened to.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let stop = token.clone();
+    let listener = tokio::spawn(async move {
+        tokio::select! { biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    supervise(&args, &token).await;
+    listener.abort();
+    Ok(())
+}
+
+/// Keeps the daemon running until the token is cancelled.
+pub async fn supervise(args: &Args, token: &CancellationToken) {
+    let mut wait = WAIT_MIN;
+    loop {
+        let started = Instant::now();
+        match run_once(args, token).await {
+            Ok(()) if token.is_cancelled() => return,
+            Ok(()) => tracing::warn!("the daemon ended"),
+            Err(error) => tracing::error!("the daemon cannot run: {error:#}"),
+        }
+        if started.elapsed() >= HEALTHY {
+            wait = WAIT_MIN;
+        }
+        tracing::info!(wait_s = wait.as_secs(), "starting the daemon again after a wait");
+        tokio::select! { biased;
+            () = token.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+        wait = (wait * 2).min(WAIT_MAX);
+    }
+}
+
+/// One life of the daemon: ends when it ended, or when it was stopped because of the token.
+async fn run_once(args: &Args, token: &CancellationToken) -> anyhow::Result<()> {
+    repository::prepare(args, token).await?;
+    if token.is_cancelled() {
+        return Ok(());
+    }
+    let mut command = child::command(args);
+    command.args(["daemon", "--migrate"]);
+    let deadline = Duration::from_secs(args.stop_deadline);
+    let status = child::run(command, deadline, token).await?;
+    if !token.is_cancelled() {
+        anyhow::ensure!(status.success(), "ipfs daemon ended with {status}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
