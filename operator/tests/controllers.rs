@@ -74,14 +74,16 @@ async fn pins_are_kept_with_one_write_each_and_released_when_deleted() {
     assert!(world.writes().iter().all(|(kind, _)| !kind.starts_with("events")));
 
     // Nothing changes, nothing is written: not even the peer's own object.
-    let settled = eventually("the peer's own numbers are written", async || {
-        let before = world.writes().len();
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        (world.writes().len() == before).then_some(before)
+    let peers: Api<ClusterPeer> = Api::namespaced(world.client.clone(), "web");
+    eventually("the peer's own numbers are written", async || {
+        let record = world.record().get("demo-cluster").await.unwrap().data?;
+        let pins = peers.get("demo-0").await.unwrap().status?.pins?;
+        (pins == i64::from(PINS) && record.contains_key("pinDefinitionUID")).then_some(())
     })
     .await;
-    tokio::time::sleep(Duration::from_secs(16)).await;
-    assert!(world.writes().len() <= settled + 1, "{:?}", &world.writes()[settled..]);
+    let settled = world.writes();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.writes()[settled.len()..], []);
 
     for number in 0..10 {
         world.delete("web", &format!("pin-{number}")).await;

@@ -36,7 +36,10 @@ use crate::common::ControlPlane;
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for a condition.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(found) = ask().await {
@@ -228,7 +231,9 @@ impl World {
         read_audit(&path)
             .into_iter()
             .filter(|line| {
-                line["requestURI"].as_str().is_some_and(|uri| uri.contains("fieldManager=pinkeeper"))
+                line["requestURI"]
+                    .as_str()
+                    .is_some_and(|uri| uri.contains("fieldManager=pinkeeper"))
                     || line["objectRef"]["apiGroup"] == "events.k8s.io"
             })
             .filter(|line| line["responseStatus"]["code"].as_u64().is_some_and(|code| code < 300))
