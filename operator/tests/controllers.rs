@@ -215,3 +215,54 @@ async fn the_record_is_restored_and_another_cluster_is_refused() {
     assert!(error.to_string().contains("demo-cluster"), "{error}");
     assert!(!error.to_string().contains('\n'));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_are_kept_when_nothing_proves_that_the_pins_are_gone() {
+    let world = World::start().await;
+    let running = world.run().await;
+    founded(&world).await;
+    world.create("web", "docs", &cid(1).to_string()).await;
+    world.reason("web", "docs", "Pinned").await;
+    eventually("the definition is remembered", async || {
+        world.record().get("demo-cluster").await.unwrap().data?.get("pinDefinitionUID").cloned()
+    })
+    .await;
+    running.stop().await;
+
+    // The definition goes with all Pins, and comes back without them.
+    let deleted = world.plane.kubectl(&["delete", "crd", "pins.pinkeeper.dev"]);
+    assert!(deleted.status.success());
+    world.define().await;
+    let running = world.run().await;
+    world.create("web", "other", &cid(2).to_string()).await;
+    world.reason("web", "other", "Pinned").await;
+    // The comparison has had its chance: it runs when the list is read.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let claims = |running: &world::Running| {
+        running.shared.cluster.state().read(|pins| pins.objects().count())
+    };
+    assert_eq!(claims(&running), 2);
+    assert!(world.daemon.holds(&cid(1)));
+
+    // A person says that it is meant.
+    let patch = Patch::Merge(json!({"data": {"pinDefinitionUID": null}}));
+    world.record().patch("demo-cluster", &PatchParams::default(), &patch).await.unwrap();
+    world.held(&cid(1), false).await;
+    assert_eq!(claims(&running), 1);
+    running.stop().await;
+
+    // Without permission to look, nothing is known to be gone.
+    world.delete("web", "other").await;
+    let forbidden = world.plane.client_as("web", "nobody").await;
+    let running = world.run_as(forbidden).await;
+    eventually("it leads", async || {
+        running.shared.cluster.leadership().borrow().local.then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(claims(&running), 1);
+    running.stop().await;
+    let running = world.run().await;
+    world.held(&cid(2), false).await;
+    running.stop().await;
+}

@@ -103,11 +103,6 @@ impl World {
     pub async fn start() -> Self {
         let plane = ControlPlane::start();
         let client = plane.client().await;
-        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-        for definition in pinkeeper_operator::crd::definitions() {
-            let definition = serde_json::from_value(definition).unwrap();
-            definitions.create(&PostParams::default(), &definition).await.unwrap();
-        }
         let world = Self {
             plane,
             client,
@@ -120,13 +115,27 @@ impl World {
                 serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
             namespaces.create(&PostParams::default(), &namespace).await.unwrap();
         }
+        world.define().await;
+        world
+    }
+
+    /// Creates the definitions that are not there and waits until they are served.
+    pub async fn define(&self) {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        for definition in pinkeeper_operator::crd::definitions() {
+            let definition = serde_json::from_value(definition).unwrap();
+            match definitions.create(&PostParams::default(), &definition).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
         eventually("the kinds are served", async || {
-            let pins = world.pins("web").list(&ListParams::default()).await.is_ok();
-            let peers: Api<ClusterPeer> = Api::namespaced(world.client.clone(), "web");
+            let pins = self.pins("web").list(&ListParams::default()).await.is_ok();
+            let peers: Api<ClusterPeer> = Api::namespaced(self.client.clone(), "web");
             (pins && peers.list(&ListParams::default()).await.is_ok()).then_some(())
         })
         .await;
-        world
     }
 
     pub fn pins(&self, namespace: &str) -> Api<Pin> {
@@ -139,6 +148,11 @@ impl World {
 
     /// Starts the peer and its controllers on the disk as it is.
     pub async fn run(&self) -> Running {
+        self.run_as(self.client.clone()).await
+    }
+
+    /// The same with another client.
+    pub async fn run_as(&self, client: Client) -> Running {
         let disk = self.disk.path();
         let id = PeerId([7; 32]);
         let log = DiskLog::open(&disk.join("log")).unwrap();
@@ -175,7 +189,7 @@ impl World {
         };
         let peer = Peer::assemble(assembly).await.unwrap();
         let shared = Shared {
-            client: self.client.clone(),
+            client,
             cluster: peer.cluster.clone(),
             clock: Clock::System,
             settings: Arc::new(Settings {
