@@ -13,18 +13,23 @@
 //! - [`consensus`]: Raft over the log and the state on disk.
 //! - [`cluster`]: what users and controllers can ask, and what a peer does for the others.
 //! - [`peer`]: puts the parts together.
+//! - [`rest`]: HTTP: IPFS Cluster's REST API, probes and Prometheus metrics.
+//! - [`config`], [`telemetry`]: how a peer is set up; logs and metrics of the process.
 
 pub mod allocate;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod consensus;
 pub mod identity;
 pub mod ipfs;
 pub mod monitor;
 pub mod peer;
+pub mod rest;
 pub mod rpc;
 #[cfg(any(test, feature = "simulation"))]
 pub mod sim;
 pub mod state;
+pub mod telemetry;
 pub mod tracker;
 pub mod types;

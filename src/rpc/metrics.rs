@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
 use super::CallError;
 use crate::types::{Lane, Response};
 
-/// Calls by lane and outcome, and how long answered ones took. Clones count together.
+/// Connected peers, calls by lane and outcome, and how long answered ones took. Clones count together.
 #[derive(Clone, Debug)]
 pub struct RpcMetrics {
     calls: Family<CallLabels, Counter>,
     seconds: Family<LaneLabels, Histogram>,
+    connected: Gauge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,7 +46,11 @@ const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5,
 impl Default for RpcMetrics {
     fn default() -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
-        Self { calls: Family::default(), seconds: Family::new_with_constructor(histogram) }
+        Self {
+            calls: Family::default(),
+            seconds: Family::new_with_constructor(histogram),
+            connected: Gauge::default(),
+        }
     }
 }
 
@@ -58,6 +63,12 @@ impl RpcMetrics {
             "Time to the answer of a peer, by lane",
             self.seconds.clone(),
         );
+        let help = "Peers there is a connection to";
+        registry.register("rpc_connected_peers", help, self.connected.clone());
+    }
+
+    pub(super) fn connected(&self, peers: usize) {
+        self.connected.set(i64::try_from(peers).unwrap_or(i64::MAX));
     }
 
     pub(super) fn observe(&self, lane: Lane, result: &Result<Response, CallError>, took: Duration) {

@@ -15,6 +15,9 @@ use tokio::sync::oneshot;
 pub use self::metrics::RpcMetrics;
 use crate::types::{Envelope, PeerId, Response};
 
+/// The protocol between peers and its version; each lane's streams have a name under it.
+pub const PROTOCOL: &str = "/pinkeeper/0.1/rpc";
+
 /// Why a call brought no answer. Whether the request had an effect is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {

@@ -161,7 +161,7 @@ pub enum EntryBody {
     /// A new leader's first entry.
     Blank,
     /// Ops on the state, in the state's own versioned form.
-    Ops(Vec<u8>),
+    Ops(#[serde(with = "super::bytes")] Vec<u8>),
     /// Voter sets (two during a change) and all members.
     Membership {
         /// The voter sets.
@@ -259,6 +259,7 @@ pub struct SnapshotChunk {
     /// Position of this piece in bytes.
     pub offset: u64,
     /// The bytes, at most [`SnapshotChunk::LEN_MAX`].
+    #[serde(with = "super::bytes")]
     pub data: Vec<u8>,
     /// Nothing follows: check and install.
     pub last: bool,

@@ -3,6 +3,7 @@
 //! Invariant: plain data only. Nothing here does I/O, reads a clock or draws randomness, and nothing
 //! here imports another module of this crate.
 
+mod bytes;
 mod cid;
 mod message;
 mod peer;

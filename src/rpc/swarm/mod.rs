@@ -101,7 +101,6 @@ pub struct Started {
 /// [`Transport`] over libp2p.
 pub struct SwarmTransport {
     shared: Arc<Shared>,
-    metrics: RpcMetrics,
 }
 
 impl fmt::Debug for SwarmTransport {
@@ -125,7 +124,7 @@ impl SwarmTransport {
         let mut swarm = network::swarm(identity.keypair(), &secret)
             .map_err(|error| StartError::Handshake(error.to_string()))?;
         let control = swarm.behaviour().streams.new_control();
-        let shared = Arc::new(Shared::new(identity.id(), control.clone(), token));
+        let shared = Arc::new(Shared::new(identity.id(), control.clone(), metrics, token));
         for lane in LANES {
             #[expect(clippy::expect_used, reason = "each protocol of this behaviour is taken once")]
             let incoming = control.clone().accept(protocol(lane)).expect("not taken yet");
@@ -144,7 +143,7 @@ impl SwarmTransport {
         );
         let network = Network::new(swarm, Arc::clone(&shared), jitter_seed);
         let task = tokio::spawn(network.run());
-        Ok(Started { transport: Arc::new(Self { shared, metrics }), listening, task })
+        Ok(Started { transport: Arc::new(Self { shared }), listening, task })
     }
 
     /// Replaces the addresses of peers whose IDs are not known: each is dialled until a peer
@@ -174,7 +173,7 @@ impl Transport for SwarmTransport {
                 Ok(queued) => answer(to, id, queued, started, deadline).await,
                 Err(refusal) => Ok(Response::Refused(refusal)),
             };
-            self.metrics.observe(lane, &result, started.elapsed());
+            self.shared.metrics.observe(lane, &result, started.elapsed());
             result
         }
         .boxed()
@@ -236,6 +235,7 @@ async fn answer(
 
 /// The protocol of a lane's streams.
 fn protocol(lane: Lane) -> StreamProtocol {
+    // Under `rpc::PROTOCOL`.
     StreamProtocol::new(match lane {
         Lane::Raft => "/pinkeeper/0.1/rpc/raft",
         Lane::Control => "/pinkeeper/0.1/rpc/control",

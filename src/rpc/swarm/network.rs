@@ -224,7 +224,10 @@ impl Network {
             return;
         };
         let new = Connection { id, outbound, since: Instant::now() };
-        let loser = self.shared.links().opened(self.shared.own, peer, new);
+        let mut links = self.shared.links();
+        let loser = links.opened(self.shared.own, peer, new);
+        self.shared.metrics.connected(links.up().len());
+        drop(links);
         self.dialer.connected(peer, target.as_ref());
         match loser {
             Some(loser) => {
@@ -237,7 +240,11 @@ impl Network {
 
     fn closed(&mut self, peer_id: libp2p::PeerId, id: ConnectionId, reason: String) {
         let Some(peer) = peer_of(&peer_id) else { return };
-        if self.shared.links().closed(peer, id, format!("the connection broke: {reason}")) {
+        let mut links = self.shared.links();
+        let lost = links.closed(peer, id, format!("the connection broke: {reason}"));
+        self.shared.metrics.connected(links.up().len());
+        drop(links);
+        if lost {
             tracing::info!(%peer, reason, "lost a peer");
             self.dialer.lost(peer, Instant::now());
         }

@@ -16,7 +16,10 @@ use super::{
     outbound::{Answer, Call, LaneState, QUEUE_BYTES_MAX, QUEUE_MAX, Worker},
     peer_id_of, protocol,
 };
-use crate::types::{Lane, PeerId};
+use crate::{
+    rpc::RpcMetrics,
+    types::{Lane, PeerId},
+};
 
 /// Locks are held for a few lines and never across an await.
 pub(super) struct Shared {
@@ -28,6 +31,7 @@ pub(super) struct Shared {
     /// Numbers all calls, so that an answer can never meet another lane's call.
     pub(super) next_id: AtomicU64,
     pub(super) wanted: Wanted,
+    pub(super) metrics: RpcMetrics,
     links: Mutex<Links>,
     lanes: Mutex<BTreeMap<(PeerId, Lane), LaneHandle>>,
     control: libp2p_stream::Control,
@@ -77,6 +81,7 @@ impl Shared {
     pub(super) fn new(
         own: PeerId,
         control: libp2p_stream::Control,
+        metrics: RpcMetrics,
         token: CancellationToken,
     ) -> Self {
         Self {
@@ -86,6 +91,7 @@ impl Shared {
             streams: StreamCounts::default(),
             next_id: AtomicU64::new(0),
             wanted: Wanted::default(),
+            metrics,
             links: Mutex::default(),
             lanes: Mutex::default(),
             control,

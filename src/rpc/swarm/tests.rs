@@ -221,7 +221,7 @@ async fn a_peer_back_on_another_port_is_found_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_does_not_answer_costs_the_deadline_and_later_calls_work() {
-    let mute = Arc::new(AtomicUsize::new(10));
+    let mute = Arc::new(AtomicUsize::new(6));
     let (a, b) = {
         let mute = Arc::clone(&mute);
         let serve = move |mut requests: mpsc::Receiver<Inbound>| async move {

@@ -1,10 +1,15 @@
 //! The composition root: builds every part of a peer complete, owns their tasks and stops them.
+//!
+//! [`Peer::start`] is a process: disks, libp2p, Kubo and HTTP servers from a configuration.
+//! [`Peer::assemble`] takes these as they are given, so that a world can bring simulated ones.
+
+mod start;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +23,8 @@ use crate::{
     tracker::{self, BarrierError, LedgerError, LedgerPort, Ports, Tracker, TrackerHandle},
     types::{Member, PeerId},
 };
+
+pub use self::start::StartError;
 
 /// What a peer is assembled from. Processes bring disks, libp2p and Kubo; worlds bring simulated ones.
 pub struct Assembly<L> {
@@ -78,6 +85,8 @@ pub struct Peer {
     consensus: Consensus,
     tasks: JoinSet<Result<(), FatalError>>,
     token: CancellationToken,
+    /// The transport's task and its token: it ends after everything that speaks through it.
+    network: Option<(JoinHandle<()>, CancellationToken)>,
 }
 
 impl Peer {
@@ -150,7 +159,7 @@ impl Peer {
             join,
         };
         let cluster = Cluster::start(parts, inbound, &mut tasks, &token);
-        Ok(Self { cluster, tracker, consensus, tasks, token })
+        Ok(Self { cluster, tracker, consensus, tasks, token, network: None })
     }
 
     /// Resolves when the peer cannot go on; says why.
@@ -171,6 +180,12 @@ impl Peer {
         self.token.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.consensus.shutdown().await;
+        if let Some((task, token)) = self.network.take() {
+            token.cancel();
+            if let Err(error) = task.await {
+                tracing::warn!(%error, "the network did not end cleanly");
+            }
+        }
     }
 }
 
@@ -178,5 +193,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.token.cancel();
+        if let Some((_, token)) = &self.network {
+            token.cancel();
+        }
     }
 }

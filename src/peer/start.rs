@@ -1,0 +1,212 @@
+//! A peer as a process: opens its disks, listens, and speaks to a real daemon.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{AssembleError, Assembly, Peer};
+use crate::{
+    clock::Clock,
+    cluster::{AddressBook, FoundError, JoinPolicy},
+    config::PeerConfig,
+    consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
+    identity::{Identity, IdentityError},
+    ipfs::kubo::{KuboClient, KuboUrlError},
+    rest::{self, BindError, RestMetrics, SharedRegistry},
+    rpc::{
+        Inbound, RpcMetrics,
+        swarm::{self, Started, SwarmOptions, SwarmTransport},
+    },
+    tracker::{self, Ledger, LedgerError, LedgerPort},
+    types::{ClusterId, Member, PeerId},
+};
+
+/// Requests of other peers that wait to be served.
+const INBOUND_MAX: usize = 1024;
+
+/// Why a process did not become a peer. A person must mend it: the exit code is 2.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The key on disk.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Log or state on disk.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// The ledger on disk.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The address for peers.
+    #[error("listen: {0}")]
+    Listen(#[from] swarm::StartError),
+    /// An address for HTTP.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The daemon's address.
+    #[error("ipfs_api: {0}")]
+    Kubo(#[from] KuboUrlError),
+    /// Founding as configured.
+    #[error("found: {0}")]
+    Found(#[from] FoundError),
+}
+
+impl From<AssembleError> for StartError {
+    fn from(error: AssembleError) -> Self {
+        match error {
+            AssembleError::Consensus(error) => Self::Disk(error),
+            AssembleError::Ledger(error) => Self::Ledger(error),
+        }
+    }
+}
+
+impl Peer {
+    /// Starts a peer from its configuration; `registry` holds the other Prometheus metrics of the
+    /// process. A blank peer joins by `join`, or founds a cluster where the configuration says so.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        config: PeerConfig,
+        join: JoinPolicy,
+        mut registry: Registry,
+    ) -> Result<Self, StartError> {
+        let rest_listener = rest::bind("rest_listen", config.rest_listen).await?;
+        let health_listener = rest::bind("health_listen", config.health_listen).await?;
+        let rest_metrics = RestMetrics::default();
+        rest_metrics.register(&mut registry);
+        let replication = config.replication;
+        let found = config.found;
+        let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
+        if found {
+            peer.found_alone().await?;
+        } else {
+            bootstrap.transport.set_seeds(bootstrap.addresses);
+        }
+        let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics);
+        peer.serve(rest_listener, api);
+        let health = rest::health_router(peer.cluster.clone(), SharedRegistry::new(registry));
+        peer.serve(health_listener, health);
+        Ok(peer)
+    }
+
+    /// Founds a cluster if the disk is blank, or if a crash broke that off; without members nobody
+    /// else can have taken this peer in.
+    async fn found_alone(&self) -> Result<(), StartError> {
+        if !self.cluster.members().is_empty() {
+            return Ok(());
+        }
+        let cluster = self.cluster.cluster_id().unwrap_or_else(random_cluster);
+        self.cluster.found(cluster, 1).await?;
+        tracing::info!(%cluster, "a cluster was founded");
+        Ok(())
+    }
+
+    fn serve(&mut self, listener: TcpListener, router: axum::Router) {
+        let token = self.token.clone();
+        self.tasks.spawn(async move {
+            rest::serve(listener, router, token).await;
+            Ok(())
+        });
+    }
+}
+
+fn random_cluster() -> ClusterId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random_u64().to_be_bytes());
+    id[8..].copy_from_slice(&random_u64().to_be_bytes());
+    ClusterId(id)
+}
+
+/// Peers to join by, by address alone.
+struct Bootstrap {
+    transport: Arc<SwarmTransport>,
+    addresses: Vec<Multiaddr>,
+}
+
+async fn open(
+    config: PeerConfig,
+    join: JoinPolicy,
+    registry: &mut Registry,
+) -> Result<(Peer, Bootstrap), StartError> {
+    let identity = Identity::load_or_create(&config.data_dir)?;
+    let id = identity.id();
+    let ipfs = Arc::new(KuboClient::new(&config.ipfs_api.to_string())?);
+    let ledger = Ledger::open(&config.ledger_dir.join("ledger.redb"))?;
+    let stores = open_stores(&config)?;
+    let rpc_metrics = RpcMetrics::default();
+    rpc_metrics.register(registry);
+    let options = SwarmOptions {
+        identity,
+        secret: config.secret,
+        listen: config.listen,
+        jitter_seed: random_u64(),
+        metrics: rpc_metrics,
+    };
+    let (requests, inbound) = mpsc::channel::<Inbound>(INBOUND_MAX);
+    let network = CancellationToken::new();
+    let Started { transport, listening, task } =
+        SwarmTransport::start(options, requests, network.clone()).await?;
+    let announce = if config.announce.is_empty() { listening } else { config.announce };
+    let member = Member { name: config.name, addresses: announced(id, announce) };
+    let assembly = Assembly {
+        id,
+        member,
+        timing: Timing {
+            heartbeat: config.heartbeat,
+            election_min: config.election.0,
+            election_max: config.election.1,
+        },
+        stores,
+        transport: transport.clone(),
+        inbound,
+        ipfs,
+        ledger: LedgerPort::Offloaded(ledger),
+        tracker: tracker::Config {
+            pins_max: config.concurrent_pins,
+            stall_time: config.pin_stall_timeout,
+            ..tracker::Config::default()
+        },
+        addresses: AddressBook::open(&config.data_dir.join("addresses")),
+        volume: config.ipfs_path,
+        tags: config.tags,
+        clock: Clock::System,
+        join,
+    };
+    let mut peer = Peer::assemble(assembly).await?;
+    peer.network = Some((task, network));
+    Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
+}
+
+fn open_stores(config: &PeerConfig) -> Result<Stores<DiskLog>, OpenError> {
+    let folder = config.data_dir.join("log");
+    let log = DiskLog::open(&folder)
+        .map_err(|source| OpenError::Log { folder: folder.display().to_string(), source })?;
+    let state = StateStore::open(&config.data_dir.join("state.redb"))?;
+    Ok(Stores { flushed: log.flushed(), log, state })
+}
+
+/// Addresses as other peers are told them: without this peer's ID, and loopback only if there is
+/// nothing else.
+fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
+    let is_local = |address: &Multiaddr| {
+        address.iter().any(|part| match part {
+            Protocol::Ip4(ip) => ip.is_loopback(),
+            Protocol::Ip6(ip) => ip.is_loopback(),
+            _ => false,
+        })
+    };
+    let bare = |address: Multiaddr| -> Multiaddr {
+        address.into_iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+    };
+    let (local, remote): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_local);
+    let chosen = if remote.is_empty() { local } else { remote };
+    let texts: BTreeSet<String> =
+        chosen.into_iter().map(|address| bare(address).to_string()).collect();
+    if texts.is_empty() {
+        tracing::warn!(%own, "no address is known that others could reach this peer at");
+    }
+    texts.into_iter().collect()
+}

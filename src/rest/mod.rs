@@ -1,0 +1,83 @@
+//! HTTP: IPFS Cluster's REST API (what of it is here), and the server for probes and Prometheus.
+//!
+//! | method, path | answer |
+//! |---|---|
+//! | `GET /id` | the peer |
+//! | `GET /pins?local=&filter=&cids=` | every pin and its statuses, one JSON object a line |
+//! | `GET /pins/{cid}?local=` | one pin and its statuses |
+//! | `POST /pins/{cid}?replication=&replication-min=&replication-max=&name=&mode=` | the pin |
+//! | `DELETE /pins/{cid}` | the pin as it was |
+//! | `GET /health` | 204 |
+//!
+//! The JSON is that of IPFS Cluster 1.1. Other than there, a parameter that is unknown or asks for
+//! what is not done is refused and never ignored. Errors are `{"code":…,"message":…}`. There is no
+//! authentication: whoever reaches the address may pin and unpin.
+
+mod error;
+mod health;
+mod metrics;
+mod pins;
+mod query;
+mod serve;
+mod source;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{Method, StatusCode, Uri},
+    middleware,
+    routing::get,
+};
+
+use self::{error::ApiError, source::Source, view::IdView};
+pub use self::{
+    health::{SharedRegistry, health_router},
+    metrics::RestMetrics,
+    serve::{BindError, bind, serve},
+};
+use crate::{cluster::Cluster, types::Replication};
+
+/// What every handler has.
+#[derive(Clone, Debug)]
+struct Api {
+    source: Source,
+    /// Of pins that do not say.
+    replication: Replication,
+}
+
+/// The REST API; `replication` is that of pins that do not say.
+pub fn api_router(cluster: Cluster, replication: Replication, metrics: RestMetrics) -> Router {
+    api(Source::Cluster(cluster), replication, metrics)
+}
+
+fn api(source: Source, replication: Replication, metrics: RestMetrics) -> Router {
+    Router::new()
+        .route("/id", get(id))
+        .route("/health", get(async || StatusCode::NO_CONTENT))
+        .route("/pins", get(pins::list))
+        .route("/pins/{cid}", get(pins::status).post(pins::pin).delete(pins::unpin))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::new(metrics), metrics::count))
+        .with_state(Api { source, replication })
+}
+
+async fn id(State(api): State<Api>) -> Json<IdView> {
+    let source = &api.source;
+    Json(view::id(source.id(), source.member(), &source.members(), &source.local_metrics()))
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let message = format!("{method} is not possible at {}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}

@@ -1,0 +1,83 @@
+//! What the HTTP servers ask of the peer; the only place here that knows its use cases.
+
+use std::collections::BTreeMap;
+
+#[cfg(test)]
+use super::tests::stand_in::StandIn;
+use crate::{
+    cluster::{Cluster, PinView, UseCaseError},
+    types::{Cid, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
+};
+
+/// Pins in a page, in order of their CIDs.
+pub(super) type Page = Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)>;
+
+/// The peer.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Cluster(Cluster),
+    #[cfg(test)]
+    StandIn(StandIn),
+}
+
+/// The same question to whichever it is.
+macro_rules! ask {
+    ($source:expr, $peer:ident => $answer:expr) => {
+        match $source {
+            Source::Cluster($peer) => $answer,
+            #[cfg(test)]
+            Source::StandIn($peer) => $answer,
+        }
+    };
+}
+
+impl Source {
+    pub(super) fn id(&self) -> PeerId {
+        ask!(self, peer => peer.id())
+    }
+
+    pub(super) fn member(&self) -> &Member {
+        ask!(self, peer => peer.member())
+    }
+
+    /// All members; this peer alone while it has not joined.
+    pub(super) fn members(&self) -> BTreeMap<PeerId, Member> {
+        let members = ask!(self, peer => peer.members());
+        let mut members: BTreeMap<PeerId, Member> =
+            members.into_iter().map(|(peer, view)| (peer, view.member)).collect();
+        members.entry(self.id()).or_insert_with(|| self.member().clone());
+        members
+    }
+
+    /// Peer metrics known here: on the leader those of all that are up, elsewhere its own.
+    pub(super) fn metrics(&self) -> BTreeMap<PeerId, Metrics> {
+        let mut metrics = ask!(self, peer => peer.peer_metrics());
+        metrics.insert(self.id(), self.local_metrics());
+        metrics
+    }
+
+    pub(super) fn local_metrics(&self) -> Metrics {
+        ask!(self, peer => peer.local_metrics().borrow().clone())
+    }
+
+    /// Why the peer is not ready, if it is not.
+    pub(super) fn readiness(&self) -> Result<(), String> {
+        ask!(self, peer => peer.readiness())
+    }
+
+    pub(super) async fn pin(&self, request: PinRequest) -> Result<Pin, UseCaseError> {
+        ask!(self, peer => peer.pin(request).await)
+    }
+
+    pub(super) async fn unpin(&self, cid: Cid) -> Result<Pin, UseCaseError> {
+        ask!(self, peer => peer.unpin(cid).await)
+    }
+
+    pub(super) async fn pin_view(&self, cid: Cid) -> Result<Option<PinView>, UseCaseError> {
+        ask!(self, peer => peer.pin_view(cid).await)
+    }
+
+    pub(super) async fn pin_views(&self, after: Option<Cid>) -> Result<Page, UseCaseError> {
+        ask!(self, peer => peer.pin_views(after).await)
+    }
+}

@@ -1,0 +1,359 @@
+#![allow(clippy::unwrap_used)]
+
+pub(super) mod stand_in;
+
+use std::collections::BTreeMap;
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::stand_in::StandIn;
+use super::*;
+use crate::{
+    cluster::UseCaseError,
+    telemetry,
+    types::{
+        Allocation, Cid, Claim, ClaimOptions, DaemonInfo, Factor, Member, Metrics, Owner, PeerId,
+        Pin, PinState, PinStatus, Timestamp,
+    },
+};
+
+const CID: &str = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR";
+const A: PeerId = PeerId([1; 32]);
+const B: PeerId = PeerId([2; 32]);
+
+fn metrics(daemon: bool) -> Metrics {
+    Metrics {
+        daemon: daemon.then(|| DaemonInfo {
+            id: "12D3Kubo".to_owned(),
+            agent: "kubo/0.42.0".to_owned(),
+            addresses: vec!["/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo".to_owned()],
+        }),
+        free_space: daemon.then_some(1 << 40),
+        repository_size: None,
+        pins: 7,
+        pin_queue: 2,
+        tags: BTreeMap::new(),
+        version: "0.1.0".to_owned(),
+        addresses: vec!["/ip4/10.0.0.1/tcp/9096".to_owned()],
+        ttl_ms: 30_000,
+    }
+}
+
+struct Server {
+    cluster: StandIn,
+    base: String,
+    client: Client,
+    token: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let member = |name: &str, host: u8| Member {
+            name: name.to_owned(),
+            addresses: vec![format!("/ip4/10.0.0.{host}/tcp/9096")],
+        };
+        let members = BTreeMap::from([(A, member("a", 1)), (B, member("b", 2))]);
+        let cluster = StandIn::new(A, members, metrics(true));
+        let source = Source::StandIn(cluster.clone());
+        let counts = RestMetrics::default();
+        let mut registry = telemetry::registry();
+        counts.register(&mut registry);
+        let default = Replication { min: Factor::Count(1), max: Factor::Count(2) };
+        let router = api(source.clone(), default, counts)
+            .merge(Router::new().nest("/h", health::router(source, SharedRegistry::new(registry))));
+        let listener = bind("rest_listen", ([127, 0, 0, 1], 0).into()).await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let token = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, router, token.clone()));
+        Self { cluster, base, client: Client::new(), token, task }
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> (u16, String) {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let (status, text) = self.ask(Method::GET, path).await;
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// A pin on both peers, pinned at A and failed at B.
+    fn add(&self, seed: u8) -> Cid {
+        let digest = cid::multihash::Multihash::<64>::wrap(0x12, &[seed; 32]).unwrap();
+        let cid = Cid::from(cid::Cid::new_v1(0x55, digest));
+        let replication = Replication { min: Factor::Count(1), max: Factor::Everywhere };
+        let options = ClaimOptions { replication, retain: false, name: "web/docs".to_owned() };
+        let claim = Claim { options, generation: 1, since: Timestamp(5000) };
+        let owner = Owner::Object(crate::types::Uid("u".to_owned()));
+        let pin = Pin {
+            claims: BTreeMap::from([(owner, claim)]),
+            allocations: vec![
+                Allocation { peer: A, leaving: false },
+                Allocation { peer: B, leaving: false },
+            ],
+            created: Timestamp(4000),
+        };
+        let status = |state, message: &str| PinStatus {
+            state,
+            since: Timestamp(6000),
+            message: message.to_owned(),
+            attempts: 3,
+        };
+        let statuses = BTreeMap::from([
+            (A, status(PinState::Pinned, "12 blocks")),
+            (B, status(PinState::Failed, "disk full")),
+        ]);
+        self.cluster.told().pins.insert(cid, (pin, statuses));
+        cid
+    }
+
+    async fn stop(self) {
+        self.token.cancel();
+        drop(self.client);
+        self.task.await.unwrap();
+    }
+
+    /// Sends bytes and reads to the end of the connection.
+    async fn raw(&self, request: &str) -> String {
+        let address = self.base.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+#[tokio::test]
+async fn id_has_every_field_of_the_original() {
+    let server = Server::start().await;
+    let (status, id) = server.get("/id").await;
+    assert_eq!(status, 200);
+    let expected = json!({
+        "id": A.to_string(),
+        "addresses": [format!("/ip4/10.0.0.1/tcp/9096/p2p/{A}")],
+        "cluster_peers": [A.to_string(), B.to_string()],
+        "cluster_peers_addresses": [
+            format!("/ip4/10.0.0.1/tcp/9096/p2p/{A}"),
+            format!("/ip4/10.0.0.2/tcp/9096/p2p/{B}"),
+        ],
+        "version": "0.1.0",
+        "commit": "",
+        "rpc_protocol_version": "/pinkeeper/0.1/rpc",
+        "error": "",
+        "ipfs": {
+            "id": "12D3Kubo",
+            "addresses": ["/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo"],
+            "error": "",
+        },
+        "peername": "a",
+    });
+    assert_eq!(id, expected);
+    assert_eq!(server.ask(Method::GET, "/health").await, (204, String::new()));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_pin_is_made_and_removed_with_the_fields_of_the_original() {
+    let server = Server::start().await;
+    let path = format!("/pins/{CID}?replication-max=2&name=x%20y&mode=recursive&shard-size=0");
+    let (status, text) = server.ask(Method::POST, &path).await;
+    assert_eq!(status, 200, "{text}");
+    let pin: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({
+        "replication_factor_min": 1,
+        "replication_factor_max": 2,
+        "name": "x y",
+        "mode": "recursive",
+        "shard_size": 0,
+        "user_allocations": [],
+        "expire_at": "0001-01-01T00:00:00Z",
+        "metadata": {},
+        "pin_update": null,
+        "origins": [],
+        "cid": CID,
+        "type": "pin",
+        "allocations": [A.to_string(), B.to_string()],
+        "max_depth": -1,
+        "reference": null,
+        "timestamp": "1970-01-01T00:00:01Z",
+    });
+    assert_eq!(pin, expected);
+    let (status, info) = server.get(&format!("/pins/{CID}")).await;
+    assert_eq!((status, &info["peer_map"][A.to_string()]["status"]), (200, &json!("pin_queued")));
+
+    let path = format!("/pins/{CID}");
+    let (status, text) = server.ask(Method::DELETE, &path).await;
+    assert_eq!((status, serde_json::from_str::<Value>(&text).unwrap()), (200, expected));
+    let (status, text) = server.ask(Method::DELETE, &path).await;
+    assert_eq!(status, 404);
+    assert_eq!(text, r#"{"code":404,"message":"pin is not part of the pinset"}"#);
+    let (status, info) = server.get(&path).await;
+    assert_eq!((status, &info["peer_map"][B.to_string()]["status"]), (200, &json!("unpinned")));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_has_every_field_of_the_original() {
+    let server = Server::start().await;
+    let cid = server.add(1);
+    let (status, info) = server.get(&format!("/pins/{cid}?local=false")).await;
+    assert_eq!(status, 200);
+    let expected = json!({
+        "cid": cid.to_string(),
+        "name": "web/docs",
+        "allocations": [A.to_string(), B.to_string()],
+        "origins": [],
+        "created": "1970-01-01T00:00:04Z",
+        "metadata": {},
+        "peer_map": {
+            A.to_string(): {
+                "peername": "a",
+                "ipfs_peer_id": "12D3Kubo",
+                "ipfs_peer_addresses": ["/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo"],
+                "status": "pinned",
+                "timestamp": "1970-01-01T00:00:06Z",
+                "error": "",
+                "attempt_count": 3,
+                "priority_pin": false,
+            },
+            B.to_string(): {
+                "peername": "b",
+                "status": "pin_error",
+                "timestamp": "1970-01-01T00:00:06Z",
+                "error": "disk full",
+                "attempt_count": 3,
+                "priority_pin": false,
+            },
+        },
+    });
+    assert_eq!(info, expected);
+    let (_, info) = server.get(&format!("/pins/{cid}?local=true")).await;
+    assert_eq!(info["peer_map"].as_object().unwrap().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_list_is_one_object_a_line_in_pages_and_filtered() {
+    let server = Server::start().await;
+    assert_eq!(server.ask(Method::GET, "/pins").await, (204, String::new()));
+    server.cluster.told().page = 10;
+    let cids: Vec<Cid> = (0..25).map(|seed| server.add(seed)).collect();
+    let (status, text) = server.ask(Method::GET, "/pins?filter=&cids=&local=").await;
+    assert_eq!((status, text.lines().count()), (200, 25));
+    for line in text.lines() {
+        assert!(serde_json::from_str::<Value>(line).unwrap()["cid"].is_string());
+    }
+    let count = async |query: &str| {
+        let (status, text) = server.ask(Method::GET, &format!("/pins?{query}")).await;
+        assert!(matches!(status, 200 | 204), "{text}");
+        text.lines().count()
+    };
+    assert_eq!(count("filter=error").await, 25);
+    assert_eq!(count("filter=error&local=true").await, 0);
+    assert_eq!(count("filter=pinning,pinned&local=true").await, 25);
+    assert_eq!(count(&format!("cids={},{CID}", cids[3])).await, 2);
+    assert_eq!(count(&format!("cids={},{CID}&filter=unpinned", cids[3])).await, 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_never_looks_whole() {
+    let server = Server::start().await;
+    server.cluster.told().page = 1;
+    for seed in 0..3 {
+        server.add(seed);
+    }
+    let head = "GET /pins HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+    let whole = server.raw(&format!("{head}TE: trailers\r\n\r\n")).await;
+    assert!(whole.ends_with("0\r\nx-stream-error: \r\n\r\n"), "{whole}");
+
+    server.cluster.told().error_after_page = Some(UseCaseError::NoLeader("lost".to_owned()));
+    let told = server.raw(&format!("{head}TE: trailers\r\n\r\n")).await;
+    assert!(told.contains("trailer: X-Stream-Error"), "{told}");
+    assert!(told.contains("x-stream-error: lost"), "{told}");
+    let cut = server.raw(&format!("{head}\r\n")).await;
+    assert!(cut.contains("200 OK") && !cut.ends_with("0\r\n\r\n"), "{cut}");
+    let response = server.client.get(format!("{}/pins", server.base)).send().await.unwrap();
+    assert!(response.text().await.is_err());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said_with_code_and_message() {
+    let server = Server::start().await;
+    let refused = async |method: Method, path: &str, code: u16, words: &str| {
+        let (status, text) = server.ask(method, path).await;
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &body["code"]), (code, &json!(code)), "{path}: {text}");
+        assert!(body["message"].as_str().unwrap().contains(words), "{path}: {text}");
+    };
+    refused(Method::POST, "/pins/hello", 400, "error decoding Cid").await;
+    refused(Method::POST, &format!("/pins/{CID}?mode=direct"), 400, "mode").await;
+    refused(Method::POST, &format!("/pins/{CID}?replicas=2"), 400, "replicas").await;
+    refused(Method::GET, &format!("/pins/{CID}?local=maybe"), 400, "local").await;
+    refused(Method::GET, "/pins?filter=done", 400, "pin_queued").await;
+    refused(Method::DELETE, &format!("/pins/{CID}?force=true"), 400, "force").await;
+    refused(Method::GET, "/peers", 404, "/peers").await;
+    refused(Method::PUT, &format!("/pins/{CID}"), 405, "PUT").await;
+
+    for (error, code) in [
+        (UseCaseError::Invalid("no".to_owned()), 400),
+        (UseCaseError::Failed("broke".to_owned()), 500),
+        (UseCaseError::NoLeader("none".to_owned()), 503),
+    ] {
+        let words = error.to_string();
+        server.cluster.told().error = Some(error);
+        refused(Method::POST, &format!("/pins/{CID}"), code, &words).await;
+        refused(Method::GET, "/pins", code, &words).await;
+    }
+    let response = server.client.get(format!("{}/pins", server.base)).send().await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn probes_and_metrics_tell_the_peers_state() {
+    let server = Server::start().await;
+    assert_eq!(server.ask(Method::GET, "/h/healthz").await.0, 200);
+    assert_eq!(server.ask(Method::GET, "/h/readyz").await.0, 200);
+    server.cluster.told().unready = Some("no leader is known".to_owned());
+    let expected = (503, "no leader is known\n".to_owned());
+    assert_eq!(server.ask(Method::GET, "/h/readyz").await, expected);
+    server.ask(Method::GET, "/id").await;
+    server.ask(Method::GET, "/nothing/here").await;
+    let (status, text) = server.ask(Method::GET, "/h/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "pinkeeper_ready 0",
+        "pinkeeper_members 2",
+        "pinkeeper_daemon_up 1",
+        "pinkeeper_pins_held 7",
+        "pinkeeper_pin_queue 2",
+        "pinkeeper_free_space_bytes{} 1099511627776",
+        r#"pinkeeper_rest_requests_total{route="/id",method="GET",code="200"} 1"#,
+        r#"pinkeeper_rest_requests_total{route="none",method="GET",code="404"} 1"#,
+        r#"pinkeeper_build_info{version="0.1.0"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("\npinkeeper_repository_size_bytes{"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named_with_its_setting() {
+    let first = bind("rest_listen", ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = first.local_addr().unwrap();
+    let error = bind("health_listen", address).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("health_listen: cannot listen on {address}")), "{error}");
+}

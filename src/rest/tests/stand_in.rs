@@ -1,0 +1,128 @@
+//! A peer for the tests of the HTTP servers: pins in memory, and errors on demand.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    cluster::{MemberView, PinView, UseCaseError},
+    rest::source::Page,
+    types::{Allocation, Cid, Claim, Member, Metrics, Owner, PeerId, Pin, PinRequest, Timestamp},
+};
+
+#[derive(Clone, Debug)]
+pub(in crate::rest) struct StandIn {
+    id: PeerId,
+    members: BTreeMap<PeerId, Member>,
+    metrics: watch::Sender<Metrics>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What tests set.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) pins: BTreeMap<Cid, PinView>,
+    /// What every use case fails with.
+    pub(super) error: Option<UseCaseError>,
+    /// What a list fails with after its first page.
+    pub(super) error_after_page: Option<UseCaseError>,
+    /// Pins in one page.
+    pub(super) page: usize,
+    /// Why the peer is not ready.
+    pub(super) unready: Option<String>,
+}
+
+impl StandIn {
+    pub(super) fn new(id: PeerId, members: BTreeMap<PeerId, Member>, metrics: Metrics) -> Self {
+        let told = Told {
+            pins: BTreeMap::new(),
+            error: None,
+            error_after_page: None,
+            page: 1000,
+            unready: None,
+        };
+        let metrics = watch::Sender::new(metrics);
+        Self { id, members, metrics, told: Arc::new(Mutex::new(told)) }
+    }
+
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap()
+    }
+
+    fn checked(&self) -> Result<MutexGuard<'_, Told>, UseCaseError> {
+        let told = self.told();
+        match told.error.clone() {
+            Some(error) => Err(error),
+            None => Ok(told),
+        }
+    }
+}
+
+/// The use cases, called as the peer's own are.
+#[allow(clippy::unused_async)]
+impl StandIn {
+    pub(in crate::rest) fn id(&self) -> PeerId {
+        self.id
+    }
+
+    pub(in crate::rest) fn member(&self) -> &Member {
+        &self.members[&self.id]
+    }
+
+    pub(in crate::rest) fn members(&self) -> BTreeMap<PeerId, MemberView> {
+        let view = |member: &Member| MemberView { member: member.clone(), voter: true };
+        self.members.iter().map(|(peer, member)| (*peer, view(member))).collect()
+    }
+
+    pub(in crate::rest) fn peer_metrics(&self) -> BTreeMap<PeerId, Metrics> {
+        BTreeMap::new()
+    }
+
+    pub(in crate::rest) fn local_metrics(&self) -> watch::Receiver<Metrics> {
+        self.metrics.subscribe()
+    }
+
+    pub(in crate::rest) fn readiness(&self) -> Result<(), String> {
+        self.told().unready.clone().map_or(Ok(()), Err)
+    }
+
+    pub(in crate::rest) async fn pin(&self, request: PinRequest) -> Result<Pin, UseCaseError> {
+        let claim = Claim { options: request.options, generation: 0, since: Timestamp(1000) };
+        let peers = self.members.keys();
+        let pin = Pin {
+            claims: BTreeMap::from([(Owner::Rest, claim)]),
+            allocations: peers.map(|peer| Allocation { peer: *peer, leaving: false }).collect(),
+            created: Timestamp(1000),
+        };
+        self.checked()?.pins.insert(request.cid, (pin.clone(), BTreeMap::new()));
+        Ok(pin)
+    }
+
+    pub(in crate::rest) async fn unpin(&self, cid: Cid) -> Result<Pin, UseCaseError> {
+        let removed = self.checked()?.pins.remove(&cid);
+        removed.map(|(pin, _)| pin).ok_or(UseCaseError::NotFound)
+    }
+
+    pub(in crate::rest) async fn pin_view(
+        &self,
+        cid: Cid,
+    ) -> Result<Option<PinView>, UseCaseError> {
+        Ok(self.checked()?.pins.get(&cid).cloned())
+    }
+
+    pub(in crate::rest) async fn pin_views(
+        &self,
+        after: Option<Cid>,
+    ) -> Result<Page, UseCaseError> {
+        let told = self.checked()?;
+        if let (Some(error), Some(_)) = (&told.error_after_page, after) {
+            return Err(error.clone());
+        }
+        let views = told.pins.range((after.map_or(Unbounded, Excluded), Unbounded)).take(told.page);
+        Ok(views.map(|(cid, (pin, statuses))| (*cid, pin.clone(), statuses.clone())).collect())
+    }
+}

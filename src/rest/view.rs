@@ -1,0 +1,327 @@
+//! The JSON of IPFS Cluster 1.1 (its `api/types.go`), made of our words. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::types::{
+    Cid, DaemonInfo, Factor, Member, Metrics, Owner, PeerId, Pin, PinState, PinStatus, Timestamp,
+};
+
+/// Go's zero time: no such instant.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+/// A status as IPFS Cluster names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Status {
+    ClusterError,
+    PinError,
+    UnpinError,
+    Pinned,
+    Pinning,
+    Unpinning,
+    Unpinned,
+    /// Allocated to others.
+    Remote,
+    PinQueued,
+    UnpinQueued,
+    Sharded,
+    UnexpectedlyUnpinned,
+    Undefined,
+}
+
+impl Status {
+    /// What a filter may name.
+    pub(super) const NAMES: [&str; 15] = [
+        "cluster_error",
+        "pin_error",
+        "unpin_error",
+        "error",
+        "pinned",
+        "pinning",
+        "unpinning",
+        "unpinned",
+        "remote",
+        "pin_queued",
+        "unpin_queued",
+        "queued",
+        "sharded",
+        "unexpectedly_unpinned",
+        "undefined",
+    ];
+
+    /// The statuses of a name, which can be that of a group.
+    pub(super) fn named(name: &str) -> Option<Vec<Self>> {
+        Some(match name {
+            "cluster_error" => vec![Self::ClusterError],
+            "pin_error" => vec![Self::PinError],
+            "unpin_error" => vec![Self::UnpinError],
+            "error" => vec![Self::ClusterError, Self::PinError, Self::UnpinError],
+            "pinned" => vec![Self::Pinned],
+            "pinning" => vec![Self::Pinning],
+            "unpinning" => vec![Self::Unpinning],
+            "unpinned" => vec![Self::Unpinned],
+            "remote" => vec![Self::Remote],
+            "pin_queued" => vec![Self::PinQueued],
+            "unpin_queued" => vec![Self::UnpinQueued],
+            "queued" => vec![Self::PinQueued, Self::UnpinQueued],
+            "sharded" => vec![Self::Sharded],
+            "unexpectedly_unpinned" => vec![Self::UnexpectedlyUnpinned],
+            "undefined" => vec![Self::Undefined],
+            _ => return None,
+        })
+    }
+
+    fn of(state: PinState) -> Self {
+        match state {
+            PinState::Queued => Self::PinQueued,
+            PinState::Pinning => Self::Pinning,
+            PinState::Pinned => Self::Pinned,
+            PinState::NotFound | PinState::Failed | PinState::DaemonDown => Self::PinError,
+            PinState::Unpinning => Self::Unpinning,
+            PinState::UnpinFailed => Self::UnpinError,
+        }
+    }
+}
+
+/// A pin (Go's `Pin`).
+#[derive(Debug, Serialize)]
+pub(super) struct PinView {
+    replication_factor_min: i32,
+    replication_factor_max: i32,
+    name: String,
+    mode: &'static str,
+    shard_size: u64,
+    user_allocations: [(); 0],
+    expire_at: &'static str,
+    metadata: BTreeMap<String, String>,
+    pin_update: Option<Cid>,
+    origins: [(); 0],
+    cid: Cid,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    allocations: Vec<PeerId>,
+    max_depth: i32,
+    reference: Option<Cid>,
+    timestamp: String,
+}
+
+/// A pin and its status at each peer (Go's `GlobalPinInfo`).
+#[derive(Debug, Serialize)]
+pub(super) struct PinInfoView {
+    cid: Cid,
+    name: String,
+    allocations: Vec<PeerId>,
+    origins: [(); 0],
+    created: String,
+    metadata: BTreeMap<String, String>,
+    peer_map: BTreeMap<PeerId, PeerPinView>,
+}
+
+/// What one peer says of a pin (Go's `PinInfoShort`).
+#[derive(Debug, Serialize)]
+struct PeerPinView {
+    peername: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    ipfs_peer_id: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ipfs_peer_addresses: Vec<String>,
+    status: Status,
+    timestamp: String,
+    error: String,
+    attempt_count: u32,
+    priority_pin: bool,
+}
+
+/// A peer (Go's `ID`).
+#[derive(Debug, Serialize)]
+pub(super) struct IdView {
+    id: PeerId,
+    addresses: Vec<String>,
+    cluster_peers: Vec<PeerId>,
+    cluster_peers_addresses: Vec<String>,
+    version: &'static str,
+    commit: &'static str,
+    rpc_protocol_version: &'static str,
+    error: &'static str,
+    ipfs: DaemonView,
+    peername: String,
+}
+
+/// The daemon beside a peer (Go's `IPFSID`).
+#[derive(Debug, Serialize)]
+struct DaemonView {
+    id: String,
+    addresses: Vec<String>,
+    error: &'static str,
+}
+
+/// A pin as its REST claim has it; as a whole if it has none.
+pub(super) fn pin(cid: Cid, pin: &Pin) -> PinView {
+    let claim = pin.claims.get(&Owner::Rest);
+    let replication = claim.map_or_else(|| pin.replication(), |claim| claim.options.replication);
+    PinView {
+        replication_factor_min: number(replication.min),
+        replication_factor_max: number(replication.max),
+        name: name(pin),
+        mode: "recursive",
+        shard_size: 0,
+        user_allocations: [],
+        expire_at: ZERO_TIME,
+        metadata: BTreeMap::new(),
+        pin_update: None,
+        origins: [],
+        cid,
+        kind: "pin",
+        allocations: pin.allocations.iter().map(|allocation| allocation.peer).collect(),
+        max_depth: -1,
+        reference: None,
+        timestamp: claim.map_or(pin.created, |claim| claim.since).to_string(),
+    }
+}
+
+fn number(factor: Factor) -> i32 {
+    match factor {
+        Factor::Count(count) => i32::from(count),
+        Factor::Everywhere => -1,
+    }
+}
+
+/// The name given by REST; otherwise the first claim's.
+fn name(pin: &Pin) -> String {
+    let rest = pin.claims.get(&Owner::Rest);
+    let claim = rest.or_else(|| pin.claims.values().next());
+    claim.map(|claim| claim.options.name.clone()).unwrap_or_default()
+}
+
+/// The peers that statuses are shown of.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// Members, or this peer alone.
+    pub(super) members: BTreeMap<PeerId, Member>,
+    /// As far as they are known here.
+    pub(super) metrics: BTreeMap<PeerId, Metrics>,
+    /// Statuses without an instant of their own are of now.
+    pub(super) now: Timestamp,
+}
+
+impl Peers {
+    /// A pin's status at each of the peers.
+    pub(super) fn info(
+        &self,
+        cid: Cid,
+        pin: &Pin,
+        statuses: &BTreeMap<PeerId, PinStatus>,
+    ) -> PinInfoView {
+        let peer_map = self.members.iter().map(|(peer, member)| {
+            let view = match statuses.get(peer) {
+                Some(status) => self.reported(*peer, member, status),
+                // What was allocated and not yet heard of waits there.
+                None if pin.is_on(*peer) => self.quiet(*peer, member, Status::PinQueued),
+                None => self.quiet(*peer, member, Status::Remote),
+            };
+            (*peer, view)
+        });
+        PinInfoView {
+            cid,
+            name: name(pin),
+            allocations: pin.allocations.iter().map(|allocation| allocation.peer).collect(),
+            origins: [],
+            created: pin.created.to_string(),
+            metadata: BTreeMap::new(),
+            peer_map: peer_map.collect(),
+        }
+    }
+
+    /// What is not in the state is unpinned everywhere: IPFS Cluster answers so, and not 404.
+    pub(super) fn unpinned(&self, cid: Cid) -> PinInfoView {
+        let peer_map = self
+            .members
+            .iter()
+            .map(|(peer, member)| (*peer, self.quiet(*peer, member, Status::Unpinned)));
+        PinInfoView {
+            cid,
+            name: String::new(),
+            allocations: Vec::new(),
+            origins: [],
+            created: ZERO_TIME.to_owned(),
+            metadata: BTreeMap::new(),
+            peer_map: peer_map.collect(),
+        }
+    }
+
+    fn reported(&self, peer: PeerId, member: &Member, status: &PinStatus) -> PeerPinView {
+        let named = Status::of(status.state);
+        let failed = matches!(named, Status::PinError | Status::UnpinError);
+        PeerPinView {
+            // Clients take any text here for an error; progress is none.
+            error: if failed { status.message.clone() } else { String::new() },
+            timestamp: status.since.to_string(),
+            attempt_count: status.attempts,
+            ..self.quiet(peer, member, named)
+        }
+    }
+
+    fn quiet(&self, peer: PeerId, member: &Member, status: Status) -> PeerPinView {
+        let daemon = self.metrics.get(&peer).and_then(|metrics| metrics.daemon.as_ref());
+        let (id, addresses) = match daemon {
+            Some(DaemonInfo { id, addresses, .. }) => (id.clone(), addresses.clone()),
+            None => (String::new(), Vec::new()),
+        };
+        PeerPinView {
+            peername: member.name.clone(),
+            ipfs_peer_id: id,
+            ipfs_peer_addresses: addresses,
+            status,
+            timestamp: self.now.to_string(),
+            error: String::new(),
+            attempt_count: 0,
+            priority_pin: false,
+        }
+    }
+}
+
+impl PinInfoView {
+    /// Whether a peer has one of these statuses; any if none are named.
+    pub(super) fn matches(&self, filter: &BTreeSet<Status>) -> bool {
+        filter.is_empty() || self.peer_map.values().any(|peer| filter.contains(&peer.status))
+    }
+}
+
+/// This peer.
+pub(super) fn id(
+    own: PeerId,
+    member: &Member,
+    members: &BTreeMap<PeerId, Member>,
+    metrics: &Metrics,
+) -> IdView {
+    let with_id = |peer: PeerId, addresses: &[String]| {
+        addresses.iter().map(|address| format!("{address}/p2p/{peer}")).collect::<Vec<_>>()
+    };
+    let ipfs = match &metrics.daemon {
+        Some(daemon) => {
+            DaemonView { id: daemon.id.clone(), addresses: daemon.addresses.clone(), error: "" }
+        }
+        None => DaemonView {
+            id: String::new(),
+            addresses: Vec::new(),
+            error: "the daemon does not answer",
+        },
+    };
+    IdView {
+        id: own,
+        addresses: with_id(own, &metrics.addresses),
+        cluster_peers: members.keys().copied().collect(),
+        cluster_peers_addresses: members
+            .iter()
+            .flat_map(|(peer, member)| with_id(*peer, &member.addresses))
+            .collect(),
+        version: env!("CARGO_PKG_VERSION"),
+        commit: "",
+        rpc_protocol_version: crate::rpc::PROTOCOL,
+        error: "",
+        ipfs,
+        peername: member.name.clone(),
+    }
+}

@@ -1,0 +1,108 @@
+//! Logs and Prometheus metrics of the process.
+//!
+//! Each part has its own metrics and registers them; here is only what they share. Logs go to
+//! standard error, as text or as one JSON object a line.
+
+use std::str::FromStr;
+
+use prometheus_client::{encoding::text, metrics::info::Info, registry::Registry};
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+/// The content type of [`encode`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What is logged: a level, or levels by module as in `info,pinkeeper::rpc=debug`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LogFilter(String);
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl TryFrom<String> for LogFilter {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match EnvFilter::try_new(&text) {
+            Ok(_) => Ok(Self(text)),
+            Err(error) => Err(format!("{text:?} is no log level or filter: {error}")),
+        }
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+/// The process logs already.
+#[derive(Debug, thiserror::Error)]
+#[error("the log is set up already")]
+pub struct LogError;
+
+/// Sets up the log of the process.
+///
+/// # Errors
+/// When it was set up before.
+pub fn log_to_stderr(filter: &LogFilter, format: LogFormat) -> Result<(), LogError> {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&filter.0))
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| LogError)
+}
+
+/// A registry whose metrics are called `pinkeeper_…`, with the version in it.
+#[must_use]
+pub fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("pinkeeper");
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The version that runs", version);
+    registry
+}
+
+/// The registry's metrics as OpenMetrics text.
+///
+/// # Errors
+/// When a metric cannot be written as text.
+pub fn encode(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut body = String::new();
+    text::encode(&mut body, registry).map(|()| body)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_version_is_shown_and_bad_filters_are_refused() {
+        let body = encode(&registry()).unwrap();
+        assert!(body.contains("pinkeeper_build_info{version=\"0.1.0\"} 1"), "{body}");
+        assert!(body.ends_with("# EOF\n"), "{body}");
+        assert!("info,pinkeeper::rpc=debug".parse::<LogFilter>().is_ok());
+        assert!("info,pinkeeper=loud".parse::<LogFilter>().unwrap_err().contains("loud"));
+    }
+}
