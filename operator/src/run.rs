@@ -6,31 +6,18 @@
 use std::sync::Arc;
 
 use kube::{Client, Config};
-use pinkeeper::{
-    clock::Clock,
-    cluster::{FatalError, JoinPolicy},
-    config::PeerConfig,
-    peer::{Peer, StartError},
-    types::ClusterId,
-};
-use prometheus_client::registry::Registry;
+use pinkeeper::{cluster::FatalError, peer::Peer, types::ClusterId};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{self, Settings, Shared, api::Reach, counters::Counters, peers, reach},
+    controller::{self, Shared, peers, reach},
     founding::{self, FoundingError},
 };
 
 /// Why the process ended by itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
-    /// It did not become a peer.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// Neither a service account nor a kubeconfig can be used.
-    #[error("Kubernetes: {0}")]
-    Client(#[from] kube::Error),
     /// This peer must not take part as it is.
     #[error(transparent)]
     Founding(#[from] FoundingError),
@@ -47,10 +34,7 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Start(_)
-            | Self::Client(_)
-            | Self::Founding(_)
-            | Self::Peer(FatalError::DaemonTaken(_)) => 2,
+            Self::Founding(_) | Self::Peer(FatalError::DaemonTaken(_)) => 2,
             Self::Peer(_) | Self::Stopped(_) => 1,
         }
     }
@@ -67,32 +51,6 @@ pub async fn client() -> Result<Client, kube::Error> {
     let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     config.default_retry = false;
     Client::try_from(config)
-}
-
-/// The whole process: starts the peer, then runs it with the controllers until `token` is cancelled.
-/// A blank peer founds or joins what the record names, and nothing else.
-///
-/// # Errors
-/// Why it did not start, or ended by itself.
-pub async fn start(
-    config: PeerConfig,
-    settings: Settings,
-    token: &CancellationToken,
-) -> Result<(), RunError> {
-    let client = client().await?;
-    let mut registry = Registry::default();
-    let counters = Counters::default();
-    counters.register(&mut registry);
-    let peer = Peer::start(config, JoinPolicy::Wait, registry).await?;
-    let shared = Shared {
-        client,
-        cluster: peer.cluster.clone(),
-        clock: Clock::System,
-        settings: Arc::new(settings),
-        reach: Reach::default(),
-        counters,
-    };
-    run(peer, shared, token).await
 }
 
 /// Runs the controllers beside a started peer until `token` is cancelled or something cannot go on,
