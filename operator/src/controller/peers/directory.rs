@@ -1,4 +1,5 @@
-//! All ClusterPeers of the namespace, as seen by every peer: where the others and their daemons are.
+//! All ClusterPeers of the namespace, as seen by every peer: where the others are. (Where their
+//! daemons are, the leader tells.)
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -105,9 +106,9 @@ pub async fn run(
         if !now.complete {
             continue;
         }
-        let next_addresses = now.addresses(own);
-        if next_addresses != addresses {
-            addresses = next_addresses;
+        let next = now.addresses(own);
+        if next != addresses {
+            addresses = next;
             shared.cluster.learn_addresses(addresses.clone());
         }
         directory.send_replace(Arc::new(now.clone()));
