@@ -1,6 +1,6 @@
 //! The network task: owns libp2p's swarm, dials, and keeps one living connection per peer.
 
-use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, Swarm, Transport as _,
@@ -302,11 +302,13 @@ fn dial_reason(error: &DialError) -> String {
     match error {
         DialError::Transport(failures) => {
             let failures = failures.iter().map(|(address, error)| {
-                let hint = match system_error(error) {
+                let reason = chain(error);
+                // libp2p's wrappers hide the system's error from `source`, but not from the text.
+                let hint = match reason.contains("(os error ") {
                     true => "",
                     false => "; it could have another cluster secret",
                 };
-                format!("{address}: {}{hint}", chain(error))
+                format!("{address}: {}{hint}", reason.trim_start_matches(": "))
             });
             failures.collect::<Vec<_>>().join(", ")
         }
@@ -329,22 +331,4 @@ fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// Whether the system's own error (refused, no route…) is the cause.
-fn system_error(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if io.raw_os_error().is_some() {
-                return true;
-            }
-            // The source of an io::Error made from another error is that one's source, not itself.
-            if io.get_ref().is_some_and(|inner| system_error(inner)) {
-                return true;
-            }
-        }
-        next = error.source();
-    }
-    false
 }
