@@ -58,7 +58,11 @@ pub async fn client() -> Result<Client, kube::Error> {
 ///
 /// # Errors
 /// Why it ended, if nobody asked for it.
-pub async fn run(mut peer: Peer, shared: Shared, token: &CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    mut peer: Peer,
+    shared: Shared,
+    token: &CancellationToken,
+) -> Result<(), RunError> {
     let stop = token.child_token();
     let mut tasks = controllers(&shared, &stop);
     let ended = tokio::select! {

@@ -133,7 +133,7 @@ async fn open(
 ) -> Result<(Peer, Bootstrap), StartError> {
     let identity = Identity::load_or_create(&config.data_dir)?;
     let id = identity.id();
-    let ipfs = Arc::new(KuboClient::new(&config.ipfs_api.to_string())?);
+    let ipfs = Arc::new(KuboClient::new(config.ipfs_api.url())?);
     let ledger = Ledger::open(&config.ledger_dir.join("ledger.redb"))?;
     let stores = open_stores(&config)?;
     let rpc_metrics = RpcMetrics::default();

@@ -114,7 +114,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         let read = record::get(&client, &settings).await?;
         self.shared.reach.answered();
         let unchanged = self.unchanged(read.as_ref());
-        if !directory.complete && cluster.standing() == Standing::Blank {
+        if !directory.complete && cluster.members().is_empty() {
             return Ok(Done::Waiting("waiting for the list of ClusterPeers".into()));
         }
         let registered = registered(directory, cluster.id(), cluster.standing());
@@ -123,6 +123,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             id: cluster.id(),
             ordinal: settings.ordinal(),
             standing: cluster.standing(),
+            has_members: !cluster.members().is_empty(),
             record: read.as_ref(),
             registered: &registered,
             initial_peers: settings.initial_peers,

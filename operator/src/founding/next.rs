@@ -36,6 +36,8 @@ pub struct Observed<'a> {
     pub ordinal: Option<u32>,
     /// Whether its disk has data.
     pub standing: Standing,
+    /// Its disk knows of members: a founder that was interrupted has a cluster without any.
+    pub has_members: bool,
     /// The record, if there is one.
     pub record: Option<&'a Record>,
     /// All registered peers.
@@ -75,8 +77,16 @@ pub enum Step {
 #[must_use]
 pub fn next(observed: Observed<'_>) -> Step {
     match (observed.standing, observed.record) {
-        (Standing::Member { cluster, epoch }, None) => Step::Restore(cluster, epoch),
-        (Standing::Member { cluster, epoch }, Some(record)) => with_data(cluster, epoch, record),
+        (Standing::Member { cluster, epoch }, Some(record)) => {
+            with_data(observed, cluster, epoch, record)
+        }
+        (Standing::Member { cluster, epoch }, None) if observed.has_members => {
+            Step::Restore(cluster, epoch)
+        }
+        (Standing::Member { cluster, .. }, None) => Step::Wait(format!(
+            "this disk is of cluster {cluster}, but knows no member of it, and there is no record: \
+             waiting for a peer that restores it"
+        )),
         (Standing::Blank, None) => without_record(observed),
         (Standing::Blank, Some(record)) if record.formed => {
             Step::Join(record.cluster, all_lost(observed, record))
@@ -85,7 +95,7 @@ pub fn next(observed: Observed<'_>) -> Step {
     }
 }
 
-fn with_data(cluster: ClusterId, epoch: u64, record: &Record) -> Step {
+fn with_data(observed: Observed<'_>, cluster: ClusterId, epoch: u64, record: &Record) -> Step {
     if (cluster, epoch) != (record.cluster, record.epoch) {
         return Step::OtherCluster(format!(
             "this disk has data of cluster {cluster} (epoch {epoch}), but the record names cluster \
@@ -93,8 +103,20 @@ fn with_data(cluster: ClusterId, epoch: u64, record: &Record) -> Step {
             record.cluster, record.epoch
         ));
     }
-    // Also when the founder could not say so itself: there is data, so it was founded.
-    if record.formed { Step::Settled } else { Step::MarkFormed }
+    if record.formed {
+        return Step::Settled;
+    }
+    if observed.has_members {
+        // Also when the founder could not say so itself.
+        return Step::MarkFormed;
+    }
+    // Interrupted between binding the disk and founding. Nobody else can have founded it: the record
+    // names this pod, and no other peer is of this cluster.
+    let other = |peer: &&Registered| peer.id != observed.id && peer.cluster == Some(cluster);
+    match observed.registered.iter().find(other) {
+        None if record.founder == observed.name => Step::Found(cluster, epoch),
+        _ => Step::Wait(format!("waiting for the members of cluster {cluster}")),
+    }
 }
 
 fn without_record(observed: Observed<'_>) -> Step {
@@ -189,6 +211,7 @@ mod tests {
             id: PeerId([u8::try_from(ordinal).unwrap_or_default(); 32]),
             ordinal: Some(ordinal),
             standing: Standing::Blank,
+            has_members: false,
             record: None,
             registered,
             initial_peers: 3,
@@ -271,8 +294,28 @@ mod tests {
             (of(A, 2), Some(&formed), "other"),
         ];
         for (standing, record, expected) in cases {
-            let step = next(Observed { standing, record, ..blank(1, &[]) });
-            assert_eq!(kind(&step), expected, "{standing:?} {record:?}");
+            let seen = Observed { standing, record, has_members: true, ..blank(1, &[]) };
+            assert_eq!(kind(&next(seen)), expected, "{standing:?} {record:?}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_founder_goes_on_unless_others_are_of_its_cluster() {
+        let standing = Standing::Member { cluster: A, epoch: 1 };
+        let alone = [peer(0, Some(A)), peer(1, None), peer(2, None)];
+        let joined = [peer(0, Some(A)), peer(1, Some(A)), peer(2, None)];
+        let (own, other, formed) =
+            (record(false, "p-0"), record(false, "p-1"), record(true, "p-0"));
+        let cases: [(Option<&Record>, &[Registered], &str); 5] = [
+            (Some(&own), &alone, "Found(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)"),
+            (Some(&own), &joined, "wait"),
+            (Some(&other), &alone, "wait"),
+            (Some(&formed), &alone, "Settled"),
+            (None, &alone, "wait"),
+        ];
+        for (record, registered, expected) in cases {
+            let step = next(Observed { standing, record, ..blank(0, registered) });
+            assert_eq!(kind(&step), expected, "{record:?} {registered:?}");
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
 /// How often all claims are compared, beside each relist.
 const EVERY: Duration = Duration::from_secs(600);
 /// After a comparison that could not prove something.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(5);
 /// GETs at a time.
 const GETS_MAX: usize = 8;
 /// The definition of Pins.

@@ -1,4 +1,5 @@
-//! All ClusterPeers of the namespace, as seen by every peer: where the others and their daemons are.
+//! All ClusterPeers of the namespace, as seen by every peer: where the others are. (Where their
+//! daemons are, the leader tells.)
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,7 +9,7 @@ use kube::{
     core::ApiResource,
     runtime::{WatchStreamExt, watcher},
 };
-use pinkeeper::types::{ClusterId, DaemonInfo, PeerId};
+use pinkeeper::types::{ClusterId, PeerId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -70,18 +71,6 @@ impl Directory {
             .map(|(id, addresses)| (id, addresses.clone()))
             .collect()
     }
-
-    fn daemons(&self, own: PeerId) -> Vec<DaemonInfo> {
-        let others = self.peers.values().filter(|peer| peer.id.is_some_and(|id| id != own));
-        others
-            .filter_map(|peer| peer.status.daemon.as_ref())
-            .map(|daemon| DaemonInfo {
-                id: daemon.id.clone(),
-                agent: daemon.agent.clone(),
-                addresses: daemon.addresses.clone(),
-            })
-            .collect()
-    }
 }
 
 /// Watches, publishes, and tells the peer where the others are, until `token` ends it.
@@ -117,9 +106,9 @@ pub async fn run(
         if !now.complete {
             continue;
         }
-        let next_addresses = now.addresses(own);
-        if next_addresses != addresses {
-            addresses = next_addresses;
+        let next = now.addresses(own);
+        if next != addresses {
+            addresses = next;
             shared.cluster.learn_addresses(addresses.clone());
         }
         directory.send_replace(Arc::new(now.clone()));

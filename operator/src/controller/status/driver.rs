@@ -12,7 +12,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use pinkeeper::{
     state::{Changed, PinSet},
-    types::{Cid, PeerId},
+    types::{Cid, PeerId, Timestamp},
 };
 use tokio::{
     sync::{broadcast, broadcast::error::RecvError, mpsc},
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     events::{Bucket, note},
-    judge::{Difference, Verdict, View, difference, judge},
+    judge::{Difference, GATHERING, Verdict, View, difference, judge, millis},
     presence::{Facts, Presence},
     tell::Told,
     timers::Timers,
@@ -60,6 +60,7 @@ struct Driver {
     lead: Arc<Leading>,
     notes: mpsc::Sender<Told>,
     presence: Presence,
+    gathering_until: Timestamp,
     /// Of the last look at the peers.
     facts: BTreeMap<PeerId, Facts>,
     timers: Timers,
@@ -108,6 +109,7 @@ impl Driver {
             lead,
             notes,
             facts: presence.facts(now),
+            gathering_until: Timestamp(now.0 + millis(GATHERING)),
             presence,
             timers: Timers::default(),
             noticed: BTreeMap::new(),
@@ -208,6 +210,7 @@ impl Driver {
                 reports: &reports,
                 peers: &self.presence.peers,
                 default_replicas: self.lead.shared.settings.default_replicas,
+                gathering_until: self.gathering_until,
                 now: self.lead.shared.clock.now(),
             };
             judge(object, view)

@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a copy keeps its last written state while its peer or daemon is away.
 pub const GRACE: Duration = Duration::from_secs(60);
+/// How long a new leader waits for its peers' metrics: as long as these live.
+pub(super) const GATHERING: Duration = Duration::from_secs(10);
 /// How long a retry may go on before it shows instead of the failure it follows: most retries of
 /// content that nobody has end as the attempts before.
 const RETRY_HIDDEN: Duration = Duration::from_secs(120);
@@ -50,6 +52,8 @@ pub struct View<'a> {
     pub peers: &'a BTreeMap<PeerId, PeerView>,
     /// Copies of a Pin that names no number.
     pub default_replicas: u16,
+    /// Until then a new leader hears of its peers, and too few of them say nothing.
+    pub gathering_until: Timestamp,
     /// Now.
     pub now: Timestamp,
 }
@@ -91,7 +95,12 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
     let mut recheck = None;
     let copies = copies(object, pin, view, &mut recheck);
     let count = Count::of(&copies, usize::from(min), usize::from(wanted), view.peers.len());
-    let reason = reason(&copies, &count);
+    let mut reason = reason(&copies, &count);
+    if reason == PinReason::NotEnoughPeers && view.now < view.gathering_until {
+        reason = PinReason::Queued;
+        let until = view.gathering_until;
+        recheck = Some(recheck.map_or(until, |other: Timestamp| other.min(until)));
+    }
     let under = count.confirmed < count.wanted;
     let message = message(reason, &copies, &count);
     let conditions = conditions(object, reason, reason.is_ready() && under, &message, view.now);
@@ -352,7 +361,7 @@ pub(super) fn whole_seconds(time: Timestamp) -> Time {
     Time(jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX))
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

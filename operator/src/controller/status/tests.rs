@@ -78,6 +78,7 @@ impl World {
             reports: &self.reports,
             peers: &self.peers,
             default_replicas: 2,
+            gathering_until: NOW,
             now,
         }
     }
@@ -189,6 +190,17 @@ fn messages_name_numbers_and_the_next_step() {
     let verdict = world.judge(&object(2, 2), NOW);
     let text = message(&verdict.status);
     assert!(text.contains("p-1, p-2: no block bafkrei… within 60 s. Add it"), "{text}");
+}
+
+#[test]
+fn a_new_leader_does_not_call_peers_missing_before_it_has_heard_of_them() {
+    let world = World::new(3, &[]);
+    let until = after(GRACE);
+    let verdict = judge(&object(1, 1), View { gathering_until: until, ..world.view(NOW) }).unwrap();
+    assert_eq!((verdict.reason, verdict.recheck), (PinReason::Queued, Some(until)));
+    let verdict =
+        judge(&object(1, 1), View { gathering_until: until, ..world.view(until) }).unwrap();
+    assert_eq!(verdict.reason, PinReason::NotEnoughPeers);
 }
 
 #[test]
