@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream};
 use pinkeeper::{
     clock::Clock,
-    ipfs::{Ipfs as _, IpfsError, kubo::KuboClient},
+    ipfs::{Held, Ipfs as _, IpfsError, kubo::KuboClient},
     state::{Changed, Op, PinSet, SharedState},
     tracker::{Barrier, Config, Ledger, LedgerPort, Ports, Tracker, TrackerHandle},
     types::{Cid, ClaimOptions, Factor, Owner, PeerId, PinState, Progress, Replication, Timestamp},
@@ -79,12 +79,21 @@ async fn pins_are_added_asked_about_listed_and_removed() {
     let asked: Vec<u32> =
         (0..60).map(|n| if n % 2 == 0 { n } else { count + n }).chain(0..100).collect();
     let answers = client.pinned(asked.iter().map(|n| identity_cid(*n)).collect()).await.unwrap();
-    let expected: Vec<bool> = asked.iter().map(|n| *n < count).collect();
+    let held = |n: &u32| if *n < count { Held::Recursive } else { Held::No };
+    let expected: Vec<Held> = asked.iter().map(held).collect();
     assert_eq!(answers, expected);
+    // Also where somebody has pinned the block alone, listed or asked about.
+    let direct = identity_cid(count + 1);
+    let query = [("arg", &*direct.to_string()), ("recursive", "false")];
+    daemon.rpc("pin/add", &query).await.unwrap();
+    assert_eq!(client.pinned(vec![direct]).await, Ok(vec![Held::Direct]));
+    let four: Vec<Cid> = (0..4).map(|n| identity_cid(count + n)).collect();
+    let answers = client.pinned(four).await.unwrap();
+    assert_eq!(answers, [Held::No, Held::Direct, Held::No, Held::No]);
 
     client.unpin(identity_cid(7)).await.unwrap();
     client.unpin(identity_cid(7)).await.unwrap();
-    assert_eq!(client.pinned(vec![identity_cid(7)]).await, Ok(vec![false]));
+    assert_eq!(client.pinned(vec![identity_cid(7)]).await, Ok(vec![Held::No]));
     assert!(daemon.holds(&identity_cid(8)).await);
 }
 
@@ -98,7 +107,7 @@ async fn what_can_never_be_pinned_is_refused() {
         "bafk2dbqbebqwcylbmfqwcylbmfqwcylbmfqwcylbmfqwcylbmfqwcylbmfqwc",
     ] {
         let cid: Cid = text.parse().unwrap();
-        assert_eq!(client.pinned(vec![cid]).await, Ok(vec![false]));
+        assert_eq!(client.pinned(vec![cid]).await, Ok(vec![Held::No]));
         let result = pin(&client, cid).await;
         assert!(matches!(result, Err(IpfsError::Refused(_))), "{text}: {result:?}");
     }
@@ -119,7 +128,7 @@ async fn a_missing_block_never_counts_as_pinned() {
     assert!(matches!(result, Err(IpfsError::Failed(_) | IpfsError::Down(_))), "{result:?}");
     daemon.ended().await.unwrap();
     daemon.run().await.unwrap();
-    assert_eq!(client.pinned(vec![root]).await, Ok(vec![false]));
+    assert_eq!(client.pinned(vec![root]).await, Ok(vec![Held::No]));
     // Broken off by us: the daemon stops too, and others are not held up.
     let (task, _progress) = start_pin(&client, root);
     sleep(Duration::from_secs(1)).await;
@@ -127,7 +136,7 @@ async fn a_missing_block_never_counts_as_pinned() {
     task.abort();
     daemon.put_block(missing).await.unwrap();
     assert_eq!(pin(&client, root).await, Ok(()));
-    assert_eq!(client.pinned(vec![root]).await, Ok(vec![true]));
+    assert_eq!(client.pinned(vec![root]).await, Ok(vec![Held::Recursive]));
 }
 
 #[tokio::test]
@@ -316,7 +325,7 @@ async fn direct_rate(daemon: &Daemon, count: u32) -> f64 {
         let client = client.clone();
         async move {
             let cid = identity_cid(1_000_000 + n);
-            assert_eq!(client.pinned(vec![cid]).await, Ok(vec![false]));
+            assert_eq!(client.pinned(vec![cid]).await, Ok(vec![Held::No]));
             client.pin(cid, watch::channel(Progress::default()).0).await
         }
     });
@@ -354,7 +363,7 @@ async fn the_supervisor_keeps_a_real_daemon_running() {
     until("away", || async { client.id().await.is_err() }).await;
     until("back", || async { client.id().await.is_ok() }).await;
     assert_eq!(client.id().await.unwrap().id, id);
-    assert_eq!(client.pinned(vec![identity_cid(1)]).await, Ok(vec![true]));
+    assert_eq!(client.pinned(vec![identity_cid(1)]).await, Ok(vec![Held::Recursive]));
     token.cancel();
     timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
     assert!(client.id().await.is_err());

@@ -5,5 +5,6 @@ pub mod crd;
 pub mod founding;
 pub mod install;
 pub mod kubo;
+pub mod process;
 pub mod run;
 pub mod secret;

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use pinkeeper_operator::{crd, install, secret};
+use pinkeeper_operator::{crd, install, kubo, process, secret};
 
 // musl's own allocator is slow, and slower with threads.
 #[global_allocator]
@@ -30,6 +30,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a peer and the controllers in a pod
+    Run(Box<process::RunArgs>),
+    /// Run a peer without Kubernetes
+    Peer(process::PeerArgs),
+    /// Keep the IPFS daemon beside a peer running
+    Kubo(kubo::Args),
     /// Print the definitions of the kinds Pin and ClusterPeer, for kubectl apply -f -
     Crds,
     /// Create the Secret with the cluster's shared key, unless it exists
@@ -76,6 +82,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Run(args) => Ok(threads()?.block_on(process::run(*args))?),
+        Command::Peer(args) => Ok(threads()?.block_on(process::peer(args))?),
+        Command::Kubo(args) => one_thread()?.block_on(kubo::run(args)).map_err(Failure::Failed),
         Command::Crds => print_definitions().map_err(Failure::Failed),
         Command::MakeSecret(args) => one_thread()?.block_on(make_secret(&args)),
         Command::Install { folder } => {
@@ -85,6 +94,20 @@ fn run(command: Command) -> Result<(), Failure> {
             say(&format!("copied this program to {}", path.display()))
         }
     }
+}
+
+impl From<process::ProcessError> for Failure {
+    fn from(error: process::ProcessError) -> Self {
+        if error.is_config() { Self::Config(error.into()) } else { Self::Failed(error.into()) }
+    }
+}
+
+fn threads() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .map_err(Failure::Failed)
 }
 
 fn one_thread() -> Result<tokio::runtime::Runtime, Failure> {

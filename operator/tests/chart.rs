@@ -4,10 +4,15 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter, time::Duration};
 
+use clap::Parser;
 use common::{documents, output, repository, run, tool};
-use pinkeeper_operator::crd::definitions;
+use pinkeeper::{
+    config::{PeerOptions, Period},
+    telemetry::LogFormat,
+};
+use pinkeeper_operator::{crd::definitions, kubo};
 use serde_json::{Value, json};
 
 /// The namespace of `manifests/install.yaml`.
@@ -324,4 +329,59 @@ fn two_releases_do_not_meet_outside_of_their_namespaces() {
         names
     };
     assert!(in_namespace("a").is_disjoint(&in_namespace("b")));
+}
+
+/// The daemon's supervisor as the binary has it.
+#[derive(Debug, clap::Parser)]
+struct Kubo {
+    #[command(flatten)]
+    args: kubo::Args,
+}
+
+#[test]
+fn the_supervisor_understands_its_arguments() {
+    let arguments = |values: &[&str]| {
+        let objects = rendered(values);
+        let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+        let given = container(pod, "kubo")["args"].as_array().unwrap().clone();
+        let given = given.iter().map(|arg| arg.as_str().unwrap().to_owned());
+        Kubo::try_parse_from(iter::once("kubo".to_owned()).chain(given)).unwrap().args
+    };
+    let usual = arguments(&[]);
+    assert!(!usual.private);
+    assert_eq!(usual.storage_max, None);
+    let other = arguments(&["kubo.private=true", "kubo.storageMax=40GB", "kubo.swarmPort=4444"]);
+    assert!(other.private);
+    assert_eq!(other.storage_max.as_deref(), Some("40GB"));
+    assert_eq!(other.swarm, ["/ip4/0.0.0.0/tcp/4444", "/ip4/0.0.0.0/udp/4444/quic-v1"]);
+}
+
+#[test]
+fn the_peer_understands_its_configuration() {
+    let options = |values: &[&str]| {
+        let objects = rendered(values);
+        let text = &find(&objects, "ConfigMap", "pinkeeper")["data"]["config.yaml"];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text.as_str().unwrap()).unwrap();
+        PeerOptions::from_file(file.path()).unwrap()
+    };
+    let usual = options(&[]);
+    assert_eq!(usual.data_dir, Some("/data/raft".into()));
+    assert_eq!(usual.secret_file, Some("/etc/pinkeeper-secret/cluster-secret".into()));
+    let other = options(&[
+        "raft.heartbeatMilliseconds=50",
+        "raft.electionMinMilliseconds=150",
+        "raft.electionMaxMilliseconds=250",
+        "pinStallTimeout=7s",
+        "concurrentPins=3",
+        r"logging.level=info\,pinkeeper=debug",
+        "logging.format=text",
+    ]);
+    assert_eq!(other.heartbeat_ms, Some(50));
+    assert_eq!(other.election_min_ms, Some(150));
+    assert_eq!(other.election_max_ms, Some(250));
+    assert_eq!(other.pin_stall_timeout, Some(Period(Duration::from_secs(7))));
+    assert_eq!(other.concurrent_pins, Some(3));
+    assert_eq!(other.log_level, Some("info,pinkeeper=debug".parse().unwrap()));
+    assert_eq!(other.log_format, Some(LogFormat::Text));
 }

@@ -11,7 +11,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +26,10 @@ use crate::{
     types::{Factor, Replication},
 };
 
+/// IPFS Cluster's port, on loopback: there is no authentication.
+const REST_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9094);
+/// Probes come from the node.
+const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9095);
 /// Pins a peer may work on at once, at most.
 const CONCURRENT_PINS_MAX: usize = 1024;
 /// Tags of one peer, at most: they travel with every push of its metrics.
@@ -380,8 +384,8 @@ impl PeerConfig {
             found: given.found.unwrap_or(false),
             ipfs_api: given.ipfs_api.unwrap_or_default(),
             ipfs_path: given.ipfs_path,
-            rest_listen: given.rest_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9094))),
-            health_listen: given.health_listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9095))),
+            rest_listen: given.rest_listen.unwrap_or(REST_LISTEN),
+            health_listen: given.health_listen.unwrap_or(HEALTH_LISTEN),
             heartbeat: Duration::from_millis(given.heartbeat_ms.unwrap_or(100)),
             election: election(
                 given.heartbeat_ms.unwrap_or(100),

@@ -1,6 +1,6 @@
 //! Values of settings, parsed once: addresses, Kubo's RPC, periods.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::Deserialize;
@@ -89,6 +89,12 @@ impl KuboApi {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0
+    }
+}
+
+impl fmt::Display for KuboApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

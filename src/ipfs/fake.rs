@@ -14,7 +14,7 @@ use futures::{
 };
 use tokio::sync::watch;
 
-use super::{Ipfs, IpfsError, RepositoryStat};
+use super::{Held, Ipfs, IpfsError, RepositoryStat};
 use crate::types::{Cid, DaemonInfo, Progress};
 
 /// A request that changes something or asks about single CIDs, as it arrived.
@@ -44,6 +44,7 @@ struct World {
     life: u64,
     pin_time: Duration,
     pins: BTreeSet<Cid>,
+    direct: BTreeSet<Cid>,
     /// CIDs nobody provides.
     missing: BTreeSet<Cid>,
     /// CIDs it fails to pin, and how.
@@ -86,6 +87,7 @@ impl StandInDaemon {
             life: 0,
             pin_time,
             pins: BTreeSet::new(),
+            direct: BTreeSet::new(),
             missing: BTreeSet::new(),
             failing: BTreeMap::new(),
             listing_limit: None,
@@ -110,6 +112,11 @@ impl StandInDaemon {
     /// Somebody else pins content that is there at once.
     pub fn pin_foreign(&self, cid: Cid) {
         self.change(|world| world.pins.insert(cid));
+    }
+
+    /// Somebody else pins the block alone.
+    pub fn pin_direct(&self, cid: Cid) {
+        self.change(|world| world.direct.insert(cid));
     }
 
     /// A pin goes behind everybody's back; says whether it was there.
@@ -163,6 +170,7 @@ impl StandInDaemon {
             world.life += 1;
             id.clone_into(&mut world.id);
             world.pins.clear();
+            world.direct.clear();
         });
     }
 
@@ -247,6 +255,7 @@ impl StandInDaemon {
             return Err(broken_off());
         }
         world.pins.insert(cid);
+        world.direct.remove(&cid);
         Ok(())
     }
 }
@@ -265,13 +274,18 @@ impl Ipfs for StandInDaemon {
         .boxed()
     }
 
-    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<bool>, IpfsError>> {
+    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<Held>, IpfsError>> {
         async move {
             let mut world = self.up()?;
             for cid in &cids {
                 world.log(Request::Ask(*cid));
             }
-            Ok(cids.iter().map(|cid| world.pins.contains(cid)).collect())
+            let held = |cid| match (world.pins.contains(cid), world.direct.contains(cid)) {
+                (true, _) => Held::Recursive,
+                (false, true) => Held::Direct,
+                (false, false) => Held::No,
+            };
+            Ok(cids.iter().map(held).collect())
         }
         .boxed()
     }

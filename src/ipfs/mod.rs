@@ -28,6 +28,17 @@ pub enum IpfsError {
     Refused(String),
 }
 
+/// How a daemon has content pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Not at all, or only as a part of something else.
+    No,
+    /// The block alone. A recursive pin takes the place of such a pin.
+    Direct,
+    /// With everything below.
+    Recursive,
+}
+
 /// Space taken and allowed, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RepositoryStat {
@@ -37,7 +48,7 @@ pub struct RepositoryStat {
     pub storage_max: u64,
 }
 
-/// An IPFS daemon. All pins meant here are recursive ones.
+/// An IPFS daemon. Pins are recursive ones unless it says otherwise.
 ///
 /// Each call has a deadline inside; dropping a future cancels the request (Kubo stops a pin when
 /// its connection closes).
@@ -45,8 +56,8 @@ pub trait Ipfs: Send + Sync + 'static {
     /// Who it is.
     fn id(&self) -> BoxFuture<'_, Result<DaemonInfo, IpfsError>>;
 
-    /// Which of `cids` (at most [`ASK_LEN_MAX`]) it has pinned recursively, in the same order.
-    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<bool>, IpfsError>>;
+    /// How it has `cids` (at most [`ASK_LEN_MAX`]) pinned, in the same order.
+    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<Held>, IpfsError>>;
 
     /// Pins; ends when the daemon says that it has the whole DAG pinned, or failed. Progress goes to
     /// `progress`. There is no deadline inside: the caller stops a pin that makes no progress by

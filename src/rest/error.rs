@@ -31,6 +31,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
     }

@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(options.name, "a b");
         let list = parameters("local=false&filter=&cids=").list().unwrap();
         assert_eq!(list, ListQuery::default());
-        assert_eq!(parameters("local=true").list().unwrap().local, true);
+        assert!(parameters("local=true").list().unwrap().local);
     }
 
     #[test]

@@ -146,16 +146,20 @@ async fn what_is_wanted_is_pinned_and_what_is_not_wanted_is_unpinned() {
 async fn foreign_pins_count_and_stay() {
     let daemon = daemon();
     daemon.pin_foreign(cid(1));
+    daemon.pin_direct(cid(2));
     let world = World::new(&daemon);
     world.want(1);
+    world.want(2);
     world.until_state(1, PinState::Pinned).await;
+    world.until_state(2, PinState::Pinned).await;
     assert!(!daemon.take_requests().contains(&Request::Pin(cid(1))));
     world.release(1);
+    world.release(2);
     world
         .until("forgotten", |w| w.state_of(1).is_none() && w.ledger.entries().unwrap().is_empty())
         .await;
     tokio::time::sleep(Duration::from_secs(700)).await;
-    assert!(daemon.holds(&cid(1)));
+    assert!(daemon.holds(&cid(1)) && daemon.holds(&cid(2)));
     world.stop().await;
 }
 

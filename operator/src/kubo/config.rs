@@ -49,6 +49,8 @@ impl Settings {
                 ("Swarm.DisableNatPortMap", json!(true)),
                 ("Swarm.RelayClient.Enabled", json!(false)),
                 ("Swarm.RelayService.Enabled", json!(false)),
+                // Not to be had with a swarm key, and Kubo complains at each start.
+                ("Swarm.Transports.Network.Websocket", json!(false)),
                 ("Version.SwarmCheckEnabled", json!(false)),
             ]);
         }

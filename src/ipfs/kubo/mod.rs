@@ -8,7 +8,7 @@
 mod http;
 mod wire;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -21,7 +21,7 @@ use self::{
     http::{Lines, Rpc},
     wire::{Id, PinEvent, PinLsItem, RepoStat},
 };
-use super::{ASK_LEN_MAX, Ipfs, IpfsError, RepositoryStat};
+use super::{ASK_LEN_MAX, Held, Ipfs, IpfsError, RepositoryStat};
 use crate::types::{Cid, DaemonInfo, Progress};
 
 /// For answers that cost the daemon little.
@@ -30,6 +30,9 @@ const QUICK_DEADLINE: Duration = Duration::from_secs(10);
 const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// With more direct pins than that, each is asked about instead of listing them.
+const DIRECT_LEN_MAX: usize = 1000;
 
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -63,15 +66,42 @@ impl KuboClient {
         Ok(DaemonInfo { id: id.id, agent: id.agent_version, addresses })
     }
 
-    /// Kubo stops at the first CID that is not pinned, having named those before it. So the answer is
-    /// taken piece by piece: long questions while everything is pinned, single ones where it is not.
-    async fn ask_pinned(&self, cids: &[Cid]) -> Result<Vec<bool>, IpfsError> {
+    async fn ask_pinned(&self, cids: &[Cid]) -> Result<Vec<Held>, IpfsError> {
+        let recursive = self.ask_pinned_as("recursive", cids).await?;
+        let others = cids.iter().zip(&recursive).filter(|(_, held)| !**held);
+        let others: Vec<Cid> = others.map(|(cid, _)| *cid).collect();
+        let direct = self.direct_among(&others).await?;
+        let held = |(cid, recursive): (&Cid, &bool)| match recursive {
+            true => Held::Recursive,
+            false if direct.contains(cid) => Held::Direct,
+            false => Held::No,
+        };
+        Ok(cids.iter().zip(&recursive).map(held).collect())
+    }
+
+    /// Which of `cids` are pinned directly. Hardly anybody has direct pins, so listing them all is one
+    /// question instead of many.
+    async fn direct_among(&self, cids: &[Cid]) -> Result<BTreeSet<Cid>, IpfsError> {
+        if cids.len() > 2 {
+            let pins = list("direct", &self.rpc).take(DIRECT_LEN_MAX + 1);
+            let pins: Vec<Result<Cid, IpfsError>> = pins.collect().await;
+            if pins.len() <= DIRECT_LEN_MAX {
+                return pins.into_iter().collect();
+            }
+        }
+        let held = self.ask_pinned_as("direct", cids).await?;
+        Ok(cids.iter().zip(held).filter(|(_, held)| *held).map(|(cid, _)| *cid).collect())
+    }
+
+    /// Kubo stops at the first CID that is not pinned so, having named those before it. So the answer
+    /// is taken piece by piece: long questions while everything is pinned, single ones where it is not.
+    async fn ask_pinned_as(&self, kind: &str, cids: &[Cid]) -> Result<Vec<bool>, IpfsError> {
         let mut answers = Vec::with_capacity(cids.len());
         let mut window = cids.len().clamp(1, ASK_LEN_MAX);
         while answers.len() < cids.len() {
             let rest = &cids[answers.len()..];
             let asked = &rest[..window.min(rest.len())];
-            let held = self.leading_pinned(asked).await?;
+            let held = self.leading_pinned(kind, asked).await?;
             answers.extend(std::iter::repeat_n(true, held));
             if held < asked.len() {
                 answers.push(false);
@@ -84,10 +114,10 @@ impl KuboClient {
     }
 
     /// How many of `cids` are pinned before the first one that is not.
-    async fn leading_pinned(&self, cids: &[Cid]) -> Result<usize, IpfsError> {
+    async fn leading_pinned(&self, kind: &str, cids: &[Cid]) -> Result<usize, IpfsError> {
         let texts: Vec<String> = cids.iter().map(Cid::to_string).collect();
         let mut query: Vec<(&str, &str)> = texts.iter().map(|cid| ("arg", cid.as_str())).collect();
-        query.extend([("type", "recursive"), ("stream", "true")]);
+        query.extend([("type", kind), ("stream", "true")]);
         let mut held = 0;
         let answer = async {
             let mut lines = self.rpc.open("pin/ls", &query, SLOW_DEADLINE).await?;
@@ -160,16 +190,21 @@ fn unasked(cid: &Cid) -> IpfsError {
 
 /// Where a listing stands between two items.
 enum Listing {
-    Start(Rpc),
+    Start(&'static str, Rpc),
     Open(Lines),
     Over,
+}
+
+/// All pins of a kind; a list that ends with `Err` is incomplete.
+fn list(kind: &'static str, rpc: &Rpc) -> BoxStream<'static, Result<Cid, IpfsError>> {
+    stream::unfold(Listing::Start(kind, rpc.clone()), next_pin).boxed()
 }
 
 async fn next_pin(listing: Listing) -> Option<(Result<Cid, IpfsError>, Listing)> {
     let next = async {
         let mut lines = match listing {
-            Listing::Start(rpc) => {
-                let query = [("type", "recursive"), ("stream", "true")];
+            Listing::Start(kind, rpc) => {
+                let query = [("type", kind), ("stream", "true")];
                 rpc.open("pin/ls", &query, SLOW_DEADLINE).await?
             }
             Listing::Open(lines) => lines,
@@ -190,7 +225,7 @@ impl Ipfs for KuboClient {
         self.ask_id().boxed()
     }
 
-    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<bool>, IpfsError>> {
+    fn pinned(&self, cids: Vec<Cid>) -> BoxFuture<'_, Result<Vec<Held>, IpfsError>> {
         async move { self.ask_pinned(&cids).await }.boxed()
     }
 
@@ -207,7 +242,7 @@ impl Ipfs for KuboClient {
     }
 
     fn pins(&self) -> BoxStream<'_, Result<Cid, IpfsError>> {
-        stream::unfold(Listing::Start(self.rpc.clone()), next_pin).boxed()
+        list("recursive", &self.rpc)
     }
 
     fn repository(&self) -> BoxFuture<'_, Result<RepositoryStat, IpfsError>> {

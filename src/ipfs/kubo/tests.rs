@@ -135,10 +135,17 @@ async fn what_is_pinned_is_asked_piece_by_piece() {
     let held = |cid: &str| format!("{{\"Cid\":\"{cid}\",\"Type\":\"recursive\"}}\n");
     let first = held(OTHER);
     let end = format!("0\r\nX-Stream-Error: path '{CID}' is not pinned\r\n\r\n");
-    let client =
-        server(vec![chunked("200 OK", &[&first], &end), chunked("200 OK", &[&first], CLEAN)]).await;
-    let answer = client.pinned(vec![cid(OTHER), cid(CID), cid(OTHER)]).await;
-    assert_eq!(answer, Ok(vec![true, false, true]));
+    let none = format!("{{\"Message\":\"path '{CID}' is not pinned\",\"Code\":0}}");
+    let direct = held(CID);
+    for (last, expected) in [
+        (chunked("500 Internal Server Error", &[&none], CLEAN), Held::No),
+        (chunked("200 OK", &[&direct], CLEAN), Held::Direct),
+    ] {
+        let begin = chunked("200 OK", &[&first], &end);
+        let client = server(vec![begin, chunked("200 OK", &[&first], CLEAN), last]).await;
+        let answer = client.pinned(vec![cid(OTHER), cid(CID), cid(OTHER)]).await;
+        assert_eq!(answer, Ok(vec![Held::Recursive, expected, Held::Recursive]));
+    }
 }
 
 #[tokio::test]

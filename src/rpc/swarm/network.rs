@@ -29,8 +29,13 @@ use crate::identity::ClusterSecret;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection is checked this often…
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// …and given up when there is no echo for so long: a peer that vanished is noticed within 7 s.
+/// …and an echo has so long.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection without an echo for so long is given up. libp2p's ping keeps its first failure to
+/// itself and then waits for another stream, which takes 19 s.
+const SILENCE_MAX: Duration = Duration::from_secs(7);
+/// Between two looks for silent connections.
+const SILENCE_CHECK: Duration = Duration::from_secs(1);
 /// Connections are kept however idle they are; ping finds the dead ones.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Incoming connections that have not proven to know the secret.
@@ -89,6 +94,8 @@ pub(super) struct Network {
     shared: Arc<Shared>,
     dialer: Dialer,
     dialling: BTreeMap<ConnectionId, Target>,
+    /// When each connection last echoed.
+    echoes: BTreeMap<ConnectionId, (libp2p::PeerId, Instant)>,
     incoming_logged: Option<Instant>,
 }
 
@@ -99,6 +106,7 @@ impl Network {
             shared,
             dialer: Dialer::new(jitter_seed),
             dialling: BTreeMap::new(),
+            echoes: BTreeMap::new(),
             incoming_logged: None,
         }
     }
@@ -106,6 +114,7 @@ impl Network {
     /// Runs until the token stops it; then waits for the tasks of all lanes and streams.
     pub(super) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        let mut checked = Instant::now();
         loop {
             let due = self.dialer.next_due();
             let wait = async {
@@ -119,6 +128,10 @@ impl Network {
                 () = shared.token.cancelled() => break,
                 () = shared.wanted.changed.notified() => self.take_news(),
                 () = wait => self.dial_due(),
+                () = sleep_until(checked + SILENCE_CHECK) => {
+                    self.close_silent(checked);
+                    checked = Instant::now();
+                }
                 event = futures::StreamExt::select_next_some(&mut self.swarm) => self.on_event(event),
             }
         }
@@ -195,13 +208,13 @@ impl Network {
                 self.incoming_failed(&send_back_addr, &error);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
-                peer,
                 connection,
-                result: Err(error),
+                result: Ok(_),
+                ..
             })) => {
-                self.swarm.close_connection(connection);
-                // Closing a half-open connection can take long; it is of no use from now on.
-                self.closed(peer, connection, error.to_string());
+                if let Some((_, at)) = self.echoes.get_mut(&connection) {
+                    *at = Instant::now();
+                }
             }
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
                 tracing::error!(?addresses, ?reason, "stopped listening for peers");
@@ -223,6 +236,7 @@ impl Network {
             }
             return;
         };
+        self.echoes.insert(id, (peer_id, Instant::now()));
         let new = Connection { id, outbound, since: Instant::now() };
         let mut links = self.shared.links();
         let loser = links.opened(self.shared.own, peer, new);
@@ -238,7 +252,25 @@ impl Network {
         }
     }
 
+    /// Gives up connections whose other end has vanished without a word.
+    fn close_silent(&mut self, checked: Instant) {
+        let now = Instant::now();
+        if now - checked > 2 * SILENCE_CHECK {
+            // This process itself stood still: echoes may be waiting to be read.
+            self.echoes.values_mut().for_each(|(_, at)| *at = now);
+            return;
+        }
+        let silent = self.echoes.iter().filter(|(_, (_, at))| now - *at > SILENCE_MAX);
+        let silent: Vec<_> = silent.map(|(id, (peer, _))| (*id, *peer)).collect();
+        for (id, peer) in silent {
+            self.swarm.close_connection(id);
+            // Closing a half-open connection can take long; it is of no use from now on.
+            self.closed(peer, id, format!("no echo for {SILENCE_MAX:?}"));
+        }
+    }
+
     fn closed(&mut self, peer_id: libp2p::PeerId, id: ConnectionId, reason: String) {
+        self.echoes.remove(&id);
         let Some(peer) = peer_of(&peer_id) else { return };
         let mut links = self.shared.links();
         let lost = links.closed(peer, id, format!("the connection broke: {reason}"));

@@ -219,6 +219,42 @@ async fn a_peer_back_on_another_port_is_found_again() {
     b.stop().await;
 }
 
+/// Forwards one connection to `to` until told, then holds it open without a byte: a half-open one.
+async fn wire(to: u16, cut: CancellationToken) -> (u16, JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+        tokio::select! {
+            () = cut.cancelled() => {}
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+        }
+        std::future::pending::<()>().await;
+    });
+    (port, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_is_noticed_and_replaced() {
+    let (a, b) = (Peer::start(1, 9).await, Peer::start(2, 9).await);
+    let cut = CancellationToken::new();
+    let (port, task) = wire(b.port, cut.clone()).await;
+    let address = vec![format!("/ip4/127.0.0.1/tcp/{port}")];
+    a.transport.set_addresses(BTreeMap::from([(b.id, address)]));
+    call_until_answered(&a, b.id).await;
+    cut.cancel();
+    let since = Instant::now();
+    eventually(|| a.transport.connected().is_empty()).await;
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    a.knows(&[&b]);
+    call_until_answered(&a, b.id).await;
+    call_until_answered(&b, a.id).await;
+    task.abort();
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_does_not_answer_costs_the_deadline_and_later_calls_work() {
     let mute = Arc::new(AtomicUsize::new(6));

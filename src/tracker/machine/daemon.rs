@@ -78,6 +78,7 @@ impl Machine {
 
     fn daemon_up(&mut self, id: String) {
         self.daemon = Daemon::Up { id };
+        self.up_sequence = self.next_sequence();
         self.list_at = self.now.at;
         if mem::take(&mut self.away_shown) {
             for cid in self.all(|entry| entry.phase == Phase::Pinned) {

@@ -85,6 +85,10 @@ impl Machine {
             Some(Phase::Pinning) => {
                 self.take_out(&cid);
                 self.actions.push(Action::CancelPin(cid));
+                if self.entries[&cid].origin == Some(Origin::Foreign) {
+                    self.let_go(cid);
+                    return;
+                }
                 self.clear_failure(&cid);
                 let due = self.now.at + UNPIN_AFTER_CANCEL;
                 self.start_timer(cid, Phase::UnpinWaiting, due);

@@ -26,6 +26,9 @@ pub(super) enum Phase {
     Asking,
     /// Not pinned: the intent is being written \[`to_write` or `writing`\].
     WritingOurs,
+    /// Pinned directly by somebody else, which a recursive pin replaces: that is being written, then
+    /// it is pinned, and never unpinned \[`to_write` or `writing`\].
+    WritingDirect,
     /// Pinned by somebody else: that is being written \[`to_write` or `writing`\].
     WritingForeign,
     /// May be pinned \[ready\].

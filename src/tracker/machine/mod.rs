@@ -26,7 +26,7 @@ use std::{
 use self::entry::{Entry, Failure, Flight, Lane, Phase};
 use super::ledger::{self, Change, Origin};
 use crate::{
-    ipfs::IpfsError,
+    ipfs::{Held, IpfsError},
     types::{Cid, PinState, Progress, Timestamp},
 };
 
@@ -105,7 +105,7 @@ pub enum Event {
     /// Answer to [`Action::Bind`]: whether the entries were void.
     Bound(Result<bool, String>),
     /// Answer to [`Action::Ask`].
-    Asked(Vec<Cid>, Result<Vec<bool>, IpfsError>),
+    Asked(Vec<Cid>, Result<Vec<Held>, IpfsError>),
     /// A piece of the daemon's list after [`Action::List`].
     Listed(Vec<Cid>),
     /// The end of that list.
@@ -217,6 +217,8 @@ pub struct Machine {
     write_error: Option<Arc<str>>,
 
     daemon: Daemon,
+    /// What was answered before that number was answered by an earlier life of the daemon.
+    up_sequence: u64,
     /// The daemon the ledger is bound to.
     bound: Option<String>,
     /// The daemon it is being bound to.
@@ -279,6 +281,7 @@ impl Machine {
             writing: Vec::new(),
             write_retry_at: None,
             write_error: None,
+            up_sequence: 0,
             daemon: Daemon::Down { reason: "it was not asked yet".into() },
             bound,
             binding: None,

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Action, Lane, Machine, Origin, Phase,
+    Action, Daemon, Lane, Machine, Origin, Phase,
     entry::{Failure, Kind},
     growing, ledger,
 };
 use crate::{
-    ipfs::IpfsError,
+    ipfs::{Held, IpfsError},
     types::{Cid, Progress},
 };
 
@@ -16,13 +16,13 @@ use crate::{
 const TELL_PERIOD: Duration = Duration::from_secs(5);
 
 impl Machine {
-    pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<bool>, IpfsError>) {
+    pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<Held>, IpfsError>) {
         self.asks = self.asks.saturating_sub(1);
         self.asking = self.asking.saturating_sub(cids.len());
         match result {
             Ok(answers) if answers.len() == cids.len() => {
-                for (cid, pinned) in cids.iter().zip(answers) {
-                    self.answered(*cid, pinned);
+                for (cid, held) in cids.iter().zip(answers) {
+                    self.answered(*cid, held);
                 }
             }
             Ok(_) => {
@@ -34,19 +34,24 @@ impl Machine {
         }
     }
 
-    fn answered(&mut self, cid: Cid, pinned: bool) {
+    fn answered(&mut self, cid: Cid, held: Held) {
+        let sequence = self.next_sequence();
         let Some(entry) = self.entries.get_mut(&cid) else { return };
         if entry.phase != Phase::Asking {
             return;
         }
+        entry.sequence = sequence;
         entry.seen = self.list_number;
         let (wanted, origin) = (entry.wanted, entry.origin);
-        match (wanted, pinned, origin) {
+        match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
-            (true, true, _) => self.is_pinned(cid),
-            (true, false, Some(Origin::Ours)) => self.make_ready(cid),
+            (true, Held::Recursive, _) => self.is_pinned(cid),
+            (true, Held::No, Some(Origin::Ours)) | (true, Held::Direct, Some(Origin::Foreign)) => {
+                self.make_ready(cid);
+            }
             // Also what was foreign: it is gone, so it will be ours.
-            (true, false, _) => self.record(cid, Phase::WritingOurs),
+            (true, Held::No, _) => self.record(cid, Phase::WritingOurs),
+            (true, Held::Direct, _) => self.record(cid, Phase::WritingDirect),
         }
     }
 
@@ -71,6 +76,8 @@ impl Machine {
 
     /// The daemon says it holds the pin. The entry is in no container.
     pub(super) fn is_pinned(&mut self, cid: Cid) {
+        let sequence = self.next_sequence();
+        self.update(&cid, |entry| entry.sequence = sequence);
         if self.entries.get(&cid).is_some_and(|entry| entry.origin.is_none()) {
             self.record(cid, Phase::WritingForeign);
         } else {
@@ -87,7 +94,7 @@ impl Machine {
     pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
         let origin = match phase {
             Phase::WritingOurs => Some(Origin::Ours),
-            Phase::WritingForeign => Some(Origin::Foreign),
+            Phase::WritingForeign | Phase::WritingDirect => Some(Origin::Foreign),
             _ => None,
         };
         self.update(&cid, |entry| entry.phase = phase);
@@ -119,11 +126,20 @@ impl Machine {
             let origin = change.map(|entry| entry.origin);
             self.update(&cid, |entry| entry.origin = origin);
             let Some(entry) = self.entries.get(&cid) else { continue };
+            let outdated =
+                entry.sequence < self.up_sequence || !matches!(self.daemon, Daemon::Up { .. });
             match (entry.phase, entry.wanted) {
-                (Phase::WritingOurs, true) => self.make_ready(cid),
+                // The daemon was away since it answered: ask again.
+                (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, true)
+                    if outdated =>
+                {
+                    let lane = entry.lane;
+                    self.enqueue(cid, lane);
+                }
+                (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
                 (Phase::WritingForeign, true) => self.is_pinned(cid),
                 // Written for a pin that never started, or foreign: nothing to unpin.
-                (Phase::WritingOurs | Phase::WritingForeign, false) => {
+                (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, false) => {
                     self.record(cid, Phase::Forgetting);
                 }
                 (Phase::Forgetting, true) => self.enqueue(cid, Lane::Fresh),

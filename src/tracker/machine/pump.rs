@@ -148,7 +148,8 @@ impl Machine {
             return true;
         }
         let least = if lane == Lane::Retry { patience * RETRY_PATIENCE } else { patience };
-        let longest = self.flights.iter().max_by_key(|(_, flight)| idle(flight));
+        // Of equals, the first in the order of CIDs.
+        let longest = self.flights.iter().rev().max_by_key(|(_, flight)| idle(flight));
         match longest.map(|(cid, flight)| (*cid, idle(flight))) {
             Some((cid, waited)) if waited >= least => {
                 self.give_up(cid);

@@ -99,9 +99,13 @@ impl Machine {
 
     fn queued_because(&self, entry: &Entry) -> String {
         match (entry.phase, &self.write_error) {
-            (Phase::WritingOurs | Phase::WritingForeign | Phase::Forgetting, Some(error)) => {
-                error.to_string()
-            }
+            (
+                Phase::WritingOurs
+                | Phase::WritingDirect
+                | Phase::WritingForeign
+                | Phase::Forgetting,
+                Some(error),
+            ) => error.to_string(),
             (Phase::Recheck, _) => "asks the daemon whether it still has it".to_owned(),
             _ => String::new(),
         }

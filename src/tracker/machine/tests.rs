@@ -14,6 +14,7 @@ struct Bench {
     at: Duration,
     /// Actions not yet looked at.
     actions: Vec<Action>,
+    written: Vec<Change>,
 }
 
 impl Bench {
@@ -25,7 +26,8 @@ impl Bench {
         let bound = (!ledger.is_empty()).then(|| "d".to_owned());
         let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
         let machine = Machine::new(config, now, bound, ledger);
-        let mut bench = Self { machine, at: Duration::ZERO, actions: Vec::new() };
+        let mut bench =
+            Self { machine, at: Duration::ZERO, actions: Vec::new(), written: Vec::new() };
         bench.feed(Event::Tick);
         bench.feed(Event::ListEnded(Ok(())));
         bench
@@ -38,7 +40,10 @@ impl Bench {
             match action {
                 Action::Probe => self.feed(Event::Probed(Ok("d".to_owned()))),
                 Action::Bind(_) => self.feed(Event::Bound(Ok(false))),
-                Action::Write(_) => self.feed(Event::Written(Ok(()))),
+                Action::Write(changes) => {
+                    self.written.extend(changes);
+                    self.feed(Event::Written(Ok(())));
+                }
                 other => self.actions.push(other),
             }
         }
@@ -52,7 +57,7 @@ impl Bench {
     fn answer_no(&mut self) {
         while let Some(at) = self.actions.iter().position(|a| matches!(a, Action::Ask(_))) {
             let Action::Ask(cids) = self.actions.remove(at) else { unreachable!() };
-            let answers = vec![false; cids.len()];
+            let answers = vec![Held::No; cids.len()];
             self.feed(Event::Asked(cids, Ok(answers)));
         }
     }
@@ -184,7 +189,7 @@ fn a_question_that_fails_for_many_is_asked_for_each() {
             && one != cid(3)
         {
             single.insert(one);
-            bench.feed(Event::Asked(cids, Ok(vec![true])));
+            bench.feed(Event::Asked(cids, Ok(vec![Held::Recursive])));
         } else {
             let error = IpfsError::Refused("invalid cid".to_owned());
             bench.feed(Event::Asked(cids, Err(error)));
@@ -194,6 +199,22 @@ fn a_question_that_fails_for_many_is_asked_for_each() {
     for n in many.into_iter().filter(|n| *n != 3) {
         assert_eq!(bench.state(n), Some(PinState::Pinned), "{n}");
     }
+}
+
+#[test]
+fn a_direct_pin_of_somebody_else_is_widened_and_never_taken_away() {
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.actions.clear();
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::Direct])));
+    assert_eq!(bench.take(), [Action::Pin(cid(1))]);
+    assert_eq!(bench.written[0].1.unwrap().origin, Origin::Foreign);
+    bench.feed(Event::PinDone(cid(1), Ok(())));
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
+    bench.feed(Event::Desired(cid(1), false));
+    bench.advance(100);
+    bench.actions.retain(|action| *action != Action::List);
+    assert_eq!((bench.take(), bench.state(1)), (vec![], None));
 }
 
 #[test]
@@ -240,7 +261,7 @@ fn a_ledger_that_cannot_be_written_is_told_and_nothing_is_pinned() {
     let mut machine = Machine::new(config(), now(0), Some("d".to_owned()), Vec::new());
     machine.handle(now(0), Event::Probed(Ok("d".to_owned())));
     machine.handle(now(0), Event::Desired(cid(1), true));
-    let actions = machine.handle(now(0), Event::Asked(vec![cid(1)], Ok(vec![false])));
+    let actions = machine.handle(now(0), Event::Asked(vec![cid(1)], Ok(vec![Held::No])));
     assert!(matches!(actions[..], [Action::Write(_)]), "{actions:?}");
     let actions = machine.handle(now(0), Event::Written(Err("the ledger: disk full".to_owned())));
     assert_eq!(actions, []);

@@ -1,0 +1,233 @@
+//! The commands `peer` and `run`: a peer as a process, alone or with the controllers.
+//!
+//! Every error found before the peer serves is the configuration's or the disk's: one line, exit
+//! code 2.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use clap::{Arg, ArgMatches, Command, FromArgMatches, parser::ValueSource};
+use pinkeeper::{
+    clock::Clock,
+    cluster::JoinPolicy,
+    config::{ConfigError, KEYS, PeerConfig, PeerOptions},
+    peer::{Peer, StartError},
+    telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::{Settings, Shared, api::Reach, counters::Counters},
+    run::{self, RunError},
+};
+
+/// Why the process ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// What was configured is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What is on disk, or an address, cannot be used.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// There is no way to the API server.
+    #[error("cannot reach Kubernetes: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// The peer or a controller cannot go on.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The system.
+    #[error("cannot listen to signals: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+impl ProcessError {
+    /// Whether a person must correct something before another start helps.
+    #[must_use]
+    pub fn is_config(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Start(_) => true,
+            Self::Run(error) => error.exit_code() == ConfigError::EXIT_CODE,
+            Self::Kubernetes(_) | Self::Signals(_) => false,
+        }
+    }
+}
+
+/// The peer's settings from the command line and the environment: a flag and a variable for every key
+/// of the configuration file.
+#[derive(Clone, Debug)]
+pub struct PeerArgs {
+    config: Option<PathBuf>,
+    /// Key, where it was said, and its text.
+    said: Vec<(usize, String, String)>,
+}
+
+fn variable(key: &str) -> String {
+    format!("PINKEEPER_{}", key.to_uppercase())
+}
+
+fn flag(key: &str) -> String {
+    key.replace('_', "-")
+}
+
+impl clap::Args for PeerArgs {
+    fn augment_args(command: Command) -> Command {
+        let config = Arg::new("config")
+            .long("config")
+            .env("PINKEEPER_CONFIG")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("YAML file with the settings below (as in data_dir: /var/lib/pinkeeper)");
+        KEYS.iter().fold(command.arg(config), |command, key| {
+            command.arg(
+                Arg::new(key.name)
+                    .long(flag(key.name))
+                    .env(variable(key.name))
+                    .value_name("VALUE")
+                    .help(key.help),
+            )
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for PeerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let said = KEYS.iter().enumerate().filter_map(|(n, key)| {
+            let text = matches.get_one::<String>(key.name)?.clone();
+            let origin = match matches.value_source(key.name) {
+                Some(ValueSource::EnvVariable) => variable(key.name),
+                _ => format!("--{}", flag(key.name)),
+            };
+            Some((n, origin, text))
+        });
+        Ok(Self { config: matches.get_one("config").cloned(), said: said.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl PeerArgs {
+    /// What was said, with `defaults` where nothing was; flags go before variables before the file.
+    fn options(&self, defaults: PeerOptions) -> Result<PeerOptions, ConfigError> {
+        let mut options = PeerOptions::default();
+        for (key, origin, text) in &self.said {
+            options = options.or(PeerOptions::from_text(&KEYS[*key], text, origin)?);
+        }
+        if let Some(path) = &self.config {
+            options = options.or(PeerOptions::from_file(path)?);
+        }
+        Ok(options.or(defaults))
+    }
+}
+
+/// Where `pinkeeper run` is in Kubernetes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    peer: PeerArgs,
+    /// The pod's name, which is the peer's.
+    #[arg(long, env = "POD_NAME")]
+    pod: String,
+    /// The pod's namespace.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// The pod's IP, told to the other peers.
+    #[arg(long, env = "POD_IP")]
+    pod_ip: IpAddr,
+    /// The release: the record of the cluster is the ConfigMap <release>-cluster.
+    #[arg(long)]
+    release: String,
+    /// Peers the cluster is founded with; a majority of them must be there.
+    #[arg(long, env = "PINKEEPER_INITIAL_PEERS", value_parser = clap::value_parser!(u16).range(1..))]
+    initial_peers: u16,
+    /// Copies of a Pin that names no number.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    default_replicas: u16,
+}
+
+/// Runs a peer outside Kubernetes until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it ended, if nobody asked for it.
+pub async fn peer(args: PeerArgs) -> Result<(), ProcessError> {
+    let config = resolve(args.options(PeerOptions::default())?)?;
+    let token = stop_on_signal()?;
+    let mut peer = Peer::start(config, JoinPolicy::Any, telemetry::registry()).await?;
+    let failed = tokio::select! {
+        biased;
+        () = token.cancelled() => None,
+        error = peer.failed() => Some(error),
+    };
+    peer.stop().await;
+    match failed {
+        None => Ok(()),
+        Some(error) => Err(RunError::from(error).into()),
+    }
+}
+
+/// Runs a peer and the controllers in a pod until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it ended, if nobody asked for it.
+pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
+    let announce =
+        format!("/ip{}/{}/tcp/9096", if args.pod_ip.is_ipv4() { 4 } else { 6 }, args.pod_ip);
+    let key = |name: &str| KEYS.iter().find(|key| key.name == name).copied();
+    let mut defaults = PeerOptions { name: Some(args.pod.clone()), ..PeerOptions::default() };
+    if let Some(key) = key("announce") {
+        defaults = defaults.or(PeerOptions::from_text(&key, &announce, "POD_IP")?);
+    }
+    let config = resolve(args.peer.options(defaults)?)?;
+    let token = stop_on_signal()?;
+    let counters = Counters::default();
+    let mut registry = telemetry::registry();
+    counters.register(&mut registry);
+    let client = run::client().await?;
+    let peer = Peer::start(config, JoinPolicy::Wait, registry).await?;
+    let shared = Shared {
+        client,
+        cluster: peer.cluster.clone(),
+        clock: Clock::System,
+        settings: Arc::new(Settings {
+            namespace: args.namespace,
+            pod: args.pod,
+            release: args.release,
+            initial_peers: args.initial_peers,
+            default_replicas: args.default_replicas,
+        }),
+        reach: Reach::default(),
+        counters,
+    };
+    Ok(run::run(peer, shared, &token).await?)
+}
+
+fn resolve(options: PeerOptions) -> Result<PeerConfig, ConfigError> {
+    let config = PeerConfig::resolve(None, options)?;
+    // It is set up once per process; a second time would keep the first.
+    let _ = telemetry::log_to_stderr(&config.log_level, config.log_format);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), name = %config.name, "pinkeeper starts");
+    Ok(config)
+}
+
+fn stop_on_signal() -> Result<CancellationToken, ProcessError> {
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(token)
+}
