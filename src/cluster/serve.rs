@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError};
+use super::{CALL_DEADLINE, Cluster, FatalError};
 use crate::{
     consensus::ProposeError,
     rpc::Inbound,
@@ -21,6 +21,8 @@ use crate::{
 const IN_WORK_MAX: usize = 1024;
 /// Pins in one page.
 pub(super) const PAGE_LEN: usize = 1000;
+/// Pins and their claims in one page: with a kilobyte each this stays in a frame.
+pub(super) const PAGE_RECORDS_MAX: usize = 3000;
 
 impl Cluster {
     pub(super) async fn serve_all(
@@ -96,7 +98,8 @@ impl Cluster {
                 self.consensus().read_index().await.map(Response::Position).map_err(refusal)
             }
             Request::PinView(cid) => {
-                self.consensus().read_index().await.map_err(refusal)?;
+                let index = self.consensus().read_index().await.map_err(refusal)?;
+                self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)?;
                 let pin = self.state().read(|pins| pins.get(&cid).cloned());
                 Ok(Response::PinView(pin.map(|pin| (pin, self.0.board.statuses(&cid)))))
             }

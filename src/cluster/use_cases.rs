@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Cluster,
-    serve::{PAGE_LEN, refusal},
+    serve::{PAGE_LEN, PAGE_RECORDS_MAX, refusal},
 };
 use crate::{
     state::{Op, Outcome},
@@ -173,8 +173,14 @@ impl Cluster {
 
     pub(super) fn page(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
         let pins: Vec<(Cid, Pin)> = self.state().read(|pins| {
+            let mut records = 0;
             pins.after(after.as_ref())
                 .take(PAGE_LEN)
+                .take_while(|(_, pin)| {
+                    let first = records == 0;
+                    records += 1 + pin.claims.len();
+                    first || records <= PAGE_RECORDS_MAX
+                })
                 .map(|(cid, pin)| (*cid, pin.clone()))
                 .collect()
         });
