@@ -25,6 +25,14 @@ build-tools:
 build: build-tools ## Build the static pinkeeper binary
 	cargo build --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
 
+.PHONY: demo
+demo: tools build ## Show the main job on a local Kubernetes (first time about 20 minutes, then 1)
+	@$(LOCAL)/demo.sh up
+
+.PHONY: demo-down
+demo-down: ## Remove all that the demo made
+	@$(LOCAL)/demo.sh down
+
 .PHONY: images
 images: tools build ## Make the container images; import them if the local cluster is up
 	@$(LOCAL)/images.sh

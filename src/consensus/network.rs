@@ -57,7 +57,8 @@ impl Connection {
     async fn call(&self, request: Request, deadline: Duration) -> Rpc<Response> {
         let envelope = Envelope { cluster: self.network.cluster.get().copied(), request };
         match self.network.transport.call(self.target, envelope, deadline).await {
-            Ok(Response::Refused(refusal)) => Err(NetworkError::new(&refusal).into()),
+            // Openraft waits before it tries an unreachable peer again; others it tries at once.
+            Ok(Response::Refused(refusal)) => Err(Unreachable::new(&refusal).into()),
             Ok(response) => Ok(response),
             Err(error @ CallError::Unreachable { .. }) => Err(Unreachable::new(&error).into()),
             Err(error @ CallError::Timeout { .. }) => Err(NetworkError::new(&error).into()),
