@@ -7,6 +7,8 @@
 #
 # Usage: demo.sh up|down
 set -euo pipefail
+# What it does is told here, also where a command's own words go to a file.
+exec 3>&2
 # shellcheck source=e2e/local/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 export KUBECONFIG="$CLUSTER_DIR/kubeconfig"
@@ -28,7 +30,7 @@ step() {
 
 # show COMMAND...: says what it runs, as a person would type it.
 show() {
-  say "    \$ $*"
+  printf '    $ %s\n' "$*" >&3
   "$@"
 }
 
@@ -51,20 +53,21 @@ close_daemon() {
 }
 
 install_release() {
+  # The tag stays the same from build to build; other pods for another program need another template.
+  local program
+  program="$(sha256sum "$STATIC_BINARY" | cut -c1-16)"
   kubectl create namespace "$NAMESPACE" --dry-run=client -o yaml |
     kubectl label --local -f - -o yaml pod-security.kubernetes.io/enforce=restricted |
     kubectl apply -f - >/dev/null
   show helm upgrade --install "$RELEASE" "$REPOSITORY/charts/pinkeeper" -n "$NAMESPACE" \
-    -f "$LOCAL_DIR/values.yaml" --wait --timeout 3m >"$WORK/helm.log" 2>&1 ||
-    { cat "$WORK/helm.log" >&2; die "the chart was not installed" "kubectl -n $NAMESPACE get pods,events"; }
-  # A tag that stays the same does not replace pods; another program must.
-  local image
-  image="$(cat "$IMAGES_DIR"/docker.io_pinkeeper_pinkeeper_dev.tar.key | cut -c1-63 | tr -c 'A-Za-z0-9\n' '-')"
-  kubectl -n "$NAMESPACE" patch statefulset "$RELEASE" --type merge -p \
-    "{\"spec\":{\"template\":{\"metadata\":{\"annotations\":{\"pinkeeper.dev/image\":\"$image\"}}}}}" >/dev/null
-  kubectl -n "$NAMESPACE" rollout status "statefulset/$RELEASE" --timeout=3m >&2 ||
-    die "the pods are not ready" "kubectl -n $NAMESPACE describe pods"
-  kubectl -n "$NAMESPACE" wait --for=condition=Ready clusterpeers --all --timeout=60s >/dev/null
+    -f "$LOCAL_DIR/values.yaml" --set-string "podAnnotations.program=$program" --wait --timeout 3m \
+    >"$WORK/helm.log" 2>&1 || {
+    cat "$WORK/helm.log" >&2
+    die "the chart was not installed" "kubectl -n $NAMESPACE get pods,events"
+  }
+  kubectl -n "$NAMESPACE" wait --for=condition=Ready clusterpeers --all --timeout=60s >/dev/null ||
+    die "the peers are not Ready" "kubectl -n $NAMESPACE describe clusterpeers"
+  kubectl -n "$NAMESPACE" get pods,clusterpeers >&2
 }
 
 add_folder() {
