@@ -103,7 +103,6 @@ const OWNED: &[(&str, &[&str])] = &[
     ("redb", &["consensus", "tracker::ledger", "sim::disk"]),
     ("libp2p", &["rpc", "identity", "config", "peer"]),
     ("libp2p_stream", &["rpc"]),
-    ("libp2p_allow_block_list", &["rpc"]),
     ("reqwest", &["ipfs", "config::values"]),
     ("axum", &["rest", "peer"]),
     ("rand", &["consensus::runtime", "rpc", "sim"]),
