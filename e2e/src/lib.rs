@@ -1,3 +1,5 @@
 //! Helpers of the end-to-end tests.
 
 pub mod daemon;
+pub mod peer;
+pub mod trio;

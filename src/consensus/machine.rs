@@ -130,6 +130,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        let is_first = self.head.applied.is_none();
         let mut pending = Pending::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
@@ -153,7 +154,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 responder.send(outcomes);
             }
         }
-        self.store_pending(&mut pending).map_err(io::Error::other)
+        self.store_pending(&mut pending).map_err(io::Error::other)?;
+        if is_first {
+            // From here on a lost log is noticed: an empty one beside this state is refused, and does
+            // not pass for that of a peer that has not taken part yet.
+            self.checkpoint().await?;
+        }
+        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
