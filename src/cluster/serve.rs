@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{CALL_DEADLINE, Cluster, FatalError};
+use super::{Cluster, FatalError};
 use crate::{
     consensus::ProposeError,
     rpc::Inbound,
@@ -98,12 +98,14 @@ impl Cluster {
                 self.consensus().read_index().await.map(Response::Position).map_err(refusal)
             }
             Request::PinView(cid) => {
-                let index = self.consensus().read_index().await.map_err(refusal)?;
-                self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)?;
+                self.catch_up().await?;
                 let pin = self.state().read(|pins| pins.get(&cid).cloned());
                 Ok(Response::PinView(pin.map(|pin| (pin, self.0.board.statuses(&cid)))))
             }
-            Request::PinViews(after) => Ok(Response::PinViews(self.page(after))),
+            Request::PinViews(after) => {
+                self.catch_up().await?;
+                Ok(Response::PinViews(self.page(after)))
+            }
             Request::Hello(_) | Request::Raft(_) | Request::Snapshot(_) => {
                 Err(Refusal::Invalid("not a question to the leader".to_owned()))
             }
