@@ -1,3 +1,4 @@
 //! Helpers of the end-to-end tests.
 
 pub mod daemon;
+pub mod kubernetes;
