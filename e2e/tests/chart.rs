@@ -8,10 +8,8 @@
 
 mod phases;
 
-use std::io::Write as _;
-
 use futures::{FutureExt as _, future::LocalBoxFuture};
-use phases::{Trial, content, crashes, deletion, objects, setup};
+use phases::{Trial, content, crashes, deletion, objects, say, setup};
 use tokio::time::Instant;
 
 type Phase = for<'a> fn(&'a Trial) -> LocalBoxFuture<'a, anyhow::Result<()>>;
@@ -32,11 +30,6 @@ const PHASES: [(&str, Phase); 12] = [
     ("h. bad input", |t| objects::bad_input(t).boxed_local()),
     ("h. more copies than peers", |t| objects::more_copies_than_peers(t).boxed_local()),
 ];
-
-/// Past the capture of the test's output: whoever waits wants to see it at once.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "chart: {line}");
-}
 
 #[tokio::test]
 async fn the_chart_keeps_content_pinned() {

@@ -38,13 +38,32 @@ impl Release {
     /// # Errors
     /// When the API does not answer.
     pub async fn pods(&self) -> anyhow::Result<Pods> {
+        let mut pods = self.all_pods().await?;
+        pods.retain(|_, pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(pods)
+    }
+
+    /// Waits until no pod is there any more.
+    ///
+    /// # Errors
+    /// When one still is.
+    pub async fn no_pods(&self, limit: Duration) -> anyhow::Result<()> {
+        until("no pod is left", limit, async || {
+            let pods = self.all_pods().await?;
+            ensure!(pods.is_empty(), "{:?}", pods.keys());
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    async fn all_pods(&self) -> anyhow::Result<Pods> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.namespace);
-        // Not the hook's: that has another component, and no volume of its own.
         let selector = format!("app.kubernetes.io/instance={}", self.name);
         let pods = api.list(&ListParams::default().labels(&selector)).await?;
-        let name = |pod: &Pod| pod.name_any().starts_with(&format!("{}-", self.fullname));
-        let own =
-            pods.into_iter().filter(|pod| name(pod) && pod.metadata.deletion_timestamp.is_none());
+        // The hook's pod is none of the StatefulSet's.
+        let own = pods
+            .into_iter()
+            .filter(|pod| pod.labels().contains_key("apps.kubernetes.io/pod-index"));
         Ok(own.map(|pod| (pod.name_any(), pod)).collect())
     }
 

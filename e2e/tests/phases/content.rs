@@ -17,7 +17,7 @@ use pinkeeper_e2e::kubernetes::{
 use pinkeeper_operator::crd::{AllocationState, Pin};
 use tokio::time::Instant;
 
-use super::{LATER, SOON, Trial, WEB};
+use super::{LATER, SOON, Trial, WEB, took};
 
 /// Files in the folder.
 const FILES: usize = 300;
@@ -55,14 +55,17 @@ pub async fn a_folder(trial: &Trial) -> anyhow::Result<()> {
     let release = &trial.release;
     let first = format!("{}-0", release.fullname);
     let forward = release.daemon(&first).await?;
-    let home = tempfile::tempdir()?;
+    let (home, began) = (tempfile::tempdir()?, Instant::now());
     let mut add = trial.cluster.tool("ipfs");
     add.env("IPFS_PATH", home.path()).env("IPFS_TELEMETRY", "off");
     add.args(["--api", &forward.multiaddr(), "add", "-r", "-Q", "--pin=false", "--cid-version=1"]);
     let root: Cid = run(add.arg(folder.path()), "").await?.trim().parse()?;
 
-    trial.create(WEB, "docs", &root, 2).await?;
-    let pin = trial.ready(WEB, "docs", SOON).await?;
+    took("added to one daemon within", began);
+    let (name, began) = (format!("docs-{}", &root.to_string()[50..]), Instant::now());
+    trial.create(WEB, &name, &root, 2).await?;
+    let pin = trial.ready(WEB, &name, SOON).await?;
+    took("Ready after", began);
     let named = holders(&pin);
     let status = pin.status.unwrap_or_default();
     ensure!(named.len() == 2 && status.allocations.len() == 2, "{status:?}");
@@ -75,6 +78,7 @@ pub async fn a_folder(trial: &Trial) -> anyhow::Result<()> {
             holding.insert(pod);
         }
     }
+    took("asked the daemons by exec after", began);
     ensure!(holding == named, "the status names {named:?}, but {holding:?} hold it");
 
     let other = named.iter().find(|pod| **pod != first).context("only the first has it")?;
@@ -94,6 +98,7 @@ pub async fn nowhere_and_then_somewhere(trial: &Trial) -> anyhow::Result<()> {
     let bytes = trial.fresh_bytes(500);
     let root = daemon.add(bytes.clone(), "only-hash=true&cid-version=1").await?;
     let name = format!("nowhere-{}", &root.to_string()[50..]);
+    let created = Instant::now();
     trial.create(WEB, &name, &root, 2).await?;
     // Another one does not wait for it.
     trial.pin_that((WEB, &name), SOON, "is tried", |pin| reason(pin) == "Pinning").await?;
@@ -121,8 +126,11 @@ pub async fn nowhere_and_then_somewhere(trial: &Trial) -> anyhow::Result<()> {
     })
     .await?;
 
+    took("told after", created);
+    let began = Instant::now();
     daemon.put_block(bytes).await?;
     let pin = trial.ready(WEB, &name, LATER).await?;
+    took("there, and Ready after", began);
     trial.held_exactly_by(&root, &holders(&pin)).await
 }
 
@@ -162,8 +170,11 @@ pub async fn a_daemon_stops_in_mid_pin(trial: &Trial) -> anyhow::Result<()> {
     })
     .await??;
 
+    took("never called Pinned for", began);
+    let began = Instant::now();
     release.daemon(&owner).await?.put_block(block).await?;
-    let pin = trial.ready(WEB, &name, LATER).await?;
-    ensure!(holders(&pin).len() == 3, "{:?}", pin.status);
+    let all = |pin: &Pin| is_ready(pin) && holders(pin).len() == 3;
+    let pin = trial.pin_that((WEB, &name), LATER, "is Ready with three copies", all).await?;
+    took("the block is there, and Ready after", began);
     trial.held_exactly_by(&root, &holders(&pin)).await
 }

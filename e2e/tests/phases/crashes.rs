@@ -14,7 +14,7 @@ use pinkeeper_e2e::kubernetes::{Signal, holders, is_ready, signal_container, unt
 use pinkeeper_operator::crd::{PeerRole, Pin};
 use tokio::time::Instant;
 
-use super::{LATER, SOON, Trial, WEB};
+use super::{LATER, SOON, Trial, WEB, took};
 
 /// Pins of one storm.
 const PINS: usize = 200;
@@ -68,6 +68,7 @@ async fn storm(trial: &Trial, victim: &str) -> anyhow::Result<()> {
         Ok(Some(pins))
     })
     .await?;
+    took("all Ready, from the first one's creation", began);
     check_truth(trial, &pins, &wanted).await?;
     trial.release.ready(LATER).await?;
     let now = trial.release.restarts(victim).await?;
@@ -141,6 +142,7 @@ pub async fn all_pods_are_deleted(trial: &Trial) -> anyhow::Result<()> {
     .await?;
     release.ready(BACK_WITHIN).await?;
     let back = scheduled.elapsed();
+    took("back after being scheduled", scheduled);
     ensure!(back < BACK_WITHIN, "it took {back:?}");
 
     let address = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ip.clone());

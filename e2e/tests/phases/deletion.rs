@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::ensure;
 use kube::ResourceExt as _;
-use pinkeeper_e2e::kubernetes::{holders, until};
+use pinkeeper_e2e::kubernetes::holders;
 
 use super::{BLOG, LATER, SOON, Trial, WEB};
 
@@ -63,15 +63,7 @@ pub async fn while_nobody_runs(trial: &Trial) -> anyhow::Result<()> {
         trial.ready(WEB, &name(cid), SOON).await?;
     }
     scale(trial, 0).await?;
-    until("no pod is left", LATER, async || {
-        let left = trial
-            .cluster
-            .kubectl(["get", "pods", "-o", "name", "-n", &trial.release.namespace])
-            .await?;
-        ensure!(!left.contains(&trial.release.fullname), "{left}");
-        Ok(Some(()))
-    })
-    .await?;
+    trial.release.no_pods(LATER).await?;
     let uid = trial.cluster.pins(WEB).get(&name(&again)).await?.uid();
     trial.delete(WEB, &name(&gone)).await?;
     trial.delete(WEB, &name(&again)).await?;

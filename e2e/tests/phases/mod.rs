@@ -9,6 +9,7 @@ pub mod setup;
 
 use std::{
     collections::BTreeSet,
+    io::Write as _,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use pinkeeper_e2e::{
     kubernetes::{ContentPin, Kubernetes, Release, condition, is_ready, reason, until},
 };
 use pinkeeper_operator::crd::Pin;
+use tokio::time::Instant;
 
 /// For what a healthy cluster does at once.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -30,6 +32,16 @@ pub const SYSTEM: &str = "pinkeeper-e2e";
 /// Namespaces of Pins.
 pub const WEB: &str = "pinkeeper-e2e-web";
 pub const BLOG: &str = "pinkeeper-e2e-blog";
+
+/// Past the capture of the test's output: whoever waits wants to see it at once.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "chart: {line}");
+}
+
+/// Says how long something took.
+pub fn took(what: &str, since: Instant) {
+    say(&format!("   {what}: {:.1} s", since.elapsed().as_secs_f64()));
+}
 
 /// The installation and what is known of it.
 pub struct Trial {

@@ -4,7 +4,9 @@ use anyhow::{Context as _, ensure};
 use pinkeeper::types::Cid;
 use pinkeeper_e2e::kubernetes::{ContentPin, condition, holders, reason};
 
-use super::{SOON, Trial, WEB};
+use tokio::time::Instant;
+
+use super::{SOON, Trial, WEB, took};
 
 /// A CID that is one.
 const GOOD: &str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
@@ -24,7 +26,7 @@ pub async fn bad_input(trial: &Trial) -> anyhow::Result<()> {
     let refused = [
         ("cid: hello world", "not a CID by its characters"),
         ("cid: bafybeigdyrzt", "not a CID by its length"),
-        ("cid: /ipfs/bafybeigdyrzt", "without a path"),
+        ("cid: /ipfs/bafybeigdyrzt", "without /ipfs/"),
         (&format!("cid: {GOOD}, replicas: 0"), "greater than or equal to 1"),
         (&format!("cid: {GOOD}, minReplicas: 0"), "greater than or equal to 1"),
         (&format!("cid: {GOOD}, replicas: 1, minReplicas: 2"), "must not be larger"),
@@ -87,9 +89,11 @@ pub async fn more_copies_than_peers(trial: &Trial) -> anyhow::Result<()> {
         let wanted = ContentPin { namespace, name: &name, cid, replicas: 9, min_replicas: min };
         trial.cluster.create_pin(&wanted).await?;
     }
+    let began = Instant::now();
     let enough = format!("enough-{few}");
     let on_all = |pin: &_| holders(pin).len() == 3 && reason(pin) == "Pinned";
     let pin = trial.pin_that((WEB, &enough), SOON, "is Ready with three copies", on_all).await?;
+    took("Ready with three copies after", began);
     let status = pin.status.clone().unwrap_or_default();
     ensure!(status.replicas.as_deref() == Some("3/9"), "{status:?}");
     let reconciling = condition(&pin, "Reconciling").context("no Reconciling")?;
@@ -100,6 +104,7 @@ pub async fn more_copies_than_peers(trial: &Trial) -> anyhow::Result<()> {
     let name = format!("too-many-{many}");
     let pin =
         trial.pin_that((WEB, &name), SOON, "is NotEnoughPeers with three copies", short).await?;
+    took("NotEnoughPeers with three copies after", began);
     let ready = condition(&pin, "Ready").context("no Ready")?;
     ensure!(ready.status == "False", "{ready:?}");
     ensure!(ready.message.contains('9') && ready.message.contains('3'), "{}", ready.message);

@@ -163,12 +163,7 @@ pub async fn forms_a_cluster(trial: &Trial) -> anyhow::Result<()> {
 /// nothing holds up their deletion.
 pub async fn uninstall(trial: &Trial) -> anyhow::Result<()> {
     trial.cluster.helm(["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "120s"]).await?;
-    until("no pod is left", LATER, async || {
-        let pods = trial.release.pods().await?;
-        ensure!(pods.is_empty(), "{:?}", pods.keys());
-        Ok(Some(()))
-    })
-    .await?;
+    trial.release.no_pods(LATER).await?;
     let client = &trial.cluster.client;
     let volumes: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), SYSTEM);
     let volumes = volumes.list(&ListParams::default()).await?;
