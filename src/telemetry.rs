@@ -34,6 +34,18 @@ impl Default for LogFilter {
     }
 }
 
+impl LogFilter {
+    /// Openraft logs each step it takes, and a warning at every try to reach a peer that is down; what
+    /// people need of that, our own parts say. Whoever wants it names it.
+    fn directives(&self) -> String {
+        if self.0.contains("openraft") {
+            self.0.clone()
+        } else {
+            format!("{},openraft=error", self.0)
+        }
+    }
+}
+
 impl TryFrom<String> for LogFilter {
     type Error = String;
 
@@ -64,7 +76,7 @@ pub struct LogError;
 /// When it was set up before.
 pub fn log_to_stderr(filter: &LogFilter, format: LogFormat) -> Result<(), LogError> {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&filter.0))
+        .with_env_filter(EnvFilter::new(filter.directives()))
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => subscriber.with_ansi(false).try_init(),

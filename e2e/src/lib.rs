@@ -1,5 +1,6 @@
 //! Helpers of the end-to-end tests.
 
 pub mod daemon;
+pub mod kubernetes;
 pub mod peer;
 pub mod trio;

@@ -34,7 +34,7 @@ const ENTRIES_PER_TRANSACTION: usize = 256;
 #[derive(Debug)]
 pub(super) enum SnapshotData {
     /// A view of this peer's own state.
-    Own(View),
+    Own(Box<View>),
     /// An image received from a leader.
     Received(Vec<u8>),
 }
@@ -218,7 +218,7 @@ impl Machine {
         self.store.checkpoint().map_err(io::Error::other)?;
         let view = self.store.view().map_err(io::Error::other)?;
         let meta = Self::meta(&view.head, self.membership.clone());
-        Ok(Snapshot { meta, snapshot: SnapshotData::Own(view) })
+        Ok(Snapshot { meta, snapshot: SnapshotData::Own(Box::new(view)) })
     }
 }
 
