@@ -386,6 +386,9 @@ async fn a_stranger_stays_out_and_a_daemon_has_one_peer() {
     assert!(founder.is_running().unwrap() && founder.is_ready().await);
 }
 
+/// What happens to a data folder.
+type Damage = Box<dyn Fn(&Path)>;
+
 #[tokio::test]
 async fn a_damaged_data_folder_is_refused() {
     let daemon = Daemon::start().await.unwrap();
@@ -402,7 +405,7 @@ async fn a_damaged_data_folder_is_refused() {
             let file = File::options().write(true).open(data.join(name)).unwrap();
             file.set_len(file.metadata().unwrap().len() * len / 4).unwrap();
         };
-        Box::new(part) as Box<dyn Fn(&Path)>
+        Box::new(part) as Damage
     };
     let remove_log = |data: &Path| {
         for entry in data.join("log").read_dir().unwrap() {
@@ -411,7 +414,7 @@ async fn a_damaged_data_folder_is_refused() {
     };
     let remove_state = |data: &Path| std::fs::remove_file(data.join("state.redb")).unwrap();
     let remove_identity = |data: &Path| std::fs::remove_file(data.join("identity")).unwrap();
-    let cases: Vec<(&str, Box<dyn Fn(&Path)>, &str)> = vec![
+    let cases: Vec<(&str, Damage, &str)> = vec![
         ("the state is cut", cut("state.redb", 2), "state.redb"),
         ("the state is nearly gone", cut("state.redb", 1), "state.redb"),
         ("the state is empty", cut("state.redb", 0), "the state"),

@@ -26,6 +26,8 @@ use crate::types::{Cid, DaemonInfo, Progress};
 
 /// For answers that cost the daemon little.
 const QUICK_DEADLINE: Duration = Duration::from_secs(10);
+/// For dialling another daemon; peering goes on with one that cannot be reached.
+const DIAL_DEADLINE: Duration = Duration::from_secs(3);
 /// For answers that may wait for the daemon's pin lock or walk its index.
 const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
@@ -179,6 +181,9 @@ impl KuboClient {
         let query: Vec<(&str, &str)> = addresses.iter().map(|a| ("arg", a.as_str())).collect();
         // Its answer says nothing that is of use: connecting goes on in the background.
         let mut lines = self.rpc.open("swarm/peering/add", &query, QUICK_DEADLINE).await?;
+        while lines.next_json::<serde_json::Value>().await?.is_some() {}
+        // Peering dials for the first time after some seconds; pins wait for this.
+        let mut lines = self.rpc.open("swarm/connect", &query, DIAL_DEADLINE).await?;
         while lines.next_json::<serde_json::Value>().await?.is_some() {}
         Ok(())
     }
