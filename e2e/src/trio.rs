@@ -67,13 +67,13 @@ impl Trio {
         Ok(trio)
     }
 
-    /// Waits until each peer is ready and knows three members.
+    /// Waits until each peer is ready and knows three voters: from then on one can be lost.
     ///
     /// # Panics
     /// When that does not come.
     pub async fn whole(&self) -> Duration {
         until("three peers are one cluster", FORM_DEADLINE, || async {
-            join_all(self.peers.iter().map(is_member)).await.into_iter().all(|whole| whole)
+            join_all(self.peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
         })
         .await
     }
@@ -118,8 +118,10 @@ impl Trio {
     }
 }
 
-async fn is_member(peer: &PeerProcess) -> bool {
-    peer.is_ready().await && peer.members().await.is_ok_and(|(_, members)| members.len() == 3)
+async fn is_part(peer: &PeerProcess) -> bool {
+    peer.is_ready().await
+        && peer.members().await.is_ok_and(|(_, members)| members.len() == 3)
+        && peer.health("metrics").await.is_ok_and(|(_, text)| text.contains("pinkeeper_voters 3"))
 }
 
 /// How many peers have a status.

@@ -3,6 +3,10 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
+    net::TcpListener,
+    path::Path,
+    process::Stdio,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -10,11 +14,11 @@ use std::{
 use futures::future::join_all;
 use pinkeeper::{consensus::StateStore, types::Cid};
 use pinkeeper_e2e::{
-    daemon::identity_cid,
-    peer::{PeerProcess, statuses, until},
-    trio::{PIN_DEADLINE, Trio, number},
+    daemon::{Daemon, identity_cid},
+    peer::{PeerProcess, Setup, free_port, program, statuses, until},
+    trio::{FORM_DEADLINE, PIN_DEADLINE, SECRET, Trio, number},
 };
-use tokio::sync::Semaphore;
+use tokio::{process::Command, sync::Semaphore, time::timeout};
 
 /// A peer that is told to stop does so within this.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -266,4 +270,193 @@ async fn until_failing(trio: &Trio, cid: &Cid) {
     });
     println!("that it fails was told after {:?}", failing.await);
     println!("{:?}", trio.peers[1].statuses(cid).await.unwrap());
+}
+
+/// Runs a peer that is to refuse its configuration; answers its last line.
+async fn refused(args: &[&str]) -> String {
+    let mut command = Command::new(program().unwrap());
+    command.arg("peer").args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(Duration::from_secs(20), command.output()).await.expect("an end").unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+    let mut errors = text.lines().filter(|line| line.starts_with("error: "));
+    let line = errors.next_back().unwrap_or_default().to_owned();
+    assert!(errors.next().is_none() && text.ends_with(&format!("{line}\n")), "{args:?}: {text}");
+    println!("{line}");
+    line
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_work_is_refused_in_one_line() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("secret"), SECRET).unwrap();
+    std::fs::write(path("file"), "").unwrap();
+    std::fs::write(path("unknown.yaml"), "name: a\ndata_dri: /tmp\n").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let ports: Vec<u16> = (0..3).map(|_| free_port().unwrap()).collect();
+
+    let good = [
+        ("--name", "a".to_owned()),
+        ("--data-dir", path("data")),
+        ("--secret-file", path("secret")),
+        ("--listen", format!("/ip4/127.0.0.1/tcp/{}", ports[0])),
+        ("--rest-listen", format!("127.0.0.1:{}", ports[1])),
+        ("--health-listen", format!("127.0.0.1:{}", ports[2])),
+    ];
+    let cases = [
+        ("--config", path("unknown.yaml"), "data_dri"),
+        ("--config", path("nowhere.yaml"), "nowhere.yaml"),
+        ("--listen", "/ip4/127.0.0.1/udp/9096".to_owned(), "--listen"),
+        ("--bootstrap", "peer-0:9096".to_owned(), "--bootstrap"),
+        ("--ipfs-api", "127.0.0.1:5001".to_owned(), "--ipfs-api"),
+        ("--rest-listen", "here".to_owned(), "--rest-listen"),
+        ("--secret-file", path("nothing"), "nothing"),
+        ("--secret-file", path("file"), "64 hex characters"),
+        ("--data-dir", path("file/data"), "data_dir"),
+        ("--ipfs-path", path("nowhere"), "ipfs_path"),
+        ("--listen", format!("/ip4/127.0.0.1/tcp/{port}"), "in use"),
+        ("--rest-listen", format!("127.0.0.1:{port}"), "in use"),
+        ("--health-listen", format!("127.0.0.1:{port}"), "in use"),
+    ];
+    for (flag, value, said) in &cases {
+        let others = good.iter().filter(|(name, _)| name != flag);
+        let args = others.flat_map(|(name, value)| [*name, value.as_str()]);
+        let args: Vec<&str> = args.chain([*flag, value.as_str()]).collect();
+        let line = refused(&args).await;
+        assert!(line.contains(said), "{flag} {value}: {line}");
+    }
+    let args = good.iter().filter(|(name, _)| *name != "--secret-file");
+    let args: Vec<&str> = args.flat_map(|(name, value)| [*name, value.as_str()]).collect();
+    assert!(refused(&args).await.contains("secret_file: is missing"));
+}
+
+/// A founder with a daemon, alone.
+async fn founder(daemon: &Daemon) -> PeerProcess {
+    let mut founder = PeerProcess::new(Setup {
+        name: "founder".to_owned(),
+        secret: SECRET.to_owned(),
+        found: true,
+        bootstrap: Vec::new(),
+        ipfs_api: daemon.url(),
+    })
+    .unwrap();
+    founder.start().unwrap();
+    until("the founder is ready", FORM_DEADLINE, || founder.is_ready()).await;
+    let up = async || {
+        let id = founder.get("id").await;
+        id.is_ok_and(|id| id["ipfs"]["id"].as_str().is_some_and(|id| !id.is_empty()))
+    };
+    until("its daemon is known", FORM_DEADLINE, up).await;
+    founder
+}
+
+#[tokio::test]
+async fn a_stranger_stays_out_and_a_daemon_has_one_peer() {
+    let daemon = Daemon::start().await.unwrap();
+    let mut founder = founder(&daemon).await;
+    let joining = |name: &str, secret: String| {
+        PeerProcess::new(Setup {
+            name: name.to_owned(),
+            secret,
+            found: false,
+            bootstrap: vec![founder.address()],
+            ipfs_api: daemon.url(),
+        })
+        .unwrap()
+    };
+    let mut stranger = joining("stranger", SECRET.replace('8', "9"));
+    let mut second = joining("second", SECRET.to_owned());
+
+    stranger.start().unwrap();
+    let tries = async || stranger.logged().matches("another cluster secret").count() >= 2;
+    until("the stranger has tried and been told why", FORM_DEADLINE, tries).await;
+    let (status, reason) = stranger.health("readyz").await.unwrap();
+    assert!(status == 503 && reason.contains("not joined"), "{status}: {reason}");
+
+    second.start().unwrap();
+    assert_eq!(second.ended().await.unwrap().code(), Some(2));
+    let log = second.logged();
+    let line = log.lines().next_back().unwrap();
+    assert!(line.starts_with("error: ") && line.contains("already uses this daemon"), "{line}");
+
+    let (own, members) = founder.members().await.unwrap();
+    assert_eq!(members, [own], "neither was taken in");
+    assert!(founder.is_running().unwrap() && founder.is_ready().await);
+}
+
+#[tokio::test]
+async fn a_damaged_data_folder_is_refused() {
+    let daemon = Daemon::start().await.unwrap();
+    let mut peer = founder(&daemon).await;
+    let cid = identity_cid(1);
+    peer.pin(&cid, "").await.unwrap();
+    peer.terminate().unwrap();
+    assert_eq!(peer.ended().await.unwrap().code(), Some(0));
+
+    let (data, sound) = (peer.data(), peer.data().with_extension("sound"));
+    std::fs::rename(&data, &sound).unwrap();
+    let cut = |name: &'static str, len: u64| {
+        let part = move |data: &Path| {
+            let file = File::options().write(true).open(data.join(name)).unwrap();
+            file.set_len(file.metadata().unwrap().len() * len / 4).unwrap();
+        };
+        Box::new(part) as Box<dyn Fn(&Path)>
+    };
+    let remove_log = |data: &Path| {
+        for entry in data.join("log").read_dir().unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    };
+    let remove_state = |data: &Path| std::fs::remove_file(data.join("state.redb")).unwrap();
+    let remove_identity = |data: &Path| std::fs::remove_file(data.join("identity")).unwrap();
+    let cases: Vec<(&str, Box<dyn Fn(&Path)>, &str)> = vec![
+        ("the state is cut", cut("state.redb", 2), "state.redb"),
+        ("the state is nearly gone", cut("state.redb", 1), "state.redb"),
+        ("the state is empty", cut("state.redb", 0), "the state"),
+        ("the state is gone", Box::new(remove_state), "state.redb"),
+        ("the log is gone", Box::new(remove_log), "log"),
+        (
+            "both are gone",
+            Box::new(move |data| {
+                remove_log(data);
+                remove_state(data);
+            }),
+            "state.redb",
+        ),
+        ("the identity is cut", cut("identity", 2), "identity"),
+        ("the identity is gone", Box::new(remove_identity), "identity"),
+    ];
+    for (what, damage, said) in cases {
+        copy(&sound, &data);
+        damage(&data);
+        peer.start().unwrap();
+        let code = peer.ended().await.unwrap().code();
+        let log = peer.logged();
+        let line = log.lines().next_back().unwrap();
+        println!("{what}: {line}");
+        assert_eq!(code, Some(2), "{what}: {line}");
+        assert!(line.starts_with("error: ") && line.contains(said), "{what}: {line}");
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+    copy(&sound, &data);
+    peer.start().unwrap();
+    until("the pin is back", PIN_DEADLINE, || async {
+        peer.statuses(&cid).await.is_ok_and(|all| number(&all, "pinned") == 1)
+    })
+    .await;
+}
+
+/// Copies a data folder.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in from.read_dir().unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }

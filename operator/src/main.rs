@@ -74,10 +74,20 @@ fn main() -> ExitCode {
         Err(Failure::Failed(error)) => (error, ExitCode::FAILURE),
     };
     // Errors of libraries may have several lines; a log has one line per message.
-    let line = format!("error: {error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    let line =
+        format!("error: {}", reasons(&error)).split_whitespace().collect::<Vec<_>>().join(" ");
     // Nobody is left to be told when standard error is closed.
     let _ = writeln!(io::stderr(), "{line}");
     code
+}
+
+/// An error with its causes; those that it tells itself are not told twice.
+fn reasons(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match &*text {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 fn run(command: Command) -> Result<(), Failure> {

@@ -12,6 +12,9 @@ use crate::types::{ClusterId, Hello, HelloReply, PeerId, Refusal, Request, Respo
 
 /// Between two rounds of asking.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How long a joining peer waits for its daemon, so that the leader can tell whether that is another
+/// peer's. Without a daemon it joins too.
+const DAEMON_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Cluster {
     /// Asks around until this peer is a member.
@@ -21,6 +24,13 @@ impl Cluster {
     ) -> Result<(), FatalError> {
         let book = self.0.parts.addresses.all();
         self.0.parts.transport.set_addresses(book);
+        if !self.members().contains_key(&self.id()) {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                () = self.daemon_seen() => {}
+            }
+        }
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.members().contains_key(&self.id()) {
@@ -33,11 +43,18 @@ impl Cluster {
                 tokio::select! {
                     biased;
                     () = token.cancelled() => return Ok(()),
-                    () = self.ask_around() => {}
+                    asked = self.ask_around() => asked?,
                 }
             }
         }
         Ok(())
+    }
+
+    async fn daemon_seen(&self) {
+        let mut metrics = self.local_metrics();
+        let seen = metrics.wait_for(|metrics| metrics.daemon.is_some());
+        // Late or never: then it is not told.
+        let _ = tokio::time::timeout(DAEMON_DEADLINE, seen).await;
     }
 
     fn may_join(&self) -> bool {
@@ -53,51 +70,56 @@ impl Cluster {
         }
     }
 
-    async fn ask_around(&self) {
+    async fn ask_around(&self) -> Result<(), FatalError> {
         let mut peers: BTreeSet<PeerId> = self.0.parts.addresses.all().into_keys().collect();
         peers.extend(self.0.parts.transport.connected());
         for peer in peers {
-            let Some(reply) = self.hello(peer).await else { continue };
+            let Some(reply) = self.hello(peer).await? else { continue };
             let leader = reply.leader.filter(|leader| *leader != peer && !reply.admitted);
             if let Some(leader) = leader {
-                self.hello(leader).await;
+                self.hello(leader).await?;
             }
             if self.members().contains_key(&self.id()) {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Presents this peer; binds it to the cluster of the answer if that is a wanted one.
-    async fn hello(&self, to: PeerId) -> Option<HelloReply> {
+    async fn hello(&self, to: PeerId) -> Result<Option<HelloReply>, FatalError> {
         let hello = Hello {
             member: self.member().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            daemon: self.local_metrics().borrow().daemon.as_ref().map(|daemon| daemon.id.clone()),
             join: true,
         };
         let reply = match self.call(to, Request::Hello(hello)).await {
             Ok(Response::Hello(reply)) => reply,
+            Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
+                return Err(FatalError::DaemonTaken(by));
+            }
             Ok(other) => {
                 tracing::debug!(%to, answer = ?other, "not taken in yet");
-                return None;
+                return Ok(None);
             }
             Err(error) => {
                 tracing::debug!(%error, "a peer does not answer hello");
-                return None;
+                return Ok(None);
             }
         };
         let addresses = reply.members.iter().map(|(id, m)| (*id, m.addresses.clone())).collect();
         self.learn_new_addresses(addresses);
-        let (cluster, epoch) = reply.cluster?;
+        let Some((cluster, epoch)) = reply.cluster else { return Ok(None) };
         if self.wanted_cluster().is_some_and(|wanted| wanted != cluster) {
             tracing::warn!(%to, %cluster, wanted = ?self.wanted_cluster(), "a peer of another cluster answered");
-            return None;
+            return Ok(None);
         }
         if let Err(error) = self.consensus().bind(cluster, epoch) {
             tracing::error!(%error, "the disk was not bound to the cluster");
-            return None;
+            return Ok(None);
         }
-        Some(reply)
+        Ok(Some(reply))
     }
 
     /// Addresses from the membership are as old as the joining: they never replace known ones.
@@ -112,6 +134,10 @@ impl Cluster {
         let leadership = *self.0.leadership.borrow();
         let mut members: BTreeMap<PeerId, crate::types::Member> =
             self.members().into_iter().map(|(id, view)| (id, view.member)).collect();
+        let taken = hello.daemon.and_then(|daemon| self.0.monitor.user_of(&daemon, from));
+        if let Some(by) = taken.filter(|_| hello.join && leadership.local) {
+            return Response::Refused(Refusal::DaemonTaken(by));
+        }
         if hello.join && leadership.local && members.get(&from) != Some(&hello.member) {
             if let Err(error) = self.consensus().add_learner(from, hello.member.clone()).await {
                 return Response::Refused(Refusal::Failed(error.to_string()));

@@ -106,6 +106,22 @@ pub enum OpenError {
         /// The state's position.
         state: Option<LogPosition>,
     },
+    /// There was a state.
+    #[error(
+        "the state in {path} is gone, and this peer has taken part before; put it back, or give the peer an empty data folder so that it joins anew as another peer"
+    )]
+    StateGone {
+        /// Its file.
+        path: String,
+    },
+    /// Log and state are another peer's.
+    #[error(
+        "the identity in {folder} is gone, and the log and state there belong to it; put it back, or give the peer an empty data folder so that it joins anew as another peer"
+    )]
+    IdentityGone {
+        /// The data folder.
+        folder: String,
+    },
     /// openraft refused.
     #[error("consensus cannot start: {0}")]
     Raft(String),

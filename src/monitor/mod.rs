@@ -42,19 +42,21 @@ impl Monitor {
     pub fn take(&self, from: PeerId, metrics: Metrics) -> Result<(), DaemonTaken> {
         let now = Instant::now();
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let daemon = metrics.daemon.as_ref().map(|daemon| daemon.id.clone());
-        let taken = latest.iter().find(|(peer, (other, expiry))| {
-            **peer != from
-                && *expiry > now
-                && daemon.is_some()
-                && other.daemon.as_ref().map(|d| &d.id) == daemon.as_ref()
-        });
-        if let Some((peer, _)) = taken {
-            return Err(DaemonTaken(*peer));
+        if let Some(daemon) = &metrics.daemon
+            && let Some(peer) = user_of(&latest, &daemon.id, from, now)
+        {
+            return Err(DaemonTaken(peer));
         }
         let expiry = now + Duration::from_millis(metrics.ttl_ms);
         latest.insert(from, (metrics, expiry));
         Ok(())
+    }
+
+    /// Who reports a daemon, other than `from`, and is not down.
+    #[must_use]
+    pub fn user_of(&self, daemon: &str, from: PeerId) -> Option<PeerId> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        user_of(&latest, daemon, from, Instant::now())
     }
 
     /// Metrics that have not expired.
@@ -80,6 +82,19 @@ impl Monitor {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+fn user_of(
+    latest: &BTreeMap<PeerId, (Metrics, Instant)>,
+    daemon: &str,
+    from: PeerId,
+    now: Instant,
+) -> Option<PeerId> {
+    let uses = |metrics: &Metrics| metrics.daemon.as_ref().is_some_and(|used| used.id == daemon);
+    let mut users = latest
+        .iter()
+        .filter(|(peer, (metrics, expiry))| **peer != from && *expiry > now && uses(metrics));
+    users.next().map(|(peer, _)| *peer)
 }
 
 #[cfg(test)]

@@ -131,11 +131,13 @@ async fn open(
     join: JoinPolicy,
     registry: &mut Registry,
 ) -> Result<(Peer, Bootstrap), StartError> {
+    let known = Identity::load(&config.data_dir)?.is_some();
+    let stores = open_stores(&config, known)?;
+    // Made after the stores: an identity without them has lost them.
     let identity = Identity::load_or_create(&config.data_dir)?;
     let id = identity.id();
     let ipfs = Arc::new(KuboClient::new(config.ipfs_api.url())?);
     let ledger = Ledger::open(&config.ledger_dir.join("ledger.redb"))?;
-    let stores = open_stores(&config)?;
     let rpc_metrics = RpcMetrics::default();
     rpc_metrics.register(registry);
     let options = SwarmOptions {
@@ -180,11 +182,18 @@ async fn open(
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
 }
 
-fn open_stores(config: &PeerConfig) -> Result<Stores<DiskLog>, OpenError> {
+fn open_stores(config: &PeerConfig, known: bool) -> Result<Stores<DiskLog>, OpenError> {
+    let state_path = config.data_dir.join("state.redb");
+    if known && !state_path.exists() {
+        return Err(OpenError::StateGone { path: state_path.display().to_string() });
+    }
     let folder = config.data_dir.join("log");
     let log = DiskLog::open(&folder)
         .map_err(|source| OpenError::Log { folder: folder.display().to_string(), source })?;
-    let state = StateStore::open(&config.data_dir.join("state.redb"))?;
+    let state = StateStore::open(&state_path)?;
+    if !known && state.cluster()?.is_some() {
+        return Err(OpenError::IdentityGone { folder: config.data_dir.display().to_string() });
+    }
     Ok(Stores { flushed: log.flushed(), log, state })
 }
 

@@ -65,6 +65,7 @@ struct NoLabels {}
 struct PeerGauges {
     ready: Gauge,
     members: Gauge,
+    voters: Gauge,
     daemon_up: Gauge,
     pins: Gauge<u64, AtomicU64>,
     pin_queue: Gauge<u64, AtomicU64>,
@@ -109,6 +110,7 @@ impl PeerGauges {
     fn register(&self, registry: &mut Registry) {
         registry.register("ready", "A leader is known and the log caught up", self.ready.clone());
         registry.register("members", "Members of the cluster", self.members.clone());
+        registry.register("voters", "Members that vote", self.voters.clone());
         registry.register("daemon_up", "The daemon answers", self.daemon_up.clone());
         registry.register(
             "pins_held",
@@ -132,6 +134,7 @@ impl PeerGauges {
         let metrics = source.local_metrics();
         self.ready.set(i64::from(source.readiness().is_ok()));
         self.members.set(i64::try_from(source.members().len()).unwrap_or(i64::MAX));
+        self.voters.set(i64::try_from(source.voters()).unwrap_or(i64::MAX));
         self.daemon_up.set(i64::from(metrics.daemon.is_some()));
         self.pins.set(metrics.pins);
         self.pin_queue.set(metrics.pin_queue);

@@ -49,6 +49,11 @@ impl Source {
         members
     }
 
+    /// How many members vote.
+    pub(super) fn voters(&self) -> usize {
+        ask!(self, peer => peer.members()).values().filter(|view| view.voter).count()
+    }
+
     /// Peer metrics known here: on the leader those of all that are up, elsewhere its own.
     pub(super) fn metrics(&self) -> BTreeMap<PeerId, Metrics> {
         let mut metrics = ask!(self, peer => peer.peer_metrics());

@@ -105,6 +105,8 @@ pub struct Hello {
     pub member: Member,
     /// Its version, as in `0.1.0`.
     pub version: String,
+    /// Its daemon's ID, if that is known: two peers on one daemon are refused.
+    pub daemon: Option<String>,
     /// It has no data and asks to be taken in.
     pub join: bool,
 }

@@ -1,6 +1,6 @@
 //! The network task: owns libp2p's swarm, dials, and keeps one living connection per peer.
 
-use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, Swarm, Transport as _,
@@ -46,6 +46,8 @@ const ESTABLISHED_MAX: u32 = 512;
 const ESTABLISHED_PER_PEER_MAX: u32 = 8;
 /// Failed incoming connections are logged at most this often: anything may knock on an open port.
 const INCOMING_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Said of a peer that was reached and then not understood.
+const SECRET_HINT: &str = "; it could have another cluster secret";
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -97,6 +99,8 @@ pub(super) struct Network {
     /// When each connection last echoed.
     echoes: BTreeMap<ConnectionId, (libp2p::PeerId, Instant)>,
     incoming_logged: Option<Instant>,
+    /// Seeds said to be out of reach, and whether the secret was suspected.
+    seeds_told: BTreeMap<Multiaddr, bool>,
 }
 
 impl Network {
@@ -108,6 +112,7 @@ impl Network {
             dialling: BTreeMap::new(),
             echoes: BTreeMap::new(),
             incoming_logged: None,
+            seeds_told: BTreeMap::new(),
         }
     }
 
@@ -152,6 +157,7 @@ impl Network {
             self.dialer.set_peer(peer, addresses, connected, now);
         }
         if let Some(seeds) = news.seeds {
+            self.seeds_told.retain(|seed, _| seeds.contains(seed));
             self.dialer.set_seeds(seeds, now);
         }
     }
@@ -188,7 +194,14 @@ impl Network {
                     tracing::warn!(%peer, reason, "cannot reach a peer");
                 }
             }
-            Target::Seed(address) => tracing::debug!(%address, reason, "cannot reach a seed"),
+            Target::Seed(address) => {
+                let hinted = reason.contains(SECRET_HINT);
+                if self.seeds_told.insert(address.clone(), hinted) == Some(hinted) {
+                    tracing::debug!(%address, reason, "cannot reach a seed");
+                } else {
+                    tracing::warn!(%address, reason, "cannot reach a seed");
+                }
+            }
         }
     }
 
@@ -242,6 +255,9 @@ impl Network {
         let loser = links.opened(self.shared.own, peer, new);
         self.shared.metrics.connected(links.up().len());
         drop(links);
+        if let Some(Target::Seed(address)) = &target {
+            self.seeds_told.remove(address);
+        }
         self.dialer.connected(peer, target.as_ref());
         match loser {
             Some(loser) => {
@@ -302,11 +318,13 @@ fn dial_reason(error: &DialError) -> String {
     match error {
         DialError::Transport(failures) => {
             let failures = failures.iter().map(|(address, error)| {
-                let hint = match system_error(error) {
+                let reason = chain(error);
+                // Errors of the system are told by the text alone: libp2p's wrappers hide them.
+                let hint = match reason.contains("(os error ") && !reason.contains("Handshake") {
                     true => "",
-                    false => "; it could have another cluster secret",
+                    false => SECRET_HINT,
                 };
-                format!("{address}: {}{hint}", chain(error))
+                format!("{address}: {}{hint}", reason.trim_start_matches(": "))
             });
             failures.collect::<Vec<_>>().join(", ")
         }
@@ -329,22 +347,4 @@ fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// Whether the system's own error (refused, no route…) is the cause.
-fn system_error(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if io.raw_os_error().is_some() {
-                return true;
-            }
-            // The source of an io::Error made from another error is that one's source, not itself.
-            if io.get_ref().is_some_and(|inner| system_error(inner)) {
-                return true;
-            }
-        }
-        next = error.source();
-    }
-    false
 }
