@@ -25,6 +25,14 @@ build-tools:
 build: build-tools ## Build the static pinkeeper binary
 	cargo build --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
 
+.PHONY: demo
+demo: tools build ## Show the main job on a local Kubernetes (first time about 20 minutes, then 1)
+	@$(LOCAL)/demo.sh up
+
+.PHONY: demo-down
+demo-down: ## Remove all that the demo made
+	@$(LOCAL)/demo.sh down
+
 .PHONY: images
 images: tools build ## Make the container images; import them if the local cluster is up
 	@$(LOCAL)/images.sh
@@ -59,6 +67,17 @@ verify: build-tools ## Check format and lints
 .PHONY: test
 test: ## Run every test; the last line says how many passed and failed
 	@$(LOCAL)/test.sh
+
+SEEDS ?= 100
+FROM ?= 0
+.PHONY: sim
+sim: build-tools ## Run simulated worlds: make sim SEEDS=1000 FROM=5000
+	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
+	  cargo test -p pinkeeper --lib -- --nocapture sim::
+
+.PHONY: soak
+soak: ## Run the long tests: a thousand simulated worlds
+	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
 
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools

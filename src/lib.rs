@@ -5,16 +5,19 @@
 //! In reading order; imports go upwards only (checked by `tests/layers.rs`).
 //! - [`types`]: the words and the messages between peers, plain data.
 //! - [`state`], [`allocate`]: pure decisions about pins and where they go.
+//! - [`clock`]: wall-clock time, for timestamps only.
 //! - [`identity`]: who this peer is, and the cluster secret.
+//! - [`telemetry`]: logs and metrics of the process.
 //! - [`ipfs`]: the daemon beside the peer (Kubo), behind the trait [`ipfs::Ipfs`].
 //! - [`rpc`]: requests between peers over libp2p, behind the trait [`rpc::Transport`].
 //! - [`tracker`]: what this peer must hold against what its daemon holds.
 //! - [`monitor`]: peer metrics, gathered here and kept at the leader.
 //! - [`consensus`]: Raft over the log and the state on disk.
 //! - [`cluster`]: what users and controllers can ask, and what a peer does for the others.
-//! - [`peer`]: puts the parts together.
+//! - [`config`]: how a peer is set up.
 //! - [`rest`]: HTTP: IPFS Cluster's REST API, probes and Prometheus metrics.
-//! - [`config`], [`telemetry`]: how a peer is set up; logs and metrics of the process.
+//! - [`peer`]: puts the parts together.
+//! - `sim`: whole peers in simulated worlds; never in a shipped binary.
 
 pub mod allocate;
 pub mod clock;

@@ -38,7 +38,11 @@ impl LogFilter {
     /// Openraft logs each step it takes, and a warning at every try to reach a peer that is down; what
     /// people need of that, our own parts say. Whoever wants it names it.
     fn directives(&self) -> String {
-        if self.0.contains("openraft") { self.0.clone() } else { format!("{},openraft=error", self.0) }
+        if self.0.contains("openraft") {
+            self.0.clone()
+        } else {
+            format!("{},openraft=error", self.0)
+        }
     }
 }
 

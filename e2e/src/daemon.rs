@@ -246,6 +246,15 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read(self.repository().join("daemon.log")).unwrap_or_default();
+            crate::peer::print_log("the daemon", &String::from_utf8_lossy(&log));
+        }
+    }
+}
+
 /// A CID that carries its own few bytes: every daemon has its content.
 #[must_use]
 pub fn identity_cid(n: u32) -> Cid {

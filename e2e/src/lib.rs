@@ -2,3 +2,5 @@
 
 pub mod daemon;
 pub mod kubernetes;
+pub mod peer;
+pub mod trio;

@@ -30,14 +30,16 @@ pub enum ProcessError {
     /// What is on disk, or an address, cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// There is no way to the API server.
-    #[error("cannot reach Kubernetes: {0}")]
+    /// Nothing says where the API server is.
+    #[error(
+        "no way to Kubernetes is configured; run this in a pod with a service account, or set KUBECONFIG"
+    )]
     Kubernetes(#[from] kube::Error),
     /// The peer or a controller cannot go on.
     #[error(transparent)]
     Run(#[from] RunError),
     /// The system.
-    #[error("cannot listen to signals: {0}")]
+    #[error("cannot listen to signals")]
     Signals(#[from] std::io::Error),
 }
 
@@ -46,9 +48,9 @@ impl ProcessError {
     #[must_use]
     pub fn is_config(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Start(_) => true,
+            Self::Config(_) | Self::Start(_) | Self::Kubernetes(_) => true,
             Self::Run(error) => error.exit_code() == ConfigError::EXIT_CODE,
-            Self::Kubernetes(_) | Self::Signals(_) => false,
+            Self::Signals(_) => false,
         }
     }
 }

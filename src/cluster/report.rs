@@ -88,6 +88,10 @@ impl Cluster {
             return Ok(None);
         }
         let full = told.is_none();
+        // Before its first comparisons a peer knows less of its pins than the leader may.
+        if full && !self.0.parts.tracker.is_settled() {
+            return Ok(None);
+        }
         let mut told = told.unwrap_or(Told { leader, term: now.term, next_sequence: 0 });
         let statuses = if full {
             pending.clear();

@@ -21,6 +21,8 @@ use crate::{
 const IN_WORK_MAX: usize = 1024;
 /// Pins in one page.
 pub(super) const PAGE_LEN: usize = 1000;
+/// Pins and their claims in one page: with a kilobyte each this stays in a frame.
+pub(super) const PAGE_RECORDS_MAX: usize = 3000;
 
 impl Cluster {
     pub(super) async fn serve_all(
@@ -96,11 +98,14 @@ impl Cluster {
                 self.consensus().read_index().await.map(Response::Position).map_err(refusal)
             }
             Request::PinView(cid) => {
-                self.consensus().read_index().await.map_err(refusal)?;
+                self.catch_up().await?;
                 let pin = self.state().read(|pins| pins.get(&cid).cloned());
                 Ok(Response::PinView(pin.map(|pin| (pin, self.0.board.statuses(&cid)))))
             }
-            Request::PinViews(after) => Ok(Response::PinViews(self.page(after))),
+            Request::PinViews(after) => {
+                self.catch_up().await?;
+                Ok(Response::PinViews(self.page(after)))
+            }
             Request::Hello(_) | Request::Raft(_) | Request::Snapshot(_) => {
                 Err(Refusal::Invalid("not a question to the leader".to_owned()))
             }

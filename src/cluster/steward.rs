@@ -152,7 +152,7 @@ fn next_voters(
     let mut next = now.clone();
     next.extend(ready);
     let most = next.len().min(VOTERS_MAX);
-    let wanted = if most % 2 == 0 { most - 1 } else { most };
+    let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     if wanted <= now.len() {
         return None;
     }

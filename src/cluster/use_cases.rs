@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Cluster,
-    serve::{PAGE_LEN, refusal},
+    CALL_DEADLINE, Cluster,
+    serve::{PAGE_LEN, PAGE_RECORDS_MAX, refusal},
 };
 use crate::{
     state::{Op, Outcome},
@@ -149,8 +149,16 @@ impl Cluster {
     }
 
     pub(super) async fn unpin_here(&self, cid: Cid) -> Result<Pin, Refusal> {
-        let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
-        if !pin.claims.contains_key(&Owner::Rest) {
+        let look = || self.state().read(|pins| pins.get(&cid).cloned());
+        let by_rest = |pin: &Pin| pin.claims.contains_key(&Owner::Rest);
+        let mut pin = look();
+        if !pin.as_ref().is_some_and(by_rest) {
+            // A leader that was cut off and does not know it yet must not say what is not there.
+            self.catch_up().await?;
+            pin = look();
+        }
+        let pin = pin.ok_or(Refusal::NotFound)?;
+        if !by_rest(&pin) {
             let owners: Vec<&str> =
                 pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();
             return Err(Refusal::Invalid(format!(
@@ -163,6 +171,12 @@ impl Cluster {
         Ok(pin)
     }
 
+    /// On the leader: after it, the state includes every write acknowledged before.
+    pub(super) async fn catch_up(&self) -> Result<(), Refusal> {
+        let index = self.consensus().read_index().await.map_err(refusal)?;
+        self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)
+    }
+
     async fn propose_one(&self, op: Op) -> Result<(), Refusal> {
         let outcomes = self.consensus().propose(vec![op]).await.map_err(refusal)?;
         match outcomes.first() {
@@ -173,8 +187,14 @@ impl Cluster {
 
     pub(super) fn page(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
         let pins: Vec<(Cid, Pin)> = self.state().read(|pins| {
+            let mut records = 0;
             pins.after(after.as_ref())
                 .take(PAGE_LEN)
+                .take_while(|(_, pin)| {
+                    let first = records == 0;
+                    records += 1 + pin.claims.len();
+                    first || records <= PAGE_RECORDS_MAX
+                })
                 .map(|(cid, pin)| (*cid, pin.clone()))
                 .collect()
         });

@@ -34,7 +34,7 @@ const ENTRIES_PER_TRANSACTION: usize = 256;
 #[derive(Debug)]
 pub(super) enum SnapshotData {
     /// A view of this peer's own state.
-    Own(View),
+    Own(Box<View>),
     /// An image received from a leader.
     Received(Vec<u8>),
 }
@@ -130,6 +130,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        let is_first = self.head.applied.is_none();
         let mut pending = Pending::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
@@ -153,7 +154,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 responder.send(outcomes);
             }
         }
-        self.store_pending(&mut pending).map_err(io::Error::other)
+        self.store_pending(&mut pending).map_err(io::Error::other)?;
+        if is_first {
+            // From here on a lost log is noticed: an empty one beside this state is refused, and does
+            // not pass for that of a peer that has not taken part yet.
+            self.checkpoint().await?;
+        }
+        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -211,7 +218,7 @@ impl Machine {
         self.store.checkpoint().map_err(io::Error::other)?;
         let view = self.store.view().map_err(io::Error::other)?;
         let meta = Self::meta(&view.head, self.membership.clone());
-        Ok(Snapshot { meta, snapshot: SnapshotData::Own(view) })
+        Ok(Snapshot { meta, snapshot: SnapshotData::Own(Box::new(view)) })
     }
 }
 

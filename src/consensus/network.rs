@@ -22,13 +22,16 @@ use super::{
 use crate::{
     rpc::{CallError, SharedTransport},
     types::{
-        Append, AppendReply, ClusterId, Envelope, Member, PeerId, RaftMessage, RaftReply, Request,
+        Append, AppendReply, ClusterId, Entry, EntryBody, Envelope, Member, PeerId, RaftMessage, RaftReply, Request,
         Response, SnapshotChunk,
     },
 };
 
 /// Time one snapshot piece has: an fsync of a slow disk and a busy network.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of ops in one message, so that it stays below the largest frame.
+const OPS_LEN_MAX: usize = 2 * 1024 * 1024;
 
 /// Makes connections for openraft.
 #[derive(Clone)]
@@ -111,6 +114,23 @@ impl Connection {
     }
 }
 
+/// As many entries as go into one frame, at least one.
+fn fitting(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
+    let mut len = 0;
+    let mut taken = Vec::new();
+    for entry in entries {
+        len += match &entry.body {
+            EntryBody::Ops(bytes) => bytes.len(),
+            EntryBody::Blank | EntryBody::Membership { .. } => 0,
+        };
+        if len > OPS_LEN_MAX && !taken.is_empty() {
+            break;
+        }
+        taken.push(entry);
+    }
+    taken
+}
+
 fn unexpected(response: &impl std::fmt::Debug) -> RPCError<TypeConfig> {
     NetworkError::from_string(format!("unexpected answer: {response:?}")).into()
 }
@@ -123,15 +143,21 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let entries = fitting(rpc.entries.iter().map(entry_out));
+        let sent = entries.last().map(|entry| entry.id);
+        let whole = entries.len() == rpc.entries.len();
         let message = RaftMessage::Append(Append {
             vote: vote_out(&rpc.vote),
             previous: rpc.prev_log_id.map(position_out),
-            entries: rpc.entries.iter().map(entry_out).collect(),
+            entries,
             committed: rpc.leader_commit.map(position_out),
         });
         match self.raft(message, &option).await? {
             RaftReply::Append(reply) => Ok(match reply {
-                AppendReply::Success => AppendEntriesResponse::Success,
+                AppendReply::Success if whole => AppendEntriesResponse::Success,
+                AppendReply::Success => {
+                    AppendEntriesResponse::PartialSuccess(sent.map(position_in))
+                }
                 AppendReply::Partial(last) => {
                     AppendEntriesResponse::PartialSuccess(last.map(position_in))
                 }
@@ -203,5 +229,24 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             RaftReply::TransferLeader => Ok(Ok(())),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::LogPosition;
+
+    fn entry(index: u64, len: usize) -> Entry {
+        Entry { id: LogPosition { term: 1, index }, body: EntryBody::Ops(vec![0; len]) }
+    }
+
+    #[test]
+    fn entries_that_do_not_fit_one_frame_are_left_for_the_next() {
+        let lens = [OPS_LEN_MAX / 2, OPS_LEN_MAX / 2, 1, 1];
+        let entries: Vec<Entry> = (0..).zip(lens).map(|(n, len)| entry(n, len)).collect();
+        assert_eq!(fitting(entries.clone().into_iter()).len(), 2);
+        assert_eq!(fitting(entries.into_iter().skip(1)).len(), 3);
+        assert_eq!(fitting([entry(0, OPS_LEN_MAX + 1), entry(1, 1)].into_iter()).len(), 1);
     }
 }

@@ -4,10 +4,10 @@ use super::world::World;
 
 /// Random things done in one world.
 const STEPS: usize = 60;
-/// Seeds of every run.
+/// Seeds of every run, unless the environment says more (`make sim SEEDS=1000 FROM=5000`).
 const SEEDS: u64 = 25;
-/// Seeds that once failed.
-const KEPT: &[u64] = &[];
+/// Seeds that once failed. 1066: a leader that was cut off said that an acknowledged pin is not there.
+const KEPT: &[u64] = &[1066];
 
 fn run(seed: u64) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -32,9 +32,16 @@ fn run(seed: u64) -> Result<(), String> {
     })
 }
 
+/// First seed and how many.
+fn asked() -> (u64, u64) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    (number("PINKEEPER_SIM_FROM").unwrap_or(0), number("PINKEEPER_SIM_SEEDS").unwrap_or(SEEDS))
+}
+
 #[test]
 fn in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said() {
-    for seed in KEPT.iter().copied().chain(0..SEEDS) {
+    let (from, count) = asked();
+    for seed in KEPT.iter().copied().chain(from..from + count) {
         if let Err(report) = run(seed) {
             panic!("{report}");
         }

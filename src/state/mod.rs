@@ -9,3 +9,6 @@ pub use self::{
     pin_set::PinSet,
     shared::{Changed, SharedState},
 };
+
+#[cfg(test)]
+mod tests;

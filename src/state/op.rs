@@ -32,7 +32,8 @@ pub enum Op {
         /// Present for objects.
         fence: Option<Fence>,
     },
-    /// An owner wants a CID no more. With Retain its claim stays, without an owner.
+    /// An owner wants a CID no more. With Retain its claim stays without an owner, also beside others,
+    /// until an owner takes the content up anew.
     Release {
         /// The content.
         cid: Cid,

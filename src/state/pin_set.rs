@@ -122,7 +122,8 @@ impl PinSet {
         {
             return Err(Refused::TooManyClaims);
         }
-        let since = known.map_or(at, |claim| claim.since);
+        let known_since = known.map(|claim| claim.since);
+        let since = known_since.unwrap_or(at);
         let claim = Claim { options: options.clone(), generation, since };
         let same = known == Some(&claim);
         let pin = self.pins.entry(cid).or_insert_with(|| Pin {
@@ -131,8 +132,10 @@ impl PinSet {
             created: at,
         });
         pin.claims.insert(owner.clone(), claim);
-        // Content that an owner takes up again needs no ownerless claim beside it.
-        let adopted = *owner != Owner::Retained && pin.claims.remove(&Owner::Retained).is_some();
+        // An owner that takes kept content up again decides on it from then on.
+        let adopted = known_since.is_none()
+            && *owner != Owner::Retained
+            && pin.claims.remove(&Owner::Retained).is_some();
         let grown = top_up(pin, candidates);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), cid);
@@ -158,15 +161,14 @@ impl PinSet {
         if let Owner::Object(uid) = owner {
             self.objects.remove(uid);
         }
-        if pin.claims.is_empty() {
-            match claim {
-                Some(claim) if claim.options.retain => {
-                    pin.claims.insert(Owner::Retained, Claim { generation: 0, since: at, ..claim });
-                }
-                _ => {
-                    self.pins.remove(&cid);
-                }
+        match claim {
+            Some(claim) if claim.options.retain => {
+                pin.claims.insert(Owner::Retained, Claim { generation: 0, since: at, ..claim });
             }
+            _ if pin.claims.is_empty() => {
+                self.pins.remove(&cid);
+            }
+            _ => {}
         }
         Ok(Outcome::Changed)
     }

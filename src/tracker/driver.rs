@@ -2,7 +2,11 @@
 //!
 //! One task owns everything in flight, so that what is cancelled can never answer afterwards.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
@@ -25,7 +29,7 @@ use crate::{
 };
 
 /// Longest wait for a barrier.
-const BARRIER_DEADLINE: Duration = Duration::from_secs(10);
+const BARRIER_DEADLINE: Duration = Duration::from_secs(60);
 /// CIDs of the daemon's list handed over at once.
 const LIST_LEN: usize = 1024;
 /// Pieces of a list that may wait.
@@ -68,6 +72,7 @@ impl Driver {
         let shared = Shared {
             machine: Machine::new(config, now, bound, entries).into(),
             daemon: None.into(),
+            compared: false.into(),
             changes: broadcast::channel(CHANGES_MAX).0,
         };
         Ok(Self {
@@ -206,6 +211,9 @@ impl Driver {
         });
         self.comparison = until.map(Some);
         self.feed(Event::DesiredRange { after, until, wanted });
+        if self.comparison.is_none() {
+            self.shared.compared.store(true, Ordering::Release);
+        }
     }
 
     fn list_piece(&mut self, piece: ListPiece) {

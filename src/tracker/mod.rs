@@ -14,7 +14,10 @@ pub mod machine;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures::future::BoxFuture;
@@ -102,6 +105,8 @@ const PAGE_LEN: usize = 1024;
 struct Shared {
     machine: Mutex<Machine>,
     daemon: Mutex<Option<DaemonInfo>>,
+    /// The state was compared as a whole once.
+    compared: AtomicBool,
     changes: broadcast::Sender<Changed>,
 }
 
@@ -121,6 +126,13 @@ impl TrackerHandle {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.shared.changes.subscribe()
+    }
+
+    /// Whether the first comparison with the state and with the daemon's list has ended. Before, a
+    /// full set of statuses says less of the pins than was known before this peer's start.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.shared.compared.load(Ordering::Acquire) && self.shared.machine().is_settled()
     }
 
     /// The status of one CID; none when this peer has nothing to do with it.

@@ -241,7 +241,8 @@ async fn what_was_deleted_while_the_peer_was_away_is_unpinned_behind_a_barrier()
     daemon.take_requests();
     let world = World::on(&daemon, ledger, state);
     *world.barrier_open.lock().unwrap() = false;
-    world.until_state(2, PinState::Pinned).await;
+    world.until("settled", |w| w.handle.is_settled()).await;
+    assert_eq!(world.state_of(2), Some(PinState::Pinned));
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!(daemon.holds(&cid(1)), "unpinned without a barrier");
     *world.barrier_open.lock().unwrap() = true;

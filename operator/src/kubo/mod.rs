@@ -12,6 +12,7 @@ mod repository;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use pinkeeper::telemetry::{self, LogFilter, LogFormat};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep},
@@ -77,6 +78,8 @@ impl Args {
 /// # Errors
 /// Only when signals cannot be listened to.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    // As text, like the daemon's own log, which shares the stream; a second set-up would keep this one.
+    let _ = telemetry::log_to_stderr(&LogFilter::default(), LogFormat::Text);
     let token = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;

@@ -144,6 +144,7 @@ impl Machine {
             return;
         }
         let number = self.list_number;
+        self.settled |= !matches!(result, Err(IpfsError::Down(_)));
         let unseen_count = match result {
             Ok(()) => {
                 self.list_failures = 0;

@@ -234,6 +234,7 @@ pub struct Machine {
     list_failures: u32,
     /// The daemon was away since the last complete list.
     list_owed: bool,
+    settled: bool,
 
     counts: BTreeMap<PinState, usize>,
     changes: Changes,
@@ -294,6 +295,7 @@ impl Machine {
             list_at: now.at,
             list_failures: 0,
             list_owed: true,
+            settled: false,
             counts: BTreeMap::new(),
             changes: Changes::default(),
             actions: Vec::new(),
@@ -324,6 +326,13 @@ impl Machine {
         }
         self.pump();
         std::mem::take(&mut self.actions)
+    }
+
+    /// Whether the first list of the daemon has ended, or the daemon is known to be away. Before,
+    /// "not pinned yet" only means "not asked yet".
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// What changed since the last call.

@@ -90,6 +90,7 @@ impl Machine {
         let over = self.away_since.at + self.config.down_grace <= self.now.at;
         if !up && !self.away_shown && over {
             self.away_shown = true;
+            self.settled = true;
             self.touch_all();
         }
     }

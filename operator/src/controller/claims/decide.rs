@@ -28,7 +28,7 @@ pub struct Basis {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// Propose this claim.
-    Claim(Op),
+    Claim(Box<Op>),
     /// The state says it already.
     Same,
     /// There is nothing that could be claimed.
@@ -40,7 +40,8 @@ pub enum Decision {
 pub fn replication(spec: &crd::PinSpec, default_replicas: u16) -> (u16, u16) {
     let count = |number: i32| u16::try_from(number.max(1)).unwrap_or(u16::MAX);
     let least = spec.min_replicas.map(count);
-    let wanted = spec.replicas.map_or(default_replicas.max(1).max(least.unwrap_or(1)), count);
+    let default = default_replicas.max(1).max(least.unwrap_or(1));
+    let wanted = spec.replicas.map_or(default, count);
     (least.unwrap_or(wanted).min(wanted), wanted)
 }
 
@@ -82,7 +83,14 @@ pub fn decide(
         return Decision::Same;
     }
     let fence = Some(Fence { term: basis.term, generation: object.generation });
-    Decision::Claim(Op::Claim { cid: *cid, owner, options, candidates, at: basis.now, fence })
+    Decision::Claim(Box::new(Op::Claim {
+        cid: *cid,
+        owner,
+        options,
+        candidates,
+        at: basis.now,
+        fence,
+    }))
 }
 
 fn larger(a: Replication, b: Replication) -> Replication {

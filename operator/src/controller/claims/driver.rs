@@ -100,7 +100,7 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
             uid: object.uid.clone(),
             generation: object.generation,
             key: Some(key.clone()),
-            op,
+            op: *op,
         }),
         Decision::Same | Decision::Unusable => None,
     }

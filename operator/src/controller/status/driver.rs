@@ -249,7 +249,7 @@ impl Driver {
             Written::Done(object) => {
                 counters.status_writes.inc();
                 if let Some(object) = object {
-                    self.lead.objects_mut().refresh(object);
+                    self.lead.objects_mut().refresh(*object);
                 }
                 let note = job.note.map(|note| (reference(&job.object), note));
                 if note.is_some_and(|note| self.notes.try_send(note).is_err()) {

@@ -322,7 +322,10 @@ fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<St
     };
     let mut seen: Vec<&PinAllocation> = copies
         .iter()
-        .filter(|copy| only.map_or(in_trouble(copy.state), |state| copy.state == state))
+        .filter(|copy| match only {
+            Some(state) => copy.state == state,
+            None => in_trouble(copy.state),
+        })
         .collect();
     // The worst is told; the sort is stable, so names stay in order.
     seen.sort_by_key(|copy| copy.state);

@@ -122,7 +122,8 @@ fn the_table_of_reasons() {
     use PinReason as R;
     use PinState::{DaemonDown, Failed, NotFound, Pinned, Pinning, Queued};
     let working = ["False", "True", "False"];
-    let cases: &[(&[PinState], i32, i32, R, [&str; 3], &str)] = &[
+    type Case<'a> = (&'a [PinState], i32, i32, R, [&'a str; 3], &'a str);
+    let cases: &[Case<'_>] = &[
         (&[Pinned, Pinned], 2, 2, R::Pinned, ["True", "False", "False"], "Current"),
         (&[Pinned, Pinning], 2, 1, R::Pinned, ["True", "True", "False"], "InProgress"),
         (&[Pinned, NotFound], 2, 1, R::Pinned, ["True", "True", "False"], "InProgress"),

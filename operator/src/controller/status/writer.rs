@@ -29,7 +29,7 @@ pub(super) struct Write {
 #[derive(Debug)]
 pub(super) enum Written {
     /// The object as it is now.
-    Done(Option<PinObject>),
+    Done(Option<Box<PinObject>>),
     /// The object has changed or is gone: the watch tells.
     Stale,
     /// The API server refuses this status.
@@ -79,7 +79,7 @@ pub(super) async fn write(lead: &Leading, write: &Write) -> Written {
     };
     lead.shared.reach.note(&result);
     match result {
-        Ok(raw) => Written::Done(PinObject::read(raw)),
+        Ok(raw) => Written::Done(PinObject::read(raw).map(Box::new)),
         Err(error) => match api::failure(&error) {
             Failure::Gone | Failure::Conflict => Written::Stale,
             Failure::Refused => Written::Refused(error.to_string()),

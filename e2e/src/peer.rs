@@ -1,0 +1,388 @@
+//! A real `pinkeeper peer` process on loopback, with a folder and a log of its own.
+//!
+//! It is killed by its own process ID when dropped; when that happens in a failing test, its log is
+//! printed.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use pinkeeper::types::Cid;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, timeout},
+};
+
+/// Time a peer has to end after a signal; it promises 5 s, the rest is for a busy machine.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// Time one HTTP request has: a write waits 10 s for a leader.
+const HTTP_DEADLINE: Duration = Duration::from_secs(20);
+/// Bytes of a log that are printed.
+const LOG_SHOWN: usize = 12_000;
+/// Below the ports the system gives to outgoing connections, so that a peer which is down for a
+/// moment finds its ports free.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// The program under test: `PINKEEPER_BINARY`, else beside the tests' own programs.
+///
+/// # Errors
+/// When there is none.
+pub fn program() -> anyhow::Result<PathBuf> {
+    let built = || -> anyhow::Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let folder = own.parent().and_then(Path::parent).context("no target folder")?;
+        Ok(folder.join("pinkeeper"))
+    };
+    let path = std::env::var_os("PINKEEPER_BINARY").map_or_else(built, |path| Ok(path.into()))?;
+    ensure!(
+        path.exists(),
+        "{} is missing: cargo build -p pinkeeper-operator --bin pinkeeper",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A port that nothing listens on.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> anyhow::Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Several test programs may run at once.
+    let begin = u16::try_from(std::process::id() % u32::from(count))?;
+    for _ in 0..count {
+        let place = (begin + NEXT.fetch_add(1, Ordering::Relaxed) % count) % count;
+        let port = PORTS.start + place;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
+}
+
+/// What a peer is told.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its name.
+    pub name: String,
+    /// The cluster secret's 64 hex characters.
+    pub secret: String,
+    /// Whether it founds the cluster.
+    pub found: bool,
+    /// Whom it joins by.
+    pub bootstrap: Vec<String>,
+    /// Its daemon's RPC.
+    pub ipfs_api: String,
+}
+
+/// A peer's status of a pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// As in `pinned`.
+    pub status: String,
+    /// Why not, if it says so.
+    pub error: String,
+}
+
+/// A running or stopped peer.
+#[derive(Debug)]
+pub struct PeerProcess {
+    setup: Setup,
+    folder: TempDir,
+    ports: [u16; 3],
+    child: Option<Child>,
+    http: reqwest::Client,
+}
+
+impl PeerProcess {
+    /// Prepares a peer; [`Self::start`] starts it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(setup: Setup) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().timeout(HTTP_DEADLINE).build()?;
+        let ports = [free_port()?, free_port()?, free_port()?];
+        Ok(Self { setup, folder: TempDir::new()?, ports, child: None, http })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.setup.name
+    }
+
+    /// Its folder of identity, log and state.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Its configuration file; written by [`Self::start`].
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("peer.yaml")
+    }
+
+    /// Where other peers reach it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("/ip4/127.0.0.1/tcp/{}", self.ports[0])
+    }
+
+    /// What it is told; the next start heeds changes.
+    pub fn setup(&mut self) -> &mut Setup {
+        &mut self.setup
+    }
+
+    /// Other ports from the next start on.
+    ///
+    /// # Errors
+    /// When none are free.
+    pub fn change_ports(&mut self) -> anyhow::Result<()> {
+        self.ports = [free_port()?, free_port()?, free_port()?];
+        Ok(())
+    }
+
+    /// Everything in its configuration file.
+    #[must_use]
+    pub fn settings(&self) -> Value {
+        let [listen, rest, health] = self.ports;
+        let setup = &self.setup;
+        json!({
+            "name": setup.name,
+            "data_dir": self.data(),
+            "secret_file": self.folder.path().join("secret"),
+            "listen": [format!("/ip4/127.0.0.1/tcp/{listen}")],
+            "bootstrap": setup.bootstrap,
+            "found": setup.found,
+            "ipfs_api": setup.ipfs_api,
+            "rest_listen": format!("127.0.0.1:{rest}"),
+            "health_listen": format!("127.0.0.1:{health}"),
+            // For a busy machine; the tests look for what is lost, not for speed.
+            "heartbeat_ms": 200,
+            "election_min_ms": 1000,
+            "election_max_ms": 2000,
+            "pin_stall_timeout": "3s",
+            "log_level": "info,pinkeeper=debug,openraft=warn",
+        })
+    }
+
+    /// Starts the process (again) and does not wait for anything.
+    ///
+    /// # Errors
+    /// When the program is missing or a file cannot be written.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        std::fs::write(self.folder.path().join("secret"), &self.setup.secret)?;
+        // JSON is YAML.
+        std::fs::write(self.config(), serde_json::to_vec_pretty(&self.settings())?)?;
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let mut command = Command::new(program()?);
+        command.arg("peer").arg("--config").arg(self.config()).env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        self.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("peer.log")
+    }
+
+    /// What it has written to standard error.
+    #[must_use]
+    pub fn logged(&self) -> String {
+        let bytes = std::fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = self.child.as_ref().and_then(Child::id).context("the peer is not running")?;
+        let pid = Pid::from_raw(id.try_into()?).context("no process ID")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Sends SIGTERM without waiting.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends SIGKILL and waits.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL)?;
+        self.ended().await.map(drop)
+    }
+
+    /// Waits for its end; says how it ended.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let child = self.child.as_mut().context("the peer is not running")?;
+        let status = timeout(STOP_DEADLINE, child.wait()).await.context("it does not end")??;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Whether the process is there.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        match &mut self.child {
+            Some(child) => Ok(child.try_wait()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    /// A page for probes and Prometheus: its HTTP status and text.
+    ///
+    /// # Errors
+    /// When nothing answers.
+    pub async fn health(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let url = format!("http://127.0.0.1:{}/{path}", self.ports[2]);
+        let response = self.http.get(url).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        self.health("readyz").await.is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// The URL of a path of its REST API.
+    #[must_use]
+    pub fn rest_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.ports[1])
+    }
+
+    async fn json(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let response = request.send().await?;
+        let status = response.status();
+        let text = response.text().await?;
+        ensure!(status.is_success(), "{}: {status}: {text}", self.setup.name);
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// `GET` of the REST API.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.json(self.http.get(self.rest_url(path))).await
+    }
+
+    /// `POST /pins/{cid}`; `query` as in `replication=2`.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn pin(&self, cid: &Cid, query: &str) -> anyhow::Result<Value> {
+        self.json(self.http.post(self.rest_url(&format!("pins/{cid}?{query}")))).await
+    }
+
+    /// `DELETE /pins/{cid}`.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn unpin(&self, cid: &Cid) -> anyhow::Result<Value> {
+        self.json(self.http.delete(self.rest_url(&format!("pins/{cid}")))).await
+    }
+
+    /// `GET /pins/{cid}`: the statuses by the peers' names.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn statuses(&self, cid: &Cid) -> anyhow::Result<BTreeMap<String, Status>> {
+        Ok(statuses(&self.get(&format!("pins/{cid}")).await?))
+    }
+
+    /// `GET /pins`: each line; none without pins.
+    ///
+    /// # Errors
+    /// When it does not answer, or the list is cut short.
+    pub async fn pins(&self) -> anyhow::Result<Vec<Value>> {
+        let response = self.http.get(self.rest_url("pins")).send().await?;
+        let text = response.error_for_status()?.text().await?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Its own ID and those of the members, as `GET /id` says.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub async fn members(&self) -> anyhow::Result<(String, Vec<String>)> {
+        let id = self.get("id").await?;
+        let own = id["id"].as_str().context("no id")?.to_owned();
+        let members = id["cluster_peers"].as_array().context("no cluster_peers")?;
+        Ok((own, members.iter().filter_map(|peer| Some(peer.as_str()?.to_owned())).collect()))
+    }
+
+    /// The peer it last said leads, by its own log: whether that is itself, and the term.
+    #[must_use]
+    pub fn leadership(&self) -> Option<(bool, u64)> {
+        let log = self.logged();
+        let line = log.lines().rev().find(|line| line.contains(" leadership "))?;
+        let term = line.split("term=").nth(1)?.split_whitespace().next()?.parse().ok()?;
+        Some((line.contains("local=true"), term))
+    }
+}
+
+/// The statuses in a line of `GET /pins`, by the peers' names.
+#[must_use]
+pub fn statuses(pin: &Value) -> BTreeMap<String, Status> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let peers = pin["peer_map"].as_object().into_iter().flat_map(|map| map.values());
+    peers
+        .map(|peer| {
+            let status = Status { status: text(&peer["status"]), error: text(&peer["error"]) };
+            (text(&peer["peername"]), status)
+        })
+        .collect()
+}
+
+impl Drop for PeerProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            print_log(&self.setup.name, &self.logged());
+        }
+    }
+}
+
+/// Prints the end of a process's log.
+pub(crate) fn print_log(name: &str, log: &str) {
+    let start = log.len().saturating_sub(LOG_SHOWN);
+    let start = (start..=log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
+    eprintln!("--- {name}: the end of its log ---\n{}", &log[start..]);
+}
+
+/// Waits until a condition holds.
+///
+/// # Panics
+/// When it does not hold in time; names `what`.
+pub async fn until<F: Future<Output = bool>>(
+    what: &str,
+    deadline: Duration,
+    condition: impl Fn() -> F,
+) -> Duration {
+    let begin = Instant::now();
+    while !condition().await {
+        assert!(begin.elapsed() < deadline, "not within {deadline:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    begin.elapsed()
+}

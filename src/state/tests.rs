@@ -1,0 +1,185 @@
+//! The state by tables, and by random ops against its invariants.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{Fence, Op, Outcome, PinSet, Refused};
+use crate::types::{
+    Cid, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid,
+};
+
+const TERM: u64 = 7;
+
+fn cid(n: u8) -> Cid {
+    let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
+    Cid::from(cid::Cid::new_v1(0x55, hash))
+}
+
+fn peer(n: u8) -> PeerId {
+    PeerId([n; 32])
+}
+
+fn object(name: &str) -> Owner {
+    Owner::Object(Uid(name.to_owned()))
+}
+
+fn claim(n: u8, owner: Owner, min: u16, max: u16, retain: bool, generation: i64) -> Op {
+    let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
+    Op::Claim {
+        cid: cid(n),
+        owner,
+        options: ClaimOptions { replication, retain, name: String::new() },
+        candidates: vec![peer(1), peer(2), peer(3)],
+        at: Timestamp(1),
+        fence: Some(Fence { term: TERM, generation }),
+    }
+}
+
+fn release(n: u8, owner: Owner, generation: i64) -> Op {
+    let fence = Some(Fence { term: TERM, generation });
+    Op::Release { cid: cid(n), owner, at: Timestamp(2), fence }
+}
+
+fn holders(pins: &PinSet, n: u8) -> Vec<PeerId> {
+    pins.get(&cid(n)).unwrap().holders().collect()
+}
+
+#[test]
+fn a_claim_allocates_what_it_wants_and_is_the_same_the_second_time() {
+    let mut pins = PinSet::default();
+    let op = claim(1, object("a"), 1, 2, false, 1);
+    assert_eq!(pins.apply(TERM, &op), Outcome::Changed);
+    assert_eq!(holders(&pins, 1), [peer(1), peer(2)]);
+    let before = pins.clone();
+    assert_eq!(pins.apply(TERM, &op), Outcome::Unchanged);
+    assert_eq!(pins, before);
+    assert_eq!(pins.cid_of(&Uid("a".to_owned())), Some(cid(1)));
+}
+
+#[test]
+fn what_another_term_or_an_older_generation_decided_is_refused() {
+    let mut pins = PinSet::default();
+    let refused = |refused| Outcome::Refused(refused);
+    let op = claim(1, object("a"), 1, 1, false, 2);
+    assert_eq!(pins.apply(TERM + 1, &op), refused(Refused::OtherTerm));
+    assert!(pins.is_empty());
+    pins.apply(TERM, &op);
+    let older = claim(1, object("a"), 1, 3, false, 1);
+    assert_eq!(pins.apply(TERM, &older), refused(Refused::OlderGeneration));
+    assert_eq!(pins.apply(TERM, &release(1, object("a"), 1)), refused(Refused::OlderGeneration));
+    let other = claim(2, object("a"), 1, 1, false, 3);
+    assert_eq!(pins.apply(TERM, &other), refused(Refused::OtherCid));
+}
+
+#[test]
+fn the_last_claim_takes_the_pin_with_it_and_several_claims_get_the_most() {
+    let mut pins = PinSet::default();
+    pins.apply(TERM, &claim(1, object("a"), 1, 1, false, 1));
+    pins.apply(TERM, &claim(1, object("b"), 2, 3, false, 1));
+    assert_eq!(pins.get(&cid(1)).unwrap().replication().min, Factor::Count(2));
+    assert_eq!(holders(&pins, 1).len(), 3);
+    pins.apply(TERM, &release(1, object("b"), 1));
+    assert_eq!(pins.get(&cid(1)).unwrap().claims.len(), 1);
+    pins.apply(TERM, &release(1, object("a"), 1));
+    assert!(pins.is_empty() && pins.allocations_by_peer().is_empty());
+    assert_eq!(pins.cid_of(&Uid("a".to_owned())), None);
+}
+
+#[test]
+fn retain_leaves_an_ownerless_claim_also_beside_others_until_somebody_takes_it_up() {
+    let mut pins = PinSet::default();
+    pins.apply(TERM, &claim(1, object("a"), 1, 1, true, 1));
+    pins.apply(TERM, &claim(1, object("b"), 1, 1, false, 1));
+    pins.apply(TERM, &release(1, object("a"), 1));
+    pins.apply(TERM, &release(1, object("b"), 1));
+    let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.keys().collect();
+    assert_eq!(owners, [&Owner::Retained]);
+    pins.apply(TERM, &claim(1, object("c"), 1, 1, false, 1));
+    pins.apply(TERM, &release(1, object("c"), 1));
+    assert!(pins.is_empty(), "the new owner decided");
+}
+
+#[test]
+fn a_leaving_peer_is_let_go_only_when_the_others_are_confirmed() {
+    let mut pins = PinSet::default();
+    pins.apply(TERM, &claim(1, Owner::Rest, 2, 3, false, 0));
+    pins.apply(TERM, &Op::Leave { cid: cid(1), peers: vec![peer(3)] });
+    let let_go = |confirmed: &[PeerId]| Op::LetGo {
+        cid: cid(1),
+        peer: peer(3),
+        confirmed: confirmed.to_vec(),
+    };
+    let few = Outcome::Refused(Refused::TooFewConfirmed);
+    assert_eq!(pins.apply(TERM, &let_go(&[peer(1)])), few);
+    assert_eq!(pins.apply(TERM, &let_go(&[peer(1), peer(3)])), few, "it counts the others only");
+    assert!(pins.get(&cid(1)).unwrap().is_on(peer(3)));
+    assert_eq!(pins.apply(TERM, &let_go(&[peer(1), peer(2)])), Outcome::Changed);
+    assert!(!pins.get(&cid(1)).unwrap().is_on(peer(3)));
+    assert_eq!(pins.apply(TERM, &let_go(&[])), Outcome::Unchanged);
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let owner = prop_oneof![
+        Just(Owner::Rest),
+        (0..4_u8).prop_map(|n| object(&n.to_string())),
+    ];
+    let peers = || proptest::collection::vec((1..5_u8).prop_map(peer), 0..4);
+    prop_oneof![
+        (0..4_u8, owner.clone(), 1..4_u16, any::<bool>(), 0..3_i64).prop_map(
+            |(n, owner, max, retain, generation)| claim(n, owner, 1, max, retain, generation)
+        ),
+        (0..4_u8, owner, 0..3_i64).prop_map(|(n, owner, generation)| release(n, owner, generation)),
+        (0..4_u8, peers()).prop_map(|(n, candidates)| Op::Allocate { cid: cid(n), candidates }),
+        (0..4_u8, peers()).prop_map(|(n, peers)| Op::Leave { cid: cid(n), peers }),
+        (0..4_u8, 1..5_u8, peers()).prop_map(|(n, leaving, confirmed)| Op::LetGo {
+            cid: cid(n),
+            peer: peer(leaving),
+            confirmed,
+        }),
+    ]
+}
+
+fn check(pins: &PinSet) -> Result<(), TestCaseError> {
+    let mut counts: BTreeMap<PeerId, u64> = BTreeMap::new();
+    let mut claimed = BTreeMap::new();
+    for (cid, pin) in pins.iter() {
+        prop_assert!(!pin.claims.is_empty(), "a pin without a claim");
+        for (n, allocation) in pin.allocations.iter().enumerate() {
+            let again = pin.allocations[..n].iter().any(|other| other.peer == allocation.peer);
+            prop_assert!(!again, "a peer twice");
+            *counts.entry(allocation.peer).or_default() += 1;
+        }
+        for owner in pin.claims.keys() {
+            if let Owner::Object(uid) = owner {
+                prop_assert!(claimed.insert(uid.clone(), *cid).is_none(), "two CIDs of one object");
+            }
+        }
+    }
+    prop_assert_eq!(&counts, pins.allocations_by_peer());
+    let known: BTreeMap<Uid, Cid> = pins.objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
+    prop_assert_eq!(claimed, known);
+    let mut restored = PinSet::default();
+    pins.iter().for_each(|(cid, pin)| restored.restore(*cid, pin.clone()));
+    prop_assert_eq!(&restored, pins, "what is stored is not what is applied");
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn any_ops_keep_the_invariants_and_replicas_equal(
+        ops in proptest::collection::vec(any_op(), 0..60),
+    ) {
+        let (mut one, mut other) = (PinSet::default(), PinSet::default());
+        for op in &ops {
+            let before = one.clone();
+            let outcome = one.apply(TERM, op);
+            prop_assert_eq!(outcome == Outcome::Changed, one != before, "{:?}: {:?}", op, outcome);
+            prop_assert_eq!(outcome, other.apply(TERM, op));
+            check(&one)?;
+        }
+        prop_assert_eq!(one, other);
+    }
+}
