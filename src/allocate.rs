@@ -1,5 +1,7 @@
 //! Where a pin goes: a total order of the peers that can take it. Pure.
 //!
+//! Copies are spread over zones first (the tag `zone`), then go where there is space.
+//!
 //! Invariant: the same candidates give the same order, whatever order they come in.
 
 use std::cmp::Reverse;
@@ -11,6 +13,9 @@ use crate::types::{Cid, Metrics, PeerId};
 /// A peer with less free space takes no new content: room for the daemon's own work.
 pub const FREE_SPACE_MIN: u64 = 64 * 1024 * 1024;
 
+/// The tag that names a peer's zone.
+pub const ZONE_TAG: &str = "zone";
+
 /// Free space counts in steps, so that two nearly equal disks share the load.
 const FREE_SPACE_STEPS: u128 = 20;
 
@@ -19,6 +24,8 @@ const FREE_SPACE_STEPS: u128 = 20;
 pub struct Candidate {
     /// The peer.
     pub peer: PeerId,
+    /// Its tag `zone`; peers without one are each on their own.
+    pub zone: Option<String>,
     /// Free space in steps of 5 % of the whole.
     pub free_steps: u8,
     /// Pins allocated to it, those just proposed included.
@@ -37,7 +44,8 @@ impl Candidate {
         }
         let whole = u128::from(free) + u128::from(metrics.repository_size.unwrap_or_default());
         let steps = u128::from(free) * FREE_SPACE_STEPS / whole;
-        Some(Self { peer, free_steps: u8::try_from(steps).unwrap_or(u8::MAX), allocations })
+        let zone = metrics.tags.get(ZONE_TAG).cloned();
+        Some(Self { peer, zone, free_steps: u8::try_from(steps).unwrap_or(u8::MAX), allocations })
     }
 }
 
@@ -50,24 +58,39 @@ struct Rank {
     peer: PeerId,
 }
 
-/// Orders candidates for a CID, best first.
+/// Orders candidates for a CID, best first. `zones` are those that have a copy already, once for
+/// each.
 #[must_use]
-pub fn order(cid: &Cid, candidates: &[Candidate]) -> Vec<PeerId> {
-    let mut ranks: Vec<Rank> = candidates
+pub fn order(cid: &Cid, zones: &[String], candidates: &[Candidate]) -> Vec<PeerId> {
+    let mut ranks: Vec<(Rank, Option<&String>)> = candidates
         .iter()
-        .map(|candidate| Rank {
-            free_steps: Reverse(candidate.free_steps),
-            allocations: candidate.allocations,
-            hash: Sha256::new()
-                .chain_update(cid.to_bytes())
-                .chain_update(candidate.peer.0)
-                .finalize()
-                .into(),
-            peer: candidate.peer,
-        })
+        .map(|candidate| (rank(cid, candidate), candidate.zone.as_ref()))
         .collect();
     ranks.sort_unstable();
-    ranks.into_iter().map(|rank| rank.peer).collect()
+    let mut used: Vec<&String> = zones.iter().collect();
+    let mut ordered = Vec::with_capacity(ranks.len());
+    while !ranks.is_empty() {
+        let copies = |zone: &Option<&String>| used.iter().filter(|u| Some(**u) == *zone).count();
+        // The first of the least used zones; `min_by_key` gives the first of equals.
+        let Some(next) = (0..ranks.len()).min_by_key(|n| copies(&ranks[*n].1)) else { break };
+        let (rank, zone) = ranks.remove(next);
+        used.extend(zone);
+        ordered.push(rank.peer);
+    }
+    ordered
+}
+
+fn rank(cid: &Cid, candidate: &Candidate) -> Rank {
+    Rank {
+        free_steps: Reverse(candidate.free_steps),
+        allocations: candidate.allocations,
+        hash: Sha256::new()
+            .chain_update(cid.to_bytes())
+            .chain_update(candidate.peer.0)
+            .finalize()
+            .into(),
+        peer: candidate.peer,
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +110,7 @@ mod tests {
     }
 
     fn candidate(n: u8, free_steps: u8, allocations: u64) -> Candidate {
-        Candidate { peer: peer(n), free_steps, allocations }
+        Candidate { peer: peer(n), zone: None, free_steps, allocations }
     }
 
     fn metrics(free_space: Option<u64>, up: bool) -> Metrics {
@@ -109,6 +132,7 @@ mod tests {
     fn free_space_goes_before_few_allocations() {
         let order = order(
             &CID.parse().unwrap(),
+            &[],
             &[candidate(1, 5, 0), candidate(2, 19, 9), candidate(3, 19, 3)],
         );
         assert_eq!(order, [peer(3), peer(2), peer(1)]);
@@ -124,13 +148,26 @@ mod tests {
     }
 
     #[test]
+    fn copies_go_to_zones_without_one_first() {
+        let zoned = |n, zone: &str, free| Candidate {
+            zone: Some(zone.to_owned()),
+            ..candidate(n, free, 0)
+        };
+        let candidates = [zoned(1, "a", 19), zoned(2, "a", 18), zoned(3, "b", 3), zoned(4, "c", 1)];
+        let cid = CID.parse().unwrap();
+        assert_eq!(order(&cid, &[], &candidates), [peer(1), peer(3), peer(4), peer(2)]);
+        let held = ["a".to_owned()];
+        assert_eq!(order(&cid, &held, &candidates)[..2], [peer(3), peer(4)]);
+    }
+
+    #[test]
     fn equal_peers_share_content_evenly() {
         let equal: Vec<Candidate> = (0..4).map(|n| candidate(n, 10, 0)).collect();
         let mut first = BTreeMap::<PeerId, usize>::new();
         for n in 0..400_u32 {
             let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
             let cid = Cid::from(cid::Cid::new_v1(0x55, hash));
-            *first.entry(order(&cid, &equal)[0]).or_default() += 1;
+            *first.entry(order(&cid, &[], &equal)[0]).or_default() += 1;
         }
         assert!(first.len() == 4 && first.values().all(|count| (60..140).contains(count)));
     }
@@ -144,8 +181,8 @@ mod tests {
             let forward: Vec<Candidate> =
                 facts.iter().map(|(n, (free, held))| candidate(*n, *free, *held)).collect();
             let backward: Vec<Candidate> = forward.iter().rev().cloned().collect();
-            let ordered = order(&cid, &forward);
-            prop_assert_eq!(&ordered, &order(&cid, &backward));
+            let ordered = order(&cid, &[], &forward);
+            prop_assert_eq!(&ordered, &order(&cid, &[], &backward));
             prop_assert_eq!(ordered.len(), forward.len());
         }
     }

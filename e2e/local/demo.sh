@@ -76,6 +76,8 @@ add_folder() {
   for folder in "${FOLDERS[@]}"; do
     if [ -d "$folder" ]; then cp -rL "$folder" "$WORK/folder/" 2>/dev/null || true; fi
   done
+  # New each time, so that no daemon can have it from an earlier run.
+  head -c 100000 /dev/urandom | base64 >"$WORK/folder/new.txt"
   say "    $(find "$WORK/folder" -type f | wc -l) files, $(du -sh "$WORK/folder" | cut -f1), to the daemon of $RELEASE-0"
   open_daemon "$RELEASE-0"
   CID="$(ipfs --api "$API" add --recursive --quieter --cid-version 1 --pin=false "$WORK/folder")"
@@ -100,21 +102,21 @@ show_pin() {
 }
 
 read_elsewhere() {
-  local holder file
+  local holder file=new.txt
   holder="$(kubectl get pin docs -o jsonpath='{.status.allocations[*].peer}' | tr ' ' '\n' |
     grep -v "^$RELEASE-0$" | head -n 1)"
   [ -n "$holder" ] || die "the Pin is on no other daemon than the first" "kubectl describe pin docs"
-  file="$(cd "$WORK/folder" && find . -type f -size +4k | sort | head -n 1)"
   open_daemon "$holder"
   # Offline: what the daemon does not have, it may not fetch now.
-  ipfs --api "$API" cat --offline "/ipfs/$CID/${file#./}" >"$WORK/copy" ||
+  ipfs --api "$API" cat --offline "/ipfs/$CID/$file" >"$WORK/copy" ||
     die "the daemon of $holder does not have $file" "kubectl describe pin docs"
   close_daemon
   cmp "$WORK/folder/$file" "$WORK/copy" || die "$file is not the same at $holder"
-  say "    ${file#./}: $(stat -c %s "$WORK/copy") bytes at $holder, the same byte for byte"
+  say "    $file: $(stat -c %s "$WORK/copy") bytes at $holder, the same byte for byte"
 }
 
 show_missing() {
+  kubectl delete pin nowhere --ignore-not-found >/dev/null
   kubectl apply -f - >&2 <<END
 apiVersion: pinkeeper.dev/v1alpha1
 kind: Pin

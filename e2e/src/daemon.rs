@@ -205,6 +205,24 @@ impl Daemon {
         Ok(answer["Hash"].as_str().context("no Hash")?.parse()?)
     }
 
+    /// Adds a folder without pinning it, from its files' paths and contents; all are in one folder.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn add_folder(&self, files: Vec<(String, Vec<u8>)>) -> anyhow::Result<Cid> {
+        let mut form = reqwest::multipart::Form::new();
+        for (path, bytes) in files {
+            // Slashes of a path are escaped, as Kubo's own client does.
+            let name = path.replace('/', "%2F");
+            form = form.part("file", reqwest::multipart::Part::bytes(bytes).file_name(name));
+        }
+        let url = format!("{}/api/v0/add?pin=false&cid-version=1&quieter=true", self.url());
+        let response = self.http.post(url).multipart(form).send().await?;
+        let text = response.error_for_status()?.text().await?;
+        let last: Value = serde_json::from_str(text.lines().last().context("no answer")?)?;
+        Ok(last["Hash"].as_str().context("no Hash")?.parse()?)
+    }
+
     /// Direct children of a block, each once.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// Time one HTTP request has: a write waits 10 s for a leader.
 const HTTP_DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes of a log that are printed.
-const LOG_SHOWN: usize = 12_000;
+const LOG_SHOWN: usize = 30_000;
 /// Below the ports the system gives to outgoing connections, so that a peer which is down for a
 /// moment finds its ports free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -174,7 +174,7 @@ impl PeerProcess {
             "election_min_ms": 1000,
             "election_max_ms": 2000,
             "pin_stall_timeout": "3s",
-            "log_level": "info,pinkeeper=debug,openraft=warn",
+            "log_level": "info,pinkeeper=debug,openraft=error",
         })
     }
 

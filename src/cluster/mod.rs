@@ -282,13 +282,21 @@ impl Cluster {
         self.0.parts.metrics.clone()
     }
 
-    /// On the leader: members that can take a CID, best first. At most the wanted number is counted as
+    /// On the leader: members that do not hold a CID and can take it, best first. At most the wanted number is counted as
     /// proposed, so that pins proposed together spread.
     #[must_use]
     pub fn candidates(&self, cid: &Cid, replication: Replication) -> Vec<PeerId> {
         let members = self.members();
         let metrics = self.peer_metrics();
-        let applied = self.state().read(|pins| pins.allocations_by_peer().clone());
+        let (applied, holders) = self.state().read(|pins| {
+            let holders: Vec<PeerId> =
+                pins.get(cid).map(|pin| pin.holders().collect()).unwrap_or_default();
+            (pins.allocations_by_peer().clone(), holders)
+        });
+        let zones: Vec<String> = holders
+            .iter()
+            .filter_map(|holder| metrics.get(holder)?.tags.get(allocate::ZONE_TAG).cloned())
+            .collect();
         let mut proposed = self.0.proposed.lock().unwrap_or_else(PoisonError::into_inner);
         if proposed.1.elapsed() > PROPOSED_TTL {
             *proposed = (BTreeMap::new(), Instant::now());
@@ -296,13 +304,13 @@ impl Cluster {
         let count = |counts: &BTreeMap<PeerId, u64>, peer| counts.get(peer).copied().unwrap_or(0);
         let candidates: Vec<Candidate> = metrics
             .iter()
-            .filter(|(peer, _)| members.contains_key(peer))
+            .filter(|(peer, _)| members.contains_key(peer) && !holders.contains(peer))
             .filter_map(|(peer, metrics)| {
                 let allocations = count(&applied, peer) + count(&proposed.0, peer);
                 Candidate::judge(*peer, metrics, allocations)
             })
             .collect();
-        let order = allocate::order(cid, &candidates);
+        let order = allocate::order(cid, &zones, &candidates);
         for peer in order.iter().take(replication.max.of(members.len())) {
             *proposed.0.entry(*peer).or_default() += 1;
         }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     state::{Op, Outcome},
-    types::{Cid, Owner, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response},
+    types::{Cid, Factor, Owner, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response},
 };
 
 /// How long a request waits for a leader before it is given up.
@@ -130,7 +130,16 @@ impl Cluster {
         });
         let possible =
             holders.len() + candidates.iter().filter(|peer| !holders.contains(peer)).count();
-        let needed = options.replication.min.of(members);
+        // Everywhere is wherever there are peers: one that is away takes it when it is back.
+        let needed = match options.replication.min {
+            Factor::Everywhere => 1,
+            Factor::Count(count) => usize::from(count),
+        };
+        if possible < needed && needed <= members && !self.0.monitor.has_heard() {
+            return Err(Refusal::Failed(format!(
+                "the leader is new and has heard of {possible} peers that can take CID {cid}"
+            )));
+        }
         if possible < needed {
             return Err(Refusal::Invalid(format!(
                 "not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it"

@@ -230,8 +230,13 @@ impl Consensus {
     ) -> Result<Self, OpenError> {
         check_stores(&stores)?;
         let cluster = Arc::new(OnceLock::new());
-        if let Some(bound) = stores.state.cluster()? {
-            cluster.get_or_init(|| bound);
+        if let Some((id, epoch)) = stores.state.cluster()? {
+            cluster.get_or_init(|| (id, epoch));
+            // A crash may have come between binding the one and the other.
+            if stores.log.cluster()?.is_none() {
+                let failed = |source| OpenError::Log { folder: "the log".to_owned(), source };
+                stores.log.set_cluster(id, epoch).map_err(failed)?;
+            }
         }
         let machine = Machine::load(stores.state.clone(), stores.flushed, cluster.clone())?;
         let state = machine.state();

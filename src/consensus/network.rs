@@ -22,8 +22,8 @@ use super::{
 use crate::{
     rpc::{CallError, SharedTransport},
     types::{
-        Append, AppendReply, ClusterId, Entry, EntryBody, Envelope, Member, PeerId, RaftMessage, RaftReply, Request,
-        Response, SnapshotChunk,
+        Append, AppendReply, ClusterId, Entry, EntryBody, Envelope, Member, PeerId, RaftMessage,
+        RaftReply, Request, Response, SnapshotChunk,
     },
 };
 

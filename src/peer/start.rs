@@ -82,9 +82,9 @@ impl Peer {
         let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
         if found {
             peer.found_alone().await?;
-        } else {
-            bootstrap.transport.set_seeds(bootstrap.addresses);
         }
+        // The founder's too: after a stop of all it must find the others like anybody.
+        bootstrap.transport.set_seeds(bootstrap.addresses);
         let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics);
         peer.serve(rest_listener, api);
         let health = rest::health_router(peer.cluster.clone(), SharedRegistry::new(registry));

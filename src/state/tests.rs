@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{Fence, Op, Outcome, PinSet, Refused};
-use crate::types::{
-    Cid, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid,
-};
+use crate::types::{Cid, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid};
 
 const TERM: u64 = 7;
 
@@ -122,10 +120,7 @@ fn a_leaving_peer_is_let_go_only_when_the_others_are_confirmed() {
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
-    let owner = prop_oneof![
-        Just(Owner::Rest),
-        (0..4_u8).prop_map(|n| object(&n.to_string())),
-    ];
+    let owner = prop_oneof![Just(Owner::Rest), (0..4_u8).prop_map(|n| object(&n.to_string())),];
     let peers = || proptest::collection::vec((1..5_u8).prop_map(peer), 0..4);
     prop_oneof![
         (0..4_u8, owner.clone(), 1..4_u16, any::<bool>(), 0..3_i64).prop_map(

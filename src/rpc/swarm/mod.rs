@@ -30,7 +30,7 @@ use libp2p::{Multiaddr, StreamProtocol, multiaddr::Protocol, swarm::SwarmEvent};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -131,7 +131,7 @@ impl SwarmTransport {
             let accept = inbound::accept(Arc::clone(&shared), lane, incoming, inbound.clone());
             shared.tasks.spawn(accept);
         }
-        let listening = match listen_on(&mut swarm, &listen).await {
+        let (listening, early) = match listen_on(&mut swarm, &listen).await {
             Ok(listening) => listening,
             Err(error) => {
                 shared.token.cancel();
@@ -141,7 +141,8 @@ impl SwarmTransport {
         tracing::info!(
             id = %identity.id(), ?listening, secret = secret.fingerprint(), "listening for peers"
         );
-        let network = Network::new(swarm, Arc::clone(&shared), jitter_seed);
+        let mut network = Network::new(swarm, Arc::clone(&shared), jitter_seed);
+        early.into_iter().for_each(|event| network.on_event(event));
         let task = tokio::spawn(network.run());
         Ok(Started { transport: Arc::new(Self { shared }), listening, task })
     }
@@ -252,11 +253,12 @@ fn peer_id_of(peer: PeerId) -> libp2p::PeerId {
     libp2p::PeerId::from_bytes(&peer.to_bytes()).expect("the multihash of a key")
 }
 
-/// Listens on every address and waits until the system has said what that means.
+/// Listens on every address and waits until the system has said what that means. Also answers what
+/// happened meanwhile: peers that waited for this one connect at once.
 async fn listen_on(
     swarm: &mut libp2p::Swarm<network::Behaviour>,
     addresses: &[Multiaddr],
-) -> Result<Vec<Multiaddr>, StartError> {
+) -> Result<(Vec<Multiaddr>, Vec<SwarmEvent<network::BehaviourEvent>>), StartError> {
     let failed = |address: &Multiaddr, reason: String| StartError::Listen {
         address: address.clone(),
         reason,
@@ -268,7 +270,7 @@ async fn listen_on(
             swarm.listen_on(address.clone()).map_err(|error| failed(address, error.to_string()))?;
         waiting.insert(format!("{listener:?}"), address.clone());
     }
-    let mut listening = Vec::new();
+    let (mut listening, mut early) = (Vec::new(), Vec::new());
     let until = Instant::now() + LISTEN_TIMEOUT;
     while let Some(unanswered) = waiting.values().next().cloned() {
         match timeout_at(until, swarm.select_next_some()).await {
@@ -279,17 +281,19 @@ async fn listen_on(
             Ok(SwarmEvent::ListenerClosed { reason: Err(error), .. }) => {
                 return Err(failed(&unanswered, error.to_string()));
             }
-            Ok(_) => {}
+            Ok(event) => early.push(event),
             Err(_) => return Err(failed(&unanswered, "no address came of it".to_owned())),
         }
     }
     // The other addresses of a wildcard follow the first at once.
-    while let Ok(event) = timeout(Duration::from_millis(50), swarm.select_next_some()).await {
-        if let SwarmEvent::NewListenAddr { address, .. } = event {
-            listening.push(address);
+    let until = Instant::now() + Duration::from_millis(50);
+    while let Ok(event) = timeout_at(until, swarm.select_next_some()).await {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => listening.push(address),
+            event => early.push(event),
         }
     }
-    Ok(listening)
+    Ok((listening, early))
 }
 
 /// libp2p listens with `SO_REUSEPORT`, so that two processes of one user could share a port without

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
+use tokio::time::timeout;
 
 use super::*;
 use crate::types::{ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote};
