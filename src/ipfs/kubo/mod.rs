@@ -177,9 +177,13 @@ impl KuboClient {
 
     async fn keep_connected(&self, addresses: &[String]) -> Result<(), IpfsError> {
         let query: Vec<(&str, &str)> = addresses.iter().map(|a| ("arg", a.as_str())).collect();
-        // Its answer says nothing that is of use: connecting goes on in the background.
-        let mut lines = self.rpc.open("swarm/peering/add", &query, QUICK_DEADLINE).await?;
-        while lines.next_json::<serde_json::Value>().await?.is_some() {}
+        // A peering comes back by itself when it is lost, but dials for the first time after some
+        // ten seconds; so the daemon is told to connect now as well.
+        for command in ["swarm/peering/add", "swarm/connect"] {
+            let mut lines = self.rpc.open(command, &query, QUICK_DEADLINE).await?;
+            // Success says nothing more that is of use.
+            while lines.next_json::<serde_json::Value>().await?.is_some() {}
+        }
         Ok(())
     }
 }
