@@ -89,8 +89,18 @@ tests() {
 
 e2e() { tests "e2e: $1" "$2" cargo test -p pinkeeper-e2e --test "$1" --no-fail-fast; }
 
+# The demo's peers would work on the Pins of the chart's tests too.
+without_demo() {
+  if [ -e "$CLUSTER_DIR/ready" ] && "$BIN_DIR/kubectl" --kubeconfig "$CLUSTER_DIR/kubeconfig" \
+    get namespace pinkeeper-system >/dev/null 2>&1; then
+    say "the demo is there; it is taken away for the chart's tests"
+    "$HERE/demo.sh" down
+  fi
+}
+
 # The chart's tests need a node; a cluster that was up before stays up.
 chart() {
+  without_demo
   [ -e "$CLUSTER_DIR/ready" ] || CLUSTER_STARTED=yes
   check "local Kubernetes" 300 "$HERE/cluster.sh" up
   check "images" 300 "$HERE/images.sh"

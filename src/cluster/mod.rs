@@ -50,6 +50,8 @@ use crate::{
 
 /// Time an ordinary call to another peer has.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Time another voter has to take over; an election follows anyway.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// Time the first entry has to be applied.
 const FOUNDING_DEADLINE: Duration = Duration::from_secs(30);
 /// How long proposed allocations count beside the applied ones.
@@ -329,7 +331,8 @@ impl Cluster {
         self.consensus().propose(ops).await
     }
 
-    /// A leader asks the voter whose log is most complete to take over; others do nothing.
+    /// A leader asks the voter whose log is most complete to take over, and waits a little until it
+    /// has; others do nothing.
     pub async fn hand_over(&self) {
         if !self.0.leadership.borrow().local {
             return;
@@ -343,6 +346,13 @@ impl Cluster {
         let Some((_, to)) = to else { return };
         if let Err(error) = self.consensus().hand_over(to).await {
             tracing::warn!(%error, %to, "leadership was not handed over");
+            return;
+        }
+        let own = self.id();
+        let mut leadership = self.leadership();
+        let taken = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
+        if tokio::time::timeout(HAND_OVER_DEADLINE, taken).await.is_err() {
+            tracing::warn!(%to, "nobody has taken leadership over yet");
         }
     }
 

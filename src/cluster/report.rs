@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures::{StreamExt as _, stream};
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const BATCH_LEN: usize = 1000;
 /// Between two looks at whether the daemons are connected; Kubo forgets peerings at a restart.
 const CONNECT_PERIOD: Duration = Duration::from_secs(10);
+/// Daemons that the own one is told to connect to at once.
+const CONNECTS_MAX: usize = 8;
 
 /// What has been told to whom.
 struct Told {
@@ -195,25 +198,35 @@ impl Cluster {
     /// the content.
     pub(super) async fn connect_daemons(self, token: CancellationToken) -> Result<(), FatalError> {
         let mut daemons = self.0.daemons.subscribe();
+        let mut metrics = self.local_metrics();
         let mut due = Instant::now();
         loop {
             let others = daemons.borrow_and_update().clone();
-            let up = self.0.parts.metrics.borrow().daemon.is_some();
-            for daemon in others.iter().filter(|_| up) {
-                let connect = self.0.parts.ipfs.connect(reachable(&daemon.addresses));
-                tokio::select! {
-                    biased;
-                    () = token.cancelled() => return Ok(()),
-                    connected = connect => if let Err(error) = connected {
+            let up = metrics.borrow_and_update().daemon.is_some();
+            // Side by side: one that is away must not keep the others waiting.
+            let connects = stream::iter(others.iter().filter(|_| up)).for_each_concurrent(
+                CONNECTS_MAX,
+                async |daemon| {
+                    let connect = self.0.parts.ipfs.connect(reachable(&daemon.addresses));
+                    if let Err(error) = connect.await {
                         tracing::debug!(daemon = %daemon.id, %error, "daemons were not connected");
                     }
-                }
+                },
+            );
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                () = connects => {}
             }
             due = (due + CONNECT_PERIOD).max(Instant::now());
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(()),
                 changed = daemons.changed() => if changed.is_err() { return Ok(()) },
+                // The daemon beside this peer is there, or there again, and knows nobody.
+                came = metrics.wait_for(|m| !up && m.daemon.is_some()) => {
+                    if came.is_err() { return Ok(()) }
+                }
                 () = tokio::time::sleep_until(due) => {}
             }
         }

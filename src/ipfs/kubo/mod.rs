@@ -26,8 +26,6 @@ use crate::types::{Cid, DaemonInfo, Progress};
 
 /// For answers that cost the daemon little.
 const QUICK_DEADLINE: Duration = Duration::from_secs(10);
-/// For dialling another daemon; peering goes on with one that cannot be reached.
-const DIAL_DEADLINE: Duration = Duration::from_secs(3);
 /// For answers that may wait for the daemon's pin lock or walk its index.
 const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
@@ -179,12 +177,13 @@ impl KuboClient {
 
     async fn keep_connected(&self, addresses: &[String]) -> Result<(), IpfsError> {
         let query: Vec<(&str, &str)> = addresses.iter().map(|a| ("arg", a.as_str())).collect();
-        // Its answer says nothing that is of use: connecting goes on in the background.
-        let mut lines = self.rpc.open("swarm/peering/add", &query, QUICK_DEADLINE).await?;
-        while lines.next_json::<serde_json::Value>().await?.is_some() {}
-        // Peering dials for the first time after some seconds; pins wait for this.
-        let mut lines = self.rpc.open("swarm/connect", &query, DIAL_DEADLINE).await?;
-        while lines.next_json::<serde_json::Value>().await?.is_some() {}
+        // A peering comes back by itself when it is lost, but dials for the first time after some
+        // ten seconds; so the daemon is told to connect now as well.
+        for command in ["swarm/peering/add", "swarm/connect"] {
+            let mut lines = self.rpc.open(command, &query, QUICK_DEADLINE).await?;
+            // Success says nothing more that is of use.
+            while lines.next_json::<serde_json::Value>().await?.is_some() {}
+        }
         Ok(())
     }
 }
