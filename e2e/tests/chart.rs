@@ -14,13 +14,14 @@ use tokio::time::Instant;
 
 type Phase = for<'a> fn(&'a Trial) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
-const PHASES: [(&str, Phase); 12] = [
+const PHASES: [(&str, Phase); 13] = [
     ("a. three restricted pods form one cluster", |t| setup::forms_a_cluster(t).boxed_local()),
     ("b. a folder of files is kept twice, and truthfully so", |t| {
         content::a_folder(t).boxed_local()
     }),
     ("c. 200 Pins while a follower is killed", |t| crashes::a_follower_is_killed(t).boxed_local()),
     ("c. 200 Pins while the leader is killed", |t| crashes::the_leader_is_killed(t).boxed_local()),
+    ("c. 200 Pins while the third is killed", |t| crashes::the_third_is_killed(t).boxed_local()),
     ("d. deleted content is released; a second Pin keeps it", |t| deletion::live(t).boxed_local()),
     ("d. what others have pinned stays", |t| deletion::foreign_content_stays(t).boxed_local()),
     ("d. deleted while nobody ran", |t| deletion::while_nobody_runs(t).boxed_local()),

@@ -41,6 +41,17 @@ pub async fn a_follower_is_killed(trial: &Trial) -> anyhow::Result<()> {
     storm(trial, &follower).await
 }
 
+/// The one whose process was killed least often so far.
+pub async fn the_third_is_killed(trial: &Trial) -> anyhow::Result<()> {
+    trial.release.ready(LATER).await?;
+    let mut third: Option<(i32, String)> = None;
+    for pod in trial.release.pods().await?.into_keys() {
+        let one = (trial.release.restarts(&pod).await?, pod);
+        third = Some(third.map_or_else(|| one.clone(), |known| known.min(one.clone())));
+    }
+    storm(trial, &third.context("no pod")?.1).await
+}
+
 /// Applies Pins in parallel, kills the peer's process in the midst of it, and wants each Pin Ready
 /// on exactly the two daemons that its status names.
 async fn storm(trial: &Trial, victim: &str) -> anyhow::Result<()> {
