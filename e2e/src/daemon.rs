@@ -12,13 +12,15 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use pinkeeper::{ipfs::kubo::KuboClient, types::Cid};
 use pinkeeper_operator::kubo::Settings;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
+
+use crate::signal;
 
 /// Time a daemon has to start on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -128,9 +130,7 @@ impl Daemon {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let id = self.child.as_ref().and_then(Child::id).context("the daemon is not running")?;
-        let pid = Pid::from_raw(id.try_into()?).context("no process ID")?;
-        Ok(kill_process(pid, signal)?)
+        signal::send(self.child.as_ref(), signal)
     }
 
     /// Sends SIGTERM without waiting.

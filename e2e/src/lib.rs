@@ -3,4 +3,5 @@
 pub mod daemon;
 pub mod kubernetes;
 pub mod peer;
+mod signal;
 pub mod trio;

@@ -15,13 +15,15 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use pinkeeper::types::Cid;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::{Instant, timeout},
 };
+
+use crate::signal;
 
 /// Time a peer has to end after a signal; it promises 5 s, the rest is for a busy machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
@@ -206,9 +208,7 @@ impl PeerProcess {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let id = self.child.as_ref().and_then(Child::id).context("the peer is not running")?;
-        let pid = Pid::from_raw(id.try_into()?).context("no process ID")?;
-        Ok(kill_process(pid, signal)?)
+        signal::send(self.child.as_ref(), signal)
     }
 
     /// Sends SIGTERM without waiting.
