@@ -403,7 +403,8 @@ impl Cluster {
                 changed
             });
             if changed {
-                tracing::info!(leader = ?now.leader, term = now.term, local = now.local, "leadership");
+                let leader = now.leader.map_or_else(|| "none".to_owned(), |id| id.to_string());
+                tracing::info!(%leader, term = now.term, local = now.local, "leadership");
             }
             tokio::select! {
                 biased;
