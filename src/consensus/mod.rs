@@ -368,8 +368,8 @@ impl Consensus {
         leadership_of(&self.raft.metrics().borrow_watched(), self.id)
     }
 
-    /// Resolves when anything about leadership, membership or progress has changed since `metrics`
-    /// was last looked at; `Err` when consensus has stopped.
+    /// Follows leadership, membership and progress from now on.
+    #[must_use]
     pub fn watch(&self) -> ConsensusWatch {
         ConsensusWatch { id: self.id, metrics: self.raft.metrics() }
     }
