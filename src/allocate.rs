@@ -119,12 +119,7 @@ mod tests {
             daemon: up.then_some(daemon),
             free_space,
             repository_size: Some(1 << 30),
-            pins: 0,
-            pin_queue: 0,
-            tags: BTreeMap::new(),
-            version: String::new(),
-            addresses: vec![],
-            ttl_ms: 1000,
+            ..Metrics::default()
         }
     }
 

@@ -229,13 +229,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether this peer is bound to a cluster but knows no membership: a founding was broken off, or
-    /// the leader's log has not arrived yet.
-    #[must_use]
-    pub fn is_half_founded(&self) -> bool {
-        self.standing() != Standing::Blank && self.members().is_empty()
-    }
-
     /// A blank peer joins this cluster and no other.
     pub fn expect(&self, cluster: ClusterId) {
         self.0.join.send_replace(JoinPolicy::Only(cluster));
@@ -284,8 +277,8 @@ impl Cluster {
         self.0.parts.metrics.clone()
     }
 
-    /// On the leader: members that do not hold a CID and can take it, best first. At most the wanted number is counted as
-    /// proposed, so that pins proposed together spread.
+    /// On the leader: members that do not hold a CID and can take it, best first. At most the wanted
+    /// number is counted as proposed, so that pins proposed together spread.
     #[must_use]
     pub fn candidates(&self, cid: &Cid, replication: Replication) -> Vec<PeerId> {
         let members = self.members();

@@ -125,11 +125,9 @@ impl Cluster {
         let PinRequest { cid, options } = request;
         let candidates = self.candidates(&cid, options.replication);
         let members = self.members().len();
-        let holders = self.state().read(|pins| {
-            pins.get(&cid).map(|pin| pin.holders().collect::<Vec<_>>()).unwrap_or_default()
-        });
-        let possible =
-            holders.len() + candidates.iter().filter(|peer| !holders.contains(peer)).count();
+        let holders =
+            self.state().read(|pins| pins.get(&cid).map_or(0, |pin| pin.holders().count()));
+        let possible = holders + candidates.len();
         // Everywhere is wherever there are peers: one that is away takes it when it is back.
         let needed = match options.replication.min {
             Factor::Everywhere => 1,

@@ -106,14 +106,8 @@ mod tests {
     fn metrics(daemon: &str) -> Metrics {
         Metrics {
             daemon: Some(DaemonInfo { id: daemon.into(), agent: String::new(), addresses: vec![] }),
-            free_space: None,
-            repository_size: None,
-            pins: 0,
-            pin_queue: 0,
-            tags: BTreeMap::new(),
-            version: String::new(),
-            addresses: vec![],
             ttl_ms: 1000,
+            ..Metrics::default()
         }
     }
 

@@ -295,7 +295,7 @@ pub enum StatusReply {
 }
 
 /// A peer's metrics, pushed at half their time to live.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metrics {
     /// The daemon; absent while it does not answer.
     pub daemon: Option<DaemonInfo>,
