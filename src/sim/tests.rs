@@ -1,6 +1,6 @@
 //! Worlds by seed. A failing seed is printed with what happened, and then kept in `KEPT`.
 
-use super::world::World;
+use super::{run_seeded, world::World};
 
 /// Random things done in one world.
 const STEPS: usize = 60;
@@ -11,12 +11,7 @@ const SEEDS: u64 = 25;
 const KEPT: &[u64] = &[1066, 1089];
 
 fn run(seed: u64) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .map_err(|error| error.to_string())?;
-    runtime.block_on(async {
+    run_seeded(seed, async {
         let mut world = World::new(seed, 3).await;
         let mut result = Ok(());
         for _ in 0..STEPS {

@@ -6,38 +6,22 @@ use std::{
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
-use super::{disk::SimFile, log::SimLog, network::SimNetwork};
+use super::{
+    host::{Host, Make},
+    network::SimNetwork,
+};
 use crate::{
-    clock::Clock,
-    cluster::{AddressBook, JoinPolicy, UseCaseError},
-    consensus::{StateStore, Stores, Timing, seed_randomness},
-    ipfs::fake::StandInDaemon,
-    peer::{Assembly, Peer},
+    cluster::{JoinPolicy, UseCaseError},
     state::PinSet,
-    tracker::{self, Ledger, LedgerPort},
     types::{
         Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, PinState, Replication,
-        Timestamp,
     },
 };
 
-/// Requests waiting for one peer.
-const INBOUND_MAX: usize = 256;
 /// Virtual time everything asked has to become true in, once faults have ended.
 const LIVENESS_DEADLINE: Duration = Duration::from_secs(60);
-
-/// One peer's machine: what survives its process.
-#[derive(Debug)]
-struct Host {
-    id: PeerId,
-    log: SimLog,
-    state: SimFile,
-    ledger: SimFile,
-    daemon: StandInDaemon,
-    peer: Option<Peer>,
-}
 
 /// What is known of a CID from the answers users got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,42 +40,39 @@ pub struct World {
     random: StdRng,
     network: SimNetwork,
     hosts: Vec<Host>,
-    clock: Clock,
+    origin: Instant,
     foreign: BTreeSet<Cid>,
     asked: BTreeMap<Cid, Asked>,
     trace: Vec<String>,
 }
 
 impl World {
-    /// `count` peers, the first of which founds the cluster. Must run on a current-thread runtime
-    /// with a paused clock.
+    /// `count` peers, the first of which founds the cluster. Must run in [`super::run_seeded`].
     pub async fn new(seed: u64, count: u8) -> Self {
-        seed_randomness(seed);
         let mut random = StdRng::seed_from_u64(seed);
         let foreign: BTreeSet<Cid> = (1000..1005).map(cid_of).collect();
+        let network = SimNetwork::new(seed ^ 0x5eed);
         let hosts = (0..count)
             .map(|n| {
-                let pin_time = Duration::from_millis(random.random_range(1..200));
-                let daemon = StandInDaemon::new(&format!("daemon-{n}"), pin_time);
-                foreign.iter().for_each(|cid| daemon.pin_foreign(*cid));
-                Host {
+                let make = Make {
                     id: PeerId([n + 1; 32]),
-                    log: SimLog::new(Duration::from_millis(random.random_range(0..4))),
-                    state: SimFile::default(),
-                    ledger: SimFile::default(),
-                    daemon,
-                    peer: None,
-                }
+                    member: Member {
+                        name: format!("peer-{n}"),
+                        addresses: vec![format!("/sim/{n}")],
+                    },
+                    pin_time: Duration::from_millis(random.random_range(1..200)),
+                    sync_time: Duration::from_millis(random.random_range(0..4)),
+                };
+                let host = Host::new(make, network.clone());
+                foreign.iter().for_each(|cid| host.daemon.pin_foreign(*cid));
+                host
             })
             .collect();
-        let clock =
-            Clock::Simulated { start: Timestamp(1_700_000_000_000), origin: Instant::now() };
-        let network = SimNetwork::new(seed ^ 0x5eed);
         let mut world = Self {
             random,
             network,
             hosts,
-            clock,
+            origin: Instant::now(),
             foreign,
             asked: BTreeMap::new(),
             trace: Vec::new(),
@@ -118,49 +99,14 @@ impl World {
     }
 
     fn note(&mut self, what: String) {
-        self.trace.push(format!("{} {what}", self.clock.now()));
+        self.trace.push(format!("{:8.3} {what}", self.origin.elapsed().as_secs_f64()));
     }
 
     async fn start(&mut self, n: usize) {
-        let (inbound, requests) = mpsc::channel(INBOUND_MAX);
-        let host = &self.hosts[n];
-        let transport = self.network.connect(host.id, inbound);
-        let assembled = async {
-            let stores = Stores {
-                log: host.log.clone(),
-                flushed: host.log.flushed(),
-                state: StateStore::with_backend(host.state.clone()).map_err(|e| e.to_string())?,
-            };
-            let ledger = Ledger::with_backend(host.ledger.clone()).map_err(|e| e.to_string())?;
-            let assembly = Assembly {
-                id: host.id,
-                member: Member { name: format!("peer-{n}"), addresses: vec![format!("/sim/{n}")] },
-                timing: Timing {
-                    heartbeat: Duration::from_millis(100),
-                    election_min: Duration::from_millis(300),
-                    election_max: Duration::from_millis(500),
-                },
-                stores,
-                transport: std::sync::Arc::new(transport),
-                inbound: requests,
-                ipfs: std::sync::Arc::new(host.daemon.clone()),
-                ledger: LedgerPort::Inline(ledger),
-                tracker: tracker::Config::default(),
-                addresses: AddressBook::default(),
-                volume: None,
-                tags: BTreeMap::new(),
-                clock: self.clock,
-                join: if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any },
-            };
-            Peer::assemble(assembly).await.map_err(|e| e.to_string())
-        };
-        match assembled.await {
-            Ok(peer) => {
-                self.hosts[n].peer = Some(peer);
-                if n == 0 {
-                    self.found();
-                }
-            }
+        let join = if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any };
+        match self.hosts[n].start(join).await {
+            Ok(()) if n == 0 => self.found(),
+            Ok(()) => {}
             Err(error) => self.note(format!("peer-{n} did not start: {error}")),
         }
     }
@@ -168,12 +114,7 @@ impl World {
     /// The process of a peer ends without warning; what was not synced is lost.
     pub fn crash(&mut self, n: usize) {
         self.note(format!("peer-{n} crashes"));
-        let host = &mut self.hosts[n];
-        self.network.disconnect(host.id);
-        host.log = host.log.after_crash();
-        host.state = host.state.after_crash();
-        host.ledger = host.ledger.after_crash();
-        host.peer = None;
+        self.hosts[n].crash();
     }
 
     /// Does one random thing and lets a little time pass.

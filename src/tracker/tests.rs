@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
+    clock::SimulatedClock,
     ipfs::{
         IpfsError,
         fake::{Request, StandInDaemon},
@@ -57,7 +58,7 @@ impl World {
             state: state.clone(),
             me: ME,
             barrier,
-            clock: Clock::Simulated { start: Timestamp(0), origin: Instant::now() },
+            clock: Clock::Simulated(SimulatedClock::new(Timestamp(0))),
         };
         let token = CancellationToken::new();
         let (handle, task) = Tracker::spawn(test_config(), ports, token.clone()).unwrap();
