@@ -111,7 +111,7 @@ impl Host {
             },
             transport: Arc::new(transport),
             inbound: requests,
-            ipfs: Arc::new(self.daemon.clone()),
+            ipfs: Arc::new(self.daemon.client()),
             ledger: LedgerPort::Inline(Ledger::with_backend(self.ledger.clone())?),
             tracker: tracker::Config::default(),
             addresses: AddressBook::default(),
