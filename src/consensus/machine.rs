@@ -73,6 +73,7 @@ impl Machine {
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
         let membership = head.raft_membership()?;
+        state.set_entries(head.entries());
         Ok(Self { store, state, head, membership, flushed, cluster })
     }
 
@@ -146,6 +147,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             };
             self.head.applied = Some(position_out(entry.log_id));
+            self.state.set_entries(self.head.entries());
             pending.entries += 1;
             if pending.entries >= ENTRIES_PER_TRANSACTION {
                 self.store_pending(&mut pending).map_err(io::Error::other)?;
@@ -190,6 +192,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             *pins = installed;
             ((), Some(Changed::Everything))
         });
+        self.state.set_entries(self.head.entries());
         Ok(())
     }
 

@@ -80,6 +80,8 @@ struct World {
     /// Listings end with an error after that many items.
     listing_limit: Option<usize>,
     answers: BTreeMap<Cid, Answer>,
+    /// What it ever said to hold.
+    confirmed: BTreeSet<Cid>,
     witness: Option<Witness>,
     requests: Vec<Request>,
     connected: Vec<Vec<String>>,
@@ -105,6 +107,9 @@ impl World {
 
     fn answered(&mut self, cid: Cid, held: bool) {
         self.answers.insert(cid, Answer { held, at: Instant::now() });
+        if held {
+            self.confirmed.insert(cid);
+        }
     }
 
     fn drop_pin(&mut self, cid: &Cid) -> bool {
@@ -133,6 +138,7 @@ impl StandInDaemon {
             failing: BTreeMap::new(),
             listing_limit: None,
             answers: BTreeMap::new(),
+            confirmed: BTreeSet::new(),
             witness: None,
             requests: Vec::new(),
             connected: Vec::new(),
@@ -278,6 +284,12 @@ impl StandInDaemon {
     #[must_use]
     pub fn answer(&self, cid: &Cid) -> Option<Answer> {
         self.world().answers.get(cid).copied()
+    }
+
+    /// Whether it ever said to hold it.
+    #[must_use]
+    pub fn has_confirmed(&self, cid: &Cid) -> bool {
+        self.world().confirmed.contains(cid)
     }
 
     /// Whoever asks from now on has heard nothing yet.

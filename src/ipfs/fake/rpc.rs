@@ -27,6 +27,7 @@ use crate::{
 /// Kubo writes progress that often, news or none.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 
+type Said = Vec<(Cid, bool)>;
 type Piece = Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>;
 
 impl Carrier for StandInDaemon {
@@ -52,13 +53,15 @@ impl Carrier for StandInDaemon {
             }
             let arguments: Vec<&str> =
                 query.iter().filter(|(key, _)| *key == "arg").map(|(_, value)| *value).collect();
-            let answer = self.answer_to(command, query, &arguments, life);
+            let (answer, said) = self.answer_to(command, query, &arguments, life);
             if !delay.is_zero() {
                 tokio::select! { biased;
                     end = self.ended(life) => return Err(broken(end)),
                     () = sleep(delay) => {}
                 }
             }
+            let mut world = self.world();
+            said.into_iter().for_each(|(cid, held)| world.answered(cid, held));
             Ok(answer)
         }
         .boxed()
@@ -93,16 +96,23 @@ impl StandInDaemon {
         }
     }
 
+    /// The answer, and what it says of CIDs once it has arrived.
     fn answer_to(
         &self,
         command: &str,
         query: &[(&str, &str)],
         arguments: &[&str],
         life: u64,
-    ) -> Response<Body> {
+    ) -> (Response<Body>, Said) {
         let cids: Result<Vec<Cid>, _> = arguments.iter().map(|text| text.parse::<Cid>()).collect();
         let recursive = query.contains(&("type", "recursive"));
-        match (command, cids) {
+        let answer = match (command, cids) {
+            ("pin/ls", Ok(cids)) if !cids.is_empty() => {
+                return self.ask(recursive, &cids, arguments);
+            }
+            ("pin/rm", Ok(cids)) if cids.len() == 1 => {
+                return (self.remove(cids[0]), vec![(cids[0], false)]);
+            }
             ("id", _) => {
                 let id = self.world().id.clone();
                 let address = format!("/ip4/127.0.0.1/tcp/4001/p2p/{id}");
@@ -118,19 +128,17 @@ impl StandInDaemon {
                 whole(&json!({"Strings": []}))
             }
             ("swarm/connect", _) => whole(&json!({"Strings": []})),
-            ("pin/ls", Ok(cids)) if cids.is_empty() => self.list(recursive),
-            ("pin/ls", Ok(cids)) => self.ask(recursive, &cids, arguments),
+            ("pin/ls", Ok(_)) => self.list(recursive),
             ("pin/add", Ok(cids)) if cids.len() == 1 => self.add(cids[0], life),
-            ("pin/rm", Ok(cids)) if cids.len() == 1 => self.remove(cids[0]),
             _ => error("invalid path or no such command of the stand-in"),
-        }
+        };
+        (answer, Said::new())
     }
 
     fn remove(&self, cid: Cid) -> Response<Body> {
         let removed = {
             let mut world = self.world();
             world.log(Request::Unpin(cid));
-            world.answered(cid, false);
             world.drop_pin(&cid)
         };
         if removed {
@@ -141,26 +149,26 @@ impl StandInDaemon {
     }
 
     /// Like Kubo: names what is pinned, up to the first that is not.
-    fn ask(&self, recursive: bool, cids: &[Cid], texts: &[&str]) -> Response<Body> {
+    fn ask(&self, recursive: bool, cids: &[Cid], texts: &[&str]) -> (Response<Body>, Said) {
         let mut world = self.world();
-        let mut items = Vec::new();
+        let (mut items, mut said) = (Vec::new(), Said::new());
         for (cid, text) in cids.iter().zip(texts) {
             let held = if recursive { &world.pins } else { &world.direct }.contains(cid);
             if recursive {
                 world.log(Request::Ask(*cid));
-                world.answered(*cid, held);
+                said.push((*cid, held));
             }
             if !held {
                 let message = format!("path '{text}' is not pinned");
                 if items.is_empty() {
-                    return error(&message);
+                    return (error(&message), said);
                 }
                 items.push(trailer(&message));
                 break;
             }
             items.push(Ok(item(cid)));
         }
-        streamed(stream::iter(items))
+        (streamed(stream::iter(items)), said)
     }
 
     fn list(&self, recursive: bool) -> Response<Body> {
