@@ -6,6 +6,7 @@
 //! - [`types`]: the words and the messages between peers, plain data.
 //! - [`state`], [`allocate`]: pure decisions about pins and where they go.
 //! - [`clock`]: wall-clock time, for timestamps only.
+//! - [`high_water`]: how much of a store was on disk already.
 //! - [`identity`]: who this peer is, and the cluster secret.
 //! - [`telemetry`]: logs and metrics of the process.
 //! - [`ipfs`]: the daemon beside the peer (Kubo), behind the trait [`ipfs::Ipfs`].
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod consensus;
+pub mod high_water;
 pub mod identity;
 pub mod ipfs;
 pub mod monitor;

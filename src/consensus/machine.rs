@@ -72,7 +72,7 @@ impl Machine {
         let view = store.view()?;
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
-        let membership = head.raft_membership()?;
+        let membership = store.membership(&head)?;
         Ok(Self { store, state, head, membership, flushed, cluster })
     }
 

@@ -18,12 +18,23 @@ struct Contents {
 }
 
 impl SimFile {
+    /// A file with these contents, synced.
+    #[must_use]
+    pub fn with_contents(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(Contents { volatile: bytes.clone(), durable: bytes })))
+    }
+
+    /// The contents as they were synced last.
+    #[must_use]
+    pub fn synced(&self) -> Vec<u8> {
+        self.lock().durable.clone()
+    }
+
     /// What a crash leaves: another file with the synced contents. Whoever still holds the old one
     /// writes into nothing.
     #[must_use]
     pub fn after_crash(&self) -> Self {
-        let durable = self.lock().durable.clone();
-        Self(Arc::new(Mutex::new(Contents { volatile: durable.clone(), durable })))
+        Self::with_contents(self.synced())
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {

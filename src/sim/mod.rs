@@ -4,6 +4,8 @@
 //! What is simulated is named so: [`network`] instead of libp2p, [`log`] and [`disk`] instead of
 //! files (what was not synced is lost in a crash), [`crate::ipfs::fake`] instead of Kubo.
 
+#[cfg(test)]
+pub(crate) mod damage;
 pub mod disk;
 pub mod log;
 pub mod network;
