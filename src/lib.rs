@@ -19,12 +19,15 @@
 //! - [`rest`]: HTTP: IPFS Cluster's REST API, probes and Prometheus metrics.
 //! - [`peer`]: puts the parts together.
 //! - `sim`: whole peers in simulated worlds; never in a shipped binary.
+//! - `fuzzing`: what strangers and disks hand a peer, as functions of bytes; likewise.
 
 pub mod allocate;
 pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod consensus;
+#[cfg(any(test, feature = "simulation"))]
+pub mod fuzzing;
 pub mod high_water;
 pub mod identity;
 pub mod ipfs;

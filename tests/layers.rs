@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("config", &["identity", "telemetry", "types"]),
     ("rest", &["cluster", "clock", "rpc", "telemetry", "types"]),
+    ("fuzzing", &["types", "identity", "rpc", "tracker", "consensus", "config", "rest"]),
     (
         "peer",
         &[

@@ -5,6 +5,8 @@
 //! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
 
 mod disk_log;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod image;
 mod machine;
 mod network;

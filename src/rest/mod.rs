@@ -14,6 +14,8 @@
 //! authentication: whoever reaches the address may pin and unpin.
 
 mod error;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod health;
 mod metrics;
 mod pins;
