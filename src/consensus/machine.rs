@@ -71,7 +71,7 @@ impl Machine {
         let view = store.view()?;
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
-        let membership = head.raft_membership()?;
+        let membership = store.membership(&head)?;
         state.set_entries(head.entries());
         let (unstored, stored_at) = (BTreeSet::new(), Instant::now());
         Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
