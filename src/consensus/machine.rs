@@ -72,6 +72,7 @@ impl Machine {
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
         let membership = head.raft_membership()?;
+        state.set_entries(head.entries());
         let (unstored, stored_at) = (BTreeSet::new(), Instant::now());
         Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
     }
@@ -146,6 +147,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             };
             self.head.applied = Some(position_out(entry.log_id));
+            self.state.set_entries(self.head.entries());
             if self.unstored.len() >= PINS_PER_TRANSACTION {
                 self.store().map_err(io::Error::other)?;
             }
@@ -192,6 +194,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             *pins = installed;
             ((), Some(Changed::Everything))
         });
+        self.state.set_entries(self.head.entries());
         Ok(())
     }
 
