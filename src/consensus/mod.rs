@@ -202,6 +202,7 @@ pub struct Stores<L> {
 #[derive(Clone)]
 pub struct Consensus {
     id: PeerId,
+    lease: Duration,
     raft: Raft<TypeConfig, Machine>,
     state: SharedState,
     store: StateStore,
@@ -283,6 +284,8 @@ impl Consensus {
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         Ok(Self {
             id,
+            // openraft's leaders are sure of their followers' votes for that long.
+            lease: timing.election_max,
             raft,
             state,
             store: stores.state,
@@ -469,6 +472,22 @@ impl Consensus {
             .transfer_leader(to)
             .await
             .map_err(|error| ProposeError::Stopped(error.to_string()))
+    }
+
+    /// How long after a leader's last word nobody else gets votes.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Asks the others for a pre-vote, and if a majority would vote for this peer, for their votes.
+    /// Without effect while this peer leads or a majority hears the leader.
+    ///
+    /// # Errors
+    /// When the peer stops.
+    pub async fn stand(&self) -> Result<(), ProposeError> {
+        let stood = self.raft.trigger().elect(true).await;
+        stood.map_err(|error| ProposeError::Stopped(error.to_string()))
     }
 
     /// Stops; what was acknowledged is on disk already.

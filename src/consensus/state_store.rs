@@ -170,13 +170,13 @@ impl StateStore {
         self.write(Durability::None, |transaction| {
             let mut table = transaction.open_table(PINS)?;
             for (cid, pin) in pins {
-                let key = cid.to_bytes();
+                let key = cid.as_bytes();
                 match pin {
                     Some(pin) => {
-                        table.insert(key.as_slice(), encode(PIN_VERSION, pin).as_slice())?;
+                        table.insert(key, encode(PIN_VERSION, pin).as_slice())?;
                     }
                     None => {
-                        table.remove(key.as_slice())?;
+                        table.remove(key)?;
                     }
                 }
             }
@@ -191,7 +191,7 @@ impl StateStore {
             let mut table = transaction.open_table(PINS)?;
             for (cid, pin) in pins.iter() {
                 let value = encode(PIN_VERSION, pin);
-                table.insert(cid.to_bytes().as_slice(), value.as_slice())?;
+                table.insert(cid.as_bytes(), value.as_slice())?;
             }
             put_head(transaction, head)
         })

@@ -334,12 +334,12 @@ impl Ledger {
         {
             let mut table = write.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
             for (cid, entry) in changes {
-                let key = cid.to_bytes();
+                let key = cid.as_bytes();
                 match entry {
                     Some(entry) => {
-                        table.insert(&key[..], &entry.encode()[..]).map_err(|e| self.disk(&e))?
+                        table.insert(key, &entry.encode()[..]).map_err(|e| self.disk(&e))?
                     }
-                    None => table.remove(&key[..]).map_err(|e| self.disk(&e))?,
+                    None => table.remove(key).map_err(|e| self.disk(&e))?,
                 };
             }
         }
