@@ -25,6 +25,7 @@ impl World {
     pub(super) fn crash(&mut self, n: usize, why: &str) {
         self.trace.note(format!("peer-{n} ends: {why}"));
         self.judge.forget_peer(self.hosts[n].id);
+        self.clients[n].abort_all();
         self.hosts[n].crash();
         self.restarts[n] = Instant::now() + self.millis(RESTART_MAX_MS);
     }
@@ -143,14 +144,18 @@ impl World {
 
     pub(super) fn disturb_disk(&mut self) {
         let n = self.random.random_range(0..self.hosts.len());
-        let disk = self.hosts[n].disk.clone();
+        let (disk, name) = if self.chance(50) {
+            (self.hosts[n].disk.clone(), "disk")
+        } else {
+            (self.hosts[n].volume.clone(), "daemon's volume")
+        };
         let on = self.chance(40);
         if self.chance(50) {
-            self.trace.note(format!("the disk of peer-{n} is full: {on}"));
+            self.trace.note(format!("the {name} of peer-{n} is full: {on}"));
             disk.set_full(on);
         } else {
             let time = if on { self.millis(2_000) } else { self.millis(4) };
-            self.trace.note(format!("the disk of peer-{n} takes {time:?}"));
+            self.trace.note(format!("the {name} of peer-{n} takes {time:?}"));
             disk.set_sync_time(time);
         }
     }
@@ -174,9 +179,10 @@ impl World {
             daemon.set_delay(Duration::ZERO);
             daemon.set_listing_limit(None);
             (0..self.cids).for_each(|cid| daemon.set_missing(cid_of(cid), false));
-            let disk = &self.hosts[n].disk;
-            disk.set_full(false);
-            disk.set_sync_time(Duration::from_millis(1));
+            for disk in [&self.hosts[n].disk, &self.hosts[n].volume] {
+                disk.set_full(false);
+                disk.set_sync_time(Duration::from_millis(1));
+            }
             self.restarts[n] = Instant::now();
         }
     }

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use redb::{
@@ -106,10 +106,19 @@ impl fmt::Display for Place {
 }
 
 /// The open ledger; clones are the same one. Calls block for a disk write or less per call.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ledger {
-    database: Arc<Database>,
+    /// Absent after an error of the disk: redb refuses everything then, also when there is space
+    /// again, until the file is opened anew.
+    database: Arc<Mutex<Option<Arc<Database>>>>,
+    open: Arc<dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync>,
     place: Place,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Entry {
@@ -142,29 +151,46 @@ impl Ledger {
     /// # Errors
     /// When the file cannot be opened, is damaged, or is of another version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let place = Place::File(path.to_owned());
-        let opened = Database::builder().set_cache_size(CACHE_SIZE).create(path);
-        Self::checked(opened, place)
+        let file = path.to_owned();
+        let open = move || Database::builder().set_cache_size(CACHE_SIZE).create(&file);
+        Self::checked(open, Place::File(path.to_owned()))
     }
 
-    /// Opens the ledger in a backend, or makes it: for simulated worlds.
+    /// Opens the ledger in a backend, or makes it: for simulated worlds. Each call of `backend` gives
+    /// the same contents.
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub fn with_backend(backend: impl StorageBackend) -> Result<Self, LedgerError> {
-        let opened = Database::builder().set_cache_size(CACHE_SIZE).create_with_backend(backend);
-        Self::checked(opened, Place::Backend)
+    pub fn with_backend<B: StorageBackend>(
+        backend: impl Fn() -> B + Send + Sync + 'static,
+    ) -> Result<Self, LedgerError> {
+        let open =
+            move || Database::builder().set_cache_size(CACHE_SIZE).create_with_backend(backend());
+        Self::checked(open, Place::Backend)
     }
 
     fn checked(
-        opened: Result<Database, redb::DatabaseError>,
+        open: impl Fn() -> Result<Database, redb::DatabaseError> + Send + Sync + 'static,
         place: Place,
     ) -> Result<Self, LedgerError> {
-        let database = opened
+        let database = open()
             .map_err(|e| LedgerError::Open { place: place.clone(), reason: e.to_string() })?;
-        let ledger = Self { database: Arc::new(database), place };
+        let database = Arc::new(Mutex::new(Some(Arc::new(database))));
+        let ledger = Self { database, open: Arc::new(open), place };
         ledger.check_format()?;
         Ok(ledger)
+    }
+
+    fn database(&self) -> Result<Arc<Database>, LedgerError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*database {
+            return Ok(Arc::clone(open));
+        }
+        let opened = (self.open)().map_err(|error| LedgerError::Disk {
+            place: self.place.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Arc::clone(database.insert(Arc::new(opened))))
     }
 
     fn check_format(&self) -> Result<(), LedgerError> {
@@ -192,7 +218,7 @@ impl Ledger {
     /// # Errors
     /// When the disk fails or the ID is not text.
     pub fn daemon(&self) -> Result<Option<String>, LedgerError> {
-        let read = self.database.begin_read().map_err(|e| self.disk(&e))?;
+        let read = self.database()?.begin_read().map_err(|e| self.disk(&e))?;
         let header = read.open_table(HEADER).map_err(|e| self.disk(&e))?;
         let id = header.get(DAEMON_KEY).map_err(|e| self.disk(&e))?;
         id.map(|id| {
@@ -231,7 +257,7 @@ impl Ledger {
     /// # Errors
     /// When the disk fails or an entry is not understood.
     pub fn entries(&self) -> Result<Vec<(Cid, Entry)>, LedgerError> {
-        let read = self.database.begin_read().map_err(|e| self.disk(&e))?;
+        let read = self.database()?.begin_read().map_err(|e| self.disk(&e))?;
         let table = read.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
         let mut entries = Vec::new();
         for item in table.iter().map_err(|e| self.disk(&e))? {
@@ -268,7 +294,7 @@ impl Ledger {
     }
 
     fn begin(&self) -> Result<WriteTransaction, LedgerError> {
-        let mut write = self.database.begin_write().map_err(|e| self.disk(&e))?;
+        let mut write = self.database()?.begin_write().map_err(|e| self.disk(&e))?;
         write.set_durability(Durability::Immediate).map_err(|e| self.disk(&e))?;
         Ok(write)
     }
@@ -278,6 +304,7 @@ impl Ledger {
     }
 
     fn disk(&self, error: &dyn fmt::Display) -> LedgerError {
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
         LedgerError::Disk { place: self.place.clone(), reason: error.to_string() }
     }
 
@@ -328,7 +355,7 @@ mod tests {
 
     #[test]
     fn another_daemon_voids_the_entries() {
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         ledger.bind("one").unwrap();
         ledger.write(&[(cid(1), entry(Origin::Ours, 1))]).unwrap();
         assert_eq!(ledger.bind("one").unwrap(), 0);
@@ -351,7 +378,7 @@ mod tests {
         assert!(error.contains("ledger is not understood: its format is [9]"), "{error}");
         assert!(error.contains("move it away"), "{error}");
         // An entry of a newer version.
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         let write = ledger.begin().unwrap();
         let key = cid(1).to_bytes();
         write.open_table(ENTRIES).unwrap().insert(&key[..], &[2_u8, 0][..]).unwrap();
