@@ -9,6 +9,9 @@ use super::world::{World, cid_of};
 
 /// Longest wait until a process that ended is started again.
 const RESTART_MAX_MS: u64 = 6_000;
+/// A peer that has taken part for that long must notice that its log is gone: the slowest disk has
+/// synced its state by then.
+const KNOWN_AFTER: Duration = Duration::from_secs(5);
 /// How far a wall clock jumps, either way: a year.
 const JUMP_MAX_MS: i64 = 365 * 86_400_000;
 
@@ -24,9 +27,13 @@ impl World {
     /// The process of a peer ends without warning; what was not synced may be lost.
     pub(super) fn crash(&mut self, n: usize, why: &str) {
         self.trace.note(format!("peer-{n} ends: {why}"));
-        self.judge.forget_peer(self.hosts[n].id);
+        let first = self.judge.forget_peer(self.hosts[n].id);
         self.clients[n].abort_all();
         self.hosts[n].crash();
+        if first.is_some_and(|first| first.elapsed() > KNOWN_AFTER) && self.chance(15) {
+            self.trace.note(format!("peer-{n} has lost its log"));
+            self.lost_logs[n] = Some(self.hosts[n].lose_log());
+        }
         self.restarts[n] = Instant::now() + self.millis(RESTART_MAX_MS);
     }
 

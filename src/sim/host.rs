@@ -150,6 +150,17 @@ impl Host {
         self.log.clone()
     }
 
+    /// The log is gone from a disk whose process does not run; the state stays.
+    #[must_use]
+    pub fn lose_log(&mut self) -> SimLog {
+        std::mem::replace(&mut self.log, SimLog::new(self.disk.clone()))
+    }
+
+    /// Somebody puts back the log that was lost.
+    pub fn put_back(&mut self, log: SimLog) {
+        self.log = log;
+    }
+
     /// Why the process can go on no longer, if so.
     pub fn failure(&mut self) -> Option<FatalError> {
         self.peer.as_mut()?.failed().now_or_never()

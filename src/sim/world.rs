@@ -9,6 +9,7 @@ use super::{
     clients::{Client, Object},
     host::{Host, Make},
     judge::Judge,
+    log::SimLog,
     network::SimNetwork,
     trace::Trace,
 };
@@ -40,6 +41,8 @@ pub struct World {
     pub(super) hosts: Vec<Host>,
     /// When a host without a process starts one.
     pub(super) restarts: Vec<Instant>,
+    /// Logs that their hosts have lost.
+    pub(super) lost_logs: Vec<Option<SimLog>>,
     pub(super) judge: Judge,
     pub(super) trace: Trace,
     /// CIDs that are asked for.
@@ -66,6 +69,7 @@ impl World {
         let mut world = Self {
             network,
             restarts: vec![Instant::now(); hosts.len()],
+            lost_logs: hosts.iter().map(|_| None).collect(),
             clients: hosts.iter().map(|_| JoinSet::new()).collect(),
             hosts,
             judge,
@@ -225,7 +229,14 @@ impl World {
 
     async fn start(&mut self, n: usize) {
         let join = if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any };
-        match self.hosts[n].start(join).await {
+        let started = self.hosts[n].start(join).await;
+        if let Some(log) = self.lost_logs[n].take() {
+            if started.is_ok() {
+                self.judge.accuse(&format!("peer-{n} takes part again over an empty log"));
+            }
+            self.hosts[n].put_back(log);
+        }
+        match started {
             Ok(()) => {
                 self.trace.note(format!("peer-{n} starts"));
                 self.judge.watch_peer(&self.hosts[n]);
