@@ -412,6 +412,17 @@ impl Consensus {
             .collect()
     }
 
+    /// Whether this peer is a member by an entry that it has applied. By one that is in its log only,
+    /// it may yet turn out that it never became one.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let applied = membership.log_id().is_some_and(|at| metrics.last_applied >= Some(at));
+        applied && membership.nodes().any(|(id, _)| *id == self.id)
+    }
+
     /// How far this peer is.
     #[must_use]
     pub fn progress(&self) -> LogProgress {

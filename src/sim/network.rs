@@ -218,6 +218,10 @@ impl Arrival {
         let (Ok(response), Some(back)) = (answer.await, back) else { return };
         let delay = {
             let mut links = self.network.lock();
+            // The dead say nothing.
+            if !links.is_alive(self.to, self.life) {
+                return;
+            }
             let delay = links.carry(self.to, self.from);
             if let Some(trace) = &links.trace {
                 let what = || format!("{} answers {}: {delay:?}, {response:?}", self.to, self.from);

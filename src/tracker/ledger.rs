@@ -124,14 +124,23 @@ impl fmt::Display for Place {
 
 /// The open ledger; clones are the same one. Calls block for a disk write or less per call, one after
 /// the other.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ledger {
     /// None after a failure of the disk: redb answers nothing any more then, so that the next call
     /// opens the file anew.
     database: Arc<Mutex<Option<Database>>>,
+    reopen: Arc<Reopen>,
     place: Place,
     /// Says how many writes are on disk; none in a backend.
     mark: Option<Arc<HighWater>>,
+}
+
+type Reopen = dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync;
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Entry {
@@ -179,7 +188,10 @@ impl Ledger {
         // Moved away by a person, as the errors say: the mark was of that file.
         let is_new = !path.try_exists().map_err(failed)?;
         let (mark, synced) = HighWater::open(&path.with_extension("synced")).map_err(failed)?;
-        let mut ledger = Self::checked(builder().create(path), place.clone())?;
+        let file = path.to_owned();
+        // Never made anew: an empty ledger would take what is ours for a stranger's.
+        let reopen = Arc::new(move || builder().open(&file));
+        let mut ledger = Self::checked(builder().create(path), reopen, place.clone())?;
         let found = ledger.with(|database| ledger.writes(database))?;
         match synced {
             Some(synced) if found < synced && !is_new => {
@@ -193,21 +205,27 @@ impl Ledger {
         }
     }
 
-    /// Opens the ledger in a backend, or makes it: for simulated worlds.
+    /// Opens the ledger in a backend, or makes it: for simulated worlds. Each call of `backend` gives
+    /// the same contents.
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub fn with_backend(backend: impl StorageBackend) -> Result<Self, LedgerError> {
-        Self::checked(builder().create_with_backend(backend), Place::Backend)
+    pub fn with_backend<B: StorageBackend>(
+        backend: impl Fn() -> B + Send + Sync + 'static,
+    ) -> Result<Self, LedgerError> {
+        let open = move || builder().create_with_backend(backend());
+        Self::checked(open(), Arc::new(open), Place::Backend)
     }
 
     fn checked(
         opened: Result<Database, redb::DatabaseError>,
+        reopen: Arc<Reopen>,
         place: Place,
     ) -> Result<Self, LedgerError> {
         let database = opened
             .map_err(|e| LedgerError::Open { place: place.clone(), reason: e.to_string() })?;
-        let ledger = Self { database: Arc::new(Mutex::new(Some(database))), place, mark: None };
+        let database = Arc::new(Mutex::new(Some(database)));
+        let ledger = Self { database, reopen, place, mark: None };
         ledger.with(|database| ledger.check_format(database))?;
         Ok(ledger)
     }
@@ -218,10 +236,9 @@ impl Ledger {
         call: impl FnOnce(&Database) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match (slot.take(), &self.place) {
-            (Some(database), _) => database,
-            (None, Place::File(path)) => builder().open(path).map_err(|e| self.disk(&e))?,
-            (None, Place::Backend) => return Err(self.disk(&"it failed before")),
+        let database = match slot.take() {
+            Some(database) => database,
+            None => (self.reopen)().map_err(|e| self.disk(&e))?,
         };
         let result = call(&database);
         if !matches!(result, Err(LedgerError::Disk { .. })) {
@@ -433,7 +450,7 @@ mod tests {
 
     #[test]
     fn another_daemon_voids_the_entries() {
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         ledger.bind("one").unwrap();
         ledger.write(&[(cid(1), entry(Origin::Ours, 1))]).unwrap();
         assert_eq!(ledger.bind("one").unwrap(), 0);
@@ -459,7 +476,7 @@ mod tests {
         assert!(error.contains("ledger is not understood: its format is [9]"), "{error}");
         assert!(error.contains("move it away"), "{error}");
         // An entry of a newer version.
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         let insert = |database: &Database| {
             let write = ledger.begin(database)?;
             let key = cid(1).to_bytes();
