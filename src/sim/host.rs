@@ -20,7 +20,7 @@ use crate::{
 
 /// Requests waiting for one peer.
 const INBOUND_MAX: usize = 256;
-/// Raft's timing in worlds; the defaults of `config`.
+/// Raft's timing by default.
 const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(100),
     election_min: Duration::from_millis(300),
@@ -53,6 +53,8 @@ pub struct Host {
     pub daemon: StandInDaemon,
     /// The machine's wall clock.
     pub clock: SimulatedClock,
+    /// Raft's timing, from the next start on; the defaults of `config`.
+    pub timing: Timing,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
     network: SimNetwork,
@@ -85,6 +87,7 @@ impl Host {
             daemon: StandInDaemon::new(&format!("daemon of {}", make.member.name), make.pin_time),
             member: make.member,
             clock: SimulatedClock::new(START),
+            timing: TIMING,
             peer: None,
             network,
             log: SimLog::new(make.sync_time),
@@ -103,7 +106,7 @@ impl Host {
         let assembly = Assembly {
             id: self.id,
             member: self.member.clone(),
-            timing: TIMING,
+            timing: self.timing,
             stores: Stores {
                 log: self.log.clone(),
                 flushed: self.log.flushed(),
