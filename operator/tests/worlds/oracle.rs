@@ -7,8 +7,8 @@
 //! - each copy called Pinned is held by that daemon, or was until [`REPORT_MAX`] ago;
 //! - Ready=True only with as many such copies as the spec of the generation it speaks of needs.
 //!
-//! When it arrives, the version it was decided on keeps it from replacing a later one; it may then be as
-//! old as the request was long under way.
+//! When it arrives it may be as old as the request was long under way; but it does not replace what the
+//! leader of a later term has written since it was sent.
 //!
 //! Of the rest, after every step: one cluster at most is founded; what is held of a living Pin that was
 //! once Ready never falls below the least number it has asked for since; no process forgets the claim of
@@ -29,7 +29,10 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    api::store::{Key, Kind},
+    api::{
+        Witness,
+        store::{Key, Kind},
+    },
     pods::pod_name,
 };
 
@@ -55,6 +58,8 @@ pub struct Seen {
     leaders: BTreeMap<u64, (Instant, usize)>,
     /// Clusters that disks belong to, and the pod it was first seen on.
     founded: BTreeMap<ClusterId, usize>,
+    /// The term and the revision of each Pin's last status, by UID.
+    written: BTreeMap<String, (u64, u64)>,
     violations: Vec<String>,
 }
 
@@ -74,6 +79,7 @@ impl Oracle {
             lost: BTreeMap::new(),
             leaders: BTreeMap::new(),
             founded: BTreeMap::new(),
+            written: BTreeMap::new(),
             violations: Vec::new(),
         };
         Self(Arc::new(Mutex::new(seen)))
@@ -88,6 +94,28 @@ impl Oracle {
         loop {
             self.lock().look();
             sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Witness for Oracle {
+    fn sent(&self, pod: usize, key: &Key, body: &Value, object: Option<&Value>) -> u64 {
+        self.lock().judge(pod, key, body, object)
+    }
+
+    fn taken(&self, term: u64, sent_at: u64, object: &Value) {
+        if object["kind"] != "Pin" {
+            return;
+        }
+        let mut seen = self.lock();
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let revision = text("resourceVersion").parse().unwrap_or_default();
+        let (uid, name) = (text("uid"), text("name"));
+        if let Some((other, at)) = seen.written.insert(uid, (term, revision))
+            && other > term
+            && at > sent_at
+        {
+            seen.violation(format!("{name}: a status of term {term} replaced one of term {other}"));
         }
     }
 }
@@ -142,9 +170,9 @@ impl Seen {
 
     /// Judges a status of a Pin that a pod sends; `object` is the Pin of that name as it is now. About
     /// another Pin than that one the status can say what it likes: it is refused.
-    pub fn judge(&mut self, pod: usize, key: &Key, body: &Value, object: Option<&Value>) {
+    fn judge(&mut self, pod: usize, key: &Key, body: &Value, object: Option<&Value>) -> u64 {
         if key.kind != Kind::Pin {
-            return;
+            return 0;
         }
         self.look();
         let object = object.filter(|object| object["metadata"]["uid"] == body["metadata"]["uid"]);
@@ -152,6 +180,7 @@ impl Seen {
         if let Some(wrong) = wrong {
             self.violations.push(format!("{key}: pod-{pod} sends a status, {wrong}: {body}"));
         }
+        self.pods[pod].as_ref().map_or(0, |process| process.known.term)
     }
 
     fn sender(&self, pod: usize) -> Option<String> {

@@ -72,10 +72,7 @@ impl World {
         }
         let oracle = Oracle::new(pods.iter().map(|pod| pod.host.daemon.clone()).collect());
         let api = SimApi::new(seed ^ 0xa91, pods.len(), trace.clone());
-        let judge = oracle.clone();
-        api.on_status(Arc::new(move |pod, key, body, object| {
-            judge.lock().judge(pod, key, body, object);
-        }));
+        api.set_witness(Arc::new(oracle.clone()));
         let looking = tokio::spawn(oracle.clone().watch());
         let users = Users::new(api.clone(), trace.clone());
         let claimed = pods.iter().map(|_| BTreeSet::new()).collect();
@@ -95,7 +92,21 @@ impl World {
         for n in 0..world.pods.len() {
             world.start(n).await;
         }
+        if world.random.random_bool(0.2) {
+            world.lose_the_founder().await;
+        }
         world
+    }
+
+    /// The founder ends just when it has the record, and is away until others may take that over.
+    async fn lose_the_founder(&mut self) {
+        self.api.lock().faults = Faults { slow: 200, ..Faults::default() };
+        while self.api.lock().home().get(&record()).is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.crash(0).await;
+        let away = self.random.random_range(110..150);
+        sleep(Duration::from_secs(away)).await;
     }
 
     /// Everything that goes wrong, and what users do meanwhile.

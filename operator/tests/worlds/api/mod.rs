@@ -36,8 +36,13 @@ use crate::trace::Trace;
 /// How long kube's client waits for a connection to say something, by default.
 const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
-/// Told of each status that a pod sends, when it sends it, and of the object as it is then.
-pub type OnStatus = Arc<dyn Fn(usize, &Key, &Value, Option<&Value>) + Send + Sync>;
+/// Told of the statuses that pods write.
+pub trait Witness: Send + Sync {
+    /// A pod sends one; `object` is what is there then. Answers the term that it is sent in.
+    fn sent(&self, pod: usize, key: &Key, body: &Value, object: Option<&Value>) -> u64;
+    /// One of that term, sent at that revision, was taken.
+    fn taken(&self, term: u64, sent_at: u64, object: &Value);
+}
 
 /// The API server; clones are the same.
 #[derive(Clone)]
@@ -68,7 +73,15 @@ pub struct Server {
     pub told_deleted: BTreeSet<String>,
     /// Requests that it does not understand.
     pub unknown: Vec<String>,
-    on_status: Option<OnStatus>,
+    witness: Option<Arc<dyn Witness>>,
+}
+
+/// What is remembered of a status while it is under way.
+struct Evidence {
+    witness: Arc<dyn Witness>,
+    term: u64,
+    /// The revision when it was sent.
+    sent_at: u64,
 }
 
 /// One process's way to the server.
@@ -94,13 +107,13 @@ impl SimApi {
             writes: 0,
             told_deleted: BTreeSet::new(),
             unknown: Vec::new(),
-            on_status: None,
+            witness: None,
         };
         Self { server: Arc::new(Mutex::new(server)), changed: channel::Sender::new(0), trace }
     }
 
-    pub fn on_status(&self, told: OnStatus) {
-        self.lock().on_status = Some(told);
+    pub fn set_witness(&self, witness: Arc<dyn Witness>) {
+        self.lock().witness = Some(witness);
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Server> {
@@ -285,21 +298,26 @@ impl Door {
         let _ = timeout(READ_TIMEOUT, broken).await;
     }
 
-    fn sent(&self, call: &Call) -> Fate {
+    fn sent(&self, call: &Call) -> (Fate, Option<Evidence>) {
         let mut server = self.api.lock();
         let Server { faults, random, .. } = &mut *server;
         let fate = faults.of_request(random);
         server.writes += u64::from(call.is_write());
-        if let (Call::ApplyStatus(key, body), Some(told)) = (call, server.on_status.clone()) {
-            let object = server.store().get(key).ok();
-            drop(server);
-            told(self.pod, key, body, object.as_deref());
-        }
-        fate
+        let (Call::ApplyStatus(key, body), Some(witness)) = (call, server.witness.clone()) else {
+            return (fate, None);
+        };
+        let (object, sent_at) = (server.store().get(key).ok(), server.store().revision());
+        drop(server);
+        let term = witness.sent(self.pod, key, body, object.as_deref());
+        (fate, Some(Evidence { witness, term, sent_at }))
     }
 
     /// Absent when the client is to wait in vain.
-    async fn carry(&self, call: Call, fate: Fate) -> Option<Response> {
+    async fn carry(
+        &self,
+        call: Call,
+        (fate, evidence): (Fate, Option<Evidence>),
+    ) -> Option<Response> {
         sleep(fate.delays[0]).await;
         if self.api.lock().cut.contains(&self.pod) {
             return None;
@@ -308,17 +326,17 @@ impl Door {
             End::Refused(refusal) => http::refused(&refusal),
             End::Lost { effect: false, told } => return told.then(http::broken),
             End::Lost { effect: true, told } => {
-                self.serve(call, fate.stale);
+                self.serve(call, fate.stale, evidence);
                 sleep(fate.delays[1]).await;
                 return told.then(http::broken);
             }
-            End::Served => self.serve(call, fate.stale),
+            End::Served => self.serve(call, fate.stale, evidence),
         };
         sleep(fate.delays[1]).await;
         (!self.api.lock().is_cut(self)).then_some(response)
     }
 
-    fn serve(&self, call: Call, stale: bool) -> Response {
+    fn serve(&self, call: Call, stale: bool, evidence: Option<Evidence>) -> Response {
         if let Some(watch) = Watch::new(self.clone(), &call) {
             return match self.api.lock().check_defined(&call) {
                 Ok(()) => watch.into_response(),
@@ -327,6 +345,9 @@ impl Door {
         }
         let served = self.api.change(|server| server.serve(&call, stale));
         self.note(&call, &served);
+        if let (Some(Evidence { witness, term, sent_at }), Ok(object)) = (evidence, &served) {
+            witness.taken(term, sent_at, object);
+        }
         match served {
             Ok(object) if matches!(call, Call::Create(..)) => http::answer(201, &object),
             Ok(object) => http::answer(200, &object),
