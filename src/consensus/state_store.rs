@@ -151,6 +151,14 @@ impl StateStore {
         Ok(bytes.map(|bytes| decode("the cluster's ID", CLUSTER_VERSION, &bytes)).transpose()?)
     }
 
+    /// All pins.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn pin_set(&self) -> Result<PinSet, StoreError> {
+        self.view()?.pin_set()
+    }
+
     /// Binds the disk to a cluster, durably.
     ///
     /// # Errors
