@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     clients::Recorder,
+    daemon::identity_cid,
     network::{Cuts, Network},
     peer::{PeerProcess, Setup, leader_of, until},
     stand_in_kubo::StandInKubo,
@@ -22,6 +23,11 @@ use crate::{
 pub const WHOLE_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a stand-in daemon takes for a pin.
 const PIN_TIME: Duration = Duration::from_millis(20);
+
+/// At least the time between two writes of what is applied to the state's disk.
+const STORE_PERIOD: Duration = Duration::from_millis(300);
+/// Numbers of the CIDs that are pinned last.
+const MARKERS: [u32; 2] = [2_000, 2_001];
 
 /// One cluster at a time is enough for the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -223,6 +229,15 @@ impl Faulty {
     /// # Panics
     /// When a peer does not end well, or the states differ.
     pub async fn compare_states(&mut self) -> anyhow::Result<PinSet> {
+        // What is applied is stored with something that is applied later; the log has it until then.
+        for marker in MARKERS.map(identity_cid) {
+            tokio::time::sleep(STORE_PERIOD).await;
+            self.peers[0].pin(&marker, "").await?;
+            until("every peer has applied a last pin", WHOLE_DEADLINE, || async {
+                self.daemons.iter().all(|daemon| daemon.pins().contains(&marker))
+            })
+            .await;
+        }
         for peer in &self.peers {
             peer.terminate()?;
         }

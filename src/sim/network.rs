@@ -127,7 +127,10 @@ impl Transport for SimTransport {
         Box::pin(async move {
             match tokio::time::timeout(deadline, self.carry_call(to, envelope)).await {
                 Ok(Some(response)) => Ok(response),
-                Ok(None) => Err(CallError::Unreachable { peer: to, reason: "simulated".into() }),
+                Ok(None) => {
+                    let reason = "simulated".into();
+                    Err(CallError::Unreachable { peer: to, reason, sent: true })
+                }
                 Err(_) => Err(CallError::Timeout { peer: to, deadline }),
             }
         })
