@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     rpc::SharedTransport,
-    state::{Op, Outcome, SharedState},
+    state::{Applied, Op, SharedState},
     types::{ClusterId, LogPosition, Member, PeerId},
 };
 
@@ -350,7 +350,7 @@ impl Consensus {
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+    pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
         match self.raft.client_write(Batch(ops)).await {
             Ok(response) => Ok(response.data.0),
             Err(error) => Err(write_error(error)),

@@ -153,6 +153,14 @@ impl StateStore {
         decoded.transpose().map_err(|error| not_understood(&self.path, error))
     }
 
+    /// All pins.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn pin_set(&self) -> Result<PinSet, StoreError> {
+        self.view()?.pin_set()
+    }
+
     /// Binds the disk to a cluster, durably.
     ///
     /// # Errors
