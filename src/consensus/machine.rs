@@ -83,21 +83,28 @@ impl Machine {
     }
 
     fn apply_ops(&self, term: u64, ops: &[Op], pending: &mut Pending) -> Outcomes {
-        let cids: Vec<Cid> = ops.iter().map(Op::cid).collect();
-        let outcomes = self.state.write(|pins| {
-            let outcomes = ops.iter().map(|op| pins.apply(term, op)).collect();
-            (Outcomes(outcomes), Some(Changed::Cids(cids.clone().into())))
+        let (outcomes, cids) = self.state.write(|pins| {
+            let mut cids = Vec::with_capacity(ops.len());
+            let mut apply = |op| {
+                pins.touched(op, &mut cids);
+                pins.apply(term, op)
+            };
+            let outcomes = Outcomes(ops.iter().map(&mut apply).collect());
+            let cids: Arc<[Cid]> = cids.into();
+            ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
         });
-        pending.cids.extend(cids);
+        pending.cids.extend(cids.iter());
         outcomes
     }
 
     fn store_pending(&self, pending: &mut Pending) -> Result<(), StoreError> {
         let pending = std::mem::take(pending);
-        let pins: Vec<(Cid, Option<Pin>)> = self.state.read(|state| {
-            pending.cids.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
+        let (pins, window) = self.state.read(|state| {
+            let pin = |cid| (cid, state.get(&cid).cloned());
+            let pins: Vec<(Cid, Option<Pin>)> = pending.cids.into_iter().map(pin).collect();
+            (pins, state.window().clone())
         });
-        self.store.apply(&pins, &self.head)
+        self.store.apply(&pins, &window, &self.head)
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
