@@ -2,6 +2,8 @@
 //! stand-in daemon.
 #![allow(clippy::unwrap_used)]
 
+#[path = "controllers/brake.rs"]
+mod brake;
 mod common;
 #[path = "controllers/world.rs"]
 mod world;

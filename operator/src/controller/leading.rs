@@ -11,16 +11,21 @@ use pinkeeper::{
     clock::Clock,
     cluster::{Cluster, Leadership},
     state::Refused,
-    types::Uid,
+    types::{Timestamp, Uid},
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     api::Reach,
+    claims::Deletions,
     counters::Counters,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
+    status::millis,
 };
 
 /// Where this peer is in Kubernetes, and what it was told.
@@ -75,15 +80,6 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Something for the claims to look at.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Work {
-    /// The object of that name: new, changed, or to be looked at again.
-    Object(ObjectKey),
-    /// The object with that UID is proven to be gone; its last generation, 0 when not known.
-    Gone(Uid, i64),
-}
-
 /// One leadership: ends when the term or the leader changes.
 #[derive(Debug)]
 pub(super) struct Leading {
@@ -93,8 +89,12 @@ pub(super) struct Leading {
     pub(super) token: CancellationToken,
     leadership: watch::Receiver<Leadership>,
     objects: RwLock<Objects>,
-    /// For the claims.
-    pub(super) claims: WorkQueue<Work>,
+    /// When this leadership began, by the brake's time.
+    began: (Timestamp, Instant),
+    /// For the claims: new objects, changed ones, and those to be looked at again.
+    pub(super) claims: WorkQueue<ObjectKey>,
+    /// For the claims: objects that are gone.
+    pub(super) deletions: Deletions,
     /// For the statuses.
     pub(super) statuses: WorkQueue<ObjectKey>,
     /// A whole list was read.
@@ -105,13 +105,16 @@ pub(super) struct Leading {
 
 impl Leading {
     pub(super) fn new(shared: Shared, term: u64, token: CancellationToken) -> Self {
+        let counted = shared.cluster.state().read(|pins| pins.window().latest());
         Self {
             leadership: shared.cluster.leadership(),
+            began: (shared.clock.now().max(counted), Instant::now()),
             shared,
             term,
             token,
             objects: RwLock::default(),
             claims: WorkQueue::default(),
+            deletions: Deletions::default(),
             statuses: WorkQueue::default(),
             listed: Notify::new(),
             refusals: Mutex::default(),
@@ -122,6 +125,12 @@ impl Leading {
     pub(super) fn holds(&self) -> bool {
         let now = *self.leadership.borrow();
         now.local && now.term == self.term && !self.token.is_cancelled()
+    }
+
+    /// The brake's time: it only goes on, as fast as time passes, whatever the wall clock does.
+    pub(super) fn brake_time(&self) -> Timestamp {
+        let (from, since) = self.began;
+        Timestamp(from.0 + millis(since.elapsed()))
     }
 
     pub(super) fn objects(&self) -> RwLockReadGuard<'_, Objects> {

@@ -62,10 +62,11 @@ async fn lead(
     let lead = Arc::new(Leading::new(shared.clone(), term, token.clone()));
     let (told, notes) = mpsc::channel(status::NOTES_MAX);
     let mut tasks = JoinSet::new();
-    tasks.spawn(status::run(lead.clone(), told));
+    tasks.spawn(status::run(lead.clone(), told.clone()));
     tasks.spawn(status::tell(lead.clone(), notes));
     tasks.spawn(claims::run(lead.clone()));
     tasks.spawn(claims::compare(lead.clone()));
+    tasks.spawn(claims::brake(lead.clone(), told));
     tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
     tasks.spawn(pins::run(lead.clone()));
     let mut leadership = shared.cluster.leadership();
@@ -82,5 +83,7 @@ async fn lead(
     }
     token.cancel();
     while tasks.join_next().await.is_some() {}
+    // The next leader counts.
+    shared.counters.unpins_waiting.set(0);
     tracing::info!(term, "the controllers of this leadership have ended");
 }

@@ -75,7 +75,8 @@ fn silent<'a>(lead: &Leading, directory: &'a Directory) -> Vec<(&'a String, &'a 
 async fn mark(lead: &Leading, name: &str, listed: &Listed) {
     let message = "the leader has heard nothing of this peer for some 10 s";
     let mut status = listed.status.clone();
-    let ready = condition("Unknown", "PeerDown", message, &status, lead.shared.clock.now());
+    let ready =
+        condition("Ready", ("Unknown", "PeerDown", message), &status, lead.shared.clock.now());
     status.conditions.retain(|c| c.type_ != "Ready");
     status.conditions.push(ready);
     status.role = None;
