@@ -11,21 +11,17 @@ use pinkeeper::{
     clock::Clock,
     cluster::{Cluster, Leadership},
     state::Refused,
-    types::{Timestamp, Uid},
+    types::Uid,
 };
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     api::Reach,
-    claims::Deletions,
+    claims::{BrakeTime, Deletions},
     counters::Counters,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
-    status::millis,
 };
 
 /// Where this peer is in Kubernetes, and what it was told.
@@ -89,8 +85,8 @@ pub(super) struct Leading {
     pub(super) token: CancellationToken,
     leadership: watch::Receiver<Leadership>,
     objects: RwLock<Objects>,
-    /// When this leadership began, by the brake's time.
-    began: (Timestamp, Instant),
+    /// The time that the brake counts by.
+    pub(super) brake_time: BrakeTime,
     /// For the claims: new objects, changed ones, and those to be looked at again.
     pub(super) claims: WorkQueue<ObjectKey>,
     /// For the claims: objects that are gone.
@@ -108,7 +104,7 @@ impl Leading {
         let counted = shared.cluster.state().read(|pins| pins.window().latest());
         Self {
             leadership: shared.cluster.leadership(),
-            began: (shared.clock.now().max(counted), Instant::now()),
+            brake_time: BrakeTime::begin(shared.clock.now(), counted),
             shared,
             term,
             token,
@@ -125,12 +121,6 @@ impl Leading {
     pub(super) fn holds(&self) -> bool {
         let now = *self.leadership.borrow();
         now.local && now.term == self.term && !self.token.is_cancelled()
-    }
-
-    /// The brake's time: it only goes on, as fast as time passes, whatever the wall clock does.
-    pub(super) fn brake_time(&self) -> Timestamp {
-        let (from, since) = self.began;
-        Timestamp(from.0 + millis(since.elapsed()))
     }
 
     pub(super) fn objects(&self) -> RwLockReadGuard<'_, Objects> {

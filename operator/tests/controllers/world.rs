@@ -123,11 +123,16 @@ impl World {
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     }
 
-    /// Deletes an empty namespace, and does what Kubernetes' controller, which does not run here,
-    /// does then.
-    pub async fn remove_namespace(&self, name: &str) {
+    /// Deletes a namespace, which then is terminating: Kubernetes' controller does not run here.
+    pub async fn end_namespace(&self, name: &str) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Deletes an empty namespace, and does what that controller does then.
+    pub async fn remove_namespace(&self, name: &str) {
+        self.end_namespace(name).await;
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let mut namespace = namespaces.get(name).await.unwrap();
         namespace.spec.get_or_insert_default().finalizers = None;
         let params = PostParams::default();

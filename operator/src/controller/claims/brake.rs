@@ -160,7 +160,7 @@ impl Brake {
         }
         match anchors::check(lead).await {
             Ok(()) => {
-                let ops = state.read(|pins| free(pins, &gone, lead.term, lead.brake_time()));
+                let ops = state.read(|pins| free(pins, &gone, lead.term, lead.brake_time.now()));
                 submit(lead, ops).await;
             }
             Err(error) => tracing::warn!(%error, "what waits is kept although namespaces are gone"),

@@ -17,6 +17,7 @@ mod deletions;
 mod driver;
 mod release;
 mod rule;
+mod time;
 
 pub use self::{
     brake::message,
@@ -26,4 +27,5 @@ pub use self::{
 };
 pub(super) use self::{
     brake::run as brake, compare::run as compare, deletions::Deletions, driver::run,
+    time::BrakeTime,
 };

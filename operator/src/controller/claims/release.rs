@@ -38,7 +38,7 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
             return true;
         }
     }
-    let ops = state.read(|pins| rule(pins, &claimed, &gone, lead.term, lead.brake_time()));
+    let ops = state.read(|pins| rule(pins, &claimed, &gone, lead.term, lead.brake_time.now()));
     submit(lead, ops).await
 }
 

@@ -77,8 +77,8 @@ async fn mark(lead: &Leading, name: &str, listed: &Listed) {
     let mut status = listed.status.clone();
     let ready =
         condition("Ready", ("Unknown", "PeerDown", message), &status, lead.shared.clock.now());
-    status.conditions.retain(|c| c.type_ != "Ready");
-    status.conditions.push(ready);
+    // What else it said may be over.
+    status.conditions = vec![ready];
     status.role = None;
     let api = peers_in(&lead.shared.client, &lead.shared.settings.namespace);
     tracing::warn!(peer = name, "nothing was heard of a peer");

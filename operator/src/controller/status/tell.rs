@@ -78,7 +78,7 @@ fn event(lead: &Leading, reference: ObjectReference, note: Note) -> Event {
     Event {
         metadata: ObjectMeta {
             namespace: reference.namespace.clone(),
-            generate_name: reference.name.as_ref().map(|name| format!("{name:.200}.")),
+            generate_name: reference.name.as_ref().map(|name| format!("{name:.200}-")),
             ..ObjectMeta::default()
         },
         type_: Some(if note.warning { "Warning" } else { "Normal" }.into()),
