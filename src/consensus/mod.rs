@@ -556,7 +556,14 @@ pub(crate) mod sim {
     };
 
     pub(crate) use super::raft_types::{RaftEntry, RaftLogId, RaftVote, TypeConfig};
-    use crate::types::LogPosition;
+    use crate::{state::Op, types::LogPosition};
+
+    pub(crate) fn ops_of(entry: &RaftEntry) -> Vec<Op> {
+        match &entry.payload {
+            openraft::EntryPayload::Normal(batch) => batch.0.clone(),
+            openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => Vec::new(),
+        }
+    }
 
     pub(crate) fn position_of(id: RaftLogId) -> LogPosition {
         super::raft_types::position_out(id)

@@ -233,6 +233,11 @@ impl Default for Head {
 }
 
 impl Head {
+    /// Entries of the log that are included.
+    pub(super) fn entries(&self) -> u64 {
+        self.applied.map_or(0, |position| position.index + 1)
+    }
+
     pub(super) fn raft_membership(&self) -> Result<RaftMembership, CodecError> {
         stored_membership_in(self.membership.clone())
     }

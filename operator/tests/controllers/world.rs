@@ -179,7 +179,9 @@ impl World {
     pub async fn run_as(&self, client: Client) -> Running {
         let disk = self.disk.path();
         let id = PeerId([7; 32]);
-        let log = DiskLog::open(&disk.join("log")).unwrap();
+        // A peer that has just stopped may hold its lock a moment longer.
+        let log =
+            eventually("the log is free", async || DiskLog::open(&disk.join("log")).ok()).await;
         let stores = Stores {
             flushed: log.flushed(),
             log,
@@ -187,7 +189,7 @@ impl World {
         };
         // Nobody asks anything; the channel's other end must live.
         let (asks, inbound) = tokio::sync::mpsc::channel(1);
-        let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.clone());
+        let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.client());
         let assembly = Assembly {
             id,
             member: Member {
