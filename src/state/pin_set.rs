@@ -214,7 +214,8 @@ impl PinSet {
         // An owner that takes kept content up again decides on it from then on.
         let before = pin.claims.len();
         if known_since.is_none() {
-            pin.claims.retain(|owner, _| !matches!(owner, Owner::Retained | Owner::Waiting(_)));
+            let ownerless = |of: &Owner| matches!(of, Owner::Retained | Owner::Waiting(_));
+            pin.claims.retain(|of, _| of == owner || !ownerless(of));
         }
         let adopted = pin.claims.len() < before;
         let grown = top_up(pin, candidates);

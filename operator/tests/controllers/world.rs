@@ -179,7 +179,9 @@ impl World {
     pub async fn run_as(&self, client: Client) -> Running {
         let disk = self.disk.path();
         let id = PeerId([7; 32]);
-        let log = DiskLog::open(&disk.join("log")).unwrap();
+        // A peer that has just stopped may hold its lock a moment longer.
+        let log =
+            eventually("the log is free", async || DiskLog::open(&disk.join("log")).ok()).await;
         let stores = Stores {
             flushed: log.flushed(),
             log,

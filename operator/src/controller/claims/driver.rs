@@ -48,6 +48,9 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
             }
         }
         let deletions = lead.deletions.take();
+        if deletions.is_empty() {
+            continue;
+        }
         tokio::select! {
             biased;
             () = lead.token.cancelled() => return,

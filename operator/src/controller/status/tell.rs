@@ -32,7 +32,7 @@ pub(in crate::controller) type Told = (ObjectReference, Note);
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Receiver<Told>) {
     let mut bucket = Bucket::new(BURST, PER_SECOND, Instant::now());
-    loop {
+    for number in 0_u64.. {
         let told = tokio::select! {
             biased;
             () = lead.token.cancelled() => return,
@@ -46,15 +46,15 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Rece
         tokio::select! {
             biased;
             () = lead.token.cancelled() => return,
-            () = write(&lead, reference, note) => {}
+            () = write(&lead, number, reference, note) => {}
         }
     }
 }
 
-async fn write(lead: &Leading, reference: ObjectReference, note: Note) {
+async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: Note) {
     let namespace = reference.namespace.clone().unwrap_or_default();
     let events: Api<Event> = Api::namespaced(lead.shared.client.clone(), &namespace);
-    let event = event(lead, reference, note);
+    let event = event(lead, number, reference, note);
     let params = PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) };
     match tokio::time::timeout(DEADLINE, events.create(&params, &event)).await {
         Ok(Ok(_)) => {
@@ -70,22 +70,25 @@ async fn write(lead: &Leading, reference: ObjectReference, note: Note) {
     }
 }
 
-fn event(lead: &Leading, reference: ObjectReference, note: Note) -> Event {
+/// `number` tells it from others of this leadership.
+fn event(lead: &Leading, number: u64, reference: ObjectReference, note: Note) -> Event {
     let mut end = note.text.len().min(NOTE_LEN_MAX);
     while !note.text.is_char_boundary(end) {
         end -= 1;
     }
+    let now = lead.shared.clock.now();
+    let name = reference.name.clone().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
             namespace: reference.namespace.clone(),
-            generate_name: reference.name.as_ref().map(|name| format!("{name:.200}-")),
+            name: Some(format!("{name:.200}.{:x}.{number:x}", now.0)),
             ..ObjectMeta::default()
         },
         type_: Some(if note.warning { "Warning" } else { "Normal" }.into()),
         reason: Some(note.reason.into()),
         note: Some(note.text[..end].to_owned()),
         action: Some("Pin".into()),
-        event_time: Some(MicroTime(lead.shared.clock.now().to_jiff())),
+        event_time: Some(MicroTime(now.to_jiff())),
         regarding: Some(reference),
         reporting_controller: Some(FIELD_MANAGER.into()),
         reporting_instance: Some(lead.shared.settings.pod.clone()),
