@@ -1,7 +1,12 @@
 //! Helpers of the end-to-end tests.
 
+pub mod chance;
+pub mod clients;
 pub mod daemon;
+pub mod faulty;
 pub mod kubernetes;
+pub mod linear;
+pub mod network;
 pub mod outage;
 pub mod peer;
 mod signal;

@@ -268,6 +268,22 @@ impl PeerProcess {
         self.signal(Signal::TERM)
     }
 
+    /// Stops it in the middle of whatever it does, until [`Self::resume`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Sends SIGKILL and waits.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ mod pin_set;
 mod shared;
 
 pub use self::{
-    op::{Fence, Op, Outcome, Refused},
+    op::{Applied, Fence, Op, Outcome, Refused},
     pin_set::PinSet,
     shared::{Changed, SharedState},
 };

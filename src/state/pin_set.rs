@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::op::{Fence, Op, Outcome, Refused};
+use super::op::{Applied, Fence, Op, Outcome, Refused};
 use crate::types::{Allocation, Cid, Claim, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
 
 /// Claims one pin may have: bounds a record's size.
@@ -77,6 +77,21 @@ impl PinSet {
             }
         }
         self.pins.insert(cid, pin);
+    }
+
+    /// Applies an op of a log entry written in `term`, and shows the pin to users of the REST API.
+    pub fn apply_shown(&mut self, term: u64, op: &Op) -> Applied {
+        let shown = |pins: &Self| pins.get(&op.cid()).map(Pin::as_asked_by_rest);
+        let before = match op {
+            Op::Release { owner: Owner::Rest, .. } => shown(self),
+            _ => None,
+        };
+        let outcome = self.apply(term, op);
+        let pin = match op {
+            Op::Claim { owner: Owner::Rest, .. } => shown(self),
+            _ => before,
+        };
+        Applied { outcome, pin }
     }
 
     /// Applies an op of a log entry written in `term`.
