@@ -25,6 +25,12 @@ build-tools:
 build: build-tools ## Build the static pinkeeper binary
 	cargo build --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
 
+RELEASE := $(CARGO_TARGET_DIR)/$(RUST_TARGET)/release
+.PHONY: release
+release: build-tools ## Build the static binary with optimisation across crates (first time 10 minutes)
+	cargo build --release --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
+	@echo "the binary: $(RELEASE)/pinkeeper"
+
 .PHONY: demo
 demo: tools build ## Show the main job on a local Kubernetes (first time about 20 minutes, then 1)
 	@$(LOCAL)/demo.sh up
@@ -80,6 +86,14 @@ sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1
 .PHONY: soak
 soak: ## Run the long tests: a thousand simulated worlds of each kind
 	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
+
+ROWS ?=
+RUNS ?= 5
+.PHONY: bench
+bench: tools ## Measure speed into docs/benchmarks.md (15 minutes); one row: make bench ROWS=accepted RUNS=1
+	cargo build --release --target $(RUST_TARGET) \
+	  -p pinkeeper-operator --bin pinkeeper -p pinkeeper-e2e --bin bench
+	@PINKEEPER_BINARY=$(RELEASE)/pinkeeper PINKEEPER_BENCH_RUNS=$(RUNS) $(RELEASE)/bench $(ROWS)
 
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools

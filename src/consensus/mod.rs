@@ -66,9 +66,10 @@ const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
 pub struct Timing {
     /// Between heartbeats of a leader.
     pub heartbeat: Duration,
-    /// Shortest silence after which a follower stands for election.
+    /// After the leader's lease has ended a follower waits at least so long before it stands for
+    /// election.
     pub election_min: Duration,
-    /// Longest.
+    /// The longest such wait, and the lease: so long after a leader's last word nobody else gets votes.
     pub election_max: Duration,
 }
 
