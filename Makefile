@@ -76,8 +76,15 @@ sim: build-tools ## Run simulated worlds: make sim SEEDS=1000 FROM=5000
 	  cargo test -p pinkeeper --lib -- --nocapture sim::
 
 .PHONY: soak
-soak: ## Run the long tests: a thousand simulated worlds
+soak: ## Run the long tests: a thousand simulated worlds, faults on real peers
 	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
+
+MINUTES ?= 10
+.PHONY: faults
+faults: build ## Put random faults on real peers: make faults MINUTES=60 PINKEEPER_SEED=7
+	PINKEEPER_SOAK=$(MINUTES) cargo test -p pinkeeper-e2e --test faults -- --nocapture random_faults
+
+soak: faults
 
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools
