@@ -71,12 +71,14 @@ test: ## Run every test; the last line says how many passed and failed
 SEEDS ?= 100
 FROM ?= 0
 .PHONY: sim
-sim: build-tools ## Run simulated worlds: make sim SEEDS=1000 FROM=5000
+sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1000 FROM=5000
 	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
 	  cargo test -p pinkeeper --lib -- --nocapture sim::
+	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
+	  cargo test -p pinkeeper-operator --test worlds -- --nocapture in_every
 
 .PHONY: soak
-soak: ## Run the long tests: a thousand simulated worlds, faults on real peers
+soak: ## Run the long tests: a thousand simulated worlds of each kind, and faults on real peers
 	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
 
 MINUTES ?= 10

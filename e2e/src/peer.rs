@@ -155,6 +155,12 @@ impl PeerProcess {
         &self.setup.name
     }
 
+    /// Its process ID while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// Its folder of identity, log and state.
     #[must_use]
     pub fn data(&self) -> PathBuf {

@@ -71,10 +71,7 @@ impl Trio {
     /// # Panics
     /// When that does not come.
     pub async fn whole(&self) -> Duration {
-        until("three peers are one cluster", FORM_DEADLINE, || async {
-            join_all(self.peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
-        })
-        .await
+        whole(&self.peers).await
     }
 
     /// The peer that leads.
@@ -113,6 +110,17 @@ impl Trio {
         }
         begin.elapsed()
     }
+}
+
+/// [`Trio::whole`] of any three peers.
+///
+/// # Panics
+/// When that does not come.
+pub async fn whole(peers: &[PeerProcess]) -> Duration {
+    until("three peers are one cluster", FORM_DEADLINE, || async {
+        join_all(peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
+    })
+    .await
 }
 
 async fn is_part(peer: &PeerProcess) -> bool {

@@ -71,7 +71,8 @@ impl Machine {
         let view = store.view()?;
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
-        let membership = head.raft_membership()?;
+        let membership = store.membership(&head)?;
+        state.set_entries(head.entries());
         let (unstored, stored_at) = (BTreeSet::new(), Instant::now());
         Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
     }
@@ -150,6 +151,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             };
             self.head.applied = Some(position_out(entry.log_id));
+            self.state.set_entries(self.head.entries());
             if self.unstored.len() >= PINS_PER_TRANSACTION {
                 self.store().map_err(io::Error::other)?;
             }
@@ -196,6 +198,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             *pins = installed;
             ((), Some(Changed::Everything))
         });
+        self.state.set_entries(self.head.entries());
         Ok(())
     }
 
