@@ -84,7 +84,7 @@ sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1
 	  cargo test -p pinkeeper-operator --test worlds -- --nocapture in_every
 
 .PHONY: soak
-soak: ## Run the long tests: a thousand simulated worlds of each kind
+soak: ## Run the long tests: a thousand simulated worlds of each kind, and faults on real peers
 	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
 
 ROWS ?=
@@ -94,6 +94,13 @@ bench: tools ## Measure speed into docs/benchmarks.md (15 minutes); one row: mak
 	cargo build --release --target $(RUST_TARGET) \
 	  -p pinkeeper-operator --bin pinkeeper -p pinkeeper-e2e --bin bench
 	@PINKEEPER_BINARY=$(RELEASE)/pinkeeper PINKEEPER_BENCH_RUNS=$(RUNS) $(RELEASE)/bench $(ROWS)
+
+MINUTES ?= 10
+.PHONY: faults
+faults: build ## Put random faults on real peers: make faults MINUTES=60 PINKEEPER_SEED=7
+	PINKEEPER_SOAK=$(MINUTES) cargo test -p pinkeeper-e2e --test faults -- --nocapture random_faults
+
+soak: faults
 
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools

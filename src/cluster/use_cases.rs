@@ -137,9 +137,9 @@ impl Cluster {
             Ok(Response::Refused(refusal)) => Err(refusal),
             Ok(response) => Ok(response),
             Err(error @ CallError::Unreachable { sent: false, .. }) => {
-                Err(Refusal::NotYet(error.to_string()))
+                Err(Refusal::NotYet(format!("the leader cannot be asked: {error}")))
             }
-            Err(error) => Err(Refusal::Failed(error.to_string())),
+            Err(error) => Err(Refusal::Failed(format!("the leader did not answer: {error}"))),
         }
     }
 
