@@ -5,3 +5,4 @@ pub mod kubernetes;
 pub mod peer;
 mod signal;
 pub mod trio;
+pub mod volume;

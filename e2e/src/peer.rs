@@ -102,6 +102,7 @@ pub struct Status {
 pub struct PeerProcess {
     setup: Setup,
     folder: TempDir,
+    ledger: Option<PathBuf>,
     ports: [u16; 3],
     child: Option<Child>,
     http: reqwest::Client,
@@ -115,7 +116,7 @@ impl PeerProcess {
     pub fn new(setup: Setup) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().no_proxy().timeout(HTTP_DEADLINE).build()?;
         let ports = [free_port()?, free_port()?, free_port()?];
-        Ok(Self { setup, folder: TempDir::new()?, ports, child: None, http })
+        Ok(Self { setup, folder: TempDir::new()?, ledger: None, ports, child: None, http })
     }
 
     /// Its name.
@@ -128,6 +129,12 @@ impl PeerProcess {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Gives the ledger a folder of its own from the next start on.
+    pub fn separate_ledger(&mut self) -> &Path {
+        let folder = self.folder.path();
+        self.ledger.get_or_insert_with(|| folder.join("ledger"))
     }
 
     /// Its configuration file; written by [`Self::start`].
@@ -164,6 +171,7 @@ impl PeerProcess {
         json!({
             "name": setup.name,
             "data_dir": self.data(),
+            "ledger_dir": self.ledger,
             "secret_file": self.folder.path().join("secret"),
             "listen": [format!("/ip4/127.0.0.1/tcp/{listen}")],
             "bootstrap": setup.bootstrap,
