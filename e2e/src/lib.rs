@@ -12,3 +12,4 @@ pub mod peer;
 mod signal;
 pub mod stand_in_kubo;
 pub mod trio;
+pub mod volume;
