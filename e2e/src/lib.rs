@@ -2,6 +2,8 @@
 
 pub mod daemon;
 pub mod kubernetes;
+pub mod outage;
 pub mod peer;
 mod signal;
+pub mod stand_in_kubo;
 pub mod trio;

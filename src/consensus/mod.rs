@@ -5,6 +5,8 @@
 //! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
 
 mod disk_log;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod image;
 mod machine;
 mod network;
@@ -87,7 +89,9 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A record of the log.
-    #[error(transparent)]
+    #[error(
+        "the Raft log beside the state is not understood: {0}; if the disk is sound, restore the data folder or give the peer an empty one so that it joins anew"
+    )]
     Record(#[from] CodecError),
     /// Log and state are not of one disk.
     #[error(
@@ -105,6 +109,16 @@ pub enum OpenError {
     )]
     LogTooShort {
         /// The log's last position.
+        log: Option<LogPosition>,
+        /// The state's position.
+        state: Option<LogPosition>,
+    },
+    /// The state lacks what the log has given away.
+    #[error(
+        "the Raft log begins after {log:?}, and the state ends at {state:?} before it: what lies between is lost on this disk; give the peer an empty data folder so that it joins anew"
+    )]
+    StateTooOld {
+        /// The last position purged from the log.
         log: Option<LogPosition>,
         /// The state's position.
         state: Option<LogPosition>,
@@ -192,8 +206,7 @@ pub struct Stores<L> {
 #[derive(Clone)]
 pub struct Consensus {
     id: PeerId,
-    /// How long a leader may be unanswered.
-    patience: Duration,
+    lease: Duration,
     raft: Raft<TypeConfig, Machine>,
     state: SharedState,
     store: StateStore,
@@ -220,6 +233,8 @@ pub trait BoundLog: RaftLogStorage<TypeConfig> + Clone + Sync {
     /// # Errors
     /// When the disk fails.
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()>;
+    /// The position of the last entry purged.
+    fn purged(&self) -> Option<LogPosition>;
     /// The position of the last entry, or of the last one purged.
     fn last(&self) -> Option<LogPosition>;
 }
@@ -231,6 +246,10 @@ impl BoundLog for DiskLog {
 
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
         self.set_cluster(cluster, epoch)
+    }
+
+    fn purged(&self) -> Option<LogPosition> {
+        self.purged()
     }
 
     fn last(&self) -> Option<LogPosition> {
@@ -269,7 +288,8 @@ impl Consensus {
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         Ok(Self {
             id,
-            patience: timing.election_max * UNANSWERED_MAX,
+            // openraft's leaders are sure of their followers' votes for that long.
+            lease: timing.election_max,
             raft,
             state,
             store: stores.state,
@@ -372,13 +392,14 @@ impl Consensus {
     /// Who leads, now.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        leadership_of(&self.raft.metrics().borrow_watched(), self.id, self.patience)
+        leadership_of(&self.raft.metrics().borrow_watched(), self.id, self.lease * UNANSWERED_MAX)
     }
 
     /// Follows leadership, membership and progress from now on.
     #[must_use]
     pub fn watch(&self) -> ConsensusWatch {
-        ConsensusWatch { id: self.id, patience: self.patience, metrics: self.raft.metrics() }
+        let patience = self.lease * UNANSWERED_MAX;
+        ConsensusWatch { id: self.id, patience, metrics: self.raft.metrics() }
     }
 
     /// All members, by this peer's log.
@@ -456,6 +477,22 @@ impl Consensus {
             .transfer_leader(to)
             .await
             .map_err(|error| ProposeError::Stopped(error.to_string()))
+    }
+
+    /// How long after a leader's last word nobody else gets votes.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Asks the others for a pre-vote, and if a majority would vote for this peer, for their votes.
+    /// Without effect while this peer leads or a majority hears the leader.
+    ///
+    /// # Errors
+    /// When the peer stops.
+    pub async fn stand(&self) -> Result<(), ProposeError> {
+        let stood = self.raft.trigger().elect(true).await;
+        stood.map_err(|error| ProposeError::Stopped(error.to_string()))
     }
 
     /// Stops; what was acknowledged is on disk already.
@@ -574,6 +611,11 @@ fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
     if head.applied > last && head.applied != head.installed {
         return Err(OpenError::LogTooShort { log: last, state: head.applied });
     }
+    // redb falls back to the checkpoint before the last if that is damaged after a crash.
+    let purged = stores.log.purged();
+    if purged > head.applied {
+        return Err(OpenError::StateTooOld { log: purged, state: head.applied });
+    }
     Ok(())
 }
 
@@ -586,7 +628,14 @@ pub(crate) mod sim {
     };
 
     pub(crate) use super::raft_types::{RaftEntry, RaftLogId, RaftVote, TypeConfig};
-    use crate::types::LogPosition;
+    use crate::{state::Op, types::LogPosition};
+
+    pub(crate) fn ops_of(entry: &RaftEntry) -> Vec<Op> {
+        match &entry.payload {
+            openraft::EntryPayload::Normal(batch) => batch.0.clone(),
+            openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => Vec::new(),
+        }
+    }
 
     pub(crate) fn position_of(id: RaftLogId) -> LogPosition {
         super::raft_types::position_out(id)

@@ -7,13 +7,17 @@
 //! | `GET /pins/{cid}?local=` | one pin and its statuses |
 //! | `POST /pins/{cid}?replication=&replication-min=&replication-max=&name=&mode=` | the pin |
 //! | `DELETE /pins/{cid}` | the pin as it was |
+//! | `POST /pins` (NDJSON) | pins many, see [`bulk`] |
 //! | `GET /health` | 204 |
 //!
 //! The JSON is that of IPFS Cluster 1.1. Other than there, a parameter that is unknown or asks for
 //! what is not done is refused and never ignored. Errors are `{"code":…,"message":…}`. There is no
 //! authentication: whoever reaches the address may pin and unpin.
 
+mod bulk;
 mod error;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod health;
 mod metrics;
 mod pins;
@@ -60,7 +64,7 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics) -> Router
     Router::new()
         .route("/id", get(id))
         .route("/health", get(async || StatusCode::NO_CONTENT))
-        .route("/pins", get(pins::list))
+        .route("/pins", get(pins::list).post(bulk::pin_all))
         .route("/pins/{cid}", get(pins::status).post(pins::pin).delete(pins::unpin))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

@@ -29,7 +29,7 @@ use crate::{
 const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
 
 /// The parameters of a request.
-pub(super) struct Given(Parameters);
+pub(super) struct Given(pub(super) Parameters);
 
 impl<S: Send + Sync> FromRequestParts<S> for Given {
     type Rejection = ApiError;

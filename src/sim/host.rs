@@ -5,12 +5,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::sync::mpsc;
 
-use super::{disk::SimFile, log::SimLog, network::SimNetwork};
+use super::{
+    disk::{SimDisk, SimFile},
+    log::SimLog,
+    network::SimNetwork,
+};
 use crate::{
     clock::{Clock, SimulatedClock},
-    cluster::{AddressBook, JoinPolicy},
+    cluster::{AddressBook, FatalError, JoinPolicy},
     consensus::{StateStore, StoreError, Stores, Timing},
     ipfs::fake::StandInDaemon,
     peer::{AssembleError, Assembly, Peer},
@@ -55,6 +60,10 @@ pub struct Host {
     pub clock: SimulatedClock,
     /// Raft's timing, from the next start on; the defaults of `config`.
     pub timing: Timing,
+    /// The disk of the peer's log, state and ledger.
+    pub disk: SimDisk,
+    /// The tracker's limits, from the next start on.
+    pub tracker: tracker::Config,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
     network: SimNetwork,
@@ -82,6 +91,7 @@ impl Host {
     /// called within the world's runtime.
     #[must_use]
     pub fn new(make: Make, network: SimNetwork) -> Self {
+        let disk = SimDisk::new(make.sync_time);
         Self {
             id: make.id,
             daemon: StandInDaemon::new(&format!("daemon of {}", make.member.name), make.pin_time),
@@ -90,9 +100,11 @@ impl Host {
             timing: TIMING,
             peer: None,
             network,
-            log: SimLog::new(make.sync_time),
-            state: SimFile::default(),
-            ledger: SimFile::default(),
+            log: SimLog::new(disk.clone()),
+            state: SimFile::new(disk.clone()),
+            ledger: SimFile::new(disk.clone()),
+            tracker: tracker::Config::default(),
+            disk,
         }
     }
 
@@ -101,6 +113,7 @@ impl Host {
     /// # Errors
     /// When its disks cannot be used; then it does not run.
     pub async fn start(&mut self, join: JoinPolicy) -> Result<(), HostError> {
+        self.daemon.forget_answers();
         let (inbound, requests) = mpsc::channel(INBOUND_MAX);
         let transport = self.network.connect(self.id, inbound);
         let assembly = Assembly {
@@ -114,9 +127,12 @@ impl Host {
             },
             transport: Arc::new(transport),
             inbound: requests,
-            ipfs: Arc::new(self.daemon.clone()),
-            ledger: LedgerPort::Inline(Ledger::with_backend(self.ledger.clone())?),
-            tracker: tracker::Config::default(),
+            ipfs: Arc::new(self.daemon.client()),
+            ledger: LedgerPort::Slow(
+                Ledger::with_backend(self.ledger.clone())?,
+                self.disk.sync_ms(),
+            ),
+            tracker: self.tracker,
             addresses: AddressBook::default(),
             volume: None,
             tags: BTreeMap::new(),
@@ -127,7 +143,18 @@ impl Host {
         Ok(())
     }
 
-    /// The process ends without warning; what was not synced is lost.
+    /// The peer's log, as long as it does not crash.
+    #[must_use]
+    pub fn log(&self) -> SimLog {
+        self.log.clone()
+    }
+
+    /// Why the process can go on no longer, if so.
+    pub fn failure(&mut self) -> Option<FatalError> {
+        self.peer.as_mut()?.failed().now_or_never()
+    }
+
+    /// The process ends without warning; what was not synced may be lost.
     pub fn crash(&mut self) {
         self.network.disconnect(self.id);
         self.log = self.log.after_crash();

@@ -7,11 +7,18 @@
 //! What is simulated is named so: [`network`] instead of libp2p, [`log`] and [`disk`] instead of
 //! files (what was not synced is lost in a crash), [`crate::ipfs::fake`] instead of Kubo.
 
+pub mod clients;
+#[cfg(test)]
+pub(crate) mod damage;
 pub mod disk;
+mod faults;
+pub mod history;
 pub mod host;
+pub mod judge;
 pub mod log;
 pub mod network;
 mod runtime;
+pub mod trace;
 pub mod world;
 
 pub use self::runtime::run_seeded;

@@ -9,10 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::{
     clock::SimulatedClock,
-    ipfs::{
-        IpfsError,
-        fake::{Request, StandInDaemon},
-    },
+    ipfs::fake::{Request, StandInDaemon},
     state::{Op, PinSet},
     types::{ClaimOptions, Factor, Owner, PinState, Replication, Timestamp},
 };
@@ -53,7 +50,7 @@ impl World {
             Box::pin(async move { open.then_some(()).ok_or_else(closed) })
         });
         let ports = Ports {
-            ipfs: Arc::new(daemon.clone()),
+            ipfs: Arc::new(daemon.client()),
             ledger: LedgerPort::Inline(ledger.clone()),
             state: state.clone(),
             me: ME,
@@ -299,8 +296,8 @@ async fn a_list_that_breaks_off_takes_nothing_for_lost() {
 async fn failures_are_told_and_tried_again() {
     let daemon = daemon();
     let world = World::new(&daemon);
-    daemon.set_failing(cid(1), Some(IpfsError::Failed("no space left on device".to_owned())));
-    daemon.set_failing(cid(2), Some(IpfsError::Refused("insecure hash".to_owned())));
+    daemon.set_failing(cid(1), Some("no space left on device"));
+    daemon.set_failing(cid(2), Some("potentially insecure hash functions not allowed"));
     world.want(1);
     world.want(2);
     world.until_state(1, PinState::Failed).await;

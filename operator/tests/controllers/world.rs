@@ -163,7 +163,7 @@ impl World {
         };
         // Nobody asks anything; the channel's other end must live.
         let (asks, inbound) = tokio::sync::mpsc::channel(1);
-        let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.clone());
+        let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.client());
         let assembly = Assembly {
             id,
             member: Member {

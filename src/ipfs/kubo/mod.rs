@@ -8,7 +8,7 @@
 mod http;
 mod wire;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -17,6 +17,7 @@ use futures::{
 };
 use tokio::sync::watch;
 
+pub use self::http::{Body, Carrier};
 use self::{
     http::{Lines, Rpc},
     wire::{Id, PinEvent, PinLsItem, RepoStat},
@@ -58,6 +59,12 @@ impl KuboClient {
     /// When `url` is not an address of that form.
     pub fn new(url: &str) -> Result<Self, KuboUrlError> {
         Ok(Self { rpc: Rpc::new(url)? })
+    }
+
+    /// A client of the daemon that `carrier` leads to.
+    #[must_use]
+    pub fn over(carrier: Arc<dyn Carrier>) -> Self {
+        Self { rpc: Rpc::over(carrier) }
     }
 
     async fn ask_id(&self) -> Result<DaemonInfo, IpfsError> {
