@@ -7,6 +7,7 @@
 mod addresses;
 mod barrier;
 mod board;
+mod collect;
 mod join;
 mod report;
 mod serve;
@@ -30,6 +31,7 @@ pub use self::{
     addresses::AddressBook,
     barrier::ReadBarrier,
     board::Board,
+    collect::{CollectResults, GcPolicy},
     use_cases::{PinView, UseCaseError},
 };
 pub use crate::consensus::{Leadership, MemberView};
@@ -43,8 +45,8 @@ use crate::{
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
     types::{
-        Cid, ClusterId, DaemonInfo, Envelope, Member, Metrics, PeerId, Replication, Request,
-        Response,
+        Cid, ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
+        Replication, Request, Response,
     },
 };
 
@@ -123,6 +125,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Which cluster to join while blank.
     pub join: JoinPolicy,
+    /// When garbage is collected unasked; absent: never.
+    pub gc: Option<GcPolicy>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -145,6 +149,10 @@ struct Inner {
     daemons: watch::Sender<Vec<DaemonInfo>>,
     /// Allocations proposed lately, by peer, and since when.
     proposed: Mutex<(BTreeMap<PeerId, u64>, Instant)>,
+    /// Collections of this peer's garbage.
+    own_collection: collect::Runs<(), CollectResult>,
+    /// On the leader: collections of all peers' garbage, or of the one named.
+    collection_rounds: collect::Runs<Option<PeerId>, CollectResults>,
     boot: u64,
 }
 
@@ -171,6 +179,8 @@ impl Cluster {
             monitor: Monitor::default(),
             daemons: watch::Sender::default(),
             proposed: Mutex::new((BTreeMap::new(), Instant::now())),
+            own_collection: collect::Runs::default(),
+            collection_rounds: collect::Runs::default(),
             boot: crate::consensus::random_u64(),
             parts,
         };
@@ -182,6 +192,8 @@ impl Cluster {
         tasks.spawn(cluster.clone().push_metrics(token.clone()));
         tasks.spawn(cluster.clone().connect_daemons(token.clone()));
         tasks.spawn(cluster.clone().look_after(token.clone()));
+        tasks.spawn(cluster.clone().collect_own(token.clone()));
+        tasks.spawn(cluster.clone().lead_collections(token.clone()));
         cluster
     }
 
@@ -275,6 +287,12 @@ impl Cluster {
     #[must_use]
     pub fn local_metrics(&self) -> watch::Receiver<Metrics> {
         self.0.parts.metrics.clone()
+    }
+
+    /// Collections of this peer's garbage so far, for metrics.
+    #[must_use]
+    pub fn collections(&self) -> Collections {
+        self.0.parts.tracker.collections()
     }
 
     /// On the leader: members that do not hold a CID and can take it, best first. At most the wanted

@@ -34,6 +34,9 @@ pub enum UseCaseError {
     /// It cannot be done as asked.
     #[error("{0}")]
     Invalid(String),
+    /// Not now: something that goes on excludes it, as the text says.
+    #[error("{0}")]
+    Busy(String),
     /// It failed; trying again may help.
     #[error("{0}")]
     Failed(String),
@@ -88,7 +91,7 @@ impl Cluster {
     }
 
     /// Asks the leader, wherever it is; every request here can be repeated without harm.
-    async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
+    pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
         loop {
             let leader = self.0.leadership.borrow().leader;
@@ -98,6 +101,7 @@ impl Cluster {
                     Ok(response) => return Ok(response),
                     Err(Refusal::NotFound) => return Err(UseCaseError::NotFound),
                     Err(Refusal::Invalid(reason)) => return Err(UseCaseError::Invalid(reason)),
+                    Err(Refusal::Collecting(reason)) => return Err(UseCaseError::Busy(reason)),
                     Err(refusal) => refusal.to_string(),
                 },
             };
@@ -209,6 +213,6 @@ impl Cluster {
     }
 }
 
-fn unexpected(response: &Response) -> UseCaseError {
+pub(super) fn unexpected(response: &Response) -> UseCaseError {
     UseCaseError::Failed(format!("unexpected answer of the leader: {response:?}"))
 }

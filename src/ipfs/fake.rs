@@ -15,7 +15,7 @@ use futures::{
 use tokio::sync::watch;
 
 use super::{Held, Ipfs, IpfsError, RepositoryStat};
-use crate::types::{Cid, DaemonInfo, Progress};
+use crate::types::{Cid, Collected, DaemonInfo, Progress};
 
 /// A request that changes something or asks about single CIDs, as it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,8 @@ pub enum Request {
     Pin(Cid),
     /// `unpin`.
     Unpin(Cid),
+    /// `collect_garbage`.
+    Collect,
 }
 
 /// The stand-in; clones are the same daemon.
@@ -45,6 +47,12 @@ struct World {
     pin_time: Duration,
     pins: BTreeSet<Cid>,
     direct: BTreeSet<Cid>,
+    /// Content on its disk, pinned or not.
+    blocks: BTreeSet<Cid>,
+    /// A collection waits for the pins in flight, or runs: pins and unpins wait for its end.
+    locked: bool,
+    /// Whoever asked for it gave it up, but it still waits for the pins in flight.
+    orphaned: bool,
     /// CIDs nobody provides.
     missing: BTreeSet<Cid>,
     /// CIDs it fails to pin, and how.
@@ -69,11 +77,29 @@ impl World {
 }
 
 /// Counts a pin in flight as long as it lives.
-struct InFlight(Arc<Mutex<World>>);
+struct InFlight(StandInDaemon);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).in_flight -= 1;
+        self.0.change(|world| {
+            world.in_flight -= 1;
+            if world.in_flight == 0 && std::mem::take(&mut world.orphaned) {
+                world.locked = false;
+            }
+        });
+    }
+}
+
+/// Keeps pins and unpins waiting as long as it lives. Like Kubo's, a collection that waits for the
+/// lock cannot be called off.
+struct Lock(StandInDaemon);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.change(|world| {
+            world.orphaned = world.in_flight > 0;
+            world.locked = world.orphaned;
+        });
     }
 }
 
@@ -88,6 +114,9 @@ impl StandInDaemon {
             pin_time,
             pins: BTreeSet::new(),
             direct: BTreeSet::new(),
+            blocks: BTreeSet::new(),
+            locked: false,
+            orphaned: false,
             missing: BTreeSet::new(),
             failing: BTreeMap::new(),
             listing_limit: None,
@@ -111,7 +140,10 @@ impl StandInDaemon {
 
     /// Somebody else pins content that is there at once.
     pub fn pin_foreign(&self, cid: Cid) {
-        self.change(|world| world.pins.insert(cid));
+        self.change(|world| {
+            world.pins.insert(cid);
+            world.blocks.insert(cid);
+        });
     }
 
     /// Somebody else pins the block alone.
@@ -171,6 +203,7 @@ impl StandInDaemon {
             id.clone_into(&mut world.id);
             world.pins.clear();
             world.direct.clear();
+            world.blocks.clear();
         });
     }
 
@@ -178,6 +211,12 @@ impl StandInDaemon {
     #[must_use]
     pub fn holds(&self, cid: &Cid) -> bool {
         self.world().pins.contains(cid)
+    }
+
+    /// Whether the content is on its disk.
+    #[must_use]
+    pub fn stores(&self, cid: &Cid) -> bool {
+        self.world().blocks.contains(cid)
     }
 
     /// All it holds.
@@ -233,10 +272,11 @@ impl StandInDaemon {
         world.pins.remove(&cid);
         world.in_flight += 1;
         world.in_flight_max = world.in_flight_max.max(world.in_flight);
-        Ok((world.life, world.pin_time, InFlight(Arc::clone(&self.world))))
+        Ok((world.life, world.pin_time, InFlight(self.clone())))
     }
 
     async fn fetch(&self, cid: Cid, progress: watch::Sender<Progress>) -> Result<(), IpfsError> {
+        self.unlocked().await?;
         let (life, time, _in_flight) = self.admit(cid)?;
         if let Some(error) = self.world().failing.get(&cid) {
             return Err(error.clone());
@@ -255,8 +295,39 @@ impl StandInDaemon {
             return Err(broken_off());
         }
         world.pins.insert(cid);
+        world.blocks.insert(cid);
         world.direct.remove(&cid);
         Ok(())
+    }
+
+    /// Waits while a collection waits or runs.
+    async fn unlocked(&self) -> Result<(), IpfsError> {
+        let life = self.up()?.life;
+        self.wait(life, |world| !world.locked).await
+    }
+
+    async fn collect(&self) -> Result<Collected, IpfsError> {
+        self.unlocked().await?;
+        let life = {
+            let mut world = self.up()?;
+            world.log(Request::Collect);
+            world.locked = true;
+            world.life
+        };
+        let _lock = Lock(self.clone());
+        self.wait(life, |world| world.in_flight == 0).await?;
+        let time = self.up()?.pin_time;
+        let broken = self.wait(life, |_| false);
+        tokio::select! { biased;
+            result = broken => result?,
+            () = tokio::time::sleep(time) => {}
+        }
+        let mut world = self.up()?;
+        let world = &mut *world;
+        let before = world.blocks.len();
+        world.blocks.retain(|cid| world.pins.contains(cid) || world.direct.contains(cid));
+        let removed = (before - world.blocks.len()) as u64;
+        Ok(Collected { removed, errors: Vec::new() })
     }
 }
 
@@ -300,6 +371,7 @@ impl Ipfs for StandInDaemon {
 
     fn unpin(&self, cid: Cid) -> BoxFuture<'_, Result<(), IpfsError>> {
         async move {
+            self.unlocked().await?;
             let mut world = self.up()?;
             world.log(Request::Unpin(cid));
             world.pins.remove(&cid);
@@ -330,6 +402,10 @@ impl Ipfs for StandInDaemon {
             Ok(RepositoryStat { size, storage_max: 10_000_000_000 })
         }
         .boxed()
+    }
+
+    fn collect_garbage(&self) -> BoxFuture<'_, Result<Collected, IpfsError>> {
+        self.collect().boxed()
     }
 
     fn connect(&self, addresses: Vec<String>) -> BoxFuture<'_, Result<(), IpfsError>> {

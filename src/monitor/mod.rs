@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::types::{Metrics, PeerId};
+use crate::types::{Garbage, Metrics, PeerId};
 
 pub mod informer;
 
@@ -69,6 +69,14 @@ impl Monitor {
             .filter(|(_, (_, expiry))| *expiry > now)
             .map(|(peer, (metrics, _))| (*peer, metrics.clone()))
             .collect()
+    }
+
+    /// A peer's garbage was collected: what it told before that is old.
+    pub fn collected(&self, peer: &PeerId) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((metrics, _)) = latest.get_mut(peer) {
+            metrics.garbage = Garbage { collecting: false, unpinned: false, idle_minutes: Some(0) };
+        }
     }
 
     /// Whether a peer without metrics is down: a new leader has to give each the time to report.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AssembleError, Assembly, Peer};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, FoundError, JoinPolicy},
+    cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy},
     config::PeerConfig,
     consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
@@ -169,6 +169,7 @@ async fn open(
         tracker: tracker::Config {
             pins_max: config.concurrent_pins,
             stall_time: config.pin_stall_timeout,
+            collect_time: config.gc_timeout,
             ..tracker::Config::default()
         },
         addresses: AddressBook::open(&config.data_dir.join("addresses")),
@@ -176,6 +177,10 @@ async fn open(
         tags: config.tags,
         clock: Clock::System,
         join,
+        gc: config.gc_watermark.map(|watermark_percent| GcPolicy {
+            watermark_percent,
+            pause_minutes: u32::try_from(config.gc_pause.as_secs() / 60).unwrap_or(u32::MAX),
+        }),
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));

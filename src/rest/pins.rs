@@ -29,7 +29,7 @@ use crate::{
 const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
 
 /// The parameters of a request.
-pub(super) struct Given(Parameters);
+pub(super) struct Given(pub(super) Parameters);
 
 impl<S: Send + Sync> FromRequestParts<S> for Given {
     type Rejection = ApiError;
@@ -73,7 +73,7 @@ pub(super) async fn status(
     Given(given): Given,
 ) -> Result<Json<PinInfoView>, ApiError> {
     let cid = parse_cid(&cid)?;
-    let peers = api.peers(given.status()?);
+    let peers = api.peers(given.local_only()?);
     Ok(Json(match api.source.pin_view(cid).await? {
         Some((pin, statuses)) => peers.info(cid, &pin, &statuses),
         None => peers.unpinned(cid),

@@ -151,6 +151,7 @@ impl World {
                 tags: BTreeMap::new(),
                 clock: self.clock,
                 join: if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any },
+                gc: None,
             };
             Peer::assemble(assembly).await.map_err(|e| e.to_string())
         };
