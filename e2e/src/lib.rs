@@ -3,5 +3,6 @@
 pub mod daemon;
 pub mod kubernetes;
 pub mod peer;
+pub mod proxy;
 mod signal;
 pub mod trio;

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use pinkeeper::types::Cid;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -103,6 +103,7 @@ pub struct PeerProcess {
     setup: Setup,
     folder: TempDir,
     ports: [u16; 3],
+    extra: Map<String, Value>,
     child: Option<Child>,
     http: reqwest::Client,
 }
@@ -115,7 +116,7 @@ impl PeerProcess {
     pub fn new(setup: Setup) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().no_proxy().timeout(HTTP_DEADLINE).build()?;
         let ports = [free_port()?, free_port()?, free_port()?];
-        Ok(Self { setup, folder: TempDir::new()?, ports, child: None, http })
+        Ok(Self { setup, folder: TempDir::new()?, ports, extra: Map::new(), child: None, http })
     }
 
     /// Its name.
@@ -147,6 +148,11 @@ impl PeerProcess {
         &mut self.setup
     }
 
+    /// One more key in its configuration file, from the next start on.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.extra.insert(key.to_owned(), value);
+    }
+
     /// Other ports from the next start on.
     ///
     /// # Errors
@@ -161,7 +167,7 @@ impl PeerProcess {
     pub fn settings(&self) -> Value {
         let [listen, rest, health] = self.ports;
         let setup = &self.setup;
-        json!({
+        let mut settings = json!({
             "name": setup.name,
             "data_dir": self.data(),
             "secret_file": self.folder.path().join("secret"),
@@ -177,7 +183,11 @@ impl PeerProcess {
             "election_max_ms": 2000,
             "pin_stall_timeout": "3s",
             "log_level": "info,pinkeeper=debug,openraft=error",
-        })
+        });
+        for (key, value) in &self.extra {
+            settings[key] = value.clone();
+        }
+        settings
     }
 
     /// Starts the process (again) and does not wait for anything.
