@@ -1,23 +1,33 @@
 //! Wall-clock time for timestamps that people read; never for decisions, which use tokio's clock.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
 use crate::types::Timestamp;
 
 /// Where wall-clock time comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Clock {
     /// The machine's clock.
     System,
-    /// A simulated world: starts at a fixed instant and advances with tokio's (paused) clock.
-    Simulated {
-        /// The wall-clock time at `origin`.
-        start: Timestamp,
-        /// The tokio instant of `start`.
-        origin: Instant,
-    },
+    /// A simulated machine's.
+    Simulated(SimulatedClock),
+}
+
+/// Advances with tokio's (paused) clock from a given time on, and can be set; clones are the same
+/// clock.
+#[derive(Clone, Debug)]
+pub struct SimulatedClock {
+    origin: Instant,
+    /// Milliseconds since the Unix epoch at `origin`.
+    start: Arc<AtomicU64>,
 }
 
 impl Clock {
@@ -29,8 +39,26 @@ impl Clock {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 Timestamp(millis(since.unwrap_or_default()))
             }
-            Self::Simulated { start, origin } => Timestamp(start.0 + millis(origin.elapsed())),
+            Self::Simulated(clock) => clock.now(),
         }
+    }
+}
+
+impl SimulatedClock {
+    /// A clock that shows `start` now.
+    #[must_use]
+    pub fn new(start: Timestamp) -> Self {
+        Self { origin: Instant::now(), start: Arc::new(AtomicU64::new(start.0)) }
+    }
+
+    /// Sets the clock forward or, with a negative number, back by that many milliseconds.
+    pub fn jump(&self, by: i64) {
+        let start = self.start.load(Ordering::Relaxed);
+        self.start.store(start.saturating_add_signed(by), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.start.load(Ordering::Relaxed).saturating_add(millis(self.origin.elapsed())))
     }
 }
 

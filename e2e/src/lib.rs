@@ -2,7 +2,9 @@
 
 pub mod daemon;
 pub mod kubernetes;
+pub mod outage;
 pub mod peer;
 pub mod proxy;
 mod signal;
+pub mod stand_in_kubo;
 pub mod trio;

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::TcpListener,
+    net::{IpAddr, Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -103,9 +103,19 @@ pub struct PeerProcess {
     setup: Setup,
     folder: TempDir,
     ports: [u16; 3],
-    extra: Map<String, Value>,
+    place: Place,
+    changed: BTreeMap<String, Value>,
     child: Option<Child>,
     http: reqwest::Client,
+}
+
+/// Where a peer runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address it listens on.
+    pub ip: IpAddr,
+    /// The network namespace it runs in; absent: that of the test.
+    pub namespace: Option<String>,
 }
 
 impl PeerProcess {
@@ -116,13 +126,39 @@ impl PeerProcess {
     pub fn new(setup: Setup) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().no_proxy().timeout(HTTP_DEADLINE).build()?;
         let ports = [free_port()?, free_port()?, free_port()?];
-        Ok(Self { setup, folder: TempDir::new()?, ports, extra: Map::new(), child: None, http })
+        Ok(Self {
+            setup,
+            folder: TempDir::new()?,
+            ports,
+            place: Place { ip: Ipv4Addr::LOCALHOST.into(), namespace: None },
+            changed: BTreeMap::new(),
+            child: None,
+            http,
+        })
+    }
+
+    /// Runs it elsewhere than on loopback.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// Another value of one of its [`Self::settings`] from the next start on.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.changed.insert(key.to_owned(), value);
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.setup.name
+    }
+
+    /// Its process ID while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
     }
 
     /// Its folder of identity, log and state.
@@ -140,7 +176,7 @@ impl PeerProcess {
     /// Where other peers reach it.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}", self.ports[0])
+        format!("/ip4/{}/tcp/{}", self.place.ip, self.ports[0])
     }
 
     /// What it is told; the next start heeds changes.
@@ -165,18 +201,18 @@ impl PeerProcess {
     /// Everything in its configuration file.
     #[must_use]
     pub fn settings(&self) -> Value {
-        let [listen, rest, health] = self.ports;
-        let setup = &self.setup;
+        let [_, rest, health] = self.ports;
+        let (setup, ip) = (&self.setup, self.place.ip);
         let mut settings = json!({
             "name": setup.name,
             "data_dir": self.data(),
             "secret_file": self.folder.path().join("secret"),
-            "listen": [format!("/ip4/127.0.0.1/tcp/{listen}")],
+            "listen": [self.address()],
             "bootstrap": setup.bootstrap,
             "found": setup.found,
             "ipfs_api": setup.ipfs_api,
-            "rest_listen": format!("127.0.0.1:{rest}"),
-            "health_listen": format!("127.0.0.1:{health}"),
+            "rest_listen": format!("{ip}:{rest}"),
+            "health_listen": format!("{ip}:{health}"),
             // For a busy machine; the tests look for what is lost, not for speed.
             "heartbeat_ms": 200,
             "election_min_ms": 1000,
@@ -184,7 +220,7 @@ impl PeerProcess {
             "pin_stall_timeout": "3s",
             "log_level": "info,pinkeeper=debug,openraft=error",
         });
-        for (key, value) in &self.extra {
+        for (key, value) in &self.changed {
             settings[key] = value.clone();
         }
         settings
@@ -199,7 +235,15 @@ impl PeerProcess {
         // JSON is YAML.
         std::fs::write(self.config(), serde_json::to_vec_pretty(&self.settings())?)?;
         let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(program()?);
+        let mut command = match &self.place.namespace {
+            // It becomes the program, so that signals reach that.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace.as_str()]).arg(program()?);
+                command
+            }
+            None => Command::new(program()?),
+        };
         command.arg("peer").arg("--config").arg(self.config()).env_clear();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         self.child = Some(command.spawn()?);
@@ -265,7 +309,7 @@ impl PeerProcess {
     /// # Errors
     /// When nothing answers.
     pub async fn health(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let url = format!("http://127.0.0.1:{}/{path}", self.ports[2]);
+        let url = format!("http://{}:{}/{path}", self.place.ip, self.ports[2]);
         let response = self.http.get(url).send().await?;
         Ok((response.status().as_u16(), response.text().await?))
     }
@@ -278,7 +322,7 @@ impl PeerProcess {
     /// The URL of a path of its REST API.
     #[must_use]
     pub fn rest_url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/{path}", self.ports[1])
+        format!("http://{}:{}/{path}", self.place.ip, self.ports[1])
     }
 
     async fn json(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
@@ -350,6 +394,16 @@ impl PeerProcess {
         let term = line.split("term=").nth(1)?.split_whitespace().next()?.parse().ok()?;
         Some((line.contains("local=true"), term))
     }
+}
+
+/// The peer that leads, by its place: of those that last said so the one of the latest term.
+///
+/// # Errors
+/// When none does.
+pub fn leader_of(peers: &[PeerProcess]) -> anyhow::Result<usize> {
+    let leads = |peer: &PeerProcess| peer.leadership().filter(|(local, _)| *local);
+    let led = peers.iter().enumerate().filter_map(|(n, peer)| Some((leads(peer)?.1, n)));
+    led.max().map(|(_, n)| n).context("no peer says that it leads")
 }
 
 /// The statuses in a line of `GET /pins`, by the peers' names.

@@ -5,14 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use futures::future::{join_all, try_join_all};
 use pinkeeper::types::Cid;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     daemon::Daemon,
-    peer::{PeerProcess, Setup, Status, until},
+    peer::{PeerProcess, Setup, Status, leader_of, until},
 };
 
 /// Time a cluster has to form, also after all its peers were away.
@@ -72,10 +71,7 @@ impl Trio {
     /// # Panics
     /// When that does not come.
     pub async fn whole(&self) -> Duration {
-        until("three peers are one cluster", FORM_DEADLINE, || async {
-            join_all(self.peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
-        })
-        .await
+        whole(&self.peers).await
     }
 
     /// The peer that leads.
@@ -83,9 +79,7 @@ impl Trio {
     /// # Errors
     /// When none does.
     pub fn leader(&self) -> anyhow::Result<usize> {
-        let leads = |peer: &PeerProcess| peer.leadership().filter(|(local, _)| *local);
-        let led = self.peers.iter().enumerate().filter_map(|(n, peer)| Some((leads(peer)?.1, n)));
-        led.max().map(|(_, n)| n).context("no peer says that it leads")
+        leader_of(&self.peers)
     }
 
     /// Waits until a peer shows these statuses for a CID.
@@ -116,6 +110,17 @@ impl Trio {
         }
         begin.elapsed()
     }
+}
+
+/// [`Trio::whole`] of any three peers.
+///
+/// # Panics
+/// When that does not come.
+pub async fn whole(peers: &[PeerProcess]) -> Duration {
+    until("three peers are one cluster", FORM_DEADLINE, || async {
+        join_all(peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
+    })
+    .await
 }
 
 async fn is_part(peer: &PeerProcess) -> bool {

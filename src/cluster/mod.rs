@@ -7,23 +7,25 @@
 mod addresses;
 mod barrier;
 mod board;
+mod candidacy;
 mod collect;
 mod join;
+mod placement;
 mod report;
 mod serve;
 mod steward;
 mod use_cases;
+mod writes;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +36,9 @@ pub use self::{
     collect::{CollectResults, GcPolicy},
     use_cases::{PinView, UseCaseError},
 };
+use self::{placement::Proposed, writes::Waiting};
 pub use crate::consensus::{Leadership, MemberView};
 use crate::{
-    allocate::{self, Candidate},
     clock::Clock,
     consensus::{Consensus, OpenError, ProposeError},
     ipfs::SharedIpfs,
@@ -45,8 +47,8 @@ use crate::{
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
     types::{
-        Cid, ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
-        Replication, Request, Response,
+        ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
+        Request, Response,
     },
 };
 
@@ -56,8 +58,6 @@ const CALL_DEADLINE: Duration = Duration::from_secs(5);
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// Time the first entry has to be applied.
 const FOUNDING_DEADLINE: Duration = Duration::from_secs(30);
-/// How long proposed allocations count beside the applied ones.
-const PROPOSED_TTL: Duration = Duration::from_secs(1);
 
 /// Whether this peer belongs to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +147,10 @@ struct Inner {
     monitor: Monitor,
     /// Daemons of the other peers.
     daemons: watch::Sender<Vec<DaemonInfo>>,
-    /// Allocations proposed lately, by peer, and since when.
-    proposed: Mutex<(BTreeMap<PeerId, u64>, Instant)>,
+    /// Allocations proposed lately.
+    proposed: Mutex<Proposed>,
+    /// Writes of users that wait for their batch.
+    writes: mpsc::Sender<Waiting>,
     /// Collections of this peer's garbage.
     own_collection: collect::Runs<(), CollectResult>,
     /// On the leader: collections of all peers' garbage, or of the one named.
@@ -172,13 +174,15 @@ impl Cluster {
         tasks: &mut JoinSet<Result<(), FatalError>>,
         token: &CancellationToken,
     ) -> Self {
+        let (writes, queue) = mpsc::channel(writes::QUEUE_MAX);
         let inner = Inner {
             join: watch::Sender::new(parts.join),
             leadership: watch::Sender::new(parts.consensus.leadership()),
             board: Board::default(),
             monitor: Monitor::default(),
             daemons: watch::Sender::default(),
-            proposed: Mutex::new((BTreeMap::new(), Instant::now())),
+            proposed: Mutex::default(),
+            writes,
             own_collection: collect::Runs::default(),
             collection_rounds: collect::Runs::default(),
             boot: crate::consensus::random_u64(),
@@ -186,7 +190,9 @@ impl Cluster {
         };
         let cluster = Self(Arc::new(inner));
         tasks.spawn(cluster.clone().follow_leadership(token.clone()));
+        tasks.spawn(cluster.clone().stand(token.clone()));
         tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
+        tasks.spawn(cluster.clone().send_writes(queue, token.clone()));
         tasks.spawn(cluster.clone().join_until_member(token.clone()));
         tasks.spawn(cluster.clone().report(token.clone()));
         tasks.spawn(cluster.clone().push_metrics(token.clone()));
@@ -293,41 +299,6 @@ impl Cluster {
     #[must_use]
     pub fn collections(&self) -> Collections {
         self.0.parts.tracker.collections()
-    }
-
-    /// On the leader: members that do not hold a CID and can take it, best first. At most the wanted
-    /// number is counted as proposed, so that pins proposed together spread.
-    #[must_use]
-    pub fn candidates(&self, cid: &Cid, replication: Replication) -> Vec<PeerId> {
-        let members = self.members();
-        let metrics = self.peer_metrics();
-        let (applied, holders) = self.state().read(|pins| {
-            let holders: Vec<PeerId> =
-                pins.get(cid).map(|pin| pin.holders().collect()).unwrap_or_default();
-            (pins.allocations_by_peer().clone(), holders)
-        });
-        let zones: Vec<String> = holders
-            .iter()
-            .filter_map(|holder| metrics.get(holder)?.tags.get(allocate::ZONE_TAG).cloned())
-            .collect();
-        let mut proposed = self.0.proposed.lock().unwrap_or_else(PoisonError::into_inner);
-        if proposed.1.elapsed() > PROPOSED_TTL {
-            *proposed = (BTreeMap::new(), Instant::now());
-        }
-        let count = |counts: &BTreeMap<PeerId, u64>, peer| counts.get(peer).copied().unwrap_or(0);
-        let candidates: Vec<Candidate> = metrics
-            .iter()
-            .filter(|(peer, _)| members.contains_key(peer) && !holders.contains(peer))
-            .filter_map(|(peer, metrics)| {
-                let allocations = count(&applied, peer) + count(&proposed.0, peer);
-                Candidate::judge(*peer, metrics, allocations)
-            })
-            .collect();
-        let order = allocate::order(cid, &zones, &candidates);
-        for peer in order.iter().take(replication.max.of(members.len())) {
-            *proposed.0.entry(*peer).or_default() += 1;
-        }
-        order
     }
 
     /// On the leader of `term`: writes ops as one entry.

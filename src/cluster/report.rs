@@ -96,7 +96,7 @@ impl Cluster {
             return Ok(None);
         }
         let mut told = told.unwrap_or(Told { leader, term: now.term, next_sequence: 0 });
-        let statuses = if full {
+        let statuses: Vec<_> = if full {
             pending.clear();
             let all = self.0.parts.tracker.statuses();
             all.into_iter().map(|(cid, status)| (cid, Some(status))).collect()
@@ -106,23 +106,25 @@ impl Cluster {
         if statuses.is_empty() && !full {
             return Ok(Some(told));
         }
-        let count = statuses.len().div_ceil(BATCH_LEN).max(1);
-        for number in 0..count {
-            let from = number * BATCH_LEN;
-            let to = statuses.len().min(from + BATCH_LEN);
+        let mut statuses = statuses.into_iter();
+        loop {
+            let next = statuses.by_ref().take(BATCH_LEN).collect();
+            let last = statuses.len() == 0;
             let batch = StatusBatch {
                 boot: self.0.boot,
                 sequence: told.next_sequence,
-                more: full && number + 1 < count,
-                statuses: statuses[from..to].to_vec(),
+                more: full && !last,
+                statuses: next,
             };
             match self.push(leader, batch).await {
                 Push::Taken => told.next_sequence += 1,
                 Push::SendAll => return Ok(None),
                 Push::Failed => return Err(()),
             }
+            if last {
+                return Ok(Some(told));
+            }
         }
-        Ok(Some(told))
     }
 
     fn statuses_of(&self, pending: &mut BTreeSet<Cid>) -> Vec<(Cid, Option<PinStatus>)> {

@@ -95,8 +95,7 @@ impl Cluster {
         match request {
             Request::Statuses(batch) => Ok(Response::Statuses(self.0.board.take(from, batch))),
             Request::Metrics(metrics) => self.take_metrics(from, metrics),
-            Request::Pin(request) => self.pin_here(request).await.map(Response::Pin),
-            Request::Unpin(cid) => self.unpin_here(cid).await.map(Response::Pin),
+            Request::Writes(writes) => self.write_here(writes).await.map(Response::Written),
             Request::ReadIndex => {
                 self.consensus().read_index().await.map(Response::Position).map_err(refusal)
             }

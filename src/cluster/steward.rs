@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, MemberView};
+use super::{Cluster, FatalError, MemberView, placement::Placement};
 use crate::{
     state::{Changed, Op},
     types::{Cid, PeerId, Pin, PinState, PinStatus},
@@ -103,7 +103,10 @@ impl Cluster {
             let rest = work.cids.iter().nth(BATCH_LEN).copied();
             let later = rest.map(|first| work.cids.split_off(&first)).unwrap_or_default();
             let batch = std::mem::replace(&mut work.cids, later);
-            let ops: Vec<Op> = batch.iter().flat_map(|cid| self.needed(cid)).collect();
+            let placement = self.placement();
+            let unsettled = self.unsettled(placement.members, &batch);
+            let ops: Vec<Op> =
+                unsettled.iter().flat_map(|(cid, pin)| self.needed(&placement, cid, pin)).collect();
             if ops.is_empty() {
                 tokio::task::yield_now().await;
                 continue;
@@ -117,16 +120,27 @@ impl Cluster {
         }
     }
 
-    fn needed(&self, cid: &Cid) -> Vec<Op> {
-        let Some(pin) = self.state().read(|pins| pins.get(cid).cloned()) else { return Vec::new() };
-        let members = self.members().len();
+    /// Those pins, of the ones named, that have not just the wanted holders.
+    fn unsettled(&self, members: usize, cids: &BTreeSet<Cid>) -> Vec<(Cid, Pin)> {
+        self.state().read(|pins| {
+            let pins = cids.iter().filter_map(|cid| Some((*cid, pins.get(cid)?)));
+            let settled = |pin: &Pin| {
+                pin.allocations.iter().all(|allocation| !allocation.leaving)
+                    && pin.allocations.len() == pin.replication().max.of(members)
+            };
+            pins.filter(|(_, pin)| !settled(pin)).map(|(cid, pin)| (cid, pin.clone())).collect()
+        })
+    }
+
+    fn needed(&self, placement: &Placement, cid: &Cid, pin: &Pin) -> Vec<Op> {
+        let members = placement.members;
         let statuses = self.board().statuses(cid);
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
-            self.candidates(cid, pin.replication())
+            self.candidates_in(placement, cid, pin.replication())
         } else {
             Vec::new()
         };
-        settle_pin(*cid, &pin, members, &candidates, &statuses)
+        settle_pin(*cid, pin, members, &candidates, &statuses)
     }
 }
 

@@ -8,10 +8,7 @@ use super::{
     CALL_DEADLINE, Cluster,
     serve::{PAGE_LEN, PAGE_RECORDS_MAX, refusal},
 };
-use crate::{
-    state::{Op, Outcome},
-    types::{Cid, Factor, Owner, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response},
-};
+use crate::types::{Cid, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response, Write};
 
 /// How long a request waits for a leader before it is given up.
 const LEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -48,10 +45,7 @@ impl Cluster {
     /// # Errors
     /// See [`UseCaseError`].
     pub async fn pin(&self, request: PinRequest) -> Result<Pin, UseCaseError> {
-        match self.ask(Request::Pin(request)).await? {
-            Response::Pin(pin) => Ok(pin),
-            other => Err(unexpected(&other)),
-        }
+        self.write(Write::Pin(request)).await
     }
 
     /// Releases what the REST API pinned; answers the pin as it was.
@@ -59,10 +53,11 @@ impl Cluster {
     /// # Errors
     /// See [`UseCaseError`].
     pub async fn unpin(&self, cid: Cid) -> Result<Pin, UseCaseError> {
-        match self.ask(Request::Unpin(cid)).await? {
-            Response::Pin(pin) => Ok(pin),
-            other => Err(unexpected(&other)),
-        }
+        self.write(Write::Unpin(cid)).await
+    }
+
+    async fn write(&self, write: Write) -> Result<Pin, UseCaseError> {
+        self.until_answered(|| self.write_once(write.clone())).await
     }
 
     /// One pin.
@@ -90,21 +85,36 @@ impl Cluster {
         }
     }
 
-    /// Asks the leader, wherever it is; every request here can be repeated without harm.
     pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
+        self.until_answered(|| self.ask_once(request.clone())).await
+    }
+
+    /// Tries until the leader, wherever it is, has done or refused it; every request here can be
+    /// repeated without harm.
+    async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
+        let mut uncertain = false;
         loop {
-            let leader = self.0.leadership.borrow().leader;
-            let reason = match leader {
-                None => "no leader is known".to_owned(),
-                Some(leader) => match self.ask_once(leader, request.clone()).await {
-                    Ok(response) => return Ok(response),
-                    Err(Refusal::NotFound) => return Err(UseCaseError::NotFound),
-                    Err(Refusal::Invalid(reason)) => return Err(UseCaseError::Invalid(reason)),
-                    Err(Refusal::Collecting(reason)) => return Err(UseCaseError::Busy(reason)),
-                    Err(refusal) => refusal.to_string(),
-                },
+            let refusal = match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(refusal) => refusal,
             };
+            let reason = refusal.to_string();
+            match refusal {
+                // An earlier attempt may have done it, so that this one says nothing about it.
+                Refusal::NotFound | Refusal::Invalid(_) if uncertain => {
+                    return Err(UseCaseError::Failed(format!(
+                        "an attempt failed, perhaps after it took effect; another: {reason}"
+                    )));
+                }
+                Refusal::NotFound => return Err(UseCaseError::NotFound),
+                Refusal::Invalid(reason) => return Err(UseCaseError::Invalid(reason)),
+                Refusal::Collecting(reason) => return Err(UseCaseError::Busy(reason)),
+                refusal => uncertain |= refusal.is_uncertain(),
+            }
             if Instant::now() >= deadline {
                 return Err(UseCaseError::NoLeader(format!(
                     "timed out waiting for a leader: {reason}"
@@ -114,7 +124,11 @@ impl Cluster {
         }
     }
 
-    async fn ask_once(&self, leader: PeerId, request: Request) -> Result<Response, Refusal> {
+    /// Asks the leader that is known now, which can be this peer; one attempt.
+    pub(super) async fn ask_once(&self, request: Request) -> Result<Response, Refusal> {
+        let Some(leader) = self.0.leadership.borrow().leader else {
+            return Err(Refusal::NotYet("no leader is known".to_owned()));
+        };
         if leader == self.id() {
             return self.answer_as_leader(leader, request).await;
         }
@@ -125,75 +139,10 @@ impl Cluster {
         }
     }
 
-    pub(super) async fn pin_here(&self, request: PinRequest) -> Result<Pin, Refusal> {
-        let PinRequest { cid, options } = request;
-        let candidates = self.candidates(&cid, options.replication);
-        let members = self.members().len();
-        let holders =
-            self.state().read(|pins| pins.get(&cid).map_or(0, |pin| pin.holders().count()));
-        let possible = holders + candidates.len();
-        // Everywhere is wherever there are peers: one that is away takes it when it is back.
-        let needed = match options.replication.min {
-            Factor::Everywhere => 1,
-            Factor::Count(count) => usize::from(count),
-        };
-        if possible < needed && needed <= members && !self.0.monitor.has_heard() {
-            return Err(Refusal::Failed(format!(
-                "the leader is new and has heard of {possible} peers that can take CID {cid}"
-            )));
-        }
-        if possible < needed {
-            return Err(Refusal::Invalid(format!(
-                "not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it"
-            )));
-        }
-        let op = Op::Claim {
-            cid,
-            owner: Owner::Rest,
-            options,
-            candidates,
-            at: self.0.parts.clock.now(),
-            fence: None,
-        };
-        self.propose_one(op).await?;
-        self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)
-    }
-
-    pub(super) async fn unpin_here(&self, cid: Cid) -> Result<Pin, Refusal> {
-        let look = || self.state().read(|pins| pins.get(&cid).cloned());
-        let by_rest = |pin: &Pin| pin.claims.contains_key(&Owner::Rest);
-        let mut pin = look();
-        if !pin.as_ref().is_some_and(by_rest) {
-            // A leader that was cut off and does not know it yet must not say what is not there.
-            self.catch_up().await?;
-            pin = look();
-        }
-        let pin = pin.ok_or(Refusal::NotFound)?;
-        if !by_rest(&pin) {
-            let owners: Vec<&str> =
-                pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();
-            return Err(Refusal::Invalid(format!(
-                "{cid} is not pinned by this API but by {}; delete that instead",
-                owners.join(", ")
-            )));
-        }
-        let at = self.0.parts.clock.now();
-        self.propose_one(Op::Release { cid, owner: Owner::Rest, at, fence: None }).await?;
-        Ok(pin)
-    }
-
     /// On the leader: after it, the state includes every write acknowledged before.
     pub(super) async fn catch_up(&self) -> Result<(), Refusal> {
         let index = self.consensus().read_index().await.map_err(refusal)?;
         self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)
-    }
-
-    async fn propose_one(&self, op: Op) -> Result<(), Refusal> {
-        let outcomes = self.consensus().propose(vec![op]).await.map_err(refusal)?;
-        match outcomes.first() {
-            Some(Outcome::Refused(refused)) => Err(Refusal::Invalid(refused.to_string())),
-            _ => Ok(()),
-        }
     }
 
     pub(super) fn page(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {

@@ -4,7 +4,7 @@
 //! Applying has no side effects: it changes the state and tells that it changed. What must then be
 //! done is decided by those who watch the state.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -12,7 +12,7 @@ use openraft::{
     alias::{SnapshotMetaOf, SnapshotOf},
     storage::{EntryResponder, RaftStateMachine},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     image,
@@ -27,8 +27,11 @@ use crate::{
     types::{Cid, ClusterId, Pin},
 };
 
-/// Entries that are stored in one transaction at most.
-const ENTRIES_PER_TRANSACTION: usize = 256;
+/// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
+/// the more pins the fewer pages, and the longer it takes.
+const PINS_PER_TRANSACTION: usize = 2048;
+/// The least time between two transactions with fewer.
+const STORE_PERIOD: Duration = Duration::from_millis(100);
 
 /// A snapshot's contents.
 #[derive(Debug)]
@@ -46,17 +49,13 @@ pub(super) struct Machine {
     state: SharedState,
     head: Head,
     membership: RaftMembership,
+    /// Pins changed since the last transaction. The log has what changed them until a checkpoint.
+    unstored: BTreeSet<Cid>,
+    stored_at: Instant,
     /// The log's last index on disk; a checkpoint must not be ahead of it, or a crash would leave a
     /// log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
     cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
-}
-
-/// Pins changed by the entries of one transaction.
-#[derive(Default)]
-struct Pending {
-    cids: BTreeSet<Cid>,
-    entries: usize,
 }
 
 impl Machine {
@@ -72,8 +71,10 @@ impl Machine {
         let view = store.view()?;
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
-        let membership = head.raft_membership()?;
-        Ok(Self { store, state, head, membership, flushed, cluster })
+        let membership = store.membership(&head)?;
+        state.set_entries(head.entries());
+        let (unstored, stored_at) = (BTreeSet::new(), Instant::now());
+        Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
     }
 
     /// The state, shared with everybody who reads it.
@@ -82,21 +83,22 @@ impl Machine {
         self.state.clone()
     }
 
-    fn apply_ops(&self, term: u64, ops: &[Op], pending: &mut Pending) -> Outcomes {
-        let cids: Vec<Cid> = ops.iter().map(Op::cid).collect();
-        let outcomes = self.state.write(|pins| {
+    fn apply_ops(&mut self, term: u64, ops: &[Op]) -> Outcomes {
+        let cids: Arc<[Cid]> = ops.iter().map(Op::cid).collect();
+        self.unstored.extend(cids.iter().copied());
+        self.state.write(|pins| {
             let outcomes = ops.iter().map(|op| pins.apply(term, op)).collect();
-            (Outcomes(outcomes), Some(Changed::Cids(cids.clone().into())))
-        });
-        pending.cids.extend(cids);
-        outcomes
+            (Outcomes(outcomes), Some(Changed::Cids(cids)))
+        })
     }
 
-    fn store_pending(&self, pending: &mut Pending) -> Result<(), StoreError> {
-        let pending = std::mem::take(pending);
+    /// Stores what is applied.
+    fn store(&mut self) -> Result<(), StoreError> {
+        let unstored = std::mem::take(&mut self.unstored);
         let pins: Vec<(Cid, Option<Pin>)> = self.state.read(|state| {
-            pending.cids.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
+            unstored.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
         });
+        self.stored_at = Instant::now();
         self.store.apply(&pins, &self.head)
     }
 
@@ -131,14 +133,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         let is_first = self.head.applied.is_none();
-        let mut pending = Pending::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes(Vec::new()),
-                EntryPayload::Normal(batch) => {
-                    self.apply_ops(*entry.log_id.leader_id, &batch.0, &mut pending)
-                }
+                EntryPayload::Normal(batch) => self.apply_ops(*entry.log_id.leader_id, &batch.0),
                 EntryPayload::Membership(membership) => {
                     self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
                     self.head.membership = stored_membership_out(&self.membership);
@@ -146,15 +145,17 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             };
             self.head.applied = Some(position_out(entry.log_id));
-            pending.entries += 1;
-            if pending.entries >= ENTRIES_PER_TRANSACTION {
-                self.store_pending(&mut pending).map_err(io::Error::other)?;
+            self.state.set_entries(self.head.entries());
+            if self.unstored.len() >= PINS_PER_TRANSACTION {
+                self.store().map_err(io::Error::other)?;
             }
             if let Some(responder) = responder {
                 responder.send(outcomes);
             }
         }
-        self.store_pending(&mut pending).map_err(io::Error::other)?;
+        if self.stored_at.elapsed() >= STORE_PERIOD {
+            self.store().map_err(io::Error::other)?;
+        }
         if is_first {
             // From here on a lost log is noticed: an empty one beside this state is refused, and does
             // not pass for that of a peer that has not taken part yet.
@@ -186,10 +187,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.head = Head { installed: head.applied, ..head };
         self.membership = meta.last_membership.clone();
         self.store.replace(&installed, &self.head).map_err(io::Error::other)?;
+        self.unstored.clear();
         self.state.write(|pins| {
             *pins = installed;
             ((), Some(Changed::Everything))
         });
+        self.state.set_entries(self.head.entries());
         Ok(())
     }
 
@@ -215,6 +218,7 @@ impl Machine {
                 .await
                 .map_err(|_| io::Error::other("the log has stopped"))?;
         }
+        self.store().map_err(io::Error::other)?;
         self.store.checkpoint().map_err(io::Error::other)?;
         let view = self.store.view().map_err(io::Error::other)?;
         let meta = Self::meta(&view.head, self.membership.clone());

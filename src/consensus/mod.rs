@@ -5,6 +5,8 @@
 //! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
 
 mod disk_log;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod image;
 mod machine;
 mod network;
@@ -84,7 +86,9 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A record of the log.
-    #[error(transparent)]
+    #[error(
+        "the Raft log beside the state is not understood: {0}; if the disk is sound, restore the data folder or give the peer an empty one so that it joins anew"
+    )]
     Record(#[from] CodecError),
     /// Log and state are not of one disk.
     #[error(
@@ -102,6 +106,16 @@ pub enum OpenError {
     )]
     LogTooShort {
         /// The log's last position.
+        log: Option<LogPosition>,
+        /// The state's position.
+        state: Option<LogPosition>,
+    },
+    /// The state lacks what the log has given away.
+    #[error(
+        "the Raft log begins after {log:?}, and the state ends at {state:?} before it: what lies between is lost on this disk; give the peer an empty data folder so that it joins anew"
+    )]
+    StateTooOld {
+        /// The last position purged from the log.
         log: Option<LogPosition>,
         /// The state's position.
         state: Option<LogPosition>,
@@ -188,6 +202,7 @@ pub struct Stores<L> {
 #[derive(Clone)]
 pub struct Consensus {
     id: PeerId,
+    lease: Duration,
     raft: Raft<TypeConfig, Machine>,
     state: SharedState,
     store: StateStore,
@@ -214,6 +229,8 @@ pub trait BoundLog: RaftLogStorage<TypeConfig> + Clone + Sync {
     /// # Errors
     /// When the disk fails.
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()>;
+    /// The position of the last entry purged.
+    fn purged(&self) -> Option<LogPosition>;
     /// The position of the last entry, or of the last one purged.
     fn last(&self) -> Option<LogPosition>;
 }
@@ -225,6 +242,10 @@ impl BoundLog for DiskLog {
 
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
         self.set_cluster(cluster, epoch)
+    }
+
+    fn purged(&self) -> Option<LogPosition> {
+        self.purged()
     }
 
     fn last(&self) -> Option<LogPosition> {
@@ -263,6 +284,8 @@ impl Consensus {
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         Ok(Self {
             id,
+            // openraft's leaders are sure of their followers' votes for that long.
+            lease: timing.election_max,
             raft,
             state,
             store: stores.state,
@@ -389,6 +412,17 @@ impl Consensus {
             .collect()
     }
 
+    /// Whether this peer is a member by an entry that it has applied. By one that is in its log only,
+    /// it may yet turn out that it never became one.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let applied = membership.log_id().is_some_and(|at| metrics.last_applied >= Some(at));
+        applied && membership.nodes().any(|(id, _)| *id == self.id)
+    }
+
     /// How far this peer is.
     #[must_use]
     pub fn progress(&self) -> LogProgress {
@@ -449,6 +483,22 @@ impl Consensus {
             .transfer_leader(to)
             .await
             .map_err(|error| ProposeError::Stopped(error.to_string()))
+    }
+
+    /// How long after a leader's last word nobody else gets votes.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Asks the others for a pre-vote, and if a majority would vote for this peer, for their votes.
+    /// Without effect while this peer leads or a majority hears the leader.
+    ///
+    /// # Errors
+    /// When the peer stops.
+    pub async fn stand(&self) -> Result<(), ProposeError> {
+        let stood = self.raft.trigger().elect(true).await;
+        stood.map_err(|error| ProposeError::Stopped(error.to_string()))
     }
 
     /// Stops; what was acknowledged is on disk already.
@@ -544,6 +594,11 @@ fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
     if head.applied > last && head.applied != head.installed {
         return Err(OpenError::LogTooShort { log: last, state: head.applied });
     }
+    // redb falls back to the checkpoint before the last if that is damaged after a crash.
+    let purged = stores.log.purged();
+    if purged > head.applied {
+        return Err(OpenError::StateTooOld { log: purged, state: head.applied });
+    }
     Ok(())
 }
 
@@ -556,7 +611,14 @@ pub(crate) mod sim {
     };
 
     pub(crate) use super::raft_types::{RaftEntry, RaftLogId, RaftVote, TypeConfig};
-    use crate::types::LogPosition;
+    use crate::{state::Op, types::LogPosition};
+
+    pub(crate) fn ops_of(entry: &RaftEntry) -> Vec<Op> {
+        match &entry.payload {
+            openraft::EntryPayload::Normal(batch) => batch.0.clone(),
+            openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => Vec::new(),
+        }
+    }
 
     pub(crate) fn position_of(id: RaftLogId) -> LogPosition {
         super::raft_types::position_out(id)

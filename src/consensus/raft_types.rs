@@ -174,7 +174,7 @@ fn body_in(body: EntryBody) -> Result<EntryPayload<Batch, PeerId, Member>, Codec
     })
 }
 
-fn membership_in(body: EntryBody) -> Result<Membership<PeerId, Member>, CodecError> {
+pub(super) fn membership_in(body: EntryBody) -> Result<Membership<PeerId, Member>, CodecError> {
     let EntryBody::Membership { voters, members } = body else {
         return Ok(Membership::default());
     };

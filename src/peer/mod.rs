@@ -129,7 +129,7 @@ impl Peer {
                     async move { barrier.pass().await.map_err(|e| BarrierError(e.to_string())) },
                 )
             }),
-            clock,
+            clock: clock.clone(),
         };
         let (tracker, tracking) = Tracker::spawn(tracker, ports, token.clone())?;
         tasks.spawn(async move {

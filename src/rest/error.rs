@@ -5,21 +5,20 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::cluster::UseCaseError;
 
 /// An error with its HTTP status.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct ApiError {
+    #[serde(rename = "code", serialize_with = "as_number")]
     status: StatusCode,
     message: String,
 }
 
-#[derive(Serialize)]
-struct Body {
-    code: u16,
-    message: String,
+fn as_number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
 }
 
 impl ApiError {
@@ -56,8 +55,7 @@ impl From<UseCaseError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         tracing::debug!(status = self.status.as_u16(), message = self.message, "refused a request");
-        let body = Body { code: self.status.as_u16(), message: self.message };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(&self)).into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

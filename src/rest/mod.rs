@@ -7,6 +7,7 @@
 //! | `GET /pins/{cid}?local=` | one pin and its statuses |
 //! | `POST /pins/{cid}?replication=&replication-min=&replication-max=&name=&mode=` | the pin |
 //! | `DELETE /pins/{cid}` | the pin as it was |
+//! | `POST /pins` (NDJSON) | pins many, see [`bulk`] |
 //! | `POST /ipfs/gc?local=` | what garbage collection did at each peer |
 //! | `GET /health` | 204 |
 //!
@@ -15,7 +16,10 @@
 //! of naming each, there may be millions. Errors are `{"code":…,"message":…}`. There is no
 //! authentication: whoever reaches the address may pin and unpin.
 
+mod bulk;
 mod error;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod gc;
 mod health;
 mod metrics;
@@ -63,7 +67,7 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics) -> Router
     Router::new()
         .route("/id", get(id))
         .route("/health", get(async || StatusCode::NO_CONTENT))
-        .route("/pins", get(pins::list))
+        .route("/pins", get(pins::list).post(bulk::pin_all))
         .route("/pins/{cid}", get(pins::status).post(pins::pin).delete(pins::unpin))
         .route("/ipfs/gc", post(gc::collect))
         .fallback(not_found)

@@ -54,6 +54,14 @@ impl Parameters {
         self.0.remove(name).filter(|value| !value.is_empty())
     }
 
+    /// Of a line of `POST /pins`.
+    pub(super) fn take_cid(&mut self) -> Result<Cid, ApiError> {
+        match self.take("cid") {
+            Some(cid) => parse_cid(&cid),
+            None => Err(ApiError::bad_request("\"cid\" is missing")),
+        }
+    }
+
     fn take_local(&mut self) -> Result<bool, ApiError> {
         match self.take("local").as_deref() {
             None | Some("false") => Ok(false),
@@ -99,7 +107,7 @@ impl Parameters {
         self.finish().map(|()| ListQuery { local, filter, cids })
     }
 
-    /// Of `POST /pins/{cid}`; `default` for what is not said.
+    /// Of `POST /pins/{cid}` and of a line of `POST /pins`; `default` for what is not said.
     pub(super) fn pin(mut self, default: Replication) -> Result<ClaimOptions, ApiError> {
         let name = self.take("name").unwrap_or_default();
         if name.chars().count() > NAME_LEN_MAX {

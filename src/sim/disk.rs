@@ -1,33 +1,168 @@
-//! A disk in memory for redb: writes are volatile until synced.
+//! A host's disk: how long its syncs take, whether it is full, and files of redb on it. Writes are
+//! volatile until synced; a crash keeps the synced ones and none, some or all of the others.
 
 use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hasher as _},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use redb::StorageBackend;
 
+use crate::consensus::random_u64;
+
+/// The disk; clones are the same.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    sync_ms: Arc<AtomicU64>,
+    full: Arc<AtomicBool>,
+}
+
+impl SimDisk {
+    /// A disk with space.
+    #[must_use]
+    pub fn new(sync_time: Duration) -> Self {
+        let disk = Self { sync_ms: Arc::default(), full: Arc::default() };
+        disk.set_sync_time(sync_time);
+        disk
+    }
+
+    /// From now on a sync takes that long.
+    pub fn set_sync_time(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.sync_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// While `true`, nothing can be written.
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Time a sync takes.
+    #[must_use]
+    pub fn sync_time(&self) -> Duration {
+        Duration::from_millis(self.sync_ms.load(Ordering::Relaxed))
+    }
+
+    /// The same in milliseconds, as it changes.
+    #[must_use]
+    pub fn sync_ms(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sync_ms)
+    }
+
+    /// An error while the disk is full.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`].
+    pub fn space(&self) -> io::Result<()> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
 /// A file; clones are the same file.
-#[derive(Clone, Debug, Default)]
-pub struct SimFile(Arc<Mutex<Contents>>);
+#[derive(Clone, Debug)]
+pub struct SimFile {
+    disk: SimDisk,
+    contents: Arc<Mutex<Contents>>,
+}
 
 #[derive(Debug, Default)]
 struct Contents {
     volatile: Vec<u8>,
     durable: Vec<u8>,
+    /// What was done since the last sync, in order.
+    unsynced: Vec<Write>,
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Bytes(usize, Vec<u8>),
+    Len(usize),
+}
+
+impl Write {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Len(len) => to.resize(*len, 0),
+            Self::Bytes(start, bytes) => {
+                let end = start + bytes.len();
+                if to.len() < end {
+                    to.resize(end, 0);
+                }
+                to[*start..end].copy_from_slice(bytes);
+            }
+        }
+    }
 }
 
 impl SimFile {
-    /// What a crash leaves: another file with the synced contents. Whoever still holds the old one
-    /// writes into nothing.
+    /// A file on a disk of its own with these contents, synced.
+    #[must_use]
+    pub fn with_contents(bytes: Vec<u8>) -> Self {
+        let contents = Contents { volatile: bytes.clone(), durable: bytes, unsynced: Vec::new() };
+        Self { disk: SimDisk::new(Duration::ZERO), contents: Arc::new(Mutex::new(contents)) }
+    }
+
+    /// The contents as they were synced last.
+    #[must_use]
+    pub fn synced(&self) -> Vec<u8> {
+        self.lock().durable.clone()
+    }
+
+    /// An empty file.
+    #[must_use]
+    pub fn new(disk: SimDisk) -> Self {
+        Self { disk, contents: Arc::default() }
+    }
+
+    /// What a crash leaves: another file with the synced contents, and of the writes since then
+    /// none, all or some, in any order. Whoever still holds the old one writes into nothing.
     #[must_use]
     pub fn after_crash(&self) -> Self {
-        let durable = self.lock().durable.clone();
-        Self(Arc::new(Mutex::new(Contents { volatile: durable.clone(), durable })))
+        let contents = self.lock();
+        let mut durable = contents.durable.clone();
+        let (fate, salt) = (random_u64() % 3, random_u64());
+        let mut seen: BTreeMap<usize, u64> = BTreeMap::new();
+        for write in &contents.unsynced {
+            let kept = match (fate, write) {
+                (0, _) => false,
+                (1, _) | (_, Write::Len(_)) => true,
+                // By place, not by turn: the order of redb's writes is its own affair.
+                (_, Write::Bytes(start, _)) => {
+                    let turn = seen.entry(*start).or_default();
+                    *turn += 1;
+                    let mut hasher = DefaultHasher::new();
+                    hasher.write_u64(salt ^ *turn);
+                    hasher.write_usize(*start);
+                    hasher.finish() % 2 == 0
+                }
+            };
+            if kept {
+                write.apply(&mut durable);
+            }
+        }
+        let contents = Contents { volatile: durable.clone(), durable, unsynced: Vec::new() };
+        Self { disk: self.disk.clone(), contents: Arc::new(Mutex::new(contents)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, write: Write) -> io::Result<()> {
+        self.disk.space()?;
+        let mut contents = self.lock();
+        write.apply(&mut contents.volatile);
+        contents.unsynced.push(write);
+        Ok(())
     }
 }
 
@@ -45,22 +180,19 @@ impl StorageBackend for SimFile {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.lock().volatile.resize(len, 0);
-        Ok(())
+        self.write(Write::Len(usize::try_from(len).map_err(io::Error::other)?))
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
+        self.disk.space()?;
         let mut contents = self.lock();
-        contents.durable = contents.volatile.clone();
+        let unsynced = std::mem::take(&mut contents.unsynced);
+        unsynced.iter().for_each(|write| write.apply(&mut contents.durable));
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        let mut contents = self.lock();
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let target = contents.volatile.get_mut(start..start + data.len());
-        target.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?.copy_from_slice(data);
-        Ok(())
+        self.write(Write::Bytes(start, data.to_vec()))
     }
 }

@@ -1,24 +1,27 @@
-//! A Raft log in memory: what was not synced is lost in a crash.
+//! A Raft log in memory, on a host's disk: records are written one after the other and synced
+//! together. A crash keeps the synced ones and some of the first of those after them, as a file that
+//! only grows does.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt::Debug,
     io,
     ops::RangeBounds,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex as Turns, watch};
 
+use super::disk::SimDisk;
 use crate::{
     consensus::{
-        BoundLog, CodecError,
+        BoundLog, CodecError, random_u64,
         sim::{
             IOFlushed, LogState, OptionalSend, RaftEntry, RaftLogId, RaftLogReader, RaftLogStorage,
-            RaftVote, TypeConfig, index_of, position_of,
+            RaftVote, TypeConfig, index_of, ops_of, position_of,
         },
     },
+    state::Op,
     types::{ClusterId, LogPosition},
 };
 
@@ -31,36 +34,63 @@ struct Contents {
     cluster: Option<(ClusterId, u64)>,
 }
 
+#[derive(Clone, Debug)]
+enum Record {
+    Entry(RaftEntry),
+    Vote(RaftVote),
+    Committed(Option<RaftLogId>),
+    /// Removes what comes at and after the index.
+    Truncate(u64),
+    Purge(RaftLogId),
+    Cluster(ClusterId, u64),
+}
+
 #[derive(Debug, Default)]
 struct Halves {
     volatile: Contents,
     durable: Contents,
+    /// Records that are not synced, in order.
+    unsynced: VecDeque<Record>,
+    /// Records ever written, and of these the synced ones.
+    written: u64,
+    synced: u64,
 }
 
 /// The log; clones share it.
 #[derive(Clone, Debug)]
 pub struct SimLog {
     halves: Arc<Mutex<Halves>>,
-    sync_time: Duration,
+    disk: SimDisk,
+    /// One sync at a time, in the order they were asked for.
+    turns: Arc<Turns<()>>,
     flushed: watch::Sender<Option<u64>>,
 }
 
 impl SimLog {
-    /// An empty log on a disk whose syncs take `sync_time`.
+    /// An empty log.
     #[must_use]
-    pub fn new(sync_time: Duration) -> Self {
-        Self { halves: Arc::default(), sync_time, flushed: watch::Sender::new(None) }
+    pub fn new(disk: SimDisk) -> Self {
+        Self {
+            halves: Arc::default(),
+            disk,
+            turns: Arc::default(),
+            flushed: watch::Sender::new(None),
+        }
     }
 
-    /// What a crash leaves: another log with what was synced.
+    /// What a crash leaves: another log.
     #[must_use]
     pub fn after_crash(&self) -> Self {
-        let durable = self.lock().durable.clone();
+        let halves = self.lock();
+        let mut durable = halves.durable.clone();
+        let kept = random_u64() % (halves.unsynced.len() as u64 + 1);
+        halves.unsynced.iter().take(kept as usize).for_each(|record| durable.apply(record.clone()));
         let last = durable.last().map(|id| index_of(&id));
-        let halves = Halves { volatile: durable.clone(), durable };
+        let halves = Halves { volatile: durable.clone(), durable, ..Halves::default() };
         Self {
             halves: Arc::new(Mutex::new(halves)),
-            sync_time: self.sync_time,
+            disk: self.disk.clone(),
+            turns: Arc::default(),
             flushed: watch::Sender::new(last),
         }
     }
@@ -71,22 +101,71 @@ impl SimLog {
         self.flushed.subscribe()
     }
 
+    /// The entry at an index: its position and its ops; none when it is not in the log (any more).
+    #[must_use]
+    pub fn entry(&self, index: u64) -> Option<(LogPosition, Vec<Op>)> {
+        let halves = self.lock();
+        let entry = halves.volatile.entries.get(&index)?;
+        Some((position_of(entry.log_id), ops_of(entry)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Halves> {
         self.halves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn sync(&self) {
-        tokio::time::sleep(self.sync_time).await;
+    fn write(&self, records: impl IntoIterator<Item = Record>) {
         let mut halves = self.lock();
-        halves.durable = halves.volatile.clone();
+        for record in records {
+            halves.volatile.apply(record.clone());
+            halves.unsynced.push_back(record);
+            halves.written += 1;
+        }
+    }
+
+    /// Syncs what is written by now. One that waits for its turn finds much of it done.
+    async fn sync(&self) -> io::Result<()> {
+        let asked = self.lock().written;
+        let _turn = self.turns.lock().await;
+        let until = {
+            let halves = self.lock();
+            if halves.synced >= asked {
+                return Ok(());
+            }
+            halves.written
+        };
+        tokio::time::sleep(self.disk.sync_time()).await;
+        self.disk.space()?;
+        let mut halves = self.lock();
+        while halves.synced < until {
+            let Some(record) = halves.unsynced.pop_front() else { break };
+            halves.durable.apply(record);
+            halves.synced += 1;
+        }
         let last = halves.durable.last().map(|id| index_of(&id));
         self.flushed.send_replace(last);
+        Ok(())
     }
 }
 
 impl Contents {
     fn last(&self) -> Option<RaftLogId> {
         self.entries.last_key_value().map(|(_, entry)| entry.log_id).or(self.purged)
+    }
+
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Entry(entry) => {
+                self.entries.insert(index_of(&entry.log_id), entry);
+            }
+            Record::Vote(vote) => self.vote = Some(vote),
+            Record::Committed(committed) => self.committed = committed,
+            Record::Truncate(first) => drop(self.entries.split_off(&first)),
+            Record::Purge(upto) => {
+                self.entries = self.entries.split_off(&(index_of(&upto) + 1));
+                self.purged = Some(upto);
+            }
+            Record::Cluster(cluster, epoch) => self.cluster = Some((cluster, epoch)),
+        }
     }
 }
 
@@ -96,8 +175,13 @@ impl BoundLog for SimLog {
     }
 
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
-        self.lock().volatile.cluster = Some((cluster, epoch));
+        self.disk.space()?;
+        self.write([Record::Cluster(cluster, epoch)]);
         Ok(())
+    }
+
+    fn purged(&self) -> Option<LogPosition> {
+        self.lock().volatile.purged.map(position_of)
     }
 
     fn last(&self) -> Option<LogPosition> {
@@ -134,13 +218,12 @@ impl RaftLogStorage<TypeConfig> for SimLog {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
-        self.lock().volatile.vote = Some(*vote);
-        self.sync().await;
-        Ok(())
+        self.write([Record::Vote(*vote)]);
+        self.sync().await
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
-        self.lock().volatile.committed = committed;
+        self.write([Record::Committed(committed)]);
         Ok(())
     }
 
@@ -157,30 +240,22 @@ impl RaftLogStorage<TypeConfig> for SimLog {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        {
-            let mut halves = self.lock();
-            for entry in entries {
-                halves.volatile.entries.insert(index_of(&entry.log_id), entry);
-            }
-        }
+        self.write(entries.into_iter().map(Record::Entry));
         let log = self.clone();
         tokio::spawn(async move {
-            log.sync().await;
-            callback.io_completed(Ok(()));
+            let synced = log.sync().await;
+            callback.io_completed(synced);
         });
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
-        let first_removed = last.map_or(0, |id| index_of(&id) + 1);
-        self.lock().volatile.entries.split_off(&first_removed);
+        self.write([Record::Truncate(last.map_or(0, |id| index_of(&id) + 1))]);
         Ok(())
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
-        let mut halves = self.lock();
-        halves.volatile.entries = halves.volatile.entries.split_off(&(index_of(&upto) + 1));
-        halves.volatile.purged = Some(upto);
+        self.write([Record::Purge(upto)]);
         Ok(())
     }
 }

@@ -1,4 +1,7 @@
-//! A network in memory: random delays, lost messages, cut links.
+//! A network in memory: messages take their time, overtake each other, come twice or not at all.
+//!
+//! A message that is under way arrives also when its sender has given it up or crashed, but never at
+//! a later life of the receiver.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,12 +13,13 @@ use futures::future::BoxFuture;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 
+use super::trace::Trace;
 use crate::{
     rpc::{CallError, Inbound, Transport},
     types::{Envelope, PeerId, Response},
 };
 
-/// Longest time a message is under way.
+/// Longest time a message is under way on a good link.
 const DELAY_MAX_MS: u64 = 8;
 
 /// The network; clones are the same.
@@ -26,11 +30,18 @@ pub struct SimNetwork(Arc<Mutex<Links>>);
 struct Links {
     random: StdRng,
     peers: BTreeMap<PeerId, (u64, mpsc::Sender<Inbound>)>,
-    /// Numbers the lives of peers; what is left of an earlier life reaches nobody.
+    /// Numbers the lives of peers.
     lives: u64,
     cut: BTreeSet<PeerId>,
+    /// From one peer to another, not back.
+    cut_ways: BTreeSet<(PeerId, PeerId)>,
+    /// Ways that take up to so many milliseconds.
+    slow_ways: BTreeMap<(PeerId, PeerId), u64>,
     /// Messages lost of a thousand.
     loss: u32,
+    /// Requests that arrive twice, of a thousand.
+    doubled: u32,
+    trace: Option<Trace>,
 }
 
 /// One peer's end of the network.
@@ -50,9 +61,18 @@ impl SimNetwork {
             peers: BTreeMap::new(),
             lives: 0,
             cut: BTreeSet::new(),
+            cut_ways: BTreeSet::new(),
+            slow_ways: BTreeMap::new(),
             loss: 0,
+            doubled: 0,
+            trace: None,
         };
         Self(Arc::new(Mutex::new(links)))
+    }
+
+    /// From now on messages go into a trace.
+    pub fn set_trace(&self, trace: Trace) {
+        self.lock().trace = Some(trace);
     }
 
     /// Connects a peer, in place of an earlier life of it.
@@ -65,12 +85,12 @@ impl SimNetwork {
         SimTransport { network: self.clone(), own, life }
     }
 
-    /// Takes a peer off the network for good.
+    /// Takes a peer off the network until it connects again.
     pub fn disconnect(&self, peer: PeerId) {
         self.lock().peers.remove(&peer);
     }
 
-    /// Cuts a peer off, or connects it again.
+    /// Cuts a peer off from all others, or connects it again.
     pub fn set_cut(&self, peer: PeerId, cut: bool) {
         let mut links = self.lock();
         if cut {
@@ -80,40 +100,139 @@ impl SimNetwork {
         };
     }
 
+    /// Cuts the way from one peer to another, or opens it again; the way back is another one.
+    pub fn set_way_cut(&self, from: PeerId, to: PeerId, cut: bool) {
+        let mut links = self.lock();
+        if cut {
+            links.cut_ways.insert((from, to))
+        } else {
+            links.cut_ways.remove(&(from, to))
+        };
+    }
+
+    /// Messages on this way take up to `delay`.
+    pub fn set_way_delay(&self, from: PeerId, to: PeerId, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.lock().slow_ways.insert((from, to), millis);
+    }
+
     /// Loses that many messages of a thousand.
     pub fn set_loss(&self, loss: u32) {
         self.lock().loss = loss;
     }
 
+    /// Delivers that many requests of a thousand twice.
+    pub fn set_doubled(&self, doubled: u32) {
+        self.lock().doubled = doubled;
+    }
+
+    /// All goes well again.
+    pub fn heal(&self) {
+        let mut links = self.lock();
+        links.cut.clear();
+        links.cut_ways.clear();
+        links.slow_ways.clear();
+        (links.loss, links.doubled) = (0, 0);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Links> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Whether a message gets through, and how long it takes.
-    fn carry(&self, from: PeerId, to: PeerId) -> (bool, Duration) {
-        let mut links = self.lock();
-        let delay = links.random.random_range(0..=DELAY_MAX_MS);
-        let lost = links.random.random_range(0..1000) < links.loss;
-        let cut = links.cut.contains(&from) || links.cut.contains(&to);
-        (!lost && !cut, Duration::from_millis(delay))
+impl Links {
+    fn is_open(&self, from: PeerId, to: PeerId) -> bool {
+        let cut = self.cut.contains(&from) || self.cut.contains(&to);
+        !cut && !self.cut_ways.contains(&(from, to))
+    }
+
+    /// How long a message takes; none when it does not arrive.
+    fn carry(&mut self, from: PeerId, to: PeerId) -> Option<Duration> {
+        let longest = self.slow_ways.get(&(from, to)).copied().unwrap_or(DELAY_MAX_MS);
+        let delay = Duration::from_millis(self.random.random_range(0..=longest));
+        let lost = self.random.random_range(0..1000) < self.loss;
+        (!lost && self.is_open(from, to)).then_some(delay)
+    }
+
+    fn is_alive(&self, peer: PeerId, life: u64) -> bool {
+        self.peers.get(&peer).is_some_and(|(now, _)| *now == life)
     }
 }
 
 impl SimTransport {
-    async fn carry_call(&self, to: PeerId, envelope: Envelope) -> Option<Response> {
-        let (arrives, delay) = self.network.carry(self.own, to);
-        tokio::time::sleep(delay).await;
-        let (_, inbound) = {
-            let links = self.network.lock();
-            let alive = links.peers.get(&self.own).is_some_and(|(life, _)| *life == self.life);
-            links.peers.get(&to).cloned().filter(|_| arrives && alive)?
-        };
+    /// Sends a request; its answer comes, or is dropped.
+    fn send(&self, to: PeerId, envelope: Envelope) -> oneshot::Receiver<Response> {
         let (reply, answer) = oneshot::channel();
-        inbound.send(Inbound { from: self.own, envelope, reply }).await.ok()?;
-        let response = answer.await.ok()?;
-        let (arrives, delay) = self.network.carry(to, self.own);
+        let mut links = self.network.lock();
+        let Some((life, inbound)) = links.peers.get(&to).cloned() else { return answer };
+        // What is left of an earlier life of the sender reaches nobody.
+        if !links.is_alive(self.own, self.life) {
+            return answer;
+        }
+        let (first, again) = (links.carry(self.own, to), links.carry(self.own, to));
+        let doubled = links.random.random_range(0..1000) < links.doubled;
+        if let Some(trace) = &links.trace {
+            let (own, doubled) = (self.own, doubled && again.is_some());
+            let what = || format!("{own} to {to}: {first:?}, again {doubled}, {envelope:?}");
+            trace.event(what, &envelope);
+        }
+        drop(links);
+        let arrival = Arrival { network: self.network.clone(), from: self.own, to, life, inbound };
+        if let Some(delay) = again.filter(|_| doubled) {
+            tokio::spawn(arrival.clone().deliver(delay, envelope.clone(), None));
+        }
+        if let Some(delay) = first {
+            tokio::spawn(arrival.deliver(delay, envelope, Some(reply)));
+        }
+        answer
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+struct Arrival {
+    network: SimNetwork,
+    from: PeerId,
+    to: PeerId,
+    life: u64,
+    inbound: mpsc::Sender<Inbound>,
+}
+
+impl Arrival {
+    /// Delivers a request after `delay`, and carries its answer back if anybody waits for it.
+    async fn deliver(
+        self,
+        delay: Duration,
+        envelope: Envelope,
+        back: Option<oneshot::Sender<Response>>,
+    ) {
         tokio::time::sleep(delay).await;
-        arrives.then_some(response)
+        if !self.network.lock().is_alive(self.to, self.life) {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        let inbound = Inbound { from: self.from, envelope, reply };
+        if self.inbound.send(inbound).await.is_err() {
+            return;
+        }
+        let (Ok(response), Some(back)) = (answer.await, back) else { return };
+        let delay = {
+            let mut links = self.network.lock();
+            // The dead say nothing.
+            if !links.is_alive(self.to, self.life) {
+                return;
+            }
+            let delay = links.carry(self.to, self.from);
+            if let Some(trace) = &links.trace {
+                let what = || format!("{} answers {}: {delay:?}, {response:?}", self.to, self.from);
+                trace.event(what, &response);
+            }
+            delay
+        };
+        let Some(delay) = delay else { return };
+        tokio::time::sleep(delay).await;
+        // The caller may have given up.
+        let _ = back.send(response);
     }
 }
 
@@ -125,9 +244,9 @@ impl Transport for SimTransport {
         deadline: Duration,
     ) -> BoxFuture<'_, Result<Response, CallError>> {
         Box::pin(async move {
-            match tokio::time::timeout(deadline, self.carry_call(to, envelope)).await {
-                Ok(Some(response)) => Ok(response),
-                Ok(None) => Err(CallError::Unreachable { peer: to, reason: "simulated".into() }),
+            match tokio::time::timeout(deadline, self.send(to, envelope)).await {
+                Ok(Ok(response)) => Ok(response),
+                Ok(Err(_)) => Err(CallError::Unreachable { peer: to, reason: "simulated".into() }),
                 Err(_) => Err(CallError::Timeout { peer: to, deadline }),
             }
         })
@@ -137,7 +256,10 @@ impl Transport for SimTransport {
 
     fn connected(&self) -> Vec<PeerId> {
         let links = self.network.lock();
-        let reachable = |peer: &&PeerId| !links.cut.contains(peer) && **peer != self.own;
+        let own = self.own;
+        let reachable = |peer: &&PeerId| {
+            **peer != own && links.is_open(own, **peer) && links.is_open(**peer, own)
+        };
         links.peers.keys().filter(reachable).copied().collect()
     }
 }

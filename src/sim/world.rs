@@ -1,100 +1,83 @@
-//! A world: peers with their disks and daemons, and an oracle of what was acknowledged.
+//! A world: peers on their hosts, users and controllers who ask them, and faults, all from one seed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 
-use super::{disk::SimFile, log::SimLog, network::SimNetwork};
+use super::{
+    clients::{Client, Object},
+    host::{Host, Make},
+    judge::Judge,
+    log::SimLog,
+    network::SimNetwork,
+    trace::Trace,
+};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, JoinPolicy, UseCaseError},
-    consensus::{StateStore, Stores, Timing, seed_randomness},
-    ipfs::fake::StandInDaemon,
-    peer::{Assembly, Peer},
+    cluster::JoinPolicy,
     state::PinSet,
-    tracker::{self, Ledger, LedgerPort},
-    types::{
-        Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, PinState, Replication,
-        Timestamp,
-    },
+    tracker,
+    types::{Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, Replication, Uid},
 };
 
-/// Requests waiting for one peer.
-const INBOUND_MAX: usize = 256;
-/// Virtual time everything asked has to become true in, once faults have ended.
-const LIVENESS_DEADLINE: Duration = Duration::from_secs(60);
+/// Virtual time everything asked has to become true in, once faults have ended: a request to a
+/// daemon that hangs is given up after a minute, and a pin that failed often waits longer.
+const LIVENESS_DEADLINE: Duration = Duration::from_secs(300);
+/// Faults last as long at most.
+const FAULTS_MAX: Duration = Duration::from_secs(60);
+/// CIDs that are asked for in one world at most.
+const CIDS_MAX: u32 = 200;
+/// Pin objects in one world.
+const OBJECTS: usize = 12;
+/// Of the CIDs, those that some daemons hold before anybody asks.
+const FOREIGN: u32 = 6;
 
-/// One peer's machine: what survives its process.
-#[derive(Debug)]
-struct Host {
-    id: PeerId,
-    log: SimLog,
-    state: SimFile,
-    ledger: SimFile,
-    daemon: StandInDaemon,
-    peer: Option<Peer>,
-}
-
-/// What is known of a CID from the answers users got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// The last request was a pin, and it was acknowledged.
-    Pinned,
-    /// The last request was an unpin, and it was acknowledged.
-    Unpinned,
-    /// A request got no answer: it may or may not have taken effect.
-    Unknown,
-}
-
-/// A world.
+/// A world. It must be made and run in [`super::run_seeded`].
 #[derive(Debug)]
 pub struct World {
-    random: StdRng,
-    network: SimNetwork,
-    hosts: Vec<Host>,
-    clock: Clock,
-    foreign: BTreeSet<Cid>,
-    asked: BTreeMap<Cid, Asked>,
-    trace: Vec<String>,
+    pub(super) random: StdRng,
+    pub(super) network: SimNetwork,
+    pub(super) hosts: Vec<Host>,
+    /// When a host without a process starts one.
+    pub(super) restarts: Vec<Instant>,
+    /// Logs that their hosts have lost.
+    pub(super) lost_logs: Vec<Option<SimLog>>,
+    pub(super) judge: Judge,
+    pub(super) trace: Trace,
+    /// CIDs that are asked for.
+    pub(super) cids: u32,
+    objects: Vec<Object>,
+    /// Requests under way at each host; they end with its process.
+    pub(super) clients: Vec<JoinSet<()>>,
+    faults_end: Instant,
 }
 
 impl World {
-    /// `count` peers, the first of which founds the cluster. Must run on a current-thread runtime
-    /// with a paused clock.
-    pub async fn new(seed: u64, count: u8) -> Self {
-        seed_randomness(seed);
+    /// Three or five peers, the first of which founds the cluster.
+    pub async fn new(seed: u64, trace: Trace) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let foreign: BTreeSet<Cid> = (1000..1005).map(cid_of).collect();
-        let hosts = (0..count)
-            .map(|n| {
-                let pin_time = Duration::from_millis(random.random_range(1..200));
-                let daemon = StandInDaemon::new(&format!("daemon-{n}"), pin_time);
-                foreign.iter().for_each(|cid| daemon.pin_foreign(*cid));
-                Host {
-                    id: PeerId([n + 1; 32]),
-                    log: SimLog::new(Duration::from_millis(random.random_range(0..4))),
-                    state: SimFile::default(),
-                    ledger: SimFile::default(),
-                    daemon,
-                    peer: None,
-                }
-            })
-            .collect();
-        let clock =
-            Clock::Simulated { start: Timestamp(1_700_000_000_000), origin: Instant::now() };
         let network = SimNetwork::new(seed ^ 0x5eed);
+        network.set_trace(trace.clone());
+        let judge = Judge::new(trace.clone());
+        let count = if seed % 4 == 3 { 5 } else { 3 };
+        let hosts: Vec<Host> = (0..count).map(|n| host(n, &mut random, &network)).collect();
+        hosts.iter().for_each(|host| judge.watch_daemon(host));
+        // Most worlds are short, so that there can be many.
+        let longest = if random.random_bool(0.1) { FAULTS_MAX.as_secs() } else { 12 };
+        let faults = Duration::from_secs(random.random_range(5..=longest));
         let mut world = Self {
-            random,
             network,
+            restarts: vec![Instant::now(); hosts.len()],
+            lost_logs: hosts.iter().map(|_| None).collect(),
+            clients: hosts.iter().map(|_| JoinSet::new()).collect(),
             hosts,
-            clock,
-            foreign,
-            asked: BTreeMap::new(),
-            trace: Vec::new(),
+            judge,
+            trace,
+            cids: random.random_range(10..=if longest > 12 { CIDS_MAX } else { 40 }),
+            objects: Vec::new(),
+            faults_end: Instant::now() + faults,
+            random,
         };
         for n in 0..world.hosts.len() {
             world.start(n).await;
@@ -102,250 +85,253 @@ impl World {
         world
     }
 
-    /// The first host founds the cluster, and again if a crash broke that off.
-    fn found(&self) {
-        let Some(peer) = &self.hosts[0].peer else { return };
-        let cluster = peer.cluster.clone();
-        if cluster.members().is_empty() {
-            tokio::spawn(async move { cluster.found(ClusterId([9; 16]), 1).await });
-        }
-    }
-
-    /// What happened, for a person who looks at a failed world.
-    #[must_use]
-    pub fn trace(&self) -> String {
-        self.trace.join("\n")
-    }
-
-    fn note(&mut self, what: String) {
-        self.trace.push(format!("{} {what}", self.clock.now()));
-    }
-
-    async fn start(&mut self, n: usize) {
-        let (inbound, requests) = mpsc::channel(INBOUND_MAX);
-        let host = &self.hosts[n];
-        let transport = self.network.connect(host.id, inbound);
-        let assembled = async {
-            let stores = Stores {
-                log: host.log.clone(),
-                flushed: host.log.flushed(),
-                state: StateStore::with_backend(host.state.clone()).map_err(|e| e.to_string())?,
-            };
-            let ledger = Ledger::with_backend(host.ledger.clone()).map_err(|e| e.to_string())?;
-            let assembly = Assembly {
-                id: host.id,
-                member: Member { name: format!("peer-{n}"), addresses: vec![format!("/sim/{n}")] },
-                timing: Timing {
-                    heartbeat: Duration::from_millis(100),
-                    election_min: Duration::from_millis(300),
-                    election_max: Duration::from_millis(500),
-                },
-                stores,
-                transport: std::sync::Arc::new(transport),
-                inbound: requests,
-                ipfs: std::sync::Arc::new(host.daemon.clone()),
-                ledger: LedgerPort::Inline(ledger),
-                tracker: tracker::Config::default(),
-                addresses: AddressBook::default(),
-                volume: None,
-                tags: BTreeMap::new(),
-                clock: self.clock,
-                join: if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any },
-                gc: None,
-            };
-            Peer::assemble(assembly).await.map_err(|e| e.to_string())
-        };
-        match assembled.await {
-            Ok(peer) => {
-                self.hosts[n].peer = Some(peer);
-                if n == 0 {
-                    self.found();
-                }
-            }
-            Err(error) => self.note(format!("peer-{n} did not start: {error}")),
-        }
-    }
-
-    /// The process of a peer ends without warning; what was not synced is lost.
-    pub fn crash(&mut self, n: usize) {
-        self.note(format!("peer-{n} crashes"));
-        let host = &mut self.hosts[n];
-        self.network.disconnect(host.id);
-        host.log = host.log.after_crash();
-        host.state = host.state.after_crash();
-        host.ledger = host.ledger.after_crash();
-        host.peer = None;
-    }
-
-    /// Does one random thing and lets a little time pass.
-    pub async fn step(&mut self) {
-        let n = self.random.random_range(0..self.hosts.len());
-        match self.random.random_range(0..100) {
-            0..45 => self.ask(n, true).await,
-            45..60 => self.ask(n, false).await,
-            60..68 if self.running() > self.hosts.len() / 2 + 1 => self.crash(n),
-            60..76 if self.hosts[n].peer.is_none() => {
-                self.note(format!("peer-{n} starts"));
-                self.start(n).await;
-            }
-            76..84 => {
-                let cut = self.random.random_bool(0.5);
-                self.note(format!("peer-{n} cut off: {cut}"));
-                self.network.set_cut(self.hosts[n].id, cut);
-            }
-            84..88 => {
-                let loss = self.random.random_range(0..100);
-                self.network.set_loss(loss);
-            }
-            88..92 => {
-                self.note(format!("daemon-{n} restarts"));
-                self.hosts[n].daemon.restart();
-            }
-            92..96 => {
-                let down = self.random.random_bool(0.5);
-                self.note(format!("daemon-{n} down: {down}"));
-                self.hosts[n].daemon.set_down(down);
-            }
-            _ => {}
-        }
-        let pause = self.random.random_range(0..400);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
-
-    fn running(&self) -> usize {
-        self.hosts.iter().filter(|host| host.peer.is_some()).count()
-    }
-
-    async fn ask(&mut self, n: usize, pin: bool) {
-        let cid = cid_of(self.random.random_range(0..40));
-        let max = self.random.random_range(1..=3);
-        let Some(peer) = &self.hosts[n].peer else { return };
-        let cluster = peer.cluster.clone();
-        let replication = Replication { min: Factor::Count(1), max: Factor::Count(max) };
-        let options = ClaimOptions { replication, retain: false, name: String::new() };
-        let asked = async {
-            if pin {
-                cluster.pin(PinRequest { cid, options }).await.map(|_| Asked::Pinned)
-            } else {
-                cluster.unpin(cid).await.map(|_| Asked::Unpinned)
-            }
-        };
-        // A user gives up after a while; the request may still take effect.
-        let patience = Duration::from_millis(self.random.random_range(50..3000));
-        let answer = tokio::time::timeout(patience, asked).await;
-        let known = match answer {
-            Ok(Ok(known)) => known,
-            // Also when an earlier try of the same request took effect without an answer.
-            Ok(Err(UseCaseError::NotFound)) if !pin => Asked::Unpinned,
-            Ok(Err(UseCaseError::NotFound | UseCaseError::Invalid(_))) => return,
-            Ok(Err(_)) | Err(_) => Asked::Unknown,
-        };
-        self.note(format!("peer-{n} asked, pin {pin}, {cid}: {known:?}"));
-        // A request without an answer may take effect at any later time.
-        if self.asked.get(&cid) != Some(&Asked::Unknown) {
-            self.asked.insert(cid, known);
-        }
-    }
-
-    /// What must hold at every instant; says what does not.
+    /// Runs it to its end.
     ///
     /// # Errors
-    /// The violated invariant.
-    pub fn check(&self) -> Result<(), String> {
-        for (n, host) in self.hosts.iter().enumerate() {
-            for cid in &self.foreign {
-                if !host.daemon.holds(cid) {
-                    return Err(format!("daemon-{n} lost foreign content {cid}"));
-                }
-            }
-            let Some(peer) = &host.peer else { continue };
-            for (cid, status) in peer.tracker.statuses() {
-                if status.state == PinState::Pinned && !host.daemon.holds(&cid) {
-                    return Err(format!(
-                        "peer-{n} says Pinned of {cid}, its daemon does not hold it"
-                    ));
-                }
-            }
+    /// What was not as it must be, or did not become true.
+    pub async fn run(&mut self) -> Result<(), String> {
+        while Instant::now() < self.faults_end {
+            self.step();
+            let pause = self.random.random_range(1..300);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            self.supervise().await;
+            self.judge.check(&self.hosts)?;
         }
-        Ok(())
-    }
-
-    /// Faults end; everything asked must become true.
-    ///
-    /// # Errors
-    /// What did not.
-    pub async fn heal_and_converge(&mut self) -> Result<(), String> {
-        self.note("faults end".to_owned());
-        self.network.set_loss(0);
-        for n in 0..self.hosts.len() {
-            self.network.set_cut(self.hosts[n].id, false);
-            self.hosts[n].daemon.set_down(false);
-            if self.hosts[n].peer.is_none() {
-                self.start(n).await;
-            }
-        }
+        self.heal();
         let deadline = Instant::now() + LIVENESS_DEADLINE;
         loop {
-            self.check()?;
+            self.supervise().await;
+            self.judge.check(&self.hosts)?;
             match self.unsettled() {
                 None => return Ok(()),
                 Some(reason) if Instant::now() >= deadline => return Err(reason),
                 Some(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
+            self.control_all();
+        }
+    }
+
+    /// Does one random thing.
+    fn step(&mut self) {
+        match self.random.random_range(0..100) {
+            0..26 => {
+                let request = PinRequest { cid: self.any_cid(), options: self.any_options(false) };
+                self.ask(|client| client.pin(request));
+            }
+            26..38 => {
+                let cid = self.any_cid();
+                self.ask(|client| client.unpin(cid));
+            }
+            38..44 => {
+                let cid = self.any_cid();
+                self.ask(|client| client.look(cid));
+            }
+            44..46 => self.ask(Client::list),
+            46..60 => self.change_object(),
+            60..66 => self.crash_some(),
+            66..80 => self.disturb_network(),
+            80..94 => self.disturb_daemon(),
+            94..98 => self.disturb_disk(),
+            _ => self.disturb_clock(),
+        }
+    }
+
+    fn any_cid(&mut self) -> Cid {
+        cid_of(self.random.random_range(0..self.cids))
+    }
+
+    fn any_options(&mut self, retain: bool) -> ClaimOptions {
+        let max = self.random.random_range(1..=3);
+        let min = self.random.random_range(1..=max);
+        let max =
+            if self.random.random_bool(0.1) { Factor::Everywhere } else { Factor::Count(max) };
+        let replication = Replication { min: Factor::Count(min), max };
+        ClaimOptions { replication, retain, name: String::new() }
+    }
+
+    /// Somebody asks a peer.
+    fn ask<F: Future<Output = ()> + Send + 'static>(&mut self, ask: impl FnOnce(Client) -> F) {
+        let n = self.random.random_range(0..self.hosts.len());
+        let patience = Duration::from_millis(self.random.random_range(50..12_000));
+        if let Some(client) = self.client(n, patience) {
+            self.clients[n].spawn(ask(client));
+        }
+    }
+
+    fn client(&self, n: usize, patience: Duration) -> Option<Client> {
+        let cluster = self.hosts[n].peer.as_ref()?.cluster.clone();
+        Some(Client { judge: self.judge.clone(), trace: self.trace.clone(), cluster, patience })
+    }
+
+    /// An object is made, changed or deleted; the controllers hear of it.
+    fn change_object(&mut self) {
+        let retain = self.random.random_bool(0.2);
+        let (cid, options) = (self.any_cid(), self.any_options(retain));
+        let number = self.objects.len();
+        let chosen = self.random.random_range(0..OBJECTS);
+        let object = match self.objects.get_mut(chosen) {
+            Some(object) if object.deleted => return,
+            Some(object) => {
+                object.deleted = self.random.random_bool(0.4);
+                if !object.deleted {
+                    object.options = options;
+                    object.generation += 1;
+                }
+                object.clone()
+            }
+            None => {
+                let uid = Uid(format!("object-{number}"));
+                let object = Object { uid, cid, options, generation: 1, deleted: false };
+                self.objects.push(object.clone());
+                object
+            }
+        };
+        self.control(&object);
+    }
+
+    /// The controllers of every peer that believes that it leads look at an object.
+    fn control(&mut self, object: &Object) {
+        for n in 0..self.hosts.len() {
+            let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
+            if let Some(client) = self.client(n, Duration::from_secs(5)) {
+                self.clients[n].spawn(client.control(object.clone(), at));
+            }
+        }
+    }
+
+    fn control_all(&mut self) {
+        if self.clients.iter().any(|under_way| !under_way.is_empty()) {
+            return;
+        }
+        for object in self.objects.clone() {
+            let settled = {
+                let watched = self.judge.watched();
+                object.is_settled(watched.history.pins().get(&object.cid))
+            };
+            if !settled {
+                self.control(&object);
+            }
+        }
+    }
+
+    /// Ends processes that can go on no longer, and starts those whose time has come.
+    async fn supervise(&mut self) {
+        for n in 0..self.hosts.len() {
+            while self.clients[n].try_join_next().is_some() {}
+            if let Some(error) = self.hosts[n].failure() {
+                self.crash(n, &error.to_string());
+            }
+            if self.hosts[n].peer.is_none() && self.restarts[n] <= Instant::now() {
+                self.start(n).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, n: usize) {
+        let join = if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any };
+        let started = self.hosts[n].start(join).await;
+        if let Some(log) = self.lost_logs[n].take() {
+            if started.is_ok() {
+                self.judge.accuse(&format!("peer-{n} takes part again over an empty log"));
+            }
+            self.hosts[n].put_back(log);
+        }
+        match started {
+            Ok(()) => {
+                self.trace.note(format!("peer-{n} starts"));
+                self.judge.watch_peer(&self.hosts[n]);
+                if n == 0 {
+                    self.found();
+                }
+            }
+            Err(error) => {
+                self.trace.note(format!("peer-{n} does not start: {error}"));
+                self.restarts[n] = Instant::now() + Duration::from_secs(1);
+            }
+        }
+    }
+
+    /// The first host founds the cluster, and again if a crash broke that off.
+    fn found(&mut self) {
+        let Some(peer) = &self.hosts[0].peer else { return };
+        let cluster = peer.cluster.clone();
+        if cluster.members().is_empty() {
+            self.clients[0].spawn(async move {
+                // What is wrong with the disk is found at the next start.
+                let _ = cluster.found(ClusterId([9; 16]), 1).await;
+            });
         }
     }
 
     /// What is not yet as it must become.
     fn unsettled(&self) -> Option<String> {
-        let mut states = Vec::new();
+        let watched = self.judge.watched();
+        let (pins, agreed) = (watched.history.pins(), watched.history.len());
         for (n, host) in self.hosts.iter().enumerate() {
             let Some(peer) = &host.peer else { return Some(format!("peer-{n} does not run")) };
-            if peer.cluster.members().len() != self.hosts.len() {
-                return Some(format!("peer-{n} knows {} members", peer.cluster.members().len()));
+            let members = peer.cluster.members().len();
+            if members != self.hosts.len() {
+                return Some(format!("peer-{n} knows {members} members"));
             }
-            states.push(peer.cluster.state().read(PinSet::clone));
-        }
-        let state = &states[0];
-        if states.iter().any(|other| other != state) {
-            return Some("the replicas of the state differ".to_owned());
-        }
-        for (cid, asked) in &self.asked {
-            match asked {
-                Asked::Pinned if state.get(cid).is_none() => {
-                    return Some(format!("{cid} was acknowledged and is lost"));
-                }
-                Asked::Unpinned if state.get(cid).is_some() => {
-                    return Some(format!("{cid} was unpinned and is still there"));
-                }
-                _ => {}
+            let entries = peer.cluster.state().entries();
+            if entries != agreed {
+                return Some(format!("peer-{n} has {entries} of {agreed} entries"));
             }
         }
-        for (cid, pin) in state.iter() {
-            let wanted = pin.replication().max.of(self.hosts.len());
-            if pin.holders().count() != wanted || pin.allocations.iter().any(|a| a.leaving) {
-                return Some(format!(
-                    "{cid} is allocated to {:?}, wanted {wanted}",
-                    pin.allocations
-                ));
-            }
+        let unsettled = self.objects.iter().find(|o| !o.is_settled(pins.get(&o.cid)));
+        if let Some(object) = unsettled {
+            return Some(format!("the state says something else of {object:?}"));
         }
-        for (n, host) in self.hosts.iter().enumerate() {
-            let mut wanted: BTreeSet<Cid> = self.foreign.clone();
-            wanted.extend(state.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| *cid));
-            if host.daemon.held() != wanted {
-                return Some(format!(
-                    "daemon-{n} holds {} pins, wanted {}",
-                    host.daemon.held().len(),
-                    wanted.len()
-                ));
-            }
-        }
-        None
+        self.misallocated(pins).or_else(|| self.misheld(pins))
+    }
+
+    fn misallocated(&self, pins: &PinSet) -> Option<String> {
+        pins.iter().find_map(|(cid, pin)| {
+            let wanted = pin.replication().max.of(self.hosts.len()).min(self.hosts.len());
+            let wrong =
+                pin.holders().count() != wanted || pin.allocations.iter().any(|a| a.leaving);
+            wrong.then(|| format!("{cid} is on {:?}, wanted {wanted}", pin.allocations))
+        })
+    }
+
+    fn misheld(&self, pins: &PinSet) -> Option<String> {
+        self.hosts.iter().find_map(|host| {
+            let mut wanted = host.daemon.foreign();
+            wanted.extend(pins.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| *cid));
+            let held = host.daemon.held();
+            let wrong = held.symmetric_difference(&wanted).next()?;
+            let status = host.peer.as_ref().and_then(|peer| peer.tracker.status(wrong));
+            let name = &host.member.name;
+            Some(format!("{wrong} is held by {name}: {}; {status:?}", held.contains(wrong)))
+        })
     }
 }
 
+fn host(n: u8, random: &mut StdRng, network: &SimNetwork) -> Host {
+    let make = Make {
+        id: PeerId([n + 1; 32]),
+        member: Member { name: format!("peer-{n}"), addresses: vec![format!("/sim/{n}")] },
+        pin_time: Duration::from_millis(random.random_range(1..400)),
+        sync_time: Duration::from_millis(random.random_range(0..4)),
+    };
+    let mut host = Host::new(make, network.clone());
+    // What a comparison with the daemon's list has to find, it finds while the world lasts.
+    host.tracker = tracker::Config {
+        compare_period: Duration::from_secs(20),
+        stall_time: Duration::from_secs(10),
+        ..tracker::Config::default()
+    };
+    for cid in 0..FOREIGN {
+        if random.random_bool(0.5) {
+            host.daemon.pin_foreign(cid_of(cid));
+        }
+    }
+    host
+}
+
 /// The CID with number `n`, the same in every world.
-fn cid_of(n: u32) -> Cid {
+#[must_use]
+pub fn cid_of(n: u32) -> Cid {
     let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap_or_default();
     Cid::from(cid::Cid::new_v1(0x55, hash))
 }

@@ -1,6 +1,9 @@
 //! The state as the running parts see it: read by everybody, written by consensus alone.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::broadcast;
 
@@ -25,13 +28,18 @@ const CHANGES_MAX: usize = 1024;
 pub struct SharedState {
     pins: Arc<RwLock<PinSet>>,
     changes: broadcast::Sender<Changed>,
+    entries: Arc<AtomicU64>,
 }
 
 impl SharedState {
     /// Wraps a state.
     #[must_use]
     pub fn new(pins: PinSet) -> Self {
-        Self { pins: Arc::new(RwLock::new(pins)), changes: broadcast::channel(CHANGES_MAX).0 }
+        Self {
+            pins: Arc::new(RwLock::new(pins)),
+            changes: broadcast::channel(CHANGES_MAX).0,
+            entries: Arc::default(),
+        }
     }
 
     /// Reads; `read` must be quick and must not take other locks, since writers wait for it.
@@ -54,5 +62,17 @@ impl SharedState {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
+    }
+
+    /// How many entries of the log the state includes, from the first on: replicas that say the same
+    /// are equal.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Acquire)
+    }
+
+    /// Only consensus may call it, right after the write.
+    pub fn set_entries(&self, count: u64) {
+        self.entries.store(count, Ordering::Release);
     }
 }

@@ -1,5 +1,13 @@
 //! The ledger as the driver calls it: on the caller's thread or beside it.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use super::ledger::{Change, Ledger};
 
 /// How the driver reaches the ledger.
@@ -7,6 +15,8 @@ use super::ledger::{Change, Ledger};
 pub enum LedgerPort {
     /// On the caller's thread: for simulated worlds, where the backend is memory.
     Inline(Ledger),
+    /// On the caller's thread, taking so many milliseconds: for simulated slow disks.
+    Slow(Ledger, Arc<AtomicU64>),
     /// On tokio's threads for blocking work: for disks, whose `fsync` can take long.
     Offloaded(Ledger),
 }
@@ -16,7 +26,7 @@ impl LedgerPort {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         match self {
-            Self::Inline(ledger) | Self::Offloaded(ledger) => ledger,
+            Self::Inline(ledger) | Self::Slow(ledger, _) | Self::Offloaded(ledger) => ledger,
         }
     }
 
@@ -45,6 +55,13 @@ impl LedgerPort {
     ) -> Result<T, String> {
         match self {
             Self::Inline(ledger) => call(ledger),
+            Self::Slow(ledger, time) => {
+                let half = Duration::from_millis(time.load(Ordering::Relaxed)) / 2;
+                tokio::time::sleep(half).await;
+                let result = call(ledger);
+                tokio::time::sleep(half).await;
+                result
+            }
             Self::Offloaded(ledger) => {
                 let ledger = ledger.clone();
                 let called = tokio::task::spawn_blocking(move || call(&ledger));

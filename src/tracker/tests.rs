@@ -8,10 +8,8 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
-    ipfs::{
-        IpfsError,
-        fake::{Request, StandInDaemon},
-    },
+    clock::SimulatedClock,
+    ipfs::fake::{Request, StandInDaemon},
     state::{Op, PinSet},
     types::{ClaimOptions, Factor, Owner, PinState, Replication, Timestamp},
 };
@@ -39,7 +37,7 @@ struct World {
 
 impl World {
     fn new(daemon: &StandInDaemon) -> Self {
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         Self::on(daemon, ledger, SharedState::new(PinSet::default()))
     }
 
@@ -52,12 +50,12 @@ impl World {
             Box::pin(async move { open.then_some(()).ok_or_else(closed) })
         });
         let ports = Ports {
-            ipfs: Arc::new(daemon.clone()),
+            ipfs: Arc::new(daemon.client()),
             ledger: LedgerPort::Inline(ledger.clone()),
             state: state.clone(),
             me: ME,
             barrier,
-            clock: Clock::Simulated { start: Timestamp(0), origin: Instant::now() },
+            clock: Clock::Simulated(SimulatedClock::new(Timestamp(0))),
         };
         let token = CancellationToken::new();
         let (handle, task) = Tracker::spawn(test_config(), ports, token.clone()).unwrap();
@@ -298,8 +296,8 @@ async fn a_list_that_breaks_off_takes_nothing_for_lost() {
 async fn failures_are_told_and_tried_again() {
     let daemon = daemon();
     let world = World::new(&daemon);
-    daemon.set_failing(cid(1), Some(IpfsError::Failed("no space left on device".to_owned())));
-    daemon.set_failing(cid(2), Some(IpfsError::Refused("insecure hash".to_owned())));
+    daemon.set_failing(cid(1), Some("no space left on device"));
+    daemon.set_failing(cid(2), Some("potentially insecure hash functions not allowed"));
     world.want(1);
     world.want(2);
     world.until_state(1, PinState::Failed).await;

@@ -35,10 +35,8 @@ pub enum Request {
     Statuses(StatusBatch),
     /// To the leader: the sender's peer metrics.
     Metrics(Metrics),
-    /// To the leader: a REST claim.
-    Pin(PinRequest),
-    /// To the leader: release the REST claim; answers the pin as it was.
-    Unpin(Cid),
+    /// To the leader: writes of users, at most [`Write::BATCH_LEN_MAX`]. Each is answered for itself.
+    Writes(Vec<Write>),
     /// To the leader: the position that includes all acknowledged writes.
     ReadIndex,
     /// To the leader: one pin with what each peer says of it.
@@ -64,8 +62,8 @@ pub enum Response {
     Known(Vec<DaemonInfo>, BTreeMap<PeerId, Vec<String>>),
     /// To `Statuses`.
     Statuses(StatusReply),
-    /// To `Pin` and `Unpin`.
-    Pin(Pin),
+    /// To `Writes`: what became of each, in order.
+    Written(Vec<Result<Pin, Refusal>>),
     /// To `ReadIndex`: the log index to wait for; absent when the log is empty.
     Position(Option<u64>),
     /// To `PinView`; absent when there is no such pin.
@@ -97,7 +95,7 @@ pub enum Refusal {
     /// The request cannot be met, and a repetition would not help.
     #[error("{0}")]
     Invalid(String),
-    /// It failed here; a repetition may help.
+    /// It failed here; a repetition may help. A write may or may not have taken effect.
     #[error("{0}")]
     Failed(String),
     /// Too many requests are being served.
@@ -109,9 +107,20 @@ pub enum Refusal {
     /// There is no such pin.
     #[error("pin is not part of the pinset")]
     NotFound,
+    /// It cannot be done yet, and nothing was done; a repetition may help.
+    #[error("{0}")]
+    NotYet(String),
     /// Garbage is being collected already, as the text says.
     #[error("{0}")]
     Collecting(String),
+}
+
+impl Refusal {
+    /// Whether a refused write may have taken effect all the same.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
 }
 
 /// A peer presents itself.
@@ -347,6 +356,30 @@ pub struct PinRequest {
     pub options: ClaimOptions,
 }
 
+/// What a user can ask the leader to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Write {
+    /// A claim by REST; answers the pin.
+    Pin(PinRequest),
+    /// Release the REST claim; answers the pin as it was.
+    Unpin(Cid),
+}
+
+impl Write {
+    /// Writes in one request, and ops in the log entry that they become: with the longest names and
+    /// many peers still below the largest frame.
+    pub const BATCH_LEN_MAX: usize = 256;
+
+    /// What it is about.
+    #[must_use]
+    pub fn cid(&self) -> &Cid {
+        match self {
+            Self::Pin(request) => &request.cid,
+            Self::Unpin(cid) => cid,
+        }
+    }
+}
+
 /// Which stream a request travels on, so that a snapshot never delays a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -380,8 +413,7 @@ impl Request {
             Self::Hello(_)
             | Self::Statuses(_)
             | Self::Metrics(_)
-            | Self::Pin(_)
-            | Self::Unpin(_)
+            | Self::Writes(_)
             | Self::ReadIndex
             | Self::PinView(_)
             | Self::PinViews(_)
@@ -398,8 +430,7 @@ impl Request {
             Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::SameCluster,
             Self::Statuses(_)
             | Self::Metrics(_)
-            | Self::Pin(_)
-            | Self::Unpin(_)
+            | Self::Writes(_)
             | Self::ReadIndex
             | Self::PinView(_)
             | Self::PinViews(_)

@@ -163,7 +163,7 @@ impl World {
         };
         // Nobody asks anything; the channel's other end must live.
         let (asks, inbound) = tokio::sync::mpsc::channel(1);
-        let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.clone());
+        let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.client());
         let assembly = Assembly {
             id,
             member: Member {
@@ -186,6 +186,7 @@ impl World {
             tags: BTreeMap::new(),
             clock: Clock::System,
             join: JoinPolicy::Wait,
+            gc: None,
         };
         let peer = Peer::assemble(assembly).await.unwrap();
         let shared = Shared {

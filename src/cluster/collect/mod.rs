@@ -79,7 +79,7 @@ impl Cluster {
     fn may_collect(&self, only: Option<PeerId>) -> Result<(), Refusal> {
         if !self.0.monitor.has_heard() {
             let reason = "the leader is new and has not heard of all peers";
-            return Err(Refusal::Failed(reason.to_owned()));
+            return Err(Refusal::NotYet(reason.to_owned()));
         }
         let members = self.members();
         if let Some(peer) = only.filter(|peer| !members.contains_key(peer)) {

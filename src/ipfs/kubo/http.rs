@@ -3,10 +3,11 @@
 //! Invariant: an answer that ends without an error has ended cleanly and without the trailer
 //! `X-Stream-Error`.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -26,11 +27,56 @@ const ERROR_LEN_MAX: usize = 64 * 1024;
 /// Kubo's trailer with an error that came after the status line.
 const STREAM_ERROR: &str = "x-stream-error";
 
-/// Sends requests to one RPC.
-#[derive(Clone, Debug)]
-pub(super) struct Rpc {
+/// The body of an answer, with its trailers.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// Carries commands to one daemon. Everything that judges the answers is above it, so that a
+/// simulated daemon is judged as a real one.
+pub trait Carrier: Send + Sync + 'static {
+    /// Sends a command and brings the head of its answer; an error says why there is none.
+    fn post<'a>(
+        &'a self,
+        command: &'a str,
+        query: &'a [(&'a str, &'a str)],
+    ) -> BoxFuture<'a, Result<http::Response<Body>, String>>;
+}
+
+/// Over HTTP.
+struct Http {
     client: reqwest::Client,
     base: reqwest::Url,
+}
+
+impl Carrier for Http {
+    fn post<'a>(
+        &'a self,
+        command: &'a str,
+        query: &'a [(&'a str, &'a str)],
+    ) -> BoxFuture<'a, Result<http::Response<Body>, String>> {
+        async move {
+            let mut url = self.base.clone();
+            url.set_path(&format!("/api/v0/{command}"));
+            url.query_pairs_mut().extend_pairs(query);
+            // Kubo answers POST only.
+            let response = self.client.post(url).send().await;
+            let response = response.map_err(|error| reason(&error.without_url()))?;
+            let response = http::Response::<reqwest::Body>::from(response);
+            Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+        }
+        .boxed()
+    }
+}
+
+/// Sends requests to one RPC.
+#[derive(Clone)]
+pub(super) struct Rpc {
+    carrier: Arc<dyn Carrier>,
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rpc").finish_non_exhaustive()
+    }
 }
 
 impl Rpc {
@@ -50,7 +96,11 @@ impl Rpc {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(IDLE_CONNECTION_TIME)
             .build()?;
-        Ok(Self { client, base })
+        Ok(Self::over(Arc::new(Http { client, base })))
+    }
+
+    pub(super) fn over(carrier: Arc<dyn Carrier>) -> Self {
+        Self { carrier }
     }
 
     /// Sends a command and waits at most `deadline` for the head of its answer. The rest may then be
@@ -61,15 +111,10 @@ impl Rpc {
         query: &[(&str, &str)],
         deadline: Duration,
     ) -> Result<Lines, IpfsError> {
-        let mut url = self.base.clone();
-        url.set_path(&format!("/api/v0/{command}"));
-        url.query_pairs_mut().extend_pairs(query);
-        // Kubo answers POST only.
-        let response = timeout(deadline, self.client.post(url).send())
+        let response = timeout(deadline, self.carrier.post(command, query))
             .await
             .map_err(|_| late(command, deadline))?
-            .map_err(|error| IpfsError::Down(reason(&error.without_url())))?;
-        let response = http::Response::<reqwest::Body>::from(response);
+            .map_err(IpfsError::Down)?;
         let status = response.status();
         let mut lines = Lines {
             body: response.into_body(),
@@ -106,7 +151,7 @@ impl Rpc {
 /// The lines of an answer.
 #[derive(Debug)]
 pub(super) struct Lines {
-    body: reqwest::Body,
+    body: Body,
     silence: Duration,
     whole: VecDeque<Bytes>,
     partial: Vec<u8>,
@@ -187,7 +232,7 @@ impl Lines {
                 .await
                 .map_err(|_| IpfsError::Slow(format!("silent for {} s", self.silence.as_secs())))?;
             let Some(frame) = frame else { return Ok(None) };
-            let frame = frame.map_err(|error| IpfsError::Down(reason(&error)))?;
+            let frame = frame.map_err(|error| IpfsError::Down(reason(&*error)))?;
             match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => return Ok(Some(data)),
@@ -210,7 +255,7 @@ fn check_trailers(trailers: Option<&http::HeaderMap>) -> Result<(), IpfsError> {
 }
 
 /// An error with its causes: reqwest's own text names only the outermost.
-fn reason(error: &dyn std::error::Error) -> String {
+fn reason(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -9,7 +9,7 @@ mod collect;
 mod http;
 mod wire;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -18,6 +18,7 @@ use futures::{
 };
 use tokio::sync::watch;
 
+pub use self::http::{Body, Carrier};
 use self::{
     http::{Lines, Rpc},
     wire::{Id, PinEvent, PinLsItem, RepoStat},
@@ -62,6 +63,12 @@ impl KuboClient {
     /// When `url` is not an address of that form.
     pub fn new(url: &str) -> Result<Self, KuboUrlError> {
         Ok(Self { rpc: Rpc::new(url)? })
+    }
+
+    /// A client of the daemon that `carrier` leads to.
+    #[must_use]
+    pub fn over(carrier: Arc<dyn Carrier>) -> Self {
+        Self { rpc: Rpc::over(carrier) }
     }
 
     async fn ask_id(&self) -> Result<DaemonInfo, IpfsError> {

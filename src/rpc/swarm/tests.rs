@@ -6,7 +6,9 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
 use tokio::time::timeout;
 
 use super::*;
-use crate::types::{ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote};
+use crate::types::{
+    ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote, Write,
+};
 
 /// Longest wait for anything that should take milliseconds, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -479,7 +481,7 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
             name: String::new(),
         },
     };
-    let pin = Envelope { cluster: None, request: Request::Pin(request) };
+    let pin = Envelope { cluster: None, request: Request::Writes(vec![Write::Pin(request)]) };
     // More than there are places in flight on our side.
     for _ in 0..2 * IN_FLIGHT_MAX {
         let call = a.transport.call(b.id, pin.clone(), PATIENCE);

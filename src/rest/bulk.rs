@@ -1,0 +1,253 @@
+//! `POST /pins` with NDJSON: many pins in one request, one a line.
+//!
+//! Each line is answered by one line, in order, while the request is still being read. Invariants:
+//! a line that is wrong gets its error and stops no other; at most [`AHEAD_MAX`] lines wait for their
+//! answers, beyond that nothing is read, so that a client which does not read its answers is held
+//! back; a client that goes away ends it.
+
+use std::{fmt, io, pin::pin};
+
+use axum::{
+    body::{Body, BodyDataStream, Bytes},
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use futures::{Stream, StreamExt as _, stream};
+use serde::{Deserialize, Serialize, de};
+
+use super::{Api, error::ApiError, pins::Given, query::Parameters};
+use crate::types::{Cid, PinRequest};
+
+/// What a request and its answer are made of.
+const NDJSON: &str = "application/x-ndjson";
+/// Lines that may wait for their answers: several batches of the cluster's writes.
+pub(super) const AHEAD_MAX: usize = 1024;
+/// Answers written together, if they are ready.
+const ANSWERS_LEN: usize = 256;
+/// Bytes in one line: room for the longest name, escaped.
+const LINE_LEN_MAX: usize = 16 * 1024;
+
+pub(super) async fn pin_all(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Given(given): Given,
+    body: Body,
+) -> Result<Response, ApiError> {
+    given.none()?;
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case(NDJSON) {
+        let message = format!("the content type is {kind:?}, it must be {NDJSON}");
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    let answers = Lines::new(body)
+        .stream()
+        .map(move |line| answer(api.clone(), line))
+        .buffered(AHEAD_MAX)
+        .ready_chunks(ANSWERS_LEN)
+        .map(text);
+    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(answers)).into_response())
+}
+
+/// What became of one line.
+#[derive(Debug, Serialize)]
+struct Answer {
+    line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cid: Option<Cid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ApiError>,
+}
+
+/// Acknowledged pins become an answer with a CID, others one with an error.
+async fn answer(api: Api, line: io::Result<(u64, Line)>) -> io::Result<Answer> {
+    let (line, content) = line?;
+    let pinned = match content {
+        Line::Whole(text) => pin_one(&api, &text).await,
+        Line::TooLong => {
+            Err(ApiError::bad_request(format!("the line is longer than {LINE_LEN_MAX} bytes")))
+        }
+    };
+    Ok(match pinned {
+        Ok(cid) => Answer { line, cid: Some(cid), error: None },
+        Err(error) => Answer { line, cid: None, error: Some(error) },
+    })
+}
+
+async fn pin_one(api: &Api, text: &[u8]) -> Result<Cid, ApiError> {
+    let Fields(fields) = serde_json::from_slice(text)
+        .map_err(|error| ApiError::bad_request(format!("the line is no JSON object: {error}")))?;
+    let mut given = Parameters::new(fields)?;
+    let cid = given.take_cid()?;
+    let options = given.pin(api.replication)?;
+    api.source.pin(PinRequest { cid, options }).await?;
+    Ok(cid)
+}
+
+/// Answers as lines of text. An error breaks the answer off: what the client sent is not whole.
+fn text(answers: Vec<io::Result<Answer>>) -> io::Result<Bytes> {
+    let mut text = Vec::new();
+    for answer in answers {
+        serde_json::to_writer(&mut text, &answer?)?;
+        text.push(b'\n');
+    }
+    Ok(text.into())
+}
+
+/// A line's fields, spelled as the query parameters of a single pin are.
+struct Fields(Vec<(String, String)>);
+
+/// A field's value: the text of the parameter, or a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Text(String),
+    Number(i64),
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts and numbers")
+            }
+
+            // All of them, also repeated ones: those are refused, as in a query.
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((name, value)) = map.next_entry()? {
+                    let value = match value {
+                        Value::Text(text) => text,
+                        Value::Number(number) => number.to_string(),
+                    };
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// A line of a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Whole(Vec<u8>),
+    /// More than [`LINE_LEN_MAX`]; what it held is gone.
+    TooLong,
+}
+
+/// The lines of a body, numbered from 1; blank ones are left out.
+struct Lines {
+    body: BodyDataStream,
+    /// What has arrived and was not looked at.
+    piece: Bytes,
+    /// The beginning of a line whose end has not arrived; none when it is too long.
+    begun: Option<Vec<u8>>,
+    number: u64,
+    over: bool,
+}
+
+impl Lines {
+    fn new(body: Body) -> Self {
+        let body = body.into_data_stream();
+        Self { body, piece: Bytes::new(), begun: Some(Vec::new()), number: 0, over: false }
+    }
+
+    fn stream(self) -> impl Stream<Item = io::Result<(u64, Line)>> {
+        stream::unfold(self, |mut lines| async move {
+            let next = lines.next().await.transpose()?;
+            lines.over |= next.is_err();
+            Some((next, lines))
+        })
+    }
+
+    async fn next(&mut self) -> io::Result<Option<(u64, Line)>> {
+        loop {
+            while let Some(end) = self.piece.iter().position(|byte| *byte == b'\n') {
+                let rest = self.piece.split_to(end + 1);
+                self.append(&rest[..end]);
+                if let Some(line) = self.finish() {
+                    return Ok(Some(line));
+                }
+            }
+            if self.over {
+                return Ok(None);
+            }
+            let rest = std::mem::take(&mut self.piece);
+            self.append(&rest);
+            match pin!(&mut self.body).next().await {
+                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
+                None => {
+                    self.over = true;
+                    if let Some(line) = self.finish() {
+                        return Ok(Some(line));
+                    }
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.begun = self.begun.take().filter(|line| line.len() + bytes.len() <= LINE_LEN_MAX);
+        if let Some(line) = &mut self.begun {
+            line.extend_from_slice(bytes);
+        }
+    }
+
+    fn finish(&mut self) -> Option<(u64, Line)> {
+        self.number += 1;
+        let line = match self.begun.replace(Vec::new()) {
+            Some(line) if line.iter().all(u8::is_ascii_whitespace) => return None,
+            Some(line) => Line::Whole(line),
+            None => Line::TooLong,
+        };
+        Some((self.number, line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    async fn lines(pieces: &[&[u8]]) -> Vec<(u64, Line)> {
+        let pieces: Vec<io::Result<Bytes>> =
+            pieces.iter().map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        let lines = Lines::new(Body::from_stream(stream::iter(pieces))).stream();
+        lines.map(Result::unwrap).collect().await
+    }
+
+    fn whole(number: u64, text: &str) -> (u64, Line) {
+        (number, Line::Whole(text.as_bytes().to_vec()))
+    }
+
+    #[tokio::test]
+    async fn lines_are_whole_however_they_arrive() {
+        let expected = [whole(1, "one"), whole(3, "three"), whole(4, "four")];
+        let text = b"one\n\nthree\nfour";
+        assert_eq!(lines(&[text]).await, expected);
+        let bytes: Vec<&[u8]> = text.chunks(1).collect();
+        assert_eq!(lines(&bytes).await, expected);
+        assert!(lines(&[]).await.is_empty() && lines(&[b"\n \n"]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_line_too_long_is_left_out_and_the_next_is_whole() {
+        let longest = "x".repeat(LINE_LEN_MAX);
+        let text = format!("{longest}\n{longest}x\nb\n{longest}xx");
+        for len in [1000, text.len()] {
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(len).collect();
+            let expected =
+                [whole(1, &longest), (2, Line::TooLong), whole(3, "b"), (4, Line::TooLong)];
+            assert_eq!(lines(&pieces).await, expected);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What users and controllers ask, and whether they are answered with the truth.
+//!
+//! An answer must be true at some position between the question and the answer. Whoever gets none
+//! knows nothing: the request may take effect at any later time.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{judge::Judge, trace::Trace};
+use crate::{
+    cluster::{Cluster, UseCaseError},
+    state::{Fence, Op},
+    types::{Cid, ClaimOptions, Owner, Pin, PinRequest, Timestamp, Uid},
+};
+
+/// Somebody who asks a peer and gives up after a while.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Judges the answers.
+    pub judge: Judge,
+    /// Told of them.
+    pub trace: Trace,
+    /// The peer asked.
+    pub cluster: Cluster,
+    /// How long it waits.
+    pub patience: Duration,
+}
+
+/// A Pin object as the world's API server would have it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its UID.
+    pub uid: Uid,
+    /// What it claims.
+    pub cid: Cid,
+    /// As what.
+    pub options: ClaimOptions,
+    /// Its generation.
+    pub generation: i64,
+    /// It was deleted.
+    pub deleted: bool,
+}
+
+impl Object {
+    fn owner(&self) -> Owner {
+        Owner::Object(self.uid.clone())
+    }
+
+    /// Whether the state says of it what it says itself.
+    #[must_use]
+    pub fn is_settled(&self, pin: Option<&Pin>) -> bool {
+        match pin.and_then(|pin| pin.claims.get(&self.owner())) {
+            Some(claim) => {
+                !self.deleted
+                    && claim.options == self.options
+                    && claim.generation == self.generation
+            }
+            None => self.deleted,
+        }
+    }
+}
+
+impl Client {
+    /// Pins by REST.
+    pub async fn pin(self, request: PinRequest) {
+        let from = self.judge.begin();
+        let PinRequest { cid, options } = request.clone();
+        let answer = timeout(self.patience, self.cluster.pin(request)).await;
+        if let Ok(Ok(pin)) = &answer {
+            self.judge.expect(&format!("a pin of {cid} was acknowledged: {pin:?}"), |history| {
+                let is = |op: &Op| {
+                    matches!(op, Op::Claim { cid: c, owner: Owner::Rest, options: o, .. }
+                        if *c == cid && *o == options)
+                };
+                history.has_since(from, is) && history.was(from, &cid, |now| now == Some(pin))
+            });
+        }
+        self.note("pin", &cid, &answer.map(|answer| answer.map(|_| ())));
+    }
+
+    /// Releases what REST pinned.
+    pub async fn unpin(self, cid: Cid) {
+        let from = self.judge.begin();
+        let answer = timeout(self.patience, self.cluster.unpin(cid)).await;
+        match &answer {
+            Ok(Ok(pin)) => {
+                self.judge.expect(&format!("an unpin of {cid} was acknowledged"), |history| {
+                    let is = |op: &Op| {
+                        matches!(op, Op::Release { cid: c, owner: Owner::Rest, .. } if *c == cid)
+                    };
+                    history.has_since(from, is) && history.was(0, &cid, |now| now == Some(pin))
+                });
+            }
+            Ok(Err(UseCaseError::NotFound)) => {
+                self.judge.expect(&format!("it was said that {cid} is not pinned"), |history| {
+                    history.was(from, &cid, |now| now.is_none())
+                });
+            }
+            Ok(Err(UseCaseError::Invalid(reason))) if reason.contains("not pinned by this API") => {
+                self.judge.expect(&format!("it was said that {reason}"), |history| {
+                    history.was(from, &cid, |now| {
+                        now.is_none_or(|pin| !pin.claims.contains_key(&Owner::Rest))
+                    })
+                });
+            }
+            _ => {}
+        }
+        self.note("unpin", &cid, &answer.map(|answer| answer.map(|_| ())));
+    }
+
+    /// Looks at one pin.
+    pub async fn look(self, cid: Cid) {
+        let from = self.judge.begin();
+        let answer = timeout(self.patience, self.cluster.pin_view(cid)).await;
+        if let Ok(Ok(view)) = &answer {
+            let pin = view.as_ref().map(|(pin, _)| pin);
+            self.judge.expect(&format!("{cid} was shown as {pin:?}"), |history| {
+                history.was(from, &cid, |now| now == pin)
+            });
+        }
+        self.note("look", &cid, &answer.map(|answer| answer.map(|_| ())));
+    }
+
+    /// Looks at all pins (fewer than a page).
+    pub async fn list(self) {
+        let from = self.judge.begin();
+        let answer = timeout(self.patience, self.cluster.pin_views(None)).await;
+        if let Ok(Ok(page)) = &answer {
+            for (cid, pin, _) in page {
+                self.judge.expect(&format!("{cid} was listed as {pin:?}"), |history| {
+                    history.was(from, cid, |now| now == Some(pin))
+                });
+            }
+            self.judge.expect("a pin is missing in a list", |history| {
+                let listed = |cid: &Cid| page.iter().any(|(listed, ..)| listed == cid);
+                let mut missing = history.pins().iter().filter(|(cid, _)| !listed(cid));
+                missing.all(|(cid, _)| history.was(from, cid, |now| now.is_none()))
+            });
+        }
+    }
+
+    /// Does for an object what a controller on this peer would, if the peer believes that it leads.
+    pub async fn control(self, object: Object, at: Timestamp) {
+        let leadership = *self.cluster.leadership().borrow();
+        if !leadership.local {
+            return;
+        }
+        let cid = object.cid;
+        let fence = Some(Fence { term: leadership.term, generation: object.generation });
+        let owner = object.owner();
+        let op = if object.deleted {
+            Op::Release { cid, owner, at, fence }
+        } else {
+            let candidates = self.cluster.candidates(&cid, object.options.replication);
+            Op::Claim { cid, owner, options: object.options, candidates, at, fence }
+        };
+        let (from, ops) = (self.judge.begin(), vec![op]);
+        let answer =
+            timeout(self.patience, self.cluster.submit(leadership.term, ops.clone())).await;
+        if let Ok(Ok(outcomes)) = &answer {
+            self.judge.expect(&format!("{ops:?} was acknowledged as {outcomes:?}"), |history| {
+                history.has_batch_since(from, &ops, outcomes)
+            });
+        }
+        self.note(
+            &format!("object {} of generation {}", object.uid, object.generation),
+            &cid,
+            &answer,
+        );
+    }
+
+    fn note(&self, what: &str, cid: &Cid, answer: &impl std::fmt::Debug) {
+        let name = &self.cluster.member().name;
+        self.trace.note(format!("{name} was asked: {what} {cid}: {answer:?}"));
+    }
+}

@@ -1,0 +1,194 @@
+//! What the cluster agreed on: every entry that any peer applied, in order, and the state after each.
+//!
+//! This is the oracle. Once a peer has applied an entry, every other must have the same there; what a
+//! user is told must be the truth at some position between the question and the answer.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hasher as _},
+};
+
+use tokio::time::Instant;
+
+use super::log::SimLog;
+use crate::{
+    state::{Op, Outcome, PinSet},
+    types::{Cid, LogPosition, PeerId, Pin},
+};
+
+/// The history; positions are counts of entries.
+#[derive(Debug)]
+pub struct History {
+    pins: PinSet,
+    entries: Vec<Applied>,
+    /// Each CID's pin, with the number of entries after which it was so.
+    versions: BTreeMap<Cid, Vec<(u64, Option<Pin>)>>,
+    /// When the last entry was applied first, and how many there were before that instant.
+    last: (Instant, u64),
+}
+
+#[derive(Debug)]
+struct Applied {
+    position: LogPosition,
+    ops: Vec<Op>,
+    outcomes: Vec<Outcome>,
+    /// Of the state after it.
+    hash: u64,
+}
+
+/// Combines the hashes of pins; the same pins give the same sum in any order.
+#[must_use]
+pub fn hash_of(cid: &Cid, pin: Option<&Pin>) -> u64 {
+    let Some(pin) = pin else { return 0 };
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&cid.to_bytes());
+    hasher.write(&postcard::to_stdvec(pin).unwrap_or_default());
+    hasher.finish()
+}
+
+impl History {
+    /// Nothing was agreed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            pins: PinSet::default(),
+            entries: Vec::new(),
+            versions: BTreeMap::new(),
+            last: (Instant::now(), 0),
+        }
+    }
+
+    /// Entries that any peer has applied.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// Whether none was applied yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The same, before this instant of virtual time: what happens at one instant has no order.
+    #[must_use]
+    pub fn len_before_now(&self) -> u64 {
+        if self.last.0 == Instant::now() { self.last.1 } else { self.len() }
+    }
+
+    /// The state after all of them.
+    #[must_use]
+    pub fn pins(&self) -> &PinSet {
+        &self.pins
+    }
+
+    /// The hash of the state after so many entries.
+    #[must_use]
+    pub fn hash(&self, count: u64) -> u64 {
+        let index = usize::try_from(count).unwrap_or(usize::MAX);
+        index.checked_sub(1).and_then(|last| self.entries.get(last)).map_or(0, |e| e.hash)
+    }
+
+    /// Takes in the entries `from..until` that a peer has applied from its log.
+    ///
+    /// # Errors
+    /// When another peer has applied something else there, or an allocation was let go although too
+    /// few others are known (by `confirmed`) to have held the content.
+    pub fn extend(
+        &mut self,
+        log: &SimLog,
+        (from, until): (u64, u64),
+        confirmed: impl Fn(PeerId, &Cid) -> bool,
+    ) -> Result<(), String> {
+        for index in from..until {
+            let known = self.entries.get(usize::try_from(index).unwrap_or(usize::MAX));
+            match (log.entry(index), known) {
+                (Some((position, ops)), Some(known)) => {
+                    if known.position != position || known.ops != ops {
+                        return Err(format!(
+                            "entry {index} is {position:?} {ops:?}, and was {:?} {:?} elsewhere",
+                            known.position, known.ops
+                        ));
+                    }
+                }
+                (Some((position, ops)), None) => self.apply(position, ops, &confirmed)?,
+                // Taken over with a snapshot.
+                (None, Some(_)) => {}
+                (None, None) => return Err(format!("entry {index} was applied and is in no log")),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        position: LogPosition,
+        ops: Vec<Op>,
+        confirmed: impl Fn(PeerId, &Cid) -> bool,
+    ) -> Result<(), String> {
+        if self.last.0 != Instant::now() {
+            self.last = (Instant::now(), self.len());
+        }
+        let mut hash = self.hash(self.len());
+        let count = self.len() + 1;
+        let mut outcomes = Vec::new();
+        for op in &ops {
+            let cid = op.cid();
+            let before = self.pins.get(&cid).cloned();
+            let outcome = self.pins.apply(position.term, op);
+            outcomes.push(outcome);
+            let after = self.pins.get(&cid);
+            if before.as_ref() == after {
+                continue;
+            }
+            hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
+            self.versions.entry(cid).or_default().push((count, after.cloned()));
+            if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
+                let others = pin.holders().filter(|holder| confirmed(*holder, &cid)).count();
+                let needed = pin.replication().min.of(pin.holders().count());
+                if others < needed {
+                    return Err(format!(
+                        "{cid} was released on {peer} while {others} others hold it, {needed} must"
+                    ));
+                }
+            }
+        }
+        self.entries.push(Applied { position, ops, outcomes, hash });
+        Ok(())
+    }
+
+    /// Whether one of the entries after the first `from` holds an op that `is` it and was not refused.
+    pub fn has_since(&self, from: u64, is: impl Fn(&Op) -> bool) -> bool {
+        self.since(from).any(|entry| {
+            let ops = entry.ops.iter().zip(&entry.outcomes);
+            ops.into_iter().any(|(op, out)| is(op) && !matches!(out, Outcome::Refused(_)))
+        })
+    }
+
+    /// Whether one of the entries after the first `from` holds these ops together, with these outcomes.
+    #[must_use]
+    pub fn has_batch_since(&self, from: u64, ops: &[Op], outcomes: &[Outcome]) -> bool {
+        self.since(from).any(|entry| {
+            let mut places = entry.ops.windows(ops.len()).zip(entry.outcomes.windows(ops.len()));
+            places.any(|(at, out)| at == ops && out == outcomes)
+        })
+    }
+
+    fn since(&self, from: u64) -> impl Iterator<Item = &Applied> {
+        self.entries.iter().skip(usize::try_from(from).unwrap_or(usize::MAX))
+    }
+
+    /// Whether the pin of a CID was ever so between the first `from` entries and now.
+    pub fn was(&self, from: u64, cid: &Cid, so: impl Fn(Option<&Pin>) -> bool) -> bool {
+        let versions = self.versions.get(cid).map(Vec::as_slice).unwrap_or_default();
+        let later = versions.partition_point(|(count, _)| *count <= from);
+        let at_first = later.checked_sub(1).and_then(|n| versions[n].1.as_ref());
+        so(at_first) || versions[later..].iter().any(|(_, pin)| so(pin.as_ref()))
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new()
+    }
+}

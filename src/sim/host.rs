@@ -1,0 +1,186 @@
+//! One peer's machine: its disks, its daemon and its clock, and the process that runs on it.
+//!
+//! The machine outlives its process: [`Host::crash`] loses what was not synced, [`Host::start`] runs
+//! the whole peer on what is left. Worlds own hosts and the one network between them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use tokio::sync::mpsc;
+
+use super::{
+    disk::{SimDisk, SimFile},
+    log::SimLog,
+    network::SimNetwork,
+};
+use crate::{
+    clock::{Clock, SimulatedClock},
+    cluster::{AddressBook, FatalError, JoinPolicy},
+    consensus::{StateStore, StoreError, Stores, Timing},
+    ipfs::fake::StandInDaemon,
+    peer::{AssembleError, Assembly, Peer},
+    tracker::{self, Ledger, LedgerError, LedgerPort},
+    types::{Member, PeerId, Timestamp},
+};
+
+/// Requests waiting for one peer.
+const INBOUND_MAX: usize = 256;
+/// Raft's timing in worlds; the defaults of `config`.
+const TIMING: Timing = Timing {
+    heartbeat: Duration::from_millis(100),
+    election_min: Duration::from_millis(300),
+    election_max: Duration::from_millis(500),
+};
+/// What the clocks of all hosts show at first.
+const START: Timestamp = Timestamp(1_700_000_000_000);
+
+/// What a host is made as.
+#[derive(Clone, Debug)]
+pub struct Make {
+    /// The peer's identity.
+    pub id: PeerId,
+    /// The peer's name, and its addresses (which the simulated network does not need).
+    pub member: Member,
+    /// Time a sync of the log takes.
+    pub sync_time: Duration,
+    /// Time the daemon takes for a pin.
+    pub pin_time: Duration,
+}
+
+/// A machine with a peer on it, or without one.
+#[derive(Debug)]
+pub struct Host {
+    /// The peer's identity.
+    pub id: PeerId,
+    /// The peer's name and addresses.
+    pub member: Member,
+    /// The daemon beside it; not touched by a crash of the peer.
+    pub daemon: StandInDaemon,
+    /// The machine's wall clock.
+    pub clock: SimulatedClock,
+    /// The disk of the peer's log and state.
+    pub disk: SimDisk,
+    /// The volume of the daemon, with the ledger on it.
+    pub volume: SimDisk,
+    /// The tracker's limits, from the next start on.
+    pub tracker: tracker::Config,
+    /// The running process; absent after a crash and before the start.
+    pub peer: Option<Peer>,
+    network: SimNetwork,
+    log: SimLog,
+    state: SimFile,
+    ledger: SimFile,
+}
+
+/// Why a peer did not start on what its disks hold.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The state.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// What they hold together.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+}
+
+impl Host {
+    /// A machine with empty disks and an empty daemon, on `network`; its peer does not run. Must be
+    /// called within the world's runtime.
+    #[must_use]
+    pub fn new(make: Make, network: SimNetwork) -> Self {
+        let (disk, volume) = (SimDisk::new(make.sync_time), SimDisk::new(make.sync_time));
+        Self {
+            id: make.id,
+            daemon: StandInDaemon::new(&format!("daemon of {}", make.member.name), make.pin_time),
+            member: make.member,
+            clock: SimulatedClock::new(START),
+            peer: None,
+            network,
+            log: SimLog::new(disk.clone()),
+            state: SimFile::new(disk.clone()),
+            ledger: SimFile::new(volume.clone()),
+            tracker: tracker::Config::default(),
+            disk,
+            volume,
+        }
+    }
+
+    /// Starts the peer; while blank it joins by `join`.
+    ///
+    /// # Errors
+    /// When its disks cannot be used; then it does not run.
+    pub async fn start(&mut self, join: JoinPolicy) -> Result<(), HostError> {
+        self.daemon.forget_answers();
+        let ledger = self.ledger.clone();
+        let (inbound, requests) = mpsc::channel(INBOUND_MAX);
+        let transport = self.network.connect(self.id, inbound);
+        let assembly = Assembly {
+            id: self.id,
+            member: self.member.clone(),
+            timing: TIMING,
+            stores: Stores {
+                log: self.log.clone(),
+                flushed: self.log.flushed(),
+                state: StateStore::with_backend(self.state.clone())?,
+            },
+            transport: Arc::new(transport),
+            inbound: requests,
+            ipfs: Arc::new(self.daemon.client()),
+            ledger: LedgerPort::Slow(
+                Ledger::with_backend(move || ledger.clone())?,
+                self.volume.sync_ms(),
+            ),
+            tracker: self.tracker,
+            addresses: AddressBook::default(),
+            volume: None,
+            tags: BTreeMap::new(),
+            clock: Clock::Simulated(self.clock.clone()),
+            join,
+            gc: None,
+        };
+        self.peer = Some(Peer::assemble(assembly).await?);
+        Ok(())
+    }
+
+    /// The peer's log, as long as it does not crash.
+    #[must_use]
+    pub fn log(&self) -> SimLog {
+        self.log.clone()
+    }
+
+    /// The log is gone from a disk whose process does not run; the state stays.
+    #[must_use]
+    pub fn lose_log(&mut self) -> SimLog {
+        std::mem::replace(&mut self.log, SimLog::new(self.disk.clone()))
+    }
+
+    /// Somebody puts back the log that was lost.
+    pub fn put_back(&mut self, log: SimLog) {
+        self.log = log;
+    }
+
+    /// Why the process can go on no longer, if so.
+    pub fn failure(&mut self) -> Option<FatalError> {
+        self.peer.as_mut()?.failed().now_or_never()
+    }
+
+    /// The process ends without warning; what was not synced may be lost.
+    pub fn crash(&mut self) {
+        self.network.disconnect(self.id);
+        self.log = self.log.after_crash();
+        self.state = self.state.after_crash();
+        self.ledger = self.ledger.after_crash();
+        self.peer = None;
+    }
+
+    /// The process ends as it does at a SIGTERM: leadership is handed over, and all is joined.
+    pub async fn stop(&mut self) {
+        if let Some(peer) = self.peer.take() {
+            peer.stop().await;
+        }
+        self.crash();
+    }
+}

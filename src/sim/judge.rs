@@ -1,0 +1,285 @@
+//! The judge watches everything that must always be so, and keeps the first thing that was not.
+//!
+//! It looks at each change of each replica, at each unpin when it reaches a daemon, and at what users
+//! are answered. It never changes anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::broadcast::{
+        self,
+        error::{RecvError, TryRecvError},
+    },
+    task::AbortHandle,
+    time::Instant,
+};
+
+use super::{
+    history::{History, hash_of},
+    host::Host,
+    log::SimLog,
+    trace::Trace,
+};
+use crate::{
+    ipfs::fake::StandInDaemon,
+    state::{Changed, PinSet, SharedState},
+    types::{Cid, PeerId, PinState},
+};
+
+/// The judge; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Judge(Arc<Mutex<Watched>>);
+
+/// What the judge knows.
+#[derive(Debug)]
+pub struct Watched {
+    /// What was agreed.
+    pub history: History,
+    replicas: BTreeMap<PeerId, Replica>,
+    daemons: BTreeMap<PeerId, StandInDaemon>,
+    violation: Option<String>,
+    trace: Trace,
+}
+
+/// One peer's state in one life of it.
+#[derive(Debug)]
+struct Replica {
+    me: PeerId,
+    state: SharedState,
+    log: SimLog,
+    changes: broadcast::Receiver<Changed>,
+    /// Hash of each pin, and whether it is on this peer.
+    pins: BTreeMap<Cid, (u64, bool)>,
+    hash: u64,
+    /// Entries compared with the history.
+    compared: u64,
+    /// When it was first seen to have applied anything.
+    first: Option<Instant>,
+    /// What had been agreed before its start.
+    base: u64,
+    /// What had been agreed when a pin was seen to be here no more.
+    dropped: BTreeMap<Cid, u64>,
+    /// Since when a pin is here.
+    taken: BTreeMap<Cid, Instant>,
+    watcher: AbortHandle,
+}
+
+impl Judge {
+    /// A judge who tells the trace what it finds.
+    #[must_use]
+    pub fn new(trace: Trace) -> Self {
+        Self(Arc::new(Mutex::new(Watched {
+            history: History::new(),
+            replicas: BTreeMap::new(),
+            daemons: BTreeMap::new(),
+            violation: None,
+            trace,
+        })))
+    }
+
+    /// Watches what reaches a host's daemon from now on.
+    pub fn watch_daemon(&self, host: &Host) {
+        self.lock().daemons.insert(host.id, host.daemon.clone());
+        let (judge, id, name) = (self.clone(), host.id, host.member.name.clone());
+        let trace = self.lock().trace.clone();
+        host.daemon.set_witness(Arc::new(move |command, query| {
+            trace.event(|| format!("{name} asks its daemon {command} {query:?}"), &query);
+            if command == "pin/rm" {
+                for cid in query.iter().filter_map(|(_, value)| value.parse().ok()) {
+                    judge.lock().unpin(id, &cid);
+                }
+            }
+        }));
+    }
+
+    /// Watches the replica of a peer that has just started.
+    pub fn watch_peer(&self, host: &Host) {
+        let Some(peer) = &host.peer else { return };
+        let state = peer.cluster.state().clone();
+        let (judge, id, mut changes) = (self.clone(), host.id, state.subscribe());
+        let watcher = tokio::spawn(async move {
+            while !matches!(changes.recv().await, Err(RecvError::Closed)) {
+                judge.lock().observe(id);
+            }
+        });
+        let mut watched = self.lock();
+        let mut replica = Replica {
+            me: id,
+            changes: state.subscribe(),
+            log: host.log(),
+            pins: BTreeMap::new(),
+            hash: 0,
+            compared: state.entries(),
+            first: None,
+            base: watched.history.len_before_now(),
+            dropped: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            watcher: watcher.abort_handle(),
+            state,
+        };
+        replica.look_at_all(0);
+        watched.replicas.insert(id, replica);
+        watched.observe(id);
+    }
+
+    /// Looks at a peer for the last time before its process ends; says since when it has taken part.
+    pub fn forget_peer(&self, id: PeerId) -> Option<Instant> {
+        let mut watched = self.lock();
+        watched.observe(id);
+        let replica = watched.replicas.remove(&id)?;
+        replica.watcher.abort();
+        replica.first
+    }
+
+    /// Keeps what somebody else found.
+    pub fn accuse(&self, what: &str) {
+        self.lock().accuse(what.to_owned());
+    }
+
+    /// Entries agreed on so far; answers to what is asked from now on are judged from there.
+    #[must_use]
+    pub fn begin(&self) -> u64 {
+        self.watched().history.len()
+    }
+
+    /// Says that an answer was false, unless `truth` finds it right.
+    pub fn expect(&self, what: &str, truth: impl FnOnce(&History) -> bool) {
+        let mut watched = self.watched();
+        if !truth(&watched.history) {
+            watched.accuse(what.to_owned());
+        }
+    }
+
+    /// Everything it knows, as of now.
+    pub fn watched(&self) -> MutexGuard<'_, Watched> {
+        let mut watched = self.lock();
+        let all: Vec<PeerId> = watched.replicas.keys().copied().collect();
+        all.into_iter().for_each(|id| watched.observe(id));
+        watched
+    }
+
+    /// Judges what a peer says of its pins.
+    ///
+    /// # Errors
+    /// The first thing that was not as it must be, whenever it was found.
+    pub fn check(&self, hosts: &[Host]) -> Result<(), String> {
+        let mut watched = self.watched();
+        for host in hosts {
+            let Some(peer) = &host.peer else { continue };
+            for (cid, status) in peer.tracker.statuses() {
+                if status.state != PinState::Pinned {
+                    continue;
+                }
+                match host.daemon.answer(&cid) {
+                    Some(answer) if answer.held || answer.at == Instant::now() => {}
+                    answer => {
+                        let name = &host.member.name;
+                        watched.accuse(format!(
+                            "{name} says Pinned of {cid}, its daemon said {answer:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        watched.violation.clone().map_or(Ok(()), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn accuse(&mut self, what: String) {
+        self.trace.note(format!("!!! {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    /// Compares what changed on a replica with the history.
+    fn observe(&mut self, id: PeerId) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        let agreed = self.history.len_before_now();
+        replica.take_changes(agreed);
+        let range = (replica.compared, replica.state.entries());
+        let daemons = &self.daemons;
+        let confirmed =
+            |peer: PeerId, cid: &Cid| daemons.get(&peer).is_some_and(|d| d.has_confirmed(cid));
+        let extended = self.history.extend(&replica.log, range, confirmed);
+        replica.compared = range.1;
+        if range.1 > 0 {
+            replica.first.get_or_insert_with(Instant::now);
+        }
+        if let Err(what) = extended {
+            return self.accuse(format!("{id}: {what}"));
+        }
+        if range.1 > self.history.len() || self.history.hash(range.1) != replica.hash {
+            self.accuse(format!("the state of {id} after {} entries is another", range.1));
+        }
+    }
+
+    /// An unpin has reached a daemon.
+    fn unpin(&mut self, id: PeerId, cid: &Cid) {
+        self.observe(id);
+        if self.daemons.get(&id).is_some_and(|daemon| daemon.foreign().contains(cid)) {
+            return self.accuse(format!("{id} unpins {cid}, which is somebody else's"));
+        }
+        let Some(replica) = self.replicas.get(&id) else {
+            return self.accuse(format!("{id} unpins {cid} and does not run"));
+        };
+        if replica.pins.get(cid).is_some_and(|(_, here)| *here)
+            && replica.taken.get(cid).is_none_or(|since| *since != Instant::now())
+        {
+            return self.accuse(format!("{id} unpins {cid}, which it is to hold"));
+        }
+        let needed = replica.dropped.get(cid).copied().unwrap_or_default().max(replica.base);
+        if replica.compared < needed {
+            let known = replica.compared;
+            self.accuse(format!(
+                "{id} unpins {cid} by entry {known}, when {needed} had been agreed on"
+            ));
+        }
+    }
+}
+
+impl Replica {
+    fn take_changes(&mut self, agreed: u64) {
+        loop {
+            match self.changes.try_recv() {
+                Ok(Changed::Cids(cids)) => self.look_at(&cids, agreed),
+                Ok(Changed::Everything) | Err(TryRecvError::Lagged(_)) => self.look_at_all(agreed),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn look_at_all(&mut self, agreed: u64) {
+        let mut cids: BTreeSet<Cid> = self.pins.keys().copied().collect();
+        cids.extend(self.state.read(|pins| pins.iter().map(|(cid, _)| *cid).collect::<Vec<_>>()));
+        self.look_at(&cids.into_iter().collect::<Vec<_>>(), agreed);
+    }
+
+    fn look_at(&mut self, cids: &[Cid], agreed: u64) {
+        let (me, state) = (self.me, self.state.clone());
+        state.read(|pins| {
+            for cid in cids {
+                self.look_at_one(pins, *cid, me, agreed);
+            }
+        });
+    }
+
+    fn look_at_one(&mut self, pins: &PinSet, cid: Cid, me: PeerId, agreed: u64) {
+        let pin = pins.get(&cid);
+        let (hash, here) = (hash_of(&cid, pin), pin.is_some_and(|pin| pin.is_on(me)));
+        let (old_hash, was_here) = self.pins.insert(cid, (hash, here)).unwrap_or_default();
+        self.hash ^= old_hash ^ hash;
+        if here && !was_here {
+            self.taken.insert(cid, Instant::now());
+        }
+        if was_here && !here {
+            self.dropped.insert(cid, agreed);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What happened in a world: lines for people, and a running hash of everything, by which two runs
+//! of one seed are compared.
+
+use std::{
+    hash::{DefaultHasher, Hasher as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+/// Clones write into the same.
+#[derive(Clone, Debug)]
+pub struct Trace(Arc<Mutex<Record>>);
+
+#[derive(Debug)]
+struct Record {
+    origin: Instant,
+    lines: Vec<String>,
+    /// Whether messages and requests are recorded too.
+    whole: bool,
+    hasher: DefaultHasher,
+    /// The hash after each event.
+    hashes: Vec<u64>,
+}
+
+impl Trace {
+    /// An empty trace that begins now. A whole one also records every message between peers and every
+    /// request to a daemon, which takes its time.
+    #[must_use]
+    pub fn new(whole: bool) -> Self {
+        let record = Record {
+            origin: Instant::now(),
+            lines: Vec::new(),
+            whole,
+            hasher: DefaultHasher::new(),
+            hashes: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(record)))
+    }
+
+    /// Notes what was done to the world, or found out.
+    pub fn note(&self, what: impl AsRef<str>) {
+        self.record().add(what.as_ref());
+    }
+
+    /// Notes, in a whole trace, what the world did by itself: a message from one to another, say.
+    pub fn event(&self, what: impl FnOnce() -> String, content: &impl Serialize) {
+        let mut record = self.record();
+        if !record.whole {
+            return;
+        }
+        // What cannot be serialised is not told apart; no message is of such a kind.
+        let bytes = postcard::to_stdvec(content).unwrap_or_default();
+        record.hasher.write(&bytes);
+        record.add(&format!("{} ({} bytes)", what(), bytes.len()));
+    }
+
+    /// Everything noted, a line each.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.record().lines.join("\n")
+    }
+
+    /// The line of the first event that is different in `other`; none when both are the same.
+    #[must_use]
+    pub fn first_difference(&self, other: &Self) -> Option<String> {
+        let (own, other) = (self.record(), other.record());
+        let same = own.hashes.iter().zip(&other.hashes).take_while(|(a, b)| a == b).count();
+        if same == own.hashes.len() && same == other.hashes.len() {
+            return None;
+        }
+        let line = |record: &Record| record.lines.get(same).cloned().unwrap_or_default();
+        Some(format!("event {same}: {:?} or {:?}", line(&own), line(&other)))
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn add(&mut self, what: &str) {
+        let line = format!("{:9.3} {what}", self.origin.elapsed().as_secs_f64());
+        self.hasher.write(line.as_bytes());
+        self.hashes.push(self.hasher.finish());
+        self.lines.push(line);
+    }
+}
