@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::{AssembleError, Assembly, Peer};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, FoundError, JoinPolicy},
+    cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy},
     config::PeerConfig,
     consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
     ipfs::kubo::{KuboClient, KuboUrlError},
-    monitor::informer::free_on,
+    monitor::informer::space_on,
     rest::{self, BindError, RestMetrics, SharedRegistry},
     rpc::{
         Inbound, RpcMetrics,
@@ -186,6 +186,7 @@ async fn open(
         tracker: tracker::Config {
             pins_max: config.concurrent_pins,
             stall_time: config.pin_stall_timeout,
+            collect_time: config.gc_timeout,
             ..tracker::Config::default()
         },
         addresses: AddressBook::open(&config.data_dir.join("addresses")),
@@ -193,6 +194,10 @@ async fn open(
         tags: config.tags,
         clock: Clock::System,
         join,
+        gc: config.gc_watermark.map(|watermark_percent| GcPolicy {
+            watermark_percent,
+            pause_minutes: u32::try_from(config.gc_pause.as_secs() / 60).unwrap_or(u32::MAX),
+        }),
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));
@@ -200,9 +205,9 @@ async fn open(
 }
 
 fn check_space(folder: &Path) -> Result<(), StartError> {
-    match free_on(folder) {
-        Some(free) if free < SPACE_MIN => {
-            Err(StartError::DiskFull { folder: folder.display().to_string(), free })
+    match space_on(folder) {
+        Some(volume) if volume.free < SPACE_MIN => {
+            Err(StartError::DiskFull { folder: folder.display().to_string(), free: volume.free })
         }
         // A system that does not say will say so when it is written to.
         _ => Ok(()),

@@ -212,6 +212,7 @@ impl World {
             tags: BTreeMap::new(),
             clock: Clock::System,
             join: JoinPolicy::Wait,
+            gc: None,
         };
         let peer = Peer::assemble(assembly).await.unwrap();
         let shared = Shared {

@@ -5,6 +5,7 @@
 //! so that the client that judges them is the real one. For those who look whether a peer tells the
 //! truth it remembers what it last answered about each CID, and whose each pin is.
 
+mod collect;
 mod rpc;
 
 use std::{
@@ -27,6 +28,8 @@ pub enum Request {
     Pin(Cid),
     /// `pin/rm`.
     Unpin(Cid),
+    /// `repo/gc`.
+    Collect,
 }
 
 /// What the daemon last said of a CID.
@@ -71,6 +74,14 @@ struct World {
     delay: Duration,
     pins: BTreeSet<Cid>,
     direct: BTreeSet<Cid>,
+    /// Content on its disk, pinned or not.
+    blocks: BTreeSet<Cid>,
+    /// Pins in flight that hold its lock.
+    locks: usize,
+    /// A collection waits for these, or runs: pins and unpins wait for its end.
+    collecting: bool,
+    /// Whoever asked for it gave it up, and it still waits for the pins in flight.
+    orphaned: bool,
     /// Of `pins`: pinned by others than the peer.
     foreign: BTreeSet<Cid>,
     /// When another daemon took its place last.
@@ -120,6 +131,7 @@ impl World {
 
     fn hold_pin(&mut self, cid: Cid) {
         self.pins.insert(cid);
+        self.blocks.insert(cid);
         self.direct.remove(&cid);
         if self.replaced.is_some_and(|at| at.elapsed() < NOTICED_AFTER) {
             self.strays.insert(cid);
@@ -148,6 +160,10 @@ impl StandInDaemon {
             delay: Duration::ZERO,
             pins: BTreeSet::new(),
             direct: BTreeSet::new(),
+            blocks: BTreeSet::new(),
+            locks: 0,
+            collecting: false,
+            orphaned: false,
             foreign: BTreeSet::new(),
             replaced: None,
             strays: BTreeSet::new(),
@@ -185,6 +201,7 @@ impl StandInDaemon {
     pub fn pin_foreign(&self, cid: Cid) {
         self.change(|world| {
             world.foreign.insert(cid);
+            world.blocks.insert(cid);
             world.pins.insert(cid)
         });
     }
@@ -275,6 +292,7 @@ impl StandInDaemon {
             id.clone_into(&mut world.id);
             world.pins.clear();
             world.direct.clear();
+            world.blocks.clear();
             world.foreign.clear();
             world.strays.clear();
             world.replaced = Some(Instant::now());
@@ -285,6 +303,12 @@ impl StandInDaemon {
     #[must_use]
     pub fn holds(&self, cid: &Cid) -> bool {
         self.world().pins.contains(cid)
+    }
+
+    /// Whether the content is on its disk.
+    #[must_use]
+    pub fn stores(&self, cid: &Cid) -> bool {
+        self.world().blocks.contains(cid)
     }
 
     /// All it holds.

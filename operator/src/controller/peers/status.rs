@@ -152,6 +152,7 @@ mod tests {
             version: "0.1.0".into(),
             addresses: Vec::new(),
             ttl_ms: 10_000,
+            ..Metrics::default()
         }
     }
 
