@@ -312,7 +312,7 @@ fn host(n: u8, random: &mut StdRng, network: &SimNetwork) -> Host {
     let make = Make {
         id: PeerId([n + 1; 32]),
         member: Member { name: format!("peer-{n}"), addresses: vec![format!("/sim/{n}")] },
-        pin_time: Duration::from_millis(random.random_range(1..400)),
+        pin_time: Duration::from_millis(random.random_range(1..700)),
         sync_time: Duration::from_millis(random.random_range(0..4)),
     };
     let mut host = Host::new(make, network.clone());
