@@ -59,9 +59,14 @@ impl World {
                 self.network.heal();
             }
             25..45 => {
-                let cut = self.chance(60);
-                self.trace.note(format!("peer-{a} cut off: {cut}"));
-                self.network.set_cut(from, cut);
+                let (cut, at_the_top) = (self.chance(60), self.chance(50));
+                // A leader that is cut off while everybody asks has most to get wrong.
+                let n = self.leader().filter(|_| cut && at_the_top).unwrap_or(a);
+                self.trace.note(format!("peer-{n} cut off: {cut}"));
+                self.network.set_cut(self.hosts[n].id, cut);
+                if cut && at_the_top {
+                    self.crowd();
+                }
             }
             45..70 if a != b => {
                 let (cut, both) = (self.chance(70), self.chance(50));

@@ -127,7 +127,8 @@ impl World {
                 self.ask(|client| client.look(cid));
             }
             44..46 => self.ask(Client::list),
-            46..60 => self.change_object(),
+            46..48 => self.crowd(),
+            48..60 => self.change_object(),
             60..66 => self.crash_some(),
             66..80 => self.disturb_network(),
             80..94 => self.disturb_daemon(),
@@ -156,6 +157,34 @@ impl World {
         if let Some(client) = self.client(n, patience) {
             self.clients[n].spawn(ask(client));
         }
+    }
+
+    /// Many ask all peers about one CID, within moments.
+    pub(super) fn crowd(&mut self) {
+        let cid = self.any_cid();
+        for n in (0..self.hosts.len()).flat_map(|n| [n; 5]) {
+            let wait = Duration::from_millis(self.random.random_range(0..1_500));
+            let (request, kind) = (
+                PinRequest { cid, options: self.any_options(false) },
+                self.random.random_range(0..3),
+            );
+            let Some(client) = self.client(n, Duration::from_secs(3)) else { continue };
+            self.clients[n].spawn(async move {
+                tokio::time::sleep(wait).await;
+                match kind {
+                    0 => client.pin(request).await,
+                    1 => client.unpin(cid).await,
+                    _ => client.look(cid).await,
+                }
+            });
+        }
+    }
+
+    /// A host whose peer believes that it leads.
+    pub(super) fn leader(&self) -> Option<usize> {
+        self.hosts.iter().position(|host| {
+            host.peer.as_ref().is_some_and(|peer| peer.cluster.leadership().borrow().local)
+        })
     }
 
     fn client(&self, n: usize, patience: Duration) -> Option<Client> {
@@ -312,7 +341,7 @@ fn host(n: u8, random: &mut StdRng, network: &SimNetwork) -> Host {
     let make = Make {
         id: PeerId([n + 1; 32]),
         member: Member { name: format!("peer-{n}"), addresses: vec![format!("/sim/{n}")] },
-        pin_time: Duration::from_millis(random.random_range(1..400)),
+        pin_time: Duration::from_millis(random.random_range(1..700)),
         sync_time: Duration::from_millis(random.random_range(0..4)),
     };
     let mut host = Host::new(make, network.clone());

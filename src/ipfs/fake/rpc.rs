@@ -310,6 +310,10 @@ impl Adding {
             () = sleep(PROGRESS_PERIOD) => return Ok(json!({})),
         }
         self.step = Step::Fetching;
+        // A quick one is done before Kubo says anything of its progress.
+        if self.daemon.world().pin_time < PROGRESS_PERIOD {
+            return self.fetch().await;
+        }
         Ok(json!({"Progress": 1, "Bytes": 100}))
     }
 
