@@ -70,6 +70,17 @@ verify: build-tools ## Check format and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+.PHONY: damage
+damage: build-tools ## Cut and flip every byte of every store, not a sample (half an hour)
+	PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- --nocapture damage cut_anywhere damaged_anywhere
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: build-tools ## Search inputs that make a reader panic: make fuzz FUZZ_SECONDS=600
+	@$(LOCAL)/fuzz.sh $(FUZZ_SECONDS)
+
+soak: damage fuzz
+
 .PHONY: test
 test: ## Run every test; the last line says how many passed and failed
 	@$(LOCAL)/test.sh

@@ -50,6 +50,10 @@ impl TryFrom<String> for LogFilter {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        // The parser panics at some letters outside ASCII, which no module's name has.
+        if !text.is_ascii() {
+            return Err(format!("{text:?} is no log level or filter: it is not ASCII"));
+        }
         match EnvFilter::try_new(&text) {
             Ok(_) => Ok(Self(text)),
             Err(error) => Err(format!("{text:?} is no log level or filter: {error}")),

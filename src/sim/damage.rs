@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tempfile::TempDir;
 
-/// Calls `check` with the bytes cut at, and flipped in, every place below `dense` and every
-/// `step`th behind it; in every place, and every bit there, when `PINKEEPER_SOAK` is set.
+/// Calls `check` with the bytes cut at, and a bit flipped in, every place below `dense` and every
+/// `step`th behind it. When `PINKEEPER_SOAK` is set: in every place, and below `dense` every bit.
 ///
 /// # Panics
 /// When `check` does; names the damage.
@@ -17,7 +17,7 @@ pub(crate) fn each(whole: &[u8], dense: usize, step: usize, mut check: impl FnMu
     };
     for at in (0..whole.len()).filter(|at| soak || *at < dense || at % step == 0) {
         run(format!("cut at {at}"), &whole[..at]);
-        for bit in (0..8).filter(|bit| soak || *bit == at % 8) {
+        for bit in (0..8).filter(|bit| (soak && at < dense) || *bit == at % 8) {
             let mut flipped = whole.to_vec();
             flipped[at] ^= 1 << bit;
             run(format!("bit {bit} of byte {at} flipped"), &flipped);
