@@ -332,7 +332,7 @@ async fn random_faults() {
     loop {
         let count = 3 + 2 * chance.below(2);
         let mut scenario = Scenario::start(count).await;
-        let clients = Clients::start(&scenario.recorder, &cids(), chance.next());
+        let clients = Clients::start(&scenario.recorder, &cids(), chance.number());
         // One search looks at the history of a few minutes.
         for _ in 0..if minutes == 0 { 2 } else { 12 } {
             let fault = random_fault(&mut chance, count, scenario.cluster.leader().unwrap());
