@@ -45,7 +45,7 @@ struct Shared {
     urls: Vec<String>,
     http: reqwest::Client,
     next_value: AtomicU32,
-    /// Answers that were none of errors, by peer.
+    /// How many answers were no errors, by peer.
     answered: Vec<AtomicUsize>,
     seen: Mutex<(Histories, Vec<String>)>,
 }
@@ -70,7 +70,7 @@ impl Recorder {
         })))
     }
 
-    /// Answers so far of a peer that were no errors.
+    /// How many answers of a peer were no errors so far.
     #[must_use]
     pub fn answered(&self, peer: usize) -> usize {
         self.0.answered[peer].load(Ordering::Relaxed)

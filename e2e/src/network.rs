@@ -192,3 +192,49 @@ fn run(mut command: Command, input: &str) -> anyhow::Result<String> {
     ensure!(output.status.success(), "{command:?}: {}: {errors}", output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn namespaces() -> Vec<String> {
+        lines("netns list").unwrap()
+    }
+
+    #[test]
+    fn what_a_killed_test_left_is_removed_and_a_network_goes_with_its_end() {
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let left = format!("{PREFIX}{}-0-0", ended.id());
+        ip(&format!("netns add {left}")).unwrap();
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &left, "sleep", "1000"]);
+        let mut inside = inside.spawn().unwrap();
+        while lines(&format!("netns pids {left}")).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        let network = Network::new(2).unwrap();
+        assert!(!inside.wait().unwrap().success());
+        let own = network.name.clone();
+        let is_own = |line: &&String| line.starts_with(&own);
+        assert!(!namespaces().iter().any(|line| line.starts_with(&left)));
+        assert_eq!(namespaces().iter().filter(is_own).count(), 3);
+
+        // Every way is open, then one is cut, then it is healed.
+        let reach = |from: usize, to: usize| {
+            let (namespace, to) = (network.namespace(from), network.address(to));
+            let script = format!("exec 3<>/dev/tcp/{to}/9 || [ $? = 1 ]");
+            let mut command = Command::new("timeout");
+            command.args(["1", "ip", "netns", "exec", &namespace, "bash", "-c", &script]);
+            command.stderr(Stdio::null()).status().unwrap().success()
+        };
+        assert!(reach(0, 1) && reach(1, 0));
+        network.cut(&[(0, 1)].into()).unwrap();
+        assert!(!reach(0, 1) && !reach(1, 0), "no connection without an answer");
+        network.cut(&Cuts::new()).unwrap();
+        assert!(reach(0, 1) && reach(1, 0));
+        drop(network);
+        assert_eq!(namespaces().iter().filter(is_own).count(), 0);
+    }
+}

@@ -24,9 +24,8 @@ use pinkeeper_e2e::{
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 /// Answers that each peer which is not hit must give under a fault, and each peer after it.
 const ANSWERS: usize = 30;
-/// A request that cannot be served is answered within this: 10 s for a leader to be found and 5 s for
-/// its answer, and the rest for a busy machine.
-const REFUSAL_DEADLINE: Duration = Duration::from_secs(18);
+/// A request that cannot be served is answered within this: 10 s, and the rest for a busy machine.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(40);
 
 /// What clients work on; the first is pinned on the first daemon by a stranger, as is another CID.
 fn cids() -> Vec<Cid> {
@@ -311,14 +310,17 @@ async fn refuses(peer: &PeerProcess) {
         http.get(&one),
         http.get(peer.rest_url("pins")),
     ];
-    let answers = join_all(requests.map(reqwest::RequestBuilder::send)).await;
-    for answer in answers {
-        let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", peer.name()));
+    let begin = Instant::now();
+    join_all(requests.map(async |request| {
+        let answer =
+            request.send().await.unwrap_or_else(|error| panic!("{}: {error}", peer.name()));
         let (url, status) = (answer.url().clone(), answer.status());
         let text = answer.text().await.unwrap();
         assert_eq!(status, 503, "{}, {url}: {text}", peer.name());
         assert!(text.contains("leader") || text.contains("majority"), "{url}: {text}");
-    }
+    }))
+    .await;
+    println!("{} refused everything within {:?}", peer.name(), begin.elapsed());
 }
 
 #[tokio::test]
@@ -332,7 +334,7 @@ async fn random_faults() {
     loop {
         let count = 3 + 2 * chance.below(2);
         let mut scenario = Scenario::start(count).await;
-        let clients = Clients::start(&scenario.recorder, &cids(), chance.next());
+        let clients = Clients::start(&scenario.recorder, &cids(), chance.number());
         // One search looks at the history of a few minutes.
         for _ in 0..if minutes == 0 { 2 } else { 12 } {
             let fault = random_fault(&mut chance, count, scenario.cluster.leader().unwrap());

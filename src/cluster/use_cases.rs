@@ -119,11 +119,13 @@ impl Cluster {
                 Ok(Err(Refusal::Invalid(reason))) => return Err(UseCaseError::Invalid(reason)),
                 Ok(Err(Refusal::Collecting(reason))) => return Err(UseCaseError::Busy(reason)),
                 Ok(Err(refusal)) => reason = refusal.to_string(),
-                Err(_) => {
-                    return Err(UseCaseError::NoLeader(format!(
-                        "the leader did not do it within {LEADER_DEADLINE:?}: {reason}"
-                    )));
-                }
+                Err(_) => {}
+            }
+            // Also when every attempt is refused at once and never times out.
+            if Instant::now() >= deadline {
+                return Err(UseCaseError::NoLeader(format!(
+                    "the leader did not do it within {LEADER_DEADLINE:?}: {reason}"
+                )));
             }
             tokio::time::sleep(RETRY).await;
         }
