@@ -61,7 +61,8 @@ impl Cluster {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         // Nobody is elected before the leader's lease has ended. The first need not wait for that:
         // it is refused until then.
-        let turn = if place == 0 { Duration::ZERO } else { self.consensus().lease() + TURN * place };
+        let turn =
+            if place == 0 { Duration::ZERO } else { self.consensus().lease() + TURN * place };
         (turn..turn + PATIENCE).contains(&after)
     }
 }
