@@ -74,7 +74,7 @@ verify: build-tools ## Check format and lints
 test: ## Run every test; the last line says how many passed and failed
 	@$(LOCAL)/test.sh
 
-SEEDS ?= 100
+SEEDS ?= 200
 FROM ?= 0
 .PHONY: sim
 sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1000 FROM=5000
@@ -83,9 +83,14 @@ sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1
 	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
 	  cargo test -p pinkeeper-operator --test worlds -- --nocapture in_every
 
+.PHONY: planted
+planted: build-tools ## Prove that simulated worlds find planted defects (e2e/planted)
+	@$(LOCAL)/planted.sh
+
 .PHONY: soak
-soak: ## Run the long tests: a thousand simulated worlds of each kind
-	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
+soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, faults on real peers
+	@$(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
+	@$(MAKE) --no-print-directory planted
 
 ROWS ?=
 RUNS ?= 5
@@ -95,6 +100,14 @@ bench: tools ## Measure speed into docs/benchmarks.md (15 minutes); one row: mak
 	  -p pinkeeper-operator --bin pinkeeper -p pinkeeper-e2e --bin bench
 	@PINKEEPER_BINARY=$(RELEASE)/pinkeeper PINKEEPER_BENCH_RUNS=$(RUNS) $(RELEASE)/bench $(ROWS)
 
+MINUTES ?= 10
+.PHONY: faults
+faults: build ## Put random faults on real peers: make faults MINUTES=60 PINKEEPER_SEED=7
+	PINKEEPER_SOAK=$(MINUTES) cargo test -p pinkeeper-e2e --test faults -- --nocapture random_faults
+
+soak: faults
+
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools
-	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR)
+	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR) \
+	  $(PINKEEPER_CACHE)/planted $(PINKEEPER_CACHE)/target-planted

@@ -86,10 +86,10 @@ impl Recorder {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies that the pin of a value asks for.
+    /// Copies that the pin of a value asks for; a majority of the peers can always keep them.
     #[must_use]
     pub fn copies(&self, value: Value) -> usize {
-        1 + value as usize % self.0.urls.len()
+        1 + value as usize % (self.0.urls.len() / 2 + 1)
     }
 
     /// Pins under a new value.

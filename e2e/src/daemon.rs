@@ -45,6 +45,8 @@ pub fn ipfs_program() -> PathBuf {
 #[derive(Debug)]
 pub struct Daemon {
     folder: TempDir,
+    /// Where its small volume is mounted, as it alone sees.
+    volume: Option<TempDir>,
     child: Option<Child>,
     port: u16,
     http: reqwest::Client,
@@ -60,9 +62,8 @@ impl Daemon {
         ensure!(program.exists(), "{} is missing: run e2e/local/tools.sh", program.display());
         let folder = TempDir::new()?;
         let http = reqwest::Client::builder().no_proxy().build()?;
-        let mut daemon = Self { folder, child: None, port: 0, http };
-        let made = daemon.command(&["init", "--empty-repo"]).output().await?;
-        ensure!(made.status.success(), "ipfs init: {}", String::from_utf8_lossy(&made.stderr));
+        let mut daemon = Self { folder, volume: None, child: None, port: 0, http };
+        daemon.initialise(&["--empty-repo"]).await?;
         daemon.configure("/ip4/127.0.0.1/tcp/0")?;
         daemon.run().await?;
         // From here on the port stays, so that clients outlive a restart.
@@ -71,8 +72,69 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn repository(&self) -> &Path {
+    /// Its folder.
+    #[must_use]
+    pub fn repository(&self) -> &Path {
         self.folder.path()
+    }
+
+    async fn initialise(&self, args: &[&str]) -> anyhow::Result<()> {
+        let made = self.command(&[&["init"], args].concat()).output().await?;
+        ensure!(made.status.success(), "ipfs init: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(())
+    }
+
+    /// Empties the repository of a daemon that does not run; it keeps its address, and its identity
+    /// unless it is to get another.
+    ///
+    /// # Errors
+    /// When files cannot be removed or made.
+    pub async fn wipe(&self, keep_identity: bool) -> anyhow::Result<()> {
+        let kept = TempDir::new()?;
+        let config = kept.path().join("config");
+        std::fs::copy(self.repository().join("config"), &config)?;
+        for entry in std::fs::read_dir(self.repository())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path)?;
+            } else {
+                std::fs::remove_file(path)?;
+            }
+        }
+        if keep_identity {
+            let config = config.to_str().context("not UTF-8")?;
+            return self.initialise(&["--empty-repo", config]).await;
+        }
+        self.initialise(&["--empty-repo"]).await?;
+        self.configure(&format!("/ip4/127.0.0.1/tcp/{}", self.port))
+    }
+
+    /// Starts the daemon on a copy of its repository, on a volume of so many bytes. Needs the right
+    /// to mount.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn run_on_a_small_volume(&mut self, bytes: u64) -> anyhow::Result<()> {
+        let volume = TempDir::new()?;
+        let script = format!(
+            "mount -t tmpfs -o size={bytes} tmpfs $VOLUME && cp -a $IPFS_PATH/. $VOLUME && \
+             IPFS_PATH=$VOLUME exec {} daemon",
+            ipfs_program().display()
+        );
+        // The mount is seen by the daemon alone, and ends with it.
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &script])
+            .env("IPFS_PATH", self.repository())
+            .env("VOLUME", volume.path())
+            .env("IPFS_TELEMETRY", "off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(self.log())?)
+            .kill_on_drop(true);
+        self.volume = Some(volume);
+        self.child = Some(command.spawn()?);
+        self.answers().await
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -107,23 +169,30 @@ impl Daemon {
     /// # Errors
     /// When it does not answer in time; with the end of its log.
     pub async fn run(&mut self) -> anyhow::Result<()> {
-        let log = self.repository().join("daemon.log");
         let api_file = self.repository().join("api");
         let _ = std::fs::remove_file(&api_file);
         let mut command = self.command(&["daemon", "--migrate"]);
-        command.stderr(std::fs::File::create(&log)?);
+        command.stderr(std::fs::File::create(self.log())?);
         self.child = Some(command.spawn()?);
+        self.answers().await
+    }
+
+    fn log(&self) -> PathBuf {
+        self.repository().join("daemon.log")
+    }
+
+    async fn answers(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
-            if let Ok(address) = std::fs::read_to_string(&api_file) {
+            if let Ok(address) = std::fs::read_to_string(self.repository().join("api")) {
                 let port = address.trim().rsplit('/').next().and_then(|port| port.parse().ok());
                 self.port = port.unwrap_or(self.port);
-                if self.rpc("version", &[]).await.is_ok() {
-                    return Ok(());
-                }
+            }
+            if self.port != 0 && self.rpc("version", &[]).await.is_ok() {
+                return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("the daemon does not start: {}", std::fs::read_to_string(&log)?);
+                bail!("the daemon does not start: {}", std::fs::read_to_string(self.log())?);
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -139,6 +208,14 @@ impl Daemon {
     /// When it is not running.
     pub fn terminate(&self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)
+    }
+
+    /// Stops it where it stands, or lets it go on: it holds its connections and answers nothing.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn freeze(&self, frozen: bool) -> anyhow::Result<()> {
+        self.signal(if frozen { Signal::STOP } else { Signal::CONT })
     }
 
     /// Sends SIGKILL and waits.
@@ -200,8 +277,18 @@ impl Daemon {
     /// # Errors
     /// When the daemon fails.
     pub async fn add(&self, bytes: Vec<u8>) -> anyhow::Result<Cid> {
-        let command = "add?pin=false&cid-version=1&raw-leaves=true&chunker=size-1024&quieter=true";
-        let answer: Value = serde_json::from_str(self.upload(command, bytes).await?.trim())?;
+        self.add_in_blocks(bytes, 1024).await
+    }
+
+    /// Adds a file in blocks of so many bytes, without pinning it.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn add_in_blocks(&self, bytes: Vec<u8>, len: usize) -> anyhow::Result<Cid> {
+        let query =
+            format!("pin=false&cid-version=1&raw-leaves=true&chunker=size-{len}&quieter=true");
+        let answer = self.upload(&format!("add?{query}"), bytes).await?;
+        let answer: Value = serde_json::from_str(answer.trim())?;
         Ok(answer["Hash"].as_str().context("no Hash")?.parse()?)
     }
 
@@ -249,12 +336,31 @@ impl Daemon {
         Ok(bytes.to_vec())
     }
 
+    /// Takes a block's file out of the repository of a daemon that does not run, as a damaged disk does.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn remove_block_file(&self, cid: &Cid) -> anyhow::Result<()> {
+        // Kubo names a block's file by its multihash, below a folder of the name's last but one letters.
+        let hash = cid::Cid::try_from(cid.to_string().as_str())?.hash().to_bytes();
+        let name = multibase::Base::Base32Upper.encode(hash);
+        let folder = &name[name.len() - 3..name.len() - 1];
+        let path = self.repository().join("blocks").join(folder).join(format!("{name}.data"));
+        std::fs::remove_file(&path).with_context(|| path.display().to_string())
+    }
+
     /// Puts a raw block into the repository.
     ///
     /// # Errors
     /// When the daemon fails.
     pub async fn put_block(&self, bytes: Vec<u8>) -> anyhow::Result<()> {
         self.upload("block/put?cid-codec=raw", bytes).await.map(drop)
+    }
+
+    /// Whether it has a block on its disk.
+    pub async fn stores(&self, cid: &Cid) -> bool {
+        let text = cid.to_string();
+        self.rpc("block/stat", &[("arg", &text), ("offline", "true")]).await.is_ok()
     }
 
     /// Whether it has a recursive pin, asked beside the client under test.
@@ -267,7 +373,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read(self.repository().join("daemon.log")).unwrap_or_default();
+            let log = std::fs::read(self.log()).unwrap_or_default();
             crate::peer::print_log("the daemon", &String::from_utf8_lossy(&log));
         }
     }

@@ -9,6 +9,8 @@ pub mod linear;
 pub mod network;
 pub mod outage;
 pub mod peer;
+pub mod proxy;
 mod signal;
 pub mod stand_in_kubo;
 pub mod trio;
+pub mod volume;

@@ -102,6 +102,7 @@ pub struct Status {
 pub struct PeerProcess {
     setup: Setup,
     folder: TempDir,
+    ledger: Option<PathBuf>,
     ports: [u16; 3],
     place: Place,
     changed: BTreeMap<String, Value>,
@@ -129,6 +130,7 @@ impl PeerProcess {
         Ok(Self {
             setup,
             folder: TempDir::new()?,
+            ledger: None,
             ports,
             place: Place { ip: Ipv4Addr::LOCALHOST.into(), namespace: None },
             changed: BTreeMap::new(),
@@ -167,6 +169,12 @@ impl PeerProcess {
         self.folder.path().join("data")
     }
 
+    /// Gives the ledger a folder of its own from the next start on.
+    pub fn separate_ledger(&mut self) -> &Path {
+        let folder = self.folder.path();
+        self.ledger.get_or_insert_with(|| folder.join("ledger"))
+    }
+
     /// Its configuration file; written by [`Self::start`].
     #[must_use]
     pub fn config(&self) -> PathBuf {
@@ -201,6 +209,7 @@ impl PeerProcess {
         let mut settings = json!({
             "name": setup.name,
             "data_dir": self.data(),
+            "ledger_dir": self.ledger,
             "secret_file": self.folder.path().join("secret"),
             "listen": [self.address()],
             "bootstrap": setup.bootstrap,

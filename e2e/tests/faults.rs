@@ -233,6 +233,38 @@ async fn a_leader_that_wakes_up_says_nothing_false() {
 }
 
 #[tokio::test]
+async fn a_write_without_an_answer_is_not_done_twice() {
+    /// A peer waits 5 s for the leader's answer.
+    const GIVEN_UP: Duration = Duration::from_secs(8);
+    let mut scenario = Scenario::start(3).await;
+    let recorder = scenario.recorder.clone();
+    let leader = scenario.cluster.leader().unwrap();
+    let (asked, other, cid) = ((leader + 1) % 3, (leader + 2) % 3, cids()[1]);
+    // The leader hears the peer that is asked, and is not heard by it.
+    let cut = Fault::one_way(leader, asked);
+    scenario.cluster.begin(&cut).await.unwrap();
+    let pin = {
+        let recorder = recorder.clone();
+        async move { recorder.pin(0, asked, cid).await }
+    };
+    let mut pin = tokio::spawn(pin);
+    until("the pin is there", PROGRESS_DEADLINE, || async {
+        matches!(recorder.ask(1, other, cid, Call::Get).await, Answer::Found(_))
+    })
+    .await;
+    assert!(matches!(recorder.ask(1, other, cid, Call::Unpin).await, Answer::Found(_)));
+    let early = tokio::time::timeout(GIVEN_UP, &mut pin).await;
+    scenario.cluster.end(&cut).unwrap();
+    let answer = match early {
+        Ok(answer) => answer,
+        Err(_) => pin.await,
+    };
+    println!("the pin was answered {:?}", answer.unwrap());
+    assert_eq!(recorder.ask(1, other, cid, Call::Get).await, Answer::Absent);
+    scenario.judge().await;
+}
+
+#[tokio::test]
 async fn without_a_majority_everything_is_refused_and_comes_back_by_itself() {
     let mut scenario = Scenario::start(5).await;
     let recorder = scenario.recorder.clone();
@@ -271,9 +303,10 @@ async fn without_a_majority_everything_is_refused_and_comes_back_by_itself() {
 /// A peer without a majority says so to whatever is asked, in time.
 async fn refuses(peer: &PeerProcess) {
     let http = reqwest::Client::builder().no_proxy().timeout(REFUSAL_DEADLINE).build().unwrap();
-    let one = peer.rest_url(&format!("pins/{}", cids()[3]));
+    // Not one of the clients': it may take effect after all, when there is a majority again.
+    let one = peer.rest_url(&format!("pins/{}", identity_cid(3_000)));
     let requests = [
-        http.post(format!("{one}?name=refused")),
+        http.post(format!("{one}?name=v0&replication=1")),
         http.delete(&one),
         http.get(&one),
         http.get(peer.rest_url("pins")),

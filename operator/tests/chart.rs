@@ -135,6 +135,9 @@ fn values_are_checked() {
         "kubo.swarmPort=80",
         "pinStallTimeout=soon",
         "pinStallTimeout=0s",
+        "gc.watermarkPercent=101",
+        "gc.pause=often",
+        "gc.timeout=0m",
         "kubo.storageMax=lots",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
@@ -367,6 +370,7 @@ fn the_peer_understands_its_configuration() {
     };
     let usual = options(&[]);
     assert_eq!(usual.data_dir, Some("/data/raft".into()));
+    assert_eq!(usual.gc_watermark, Some(0));
     assert_eq!(usual.secret_file, Some("/etc/pinkeeper-secret/cluster-secret".into()));
     let other = options(&[
         "raft.heartbeatMilliseconds=50",
@@ -374,6 +378,9 @@ fn the_peer_understands_its_configuration() {
         "raft.electionMaxMilliseconds=250",
         "pinStallTimeout=7s",
         "concurrentPins=3",
+        "gc.watermarkPercent=85",
+        "gc.pause=6h",
+        "gc.timeout=10m",
         r"logging.level=info\,pinkeeper=debug",
         "logging.format=text",
     ]);
@@ -382,6 +389,9 @@ fn the_peer_understands_its_configuration() {
     assert_eq!(other.election_max_ms, Some(250));
     assert_eq!(other.pin_stall_timeout, Some(Period(Duration::from_secs(7))));
     assert_eq!(other.concurrent_pins, Some(3));
+    assert_eq!(other.gc_watermark, Some(85));
+    assert_eq!(other.gc_pause, Some(Period(Duration::from_secs(6 * 3600))));
+    assert_eq!(other.gc_timeout, Some(Period(Duration::from_secs(600))));
     assert_eq!(other.log_level, Some("info,pinkeeper=debug".parse().unwrap()));
     assert_eq!(other.log_format, Some(LogFormat::Text));
 }

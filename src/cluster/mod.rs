@@ -8,6 +8,7 @@ mod addresses;
 mod barrier;
 mod board;
 mod candidacy;
+mod collect;
 mod join;
 mod placement;
 mod report;
@@ -32,6 +33,7 @@ pub use self::{
     addresses::AddressBook,
     barrier::ReadBarrier,
     board::Board,
+    collect::{CollectResults, GcPolicy},
     use_cases::{PinView, UseCaseError},
 };
 use self::{placement::Proposed, writes::Waiting};
@@ -44,7 +46,10 @@ use crate::{
     rpc::{Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
-    types::{ClusterId, DaemonInfo, Envelope, Member, Metrics, PeerId, Request, Response},
+    types::{
+        ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
+        Request, Response,
+    },
 };
 
 /// Time an ordinary call to another peer has.
@@ -120,6 +125,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Which cluster to join while blank.
     pub join: JoinPolicy,
+    /// When garbage is collected unasked; absent: never.
+    pub gc: Option<GcPolicy>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -144,6 +151,10 @@ struct Inner {
     proposed: Mutex<Proposed>,
     /// Writes of users that wait for their batch.
     writes: mpsc::Sender<Waiting>,
+    /// Collections of this peer's garbage.
+    own_collection: collect::Runs<(), CollectResult>,
+    /// On the leader: collections of all peers' garbage, or of the one named.
+    collection_rounds: collect::Runs<Option<PeerId>, CollectResults>,
     boot: u64,
 }
 
@@ -172,6 +183,8 @@ impl Cluster {
             daemons: watch::Sender::default(),
             proposed: Mutex::default(),
             writes,
+            own_collection: collect::Runs::default(),
+            collection_rounds: collect::Runs::default(),
             boot: crate::consensus::random_u64(),
             parts,
         };
@@ -185,6 +198,8 @@ impl Cluster {
         tasks.spawn(cluster.clone().push_metrics(token.clone()));
         tasks.spawn(cluster.clone().connect_daemons(token.clone()));
         tasks.spawn(cluster.clone().look_after(token.clone()));
+        tasks.spawn(cluster.clone().collect_own(token.clone()));
+        tasks.spawn(cluster.clone().lead_collections(token.clone()));
         cluster
     }
 
@@ -278,6 +293,12 @@ impl Cluster {
     #[must_use]
     pub fn local_metrics(&self) -> watch::Receiver<Metrics> {
         self.0.parts.metrics.clone()
+    }
+
+    /// Collections of this peer's garbage so far, for metrics.
+    #[must_use]
+    pub fn collections(&self) -> Collections {
+        self.0.parts.tracker.collections()
     }
 
     /// On the leader of `term`: writes ops as one entry.

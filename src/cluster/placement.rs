@@ -22,8 +22,6 @@ const PROPOSED_TTL: Duration = Duration::from_secs(1);
 pub(super) struct Placement {
     /// How many members there are, whether they can take content or not.
     pub(super) members: usize,
-    /// Of how many of them there are metrics.
-    pub(super) heard: usize,
     /// Without their allocations, which differ from pin to pin.
     takers: Vec<Candidate>,
     zones: BTreeMap<PeerId, String>,
@@ -53,16 +51,16 @@ impl Cluster {
     pub(super) fn placement(&self) -> Placement {
         let members = self.members();
         let metrics = self.peer_metrics();
-        let of_members = || metrics.iter().filter(|(peer, _)| members.contains_key(peer));
-        let heard = of_members().count();
-        let takers = of_members()
+        let takers = metrics
+            .iter()
+            .filter(|(peer, _)| members.contains_key(peer))
             .filter_map(|(peer, metrics)| Candidate::judge(*peer, metrics, 0))
             .collect();
         let zone = |(peer, metrics): (PeerId, crate::types::Metrics)| {
             Some((peer, metrics.tags.get(allocate::ZONE_TAG)?.clone()))
         };
         let members = members.len();
-        Placement { members, heard, takers, zones: metrics.into_iter().filter_map(zone).collect() }
+        Placement { members, takers, zones: metrics.into_iter().filter_map(zone).collect() }
     }
 
     /// [`Self::candidates`], for many pins in a row.

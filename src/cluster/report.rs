@@ -168,7 +168,9 @@ impl Cluster {
         let mut metrics = self.local_metrics();
         loop {
             let leader = leadership.borrow_and_update().leader;
-            let current = metrics.borrow_and_update().clone();
+            let mut current = metrics.borrow_and_update().clone();
+            // As of now: a new leader must not believe that nobody collects.
+            current.garbage = self.0.parts.tracker.garbage();
             let mut wait = informer::TTL / 2;
             if let Some(leader) = leader {
                 match self.ask_leader(leader, Request::Metrics(current)).await {

@@ -72,6 +72,9 @@ impl Cluster {
             Request::Hello(hello) => self.answer_hello(from, hello).await,
             Request::Raft(message) => self.consensus().serve(message).await,
             Request::Snapshot(chunk) => self.consensus().serve_snapshot(chunk).await,
+            Request::CollectHere(run) => {
+                self.collect_here(from, run).await.unwrap_or_else(Response::Refused)
+            }
             request => match self.answer_as_leader(from, request).await {
                 Ok(response) => response,
                 Err(refusal) => Response::Refused(refusal),
@@ -105,7 +108,11 @@ impl Cluster {
                 self.catch_up().await?;
                 Ok(Response::PinViews(self.page(after)))
             }
-            Request::Hello(_) | Request::Raft(_) | Request::Snapshot(_) => {
+            Request::CollectGarbage(run, only) => self.collect_as_leader(run, only).await,
+            Request::Hello(_)
+            | Request::Raft(_)
+            | Request::Snapshot(_)
+            | Request::CollectHere(_) => {
                 Err(Refusal::Invalid("not a question to the leader".to_owned()))
             }
         }

@@ -37,6 +37,9 @@ pub enum UseCaseError {
     /// It cannot be done as asked.
     #[error("{0}")]
     Invalid(String),
+    /// Not now: something that goes on excludes it, as the text says.
+    #[error("{0}")]
+    Busy(String),
     /// It failed; trying again may help.
     #[error("{0}")]
     Failed(String),
@@ -98,7 +101,7 @@ impl Cluster {
         }
     }
 
-    async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
+    pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
         self.until_answered(|| self.ask_once(request.clone())).await
     }
 
@@ -114,6 +117,7 @@ impl Cluster {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(Refusal::NotFound)) => return Err(UseCaseError::NotFound),
                 Ok(Err(Refusal::Invalid(reason))) => return Err(UseCaseError::Invalid(reason)),
+                Ok(Err(Refusal::Collecting(reason))) => return Err(UseCaseError::Busy(reason)),
                 Ok(Err(refusal)) => reason = refusal.to_string(),
                 Err(_) => {
                     return Err(UseCaseError::NoLeader(format!(
@@ -137,9 +141,9 @@ impl Cluster {
             Ok(Response::Refused(refusal)) => Err(refusal),
             Ok(response) => Ok(response),
             Err(error @ CallError::Unreachable { sent: false, .. }) => {
-                Err(Refusal::NotYet(error.to_string()))
+                Err(Refusal::NotYet(format!("the leader cannot be asked: {error}")))
             }
-            Err(error) => Err(Refusal::Failed(error.to_string())),
+            Err(error) => Err(Refusal::Failed(format!("the leader did not answer: {error}"))),
         }
     }
 
@@ -166,6 +170,6 @@ impl Cluster {
     }
 }
 
-fn unexpected(response: &Response) -> UseCaseError {
+pub(super) fn unexpected(response: &Response) -> UseCaseError {
     UseCaseError::Failed(format!("unexpected answer of the leader: {response:?}"))
 }

@@ -153,10 +153,13 @@ impl Cluster {
             let reason = format!(
                 "not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it"
             );
-            // A member that is away comes back; a new leader, or one that slept, has yet to hear of
-            // some.
-            let more = needed <= placement.members && placement.heard < placement.members;
-            return Err(if more { Refusal::NotYet(reason) } else { Refusal::Invalid(reason) });
+            // A member that is away or full need not stay so, and a leader that is new or was asleep
+            // has yet to hear of some.
+            let possible_later = needed <= placement.members;
+            return Err(match possible_later {
+                true => Refusal::NotYet(reason),
+                false => Refusal::Invalid(reason),
+            });
         }
         let at = self.0.parts.clock.now();
         Ok(Op::Claim { cid, owner: Owner::Rest, options, candidates, at, fence: None })
@@ -164,6 +167,13 @@ impl Cluster {
 
     fn release(&self, cid: Cid) -> Result<Op, Refusal> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
+        if let Some((Owner::Waiting(_), claim)) = pin.claims.last_key_value() {
+            return Err(Refusal::Invalid(format!(
+                "{cid} waits to be unpinned since its Pin {} was deleted: kubectl describe \
+                 clusterpeers says how to allow it",
+                claim.options.name
+            )));
+        }
         if !by_rest(&pin) {
             let owners: Vec<&str> =
                 pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();

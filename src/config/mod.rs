@@ -32,6 +32,10 @@ const REST_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9095);
 /// Pins a peer may work on at once, at most.
 const CONCURRENT_PINS_MAX: usize = 1024;
+/// Between two garbage collections of one daemon.
+const GC_PAUSE: Duration = Duration::from_secs(3600);
+/// A garbage collection walks all that is pinned, and pins wait for it.
+const GC_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Tags of one peer, at most: they travel with every push of its metrics.
 const TAGS_MAX: usize = 64;
 /// Characters of a name, a tag's name or a tag's value, at most.
@@ -81,6 +85,12 @@ pub struct PeerOptions {
     pub replication_min: Option<i32>,
     /// Copies wanted of a REST pin that does not say; -1 is every peer.
     pub replication_max: Option<i32>,
+    /// How full the daemon's space is, in per cent, when garbage is collected unasked; 0: never.
+    pub gc_watermark: Option<u8>,
+    /// Time between two such collections of one daemon.
+    pub gc_pause: Option<Period>,
+    /// Time a collection may take.
+    pub gc_timeout: Option<Period>,
     /// Labels for placement.
     pub tags: Option<BTreeMap<String, String>>,
     /// What is logged.
@@ -120,7 +130,7 @@ const fn key(name: &'static str, spelling: Spelling, help: &'static str) -> Key 
 }
 
 /// Every key of [`PeerOptions`], so that flags and variables cannot differ from the file.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 25] = [
     key("name", Spelling::Text, "what people call the peer"),
     key("data_dir", Spelling::Text, "folder of identity, log and state"),
     key("ledger_dir", Spelling::Text, "folder of the ledger (default: the data folder)"),
@@ -152,6 +162,13 @@ pub const KEYS: [Key; 22] = [
         Spelling::Number,
         "copies wanted if a REST pin does not say (default: -1)",
     ),
+    key(
+        "gc_watermark",
+        Spelling::Number,
+        "collect garbage when so full, in per cent (default: 0, only when asked)",
+    ),
+    key("gc_pause", Spelling::Text, "between two such collections of a daemon (default: 1h)"),
+    key("gc_timeout", Spelling::Text, "time a garbage collection may take (default: 30m)"),
     key("tags", Spelling::Map, "labels for placement, as in zone=a,disk=ssd"),
     key("log_level", Spelling::Text, "what is logged, as in info,pinkeeper::rpc=debug"),
     key("log_format", Spelling::Text, "text or json"),
@@ -194,6 +211,12 @@ pub struct PeerConfig {
     pub concurrent_pins: usize,
     /// Of REST pins that do not say.
     pub replication: Replication,
+    /// From so full on, in per cent, garbage is collected unasked; absent: never.
+    pub gc_watermark: Option<u8>,
+    /// Time between two such collections of one daemon.
+    pub gc_pause: Duration,
+    /// Time a collection may take.
+    pub gc_timeout: Duration,
     /// Labels for placement.
     pub tags: BTreeMap<String, String>,
     /// What is logged.
@@ -340,6 +363,9 @@ impl PeerOptions {
             concurrent_pins: self.concurrent_pins.or(other.concurrent_pins),
             replication_min: self.replication_min.or(other.replication_min),
             replication_max: self.replication_max.or(other.replication_max),
+            gc_watermark: self.gc_watermark.or(other.gc_watermark),
+            gc_pause: self.gc_pause.or(other.gc_pause),
+            gc_timeout: self.gc_timeout.or(other.gc_timeout),
             tags: self.tags.or(other.tags),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
@@ -406,6 +432,9 @@ impl PeerConfig {
                 given.replication_min.unwrap_or(-1),
                 given.replication_max.unwrap_or(-1),
             )?,
+            gc_watermark: gc_watermark(given.gc_watermark.unwrap_or(0))?,
+            gc_pause: given.gc_pause.map_or(GC_PAUSE, |period| period.0),
+            gc_timeout: given.gc_timeout.map_or(GC_TIMEOUT, |period| period.0),
             tags,
             log_level: given.log_level.unwrap_or_default(),
             log_format: given.log_format.unwrap_or_default(),
@@ -464,6 +493,14 @@ fn concurrent_pins(number: usize) -> Result<usize, ConfigError> {
         return Ok(number);
     }
     Err(invalid("concurrent_pins", format!("{number} must be from 1 to {CONCURRENT_PINS_MAX}")))
+}
+
+fn gc_watermark(percent: u8) -> Result<Option<u8>, ConfigError> {
+    match percent {
+        0 => Ok(None),
+        1..=100 => Ok(Some(percent)),
+        _ => Err(invalid("gc_watermark", format!("{percent} must be from 0 (off) to 100"))),
+    }
 }
 
 fn replication(min: i32, max: i32) -> Result<Replication, ConfigError> {

@@ -50,6 +50,7 @@ fn the_least_file_has_the_defaults() {
     let everywhere = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
     assert_eq!(config.replication, everywhere);
     assert!(!config.found);
+    assert_eq!((config.gc_watermark, config.gc_timeout), (None, Duration::from_secs(1800)));
     assert!(config.data_dir.is_dir());
 }
 
@@ -73,6 +74,9 @@ pin_stall_timeout: 90s
 concurrent_pins: 3
 replication_min: 2
 replication_max: 3
+gc_watermark: 90
+gc_pause: 2h
+gc_timeout: 10m
 tags: {zone: a}
 log_level: debug
 log_format: json
@@ -82,6 +86,8 @@ log_format: json
     assert_eq!(config.ipfs_api.url(), "http://127.0.0.1:5009");
     assert_eq!(config.pin_stall_timeout, Duration::from_secs(90));
     assert_eq!(config.replication.max, Factor::Count(3));
+    assert_eq!((config.gc_watermark, config.gc_pause), (Some(90), Duration::from_secs(7200)));
+    assert_eq!(config.gc_timeout, Duration::from_secs(600));
     assert_eq!(config.log_format, LogFormat::Json);
 
     let flags = from_text("name", "b").unwrap().or(from_text("tags", "zone=b, disk=ssd").unwrap());
@@ -101,6 +107,8 @@ fn every_key_can_be_a_flag_and_every_field_is_a_key() {
         ("rest_listen", "127.0.0.1:0"),
         ("health_listen", "127.0.0.1:0"),
         ("pin_stall_timeout", "1h"),
+        ("gc_pause", "2h"),
+        ("gc_timeout", "5m"),
         ("log_level", "warn"),
         ("log_format", "text"),
         ("tags", "a=b"),
@@ -153,6 +161,7 @@ fn settings_that_do_not_go_together_are_refused_by_key() {
         ("replication_min: 0\n", "replication_min: 0"),
         ("replication_max: 2\n", "replication_min: -1"),
         ("concurrent_pins: 0\n", "concurrent_pins: 0"),
+        ("gc_watermark: 101\n", "gc_watermark: 101"),
         ("announce: [/ip4/0.0.0.0/tcp/1]\n", "announce: /ip4/0.0.0.0/tcp/1"),
         ("ipfs_path: /no/such/folder\n", "/no/such/folder"),
         ("ledger_dir: /dev/null/x\n", "ledger_dir"),

@@ -85,25 +85,33 @@ impl Machine {
 
     /// Pins are shown only if somebody has asked.
     fn apply_ops(&mut self, term: u64, ops: &[Op], asked: bool) -> Outcomes {
-        let cids: Arc<[Cid]> = ops.iter().map(Op::cid).collect();
-        self.unstored.extend(cids.iter().copied());
-        self.state.write(|pins| {
-            let apply = |op| match asked {
-                true => pins.apply_shown(term, op),
-                false => Applied { outcome: pins.apply(term, op), pin: None },
+        let (outcomes, cids) = self.state.write(|pins| {
+            let mut cids = Vec::with_capacity(ops.len());
+            let apply = |op| {
+                pins.touched(op, &mut cids);
+                match asked {
+                    true => pins.apply_shown(term, op),
+                    false => Applied { outcome: pins.apply(term, op), pin: None },
+                }
             };
-            (Outcomes(ops.iter().map(apply).collect()), Some(Changed::Cids(cids)))
-        })
+            let outcomes = Outcomes(ops.iter().map(apply).collect());
+            let cids: Arc<[Cid]> = cids.into();
+            ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
+        });
+        self.unstored.extend(cids.iter().copied());
+        outcomes
     }
 
     /// Stores what is applied.
     fn store(&mut self) -> Result<(), StoreError> {
         let unstored = std::mem::take(&mut self.unstored);
-        let pins: Vec<(Cid, Option<Pin>)> = self.state.read(|state| {
-            unstored.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
+        let (pins, window) = self.state.read(|state| {
+            let pin = |cid| (cid, state.get(&cid).cloned());
+            let pins: Vec<(Cid, Option<Pin>)> = unstored.into_iter().map(pin).collect();
+            (pins, state.window().clone())
         });
         self.stored_at = Instant::now();
-        self.store.apply(&pins, &self.head)
+        self.store.apply(&pins, &window, &self.head)
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {

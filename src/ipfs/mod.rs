@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::watch;
 
-use crate::types::{Cid, DaemonInfo, Progress};
+use crate::types::{Cid, Collected, DaemonInfo, Progress};
 
 /// What can go wrong with the daemon, by what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +20,10 @@ pub enum IpfsError {
     /// It does not answer, or broke off; nothing is known about the request's effect.
     #[error("the daemon does not answer: {0}")]
     Down(String),
+    /// It did not answer this request in time, which says nothing of others; nor is anything known
+    /// about the request's effect.
+    #[error("the daemon is slow: {0}")]
+    Slow(String),
     /// It answered an error that may pass (block not found, disk full, interrupted).
     #[error("the daemon says: {0}")]
     Failed(String),
@@ -76,6 +80,11 @@ pub trait Ipfs: Send + Sync + 'static {
 
     /// Space taken and allowed.
     fn repository(&self) -> BoxFuture<'_, Result<RepositoryStat, IpfsError>>;
+
+    /// Removes every block that no pin needs. It begins only when nobody else holds the daemon's pin
+    /// lock, since everything else there would wait for it to end. There is no deadline inside: the
+    /// caller ends it by dropping the future; what was removed until then stays removed.
+    fn collect_garbage(&self) -> BoxFuture<'_, Result<Collected, IpfsError>>;
 
     /// Keeps a connection to another daemon, given its multiaddrs with `/p2p/…`.
     fn connect(&self, addresses: Vec<String>) -> BoxFuture<'_, Result<(), IpfsError>>;

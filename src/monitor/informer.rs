@@ -2,17 +2,20 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ipfs::{IpfsError, SharedIpfs},
+    ipfs::{IpfsError, RepositoryStat, SharedIpfs},
     tracker::TrackerHandle,
     types::Metrics,
 };
 
-/// Between two looks at the daemon; a dead daemon is known within this and one call's deadline.
+/// Between two looks at the daemon; a dead or hanging daemon is known within this and one call's
+/// deadline.
 const PERIOD: Duration = Duration::from_secs(2);
+/// Time the daemon has to tell its space.
+const SPACE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long metrics are good; pushed at half of it, so that one lost push does no harm.
 pub const TTL: Duration = Duration::from_secs(6);
 
@@ -51,18 +54,23 @@ impl Sources {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.addresses.clone(),
             ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
+            full_percent: None,
+            garbage: self.tracker.garbage(),
         }
     }
 
     async fn gather(&self) -> Result<Metrics, IpfsError> {
         let daemon = self.ipfs.id().await?;
-        let repository = self.ipfs.repository().await?;
-        let allowed = repository.storage_max.saturating_sub(repository.size);
-        let volume = self.volume.as_deref().and_then(free_on);
+        // It is there; that its space is unknown must not hide it, nor that it is gone next time.
+        let repository = timeout(SPACE_DEADLINE, self.ipfs.repository()).await;
+        let repository = repository.ok().and_then(Result::ok);
+        let volume = self.volume.as_deref().and_then(space_on);
+        let space = repository.map(|repository| space_for_content(repository, volume));
         Ok(Metrics {
             daemon: Some(daemon),
-            free_space: Some(volume.map_or(allowed, |volume| volume.min(allowed))),
-            repository_size: Some(repository.size),
+            free_space: space.map(|space| space.free),
+            repository_size: repository.map(|repository| repository.size),
+            full_percent: space.map(|space| space.full_percent),
             ..self.unknown()
         })
     }
@@ -97,8 +105,65 @@ impl Sources {
     }
 }
 
-/// Bytes an unprivileged process can still write on the volume of a folder.
-fn free_on(folder: &std::path::Path) -> Option<u64> {
+/// Bytes on a volume.
+#[derive(Clone, Copy, Debug)]
+pub struct Volume {
+    /// What an unprivileged process can still write.
+    pub free: u64,
+    whole: u64,
+}
+
+/// The volume of a folder.
+#[must_use]
+pub fn space_on(folder: &std::path::Path) -> Option<Volume> {
     let stat = rustix::fs::statvfs(folder).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Some(Volume { free: bytes(stat.f_bavail), whole: bytes(stat.f_blocks) })
+}
+
+/// Space for content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Space {
+    free: u64,
+    full_percent: u8,
+}
+
+/// The narrower of what the daemon may take and what the volume has.
+fn space_for_content(repository: RepositoryStat, volume: Option<Volume>) -> Space {
+    let allowed = Volume {
+        free: repository.storage_max.saturating_sub(repository.size),
+        whole: repository.storage_max,
+    };
+    let volume = volume.unwrap_or(allowed);
+    Space {
+        free: allowed.free.min(volume.free),
+        full_percent: full_percent(allowed).max(full_percent(volume)),
+    }
+}
+
+fn full_percent(Volume { free, whole }: Volume) -> u8 {
+    let used = u128::from(whole.saturating_sub(free)) * 100;
+    used.checked_div(u128::from(whole)).and_then(|percent| percent.try_into().ok()).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_narrower_of_volume_and_limit_counts() {
+        let volume = |free, whole| Some(Volume { free, whole });
+        let table = [
+            ((25, 100), None, (75, 25)),
+            ((25, 100), volume(60, 1000), (60, 94)),
+            ((99, 100), volume(900, 1000), (1, 99)),
+            ((150, 100), volume(900, 1000), (0, 100)),
+            ((0, 0), volume(5, 10), (0, 100)),
+            ((0, 100), volume(100, 100), (100, 0)),
+        ];
+        for ((size, storage_max), volume, (free, full_percent)) in table {
+            let space = space_for_content(RepositoryStat { size, storage_max }, volume);
+            assert_eq!(space, Space { free, full_percent }, "{size} of {storage_max}");
+        }
+    }
 }

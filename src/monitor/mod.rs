@@ -10,14 +10,22 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::types::{Metrics, PeerId};
+use crate::types::{Garbage, Metrics, PeerId};
 
 pub mod informer;
 
 /// The latest peer metrics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Monitor {
     latest: Mutex<BTreeMap<PeerId, (Metrics, Instant)>>,
+    /// When it began to listen.
+    since: Mutex<Instant>,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self { latest: Mutex::default(), since: Mutex::new(Instant::now()) }
+    }
 }
 
 /// Why metrics are not taken.
@@ -63,8 +71,23 @@ impl Monitor {
             .collect()
     }
 
+    /// A peer's garbage was collected: what it told before that is old.
+    pub fn collected(&self, peer: &PeerId) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((metrics, _)) = latest.get_mut(peer) {
+            metrics.garbage = Garbage { collecting: false, unpinned: false, idle_minutes: Some(0) };
+        }
+    }
+
+    /// Whether a peer without metrics is down: a new leader has to give each the time to report.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > informer::TTL
+    }
+
     /// Forgets everything: a new leader starts from nothing.
     pub fn clear(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, Cluster, FatalError, JoinPolicy, Parts, ReadBarrier},
+    cluster::{AddressBook, Cluster, FatalError, GcPolicy, JoinPolicy, Parts, ReadBarrier},
     consensus::{BoundLog, Consensus, OpenError, Stores, Timing},
     ipfs::SharedIpfs,
     monitor::informer::Sources,
@@ -56,6 +56,8 @@ pub struct Assembly<L> {
     pub clock: Clock,
     /// Which cluster to join while blank.
     pub join: JoinPolicy,
+    /// When garbage is collected unasked; absent: never.
+    pub gc: Option<GcPolicy>,
 }
 
 impl<L> std::fmt::Debug for Assembly<L> {
@@ -110,6 +112,7 @@ impl Peer {
             tags,
             clock,
             join,
+            gc,
         } = assembly;
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -157,6 +160,7 @@ impl Peer {
             metrics: known,
             clock,
             join,
+            gc,
         };
         let cluster = Cluster::start(parts, inbound, &mut tasks, &token);
         Ok(Self { cluster, tracker, consensus, tasks, token, network: None })

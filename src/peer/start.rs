@@ -1,6 +1,6 @@
 //! A peer as a process: opens its disks, listens, and speaks to a real daemon.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use prometheus_client::registry::Registry;
@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::{AssembleError, Assembly, Peer};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, FoundError, JoinPolicy},
+    cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy},
     config::PeerConfig,
     consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
     ipfs::kubo::{KuboClient, KuboUrlError},
+    monitor::informer::space_on,
     rest::{self, BindError, RestMetrics, SharedRegistry},
     rpc::{
         Inbound, RpcMetrics,
@@ -27,9 +28,24 @@ use crate::{
 /// Requests of other peers that wait to be served.
 const INBOUND_MAX: usize = 1024;
 
-/// Why a process did not become a peer. A person must mend it: the exit code is 2.
+/// Bytes the data folder must have free: opening the stores writes to them, and a peer that runs out
+/// of space at once would only start again and again.
+const SPACE_MIN: u64 = 1024 * 1024;
+
+/// Why a process did not become a peer. A person must mend it: the exit code is 2, except for a full
+/// disk, which may be relieved while nobody looks.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// There is no space for log and state.
+    #[error(
+        "{free} bytes are free in {folder}, and a peer needs {SPACE_MIN} to start; free some space or enlarge the volume, then start it again"
+    )]
+    DiskFull {
+        /// The data folder.
+        folder: String,
+        /// Bytes free.
+        free: u64,
+    },
     /// The key on disk.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -131,6 +147,7 @@ async fn open(
     join: JoinPolicy,
     registry: &mut Registry,
 ) -> Result<(Peer, Bootstrap), StartError> {
+    check_space(&config.data_dir)?;
     let known = Identity::load(&config.data_dir)?.is_some();
     let stores = open_stores(&config, known)?;
     // Made after the stores: an identity without them has lost them.
@@ -169,6 +186,7 @@ async fn open(
         tracker: tracker::Config {
             pins_max: config.concurrent_pins,
             stall_time: config.pin_stall_timeout,
+            collect_time: config.gc_timeout,
             ..tracker::Config::default()
         },
         addresses: AddressBook::open(&config.data_dir.join("addresses")),
@@ -176,10 +194,24 @@ async fn open(
         tags: config.tags,
         clock: Clock::System,
         join,
+        gc: config.gc_watermark.map(|watermark_percent| GcPolicy {
+            watermark_percent,
+            pause_minutes: u32::try_from(config.gc_pause.as_secs() / 60).unwrap_or(u32::MAX),
+        }),
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
+}
+
+fn check_space(folder: &Path) -> Result<(), StartError> {
+    match space_on(folder) {
+        Some(volume) if volume.free < SPACE_MIN => {
+            Err(StartError::DiskFull { folder: folder.display().to_string(), free: volume.free })
+        }
+        // A system that does not say will say so when it is written to.
+        _ => Ok(()),
+    }
 }
 
 fn open_stores(config: &PeerConfig, known: bool) -> Result<Stores<DiskLog>, OpenError> {

@@ -45,6 +45,7 @@ impl From<UseCaseError> for ApiError {
                 return Self::new(StatusCode::NOT_FOUND, "pin is not part of the pinset");
             }
             UseCaseError::Invalid(_) => StatusCode::BAD_REQUEST,
+            UseCaseError::Busy(_) => StatusCode::CONFLICT,
             UseCaseError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -15,7 +15,7 @@ pub(crate) fn url(text: &str) {
     let Ok(given) = pairs() else { return };
     let parameters = || Parameters::new(given.clone());
     let _ = parameters().and_then(Parameters::list);
-    let _ = parameters().and_then(Parameters::status);
+    let _ = parameters().and_then(Parameters::local_only);
     let _ = parameters().and_then(Parameters::none);
     let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
     if let Ok(options) = parameters().and_then(|parameters| parameters.pin(default)) {

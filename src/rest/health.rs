@@ -6,7 +6,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -18,12 +21,12 @@ use axum::{
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
 use super::source::Source;
-use crate::{cluster::Cluster, telemetry};
+use crate::{cluster::Cluster, telemetry, types::Collections};
 
 /// The registry of the process' metrics.
 #[derive(Clone)]
@@ -60,6 +63,11 @@ type Known = Family<NoLabels, Gauge<u64, AtomicU64>>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NoLabels {}
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
 /// The peer's present state.
 #[derive(Clone, Default)]
 struct PeerGauges {
@@ -71,6 +79,11 @@ struct PeerGauges {
     pin_queue: Gauge<u64, AtomicU64>,
     free_space: Known,
     repository_size: Known,
+    full_percent: Known,
+    gc_running: Gauge,
+    gc_runs: Family<Outcome, Counter>,
+    gc_removed_blocks: Counter,
+    gc_last_success: Known,
 }
 
 /// The routes for probes and Prometheus.
@@ -128,6 +141,37 @@ impl PeerGauges {
             "Bytes the daemon's repository takes; absent while unknown",
             self.repository_size.clone(),
         );
+        registry.register(
+            "full_percent",
+            "How full the daemon's space is, in per cent; absent while unknown",
+            self.full_percent.clone(),
+        );
+        self.register_gc(registry);
+    }
+
+    fn register_gc(&self, registry: &mut Registry) {
+        let help = "The daemon collects garbage; pins wait";
+        registry.register("gc_running", help, self.gc_running.clone());
+        let help = "Garbage collections of the daemon by outcome";
+        registry.register("gc_runs", help, self.gc_runs.clone());
+        let help = "Blocks that garbage collection removed";
+        registry.register("gc_removed_blocks", help, self.gc_removed_blocks.clone());
+        registry.register(
+            "gc_last_success_timestamp_seconds",
+            "When the last garbage collection that went well ended; absent before the first",
+            self.gc_last_success.clone(),
+        );
+    }
+
+    fn read_gc(&self, source: &Source) {
+        let Collections { running, done, failed, removed, done_at } = source.collections();
+        self.gc_running.set(i64::from(running));
+        for (outcome, count) in [("done", done), ("failed", failed)] {
+            let runs = self.gc_runs.get_or_create(&Outcome { outcome });
+            runs.inner().store(count, Ordering::Relaxed);
+        }
+        self.gc_removed_blocks.inner().store(removed, Ordering::Relaxed);
+        set(&self.gc_last_success, done_at.map(|at| at.0 / 1000));
     }
 
     fn read(&self, source: &Source) {
@@ -140,6 +184,8 @@ impl PeerGauges {
         self.pin_queue.set(metrics.pin_queue);
         set(&self.free_space, metrics.free_space);
         set(&self.repository_size, metrics.repository_size);
+        set(&self.full_percent, metrics.full_percent.map(u64::from));
+        self.read_gc(source);
     }
 }
 

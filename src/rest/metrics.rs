@@ -45,6 +45,7 @@ pub(super) async fn count(
         "/id" => "/id",
         "/health" => "/health",
         "/pins" => "/pins",
+        "/ipfs/gc" => "/ipfs/gc",
         path if path.starts_with("/pins/") => "/pins/{cid}",
         _ => "none",
     };

@@ -8,16 +8,19 @@
 //! | `POST /pins/{cid}?replication=&replication-min=&replication-max=&name=&mode=` | the pin |
 //! | `DELETE /pins/{cid}` | the pin as it was |
 //! | `POST /pins` (NDJSON) | pins many, see [`bulk`] |
+//! | `POST /ipfs/gc?local=` | what garbage collection did at each peer |
 //! | `GET /health` | 204 |
 //!
 //! The JSON is that of IPFS Cluster 1.1. Other than there, a parameter that is unknown or asks for
-//! what is not done is refused and never ignored. Errors are `{"code":…,"message":…}`. There is no
+//! what is not done is refused and never ignored; and `/ipfs/gc` counts the blocks it removed instead
+//! of naming each, there may be millions. Errors are `{"code":…,"message":…}`. There is no
 //! authentication: whoever reaches the address may pin and unpin.
 
 mod bulk;
 mod error;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
+mod gc;
 mod health;
 mod metrics;
 mod pins;
@@ -36,7 +39,7 @@ use axum::{
     extract::State,
     http::{Method, StatusCode, Uri},
     middleware,
-    routing::get,
+    routing::{get, post},
 };
 
 use self::{error::ApiError, source::Source, view::IdView};
@@ -66,6 +69,7 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics) -> Router
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .route("/pins", get(pins::list).post(bulk::pin_all))
         .route("/pins/{cid}", get(pins::status).post(pins::pin).delete(pins::unpin))
+        .route("/ipfs/gc", post(gc::collect))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::new(metrics), metrics::count))

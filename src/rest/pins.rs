@@ -73,7 +73,7 @@ pub(super) async fn status(
     Given(given): Given,
 ) -> Result<Json<PinInfoView>, ApiError> {
     let cid = parse_cid(&cid)?;
-    let peers = api.peers(given.status()?);
+    let peers = api.peers(given.local_only()?);
     Ok(Json(match api.source.pin_view(cid).await? {
         Some((pin, statuses)) => peers.info(cid, &pin, &statuses),
         None => peers.unpinned(cid),

@@ -83,8 +83,8 @@ impl Parameters {
         self.finish()
     }
 
-    /// Of `GET /pins/{cid}`: only this peer's status?
-    pub(super) fn status(mut self) -> Result<bool, ApiError> {
+    /// Of `GET /pins/{cid}` and `POST /ipfs/gc`: only this peer?
+    pub(super) fn local_only(mut self) -> Result<bool, ApiError> {
         let local = self.take_local()?;
         self.finish().map(|()| local)
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 #[cfg(test)]
 use super::tests::stand_in::StandIn;
 use crate::{
-    cluster::{Cluster, PinView, UseCaseError},
-    types::{Cid, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
+    cluster::{Cluster, CollectResults, PinView, UseCaseError},
+    types::{Cid, Collections, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
 };
 
 /// Pins in a page, in order of their CIDs.
@@ -63,6 +63,18 @@ impl Source {
 
     pub(super) fn local_metrics(&self) -> Metrics {
         ask!(self, peer => peer.local_metrics().borrow().clone())
+    }
+
+    /// Garbage collections of this peer so far.
+    pub(super) fn collections(&self) -> Collections {
+        ask!(self, peer => peer.collections())
+    }
+
+    pub(super) async fn collect_garbage(
+        &self,
+        local: bool,
+    ) -> Result<CollectResults, UseCaseError> {
+        ask!(self, peer => peer.collect_garbage(local).await)
     }
 
     /// Why the peer is not ready, if it is not.

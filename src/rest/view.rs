@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::types::{
-    Cid, DaemonInfo, Factor, Member, Metrics, Owner, PeerId, Pin, PinState, PinStatus, Timestamp,
+    Cid, CollectResult, Collected, DaemonInfo, Factor, Member, Metrics, Owner, PeerId, Pin,
+    PinState, PinStatus, Timestamp,
 };
 
 /// Go's zero time: no such instant.
@@ -157,6 +158,30 @@ struct DaemonView {
     error: &'static str,
 }
 
+/// What garbage collection did (Go's `GlobalRepoGC`).
+#[derive(Debug, Serialize)]
+pub(super) struct CollectedView {
+    peer_map: BTreeMap<PeerId, PeerCollectedView>,
+}
+
+/// What it did at one peer (Go's `RepoGC`, and the number of blocks).
+#[derive(Debug, Serialize)]
+struct PeerCollectedView {
+    peer: PeerId,
+    peername: String,
+    /// What could not be removed and why. Removed blocks are counted only: there may be millions.
+    keys: Vec<KeyErrorView>,
+    removed: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error: String,
+}
+
+/// Go's `IPFSRepoGC` of a block that was not removed.
+#[derive(Debug, Serialize)]
+struct KeyErrorView {
+    error: String,
+}
+
 /// A pin as its REST claim has it; as a whole if it has none.
 pub(super) fn pin(cid: Cid, pin: &Pin) -> PinView {
     let claim = pin.claims.get(&Owner::Rest);
@@ -287,6 +312,28 @@ impl PinInfoView {
     pub(super) fn matches(&self, filter: &BTreeSet<Status>) -> bool {
         filter.is_empty() || self.peer_map.values().any(|peer| filter.contains(&peer.status))
     }
+}
+
+/// What garbage collection did at each of the peers asked.
+pub(super) fn collected(
+    results: &BTreeMap<PeerId, CollectResult>,
+    members: &BTreeMap<PeerId, Member>,
+) -> CollectedView {
+    let view = |(peer, result): (&PeerId, &CollectResult)| {
+        let (done, error) = match result {
+            Ok(done) => (done.clone(), String::new()),
+            Err(reason) => (Collected::default(), reason.clone()),
+        };
+        let view = PeerCollectedView {
+            peer: *peer,
+            peername: members.get(peer).map(|member| member.name.clone()).unwrap_or_default(),
+            keys: done.errors.into_iter().map(|error| KeyErrorView { error }).collect(),
+            removed: done.removed,
+            error,
+        };
+        (*peer, view)
+    };
+    CollectedView { peer_map: results.iter().map(view).collect() }
 }
 
 /// This peer.

@@ -142,6 +142,7 @@ impl Host {
             tags: BTreeMap::new(),
             clock: Clock::Simulated(self.clock.clone()),
             join,
+            gc: None,
         };
         self.peer = Some(Peer::assemble(assembly).await?);
         Ok(())

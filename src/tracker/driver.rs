@@ -12,7 +12,7 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
-        mpsc, watch,
+        mpsc, oneshot, watch,
     },
     time::{Instant, sleep_until, timeout},
 };
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     ipfs::{IpfsError, SharedIpfs},
     state::{Changed, PinSet},
-    types::{Cid, PeerId, Progress},
+    types::{Cid, CollectResult, PeerId, Progress},
 };
 
 /// Longest wait for a barrier.
@@ -36,6 +36,9 @@ const LIST_LEN: usize = 1024;
 const LIST_PIECES_MAX: usize = 2;
 /// Events handled before their changes are told, so that these come in batches.
 const EVENTS_PER_TURN: usize = 64;
+
+/// Where the outcome of a collection goes.
+pub(super) type Collector = oneshot::Sender<CollectResult>;
 
 enum ListPiece {
     Cids(Vec<Cid>),
@@ -57,6 +60,12 @@ pub(super) struct Driver {
     daemon_token: CancellationToken,
     flights: BTreeMap<Cid, Flight>,
     list: Option<mpsc::Receiver<ListPiece>>,
+    /// Who wants garbage collected.
+    collectors: mpsc::Receiver<Collector>,
+    /// Whose collection is under way.
+    collector: Option<Collector>,
+    /// Cancels it.
+    collection_token: CancellationToken,
     /// Where a comparison with the whole state stands: go on after that CID.
     comparison: Option<Option<Cid>>,
     comparison_at: Instant,
@@ -64,7 +73,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(config: Config, ports: Ports) -> Result<Self, LedgerError> {
+    pub(super) fn new(
+        config: Config,
+        ports: Ports,
+        collectors: mpsc::Receiver<Collector>,
+    ) -> Result<Self, LedgerError> {
         let ledger = ports.ledger.ledger();
         let (bound, entries) = (ledger.daemon()?, ledger.entries()?);
         let origin = Instant::now();
@@ -83,6 +96,9 @@ impl Driver {
             daemon_token: CancellationToken::new(),
             flights: BTreeMap::new(),
             list: None,
+            collectors,
+            collector: None,
+            collection_token: CancellationToken::new(),
             comparison: Some(None),
             comparison_at: origin + config.compare_period,
             comparison_period: config.compare_period,
@@ -104,6 +120,10 @@ impl Driver {
                 changed = changes.recv() => self.state_changed(changed),
                 () = sleep_until(wake) => self.tick(),
                 piece = next_piece(&mut self.list) => self.list_piece(piece),
+                Some(collector) = self.collectors.recv(), if self.collector.is_none() => {
+                    self.collector = Some(collector);
+                    self.feed(Event::CollectGarbage);
+                }
                 Some(event) = self.running.next() => self.finished(event),
             }
             self.drain();
@@ -266,6 +286,29 @@ impl Driver {
                     Event::UnpinDone(cid, result)
                 });
             }
+            Action::CollectGarbage => {
+                tracing::info!("garbage is being collected; pins wait");
+                self.collection_token = self.daemon_token.child_token();
+                self.push_until(self.collection_token.clone(), async move {
+                    Event::Collected(ipfs.collect_garbage().await)
+                });
+            }
+            Action::CancelCollection => self.collection_token.cancel(),
+            Action::EndCollection(result) => self.end_collection(result),
+        }
+    }
+
+    fn end_collection(&mut self, result: CollectResult) {
+        match &result {
+            Ok(done) => {
+                let (removed, errors) = (done.removed, done.errors.len());
+                tracing::info!(removed, errors, "garbage was collected");
+            }
+            Err(reason) => tracing::warn!(reason, "garbage was not collected"),
+        }
+        if let Some(collector) = self.collector.take() {
+            // Whoever asked may have gone.
+            let _ = collector.send(result);
         }
     }
 

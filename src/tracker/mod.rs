@@ -21,7 +21,10 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::{sync::broadcast, task::JoinHandle};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::machine::Machine;
@@ -34,7 +37,7 @@ use crate::{
     clock::Clock,
     ipfs::SharedIpfs,
     state::{Changed, SharedState},
-    types::{Cid, DaemonInfo, PeerId, PinStatus},
+    types::{Cid, CollectResult, Collections, DaemonInfo, Garbage, PeerId, PinStatus},
 };
 
 /// Why a read barrier was not passed.
@@ -84,8 +87,9 @@ impl Tracker {
         ports: Ports,
         token: CancellationToken,
     ) -> Result<(TrackerHandle, JoinHandle<()>), LedgerError> {
-        let driver = driver::Driver::new(config, ports)?;
-        let handle = TrackerHandle { shared: driver.shared() };
+        let (collectors, asked) = mpsc::channel(1);
+        let driver = driver::Driver::new(config, ports, asked)?;
+        let handle = TrackerHandle { shared: driver.shared(), collectors };
         Ok((handle, tokio::spawn(driver.run(token))))
     }
 }
@@ -94,6 +98,7 @@ impl Tracker {
 #[derive(Clone, Debug)]
 pub struct TrackerHandle {
     shared: Arc<Shared>,
+    collectors: mpsc::Sender<driver::Collector>,
 }
 
 /// Batches of changes a slow subscriber may be behind before it is told that it missed some.
@@ -161,6 +166,30 @@ impl TrackerHandle {
                 None => return statuses,
             }
         }
+    }
+
+    /// Has the daemon collect its garbage, after a collection that is under way. Pins wait meanwhile;
+    /// it ends in any case, also when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Why it was not done, for people.
+    pub async fn collect_garbage(&self) -> CollectResult {
+        let stopping = || "the peer stops".to_owned();
+        let (sender, result) = oneshot::channel();
+        self.collectors.send(sender).await.map_err(|_| stopping())?;
+        result.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// What others are told of the daemon's garbage.
+    #[must_use]
+    pub fn garbage(&self) -> Garbage {
+        self.shared.machine().garbage()
+    }
+
+    /// Collections so far, for metrics.
+    #[must_use]
+    pub fn collections(&self) -> Collections {
+        self.shared.machine().collections()
     }
 
     /// Numbers for metrics.

@@ -330,3 +330,72 @@ async fn a_snapshot_brings_and_takes_pins() {
         .await;
     world.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_frees_what_is_unpinned_and_is_not_held_up_by_missing_content() {
+    let daemon = daemon();
+    daemon.pin_foreign(cid(9));
+    daemon.set_missing(cid(3), true);
+    let world = World::new(&daemon);
+    for n in [1, 2, 3] {
+        world.want(n);
+    }
+    world.until("pinned", |w| w.handle.counters().pinned == 2).await;
+    world.release(2);
+    world.until("unpinned", |w| !w.daemon.holds(&cid(2))).await;
+    assert!(daemon.stores(&cid(2)));
+    world.until_state(3, PinState::Pinning).await;
+    let before = Instant::now();
+    let done = world.handle.collect_garbage().await.unwrap();
+    assert!(before.elapsed() < Duration::from_secs(15), "{:?}", before.elapsed());
+    assert_eq!(done.removed, 1);
+    assert!(!daemon.stores(&cid(2)) && daemon.stores(&cid(1)) && daemon.stores(&cid(9)));
+    // Pins go on, those that waited too.
+    daemon.set_missing(cid(3), false);
+    world.want(4);
+    world.until("pinned", |w| w.handle.counters().pinned == 3).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pins_asked_for_during_a_collection_are_made_after_it() {
+    let daemon = daemon();
+    let world = World::new(&daemon);
+    world.want(0);
+    world.until_state(0, PinState::Pinned).await;
+    daemon.set_pin_time(Duration::from_secs(20));
+    let handle = world.handle.clone();
+    let collecting = tokio::spawn(async move { handle.collect_garbage().await });
+    world.until("it collects", |_| daemon.take_requests().contains(&Request::Collect)).await;
+    for n in 1..50 {
+        world.want(n);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!daemon.take_requests().iter().any(|r| matches!(r, Request::Pin(_))));
+    assert_eq!(world.state_of(1), Some(PinState::Queued));
+    daemon.set_pin_time(Duration::from_millis(50));
+    collecting.await.unwrap().unwrap();
+    world.until("pinned", |w| w.handle.counters().pinned == 50).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_on_a_daemon_that_goes_away_says_so() {
+    let daemon = daemon();
+    daemon.set_pin_time(Duration::from_secs(20));
+    let world = World::new(&daemon);
+    world.until("settled", |w| w.handle.is_settled()).await;
+    let handle = world.handle.clone();
+    let collecting = tokio::spawn(async move { handle.collect_garbage().await });
+    world.until("it collects", |_| daemon.take_requests().contains(&Request::Collect)).await;
+    daemon.set_down(true);
+    let reason = collecting.await.unwrap().unwrap_err();
+    assert!(reason.contains("the daemon is away"), "{reason}");
+    let reason = world.handle.collect_garbage().await.unwrap_err();
+    assert!(reason.contains("the daemon is away"), "{reason}");
+    daemon.set_down(false);
+    daemon.set_pin_time(Duration::ZERO);
+    world.want(1);
+    world.until_state(1, PinState::Pinned).await;
+    world.stop().await;
+}

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cid, ClaimOptions, ClusterId, DaemonInfo, Member, PeerId, Pin, PinStatus};
+use super::{
+    Cid, ClaimOptions, ClusterId, CollectResult, DaemonInfo, Garbage, Member, PeerId, Pin,
+    PinStatus, Run,
+};
 
 /// A request with the cluster it is meant for. A blank peer has none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +43,10 @@ pub enum Request {
     PinView(Cid),
     /// To the leader: the next pins after a CID, in order, at most 1000.
     PinViews(Option<Cid>),
+    /// To the leader: collect garbage on all members, one after the other, or on the one named.
+    CollectGarbage(Run, Option<PeerId>),
+    /// From the leader: collect the garbage of the daemon beside you.
+    CollectHere(Run),
 }
 
 /// The answer to a [`Request`].
@@ -65,6 +72,12 @@ pub enum Response {
     PinViews(Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)>),
     /// It was not done.
     Refused(Refusal),
+    /// To `CollectGarbage` and `CollectHere`: it is under way, ask again.
+    Collecting,
+    /// To `CollectHere`: it has ended.
+    Collected(CollectResult),
+    /// To `CollectGarbage`: it has ended on each of these.
+    CollectedAll(BTreeMap<PeerId, CollectResult>),
 }
 
 /// Why a peer did not do what was asked.
@@ -97,6 +110,9 @@ pub enum Refusal {
     /// It cannot be done yet, and nothing was done; a repetition may help.
     #[error("{0}")]
     NotYet(String),
+    /// Garbage is being collected already, as the text says.
+    #[error("{0}")]
+    Collecting(String),
 }
 
 impl Refusal {
@@ -324,6 +340,11 @@ pub struct Metrics {
     pub addresses: Vec<String>,
     /// Milliseconds after which these are stale.
     pub ttl_ms: u64,
+    /// How full the daemon's space is, in per cent: the larger of the volume's and StorageMax's; absent
+    /// when unknown.
+    pub full_percent: Option<u8>,
+    /// The daemon's garbage.
+    pub garbage: Garbage,
 }
 
 /// A claim by REST.
@@ -395,7 +416,9 @@ impl Request {
             | Self::Writes(_)
             | Self::ReadIndex
             | Self::PinView(_)
-            | Self::PinViews(_) => Lane::Control,
+            | Self::PinViews(_)
+            | Self::CollectGarbage(..)
+            | Self::CollectHere(_) => Lane::Control,
         }
     }
 
@@ -410,7 +433,9 @@ impl Request {
             | Self::Writes(_)
             | Self::ReadIndex
             | Self::PinView(_)
-            | Self::PinViews(_) => CallerPolicy::Members,
+            | Self::PinViews(_)
+            | Self::CollectGarbage(..)
+            | Self::CollectHere(_) => CallerPolicy::Members,
         }
     }
 }

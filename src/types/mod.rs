@@ -5,6 +5,7 @@
 
 mod bytes;
 mod cid;
+mod garbage;
 mod message;
 mod peer;
 mod pin;
@@ -13,6 +14,7 @@ mod time;
 
 pub use self::{
     cid::{Cid, CidError},
+    garbage::{CollectResult, Collected, Collections, Garbage, Run},
     message::{
         Append, AppendReply, CallerPolicy, Entry, EntryBody, Envelope, Hello, HelloReply, Lane,
         LogPosition, Metrics, PinRequest, RaftMessage, RaftReply, Refusal, Request, Response,

@@ -28,6 +28,9 @@ election_min_ms: {{ .Values.raft.electionMinMilliseconds }}
 election_max_ms: {{ .Values.raft.electionMaxMilliseconds }}
 pin_stall_timeout: {{ .Values.pinStallTimeout }}
 concurrent_pins: {{ .Values.concurrentPins }}
+gc_watermark: {{ .Values.gc.watermarkPercent }}
+gc_pause: {{ .Values.gc.pause }}
+gc_timeout: {{ .Values.gc.timeout }}
 log_level: {{ .Values.logging.level | quote }}
 log_format: {{ .Values.logging.format }}
 {{- end -}}

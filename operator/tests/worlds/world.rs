@@ -251,7 +251,9 @@ impl World {
     }
 
     fn all_are_members(&self) -> bool {
-        self.pods.iter().all(|pod| pod.cluster().is_some_and(|c| c.members().len() == self.pods.len()))
+        self.pods
+            .iter()
+            .all(|pod| pod.cluster().is_some_and(|c| c.members().len() == self.pods.len()))
     }
 
     /// What must hold after every step.

@@ -5,6 +5,7 @@
 //! so that the client that judges them is the real one. For those who look whether a peer tells the
 //! truth it remembers what it last answered about each CID, and whose each pin is.
 
+mod collect;
 mod rpc;
 
 use std::{
@@ -27,6 +28,8 @@ pub enum Request {
     Pin(Cid),
     /// `pin/rm`.
     Unpin(Cid),
+    /// `repo/gc`.
+    Collect,
 }
 
 /// What the daemon last said of a CID.
@@ -71,8 +74,20 @@ struct World {
     delay: Duration,
     pins: BTreeSet<Cid>,
     direct: BTreeSet<Cid>,
+    /// Content on its disk, pinned or not.
+    blocks: BTreeSet<Cid>,
+    /// Pins in flight that hold its lock.
+    locks: usize,
+    /// A collection waits for these, or runs: pins and unpins wait for its end.
+    collecting: bool,
+    /// Whoever asked for it gave it up, and it still waits for the pins in flight.
+    orphaned: bool,
     /// Of `pins`: pinned by others than the peer.
     foreign: BTreeSet<Cid>,
+    /// When another daemon took its place last.
+    replaced: Option<Instant>,
+    /// Of `pins`: made before whoever asked can have noticed that this is another daemon.
+    strays: BTreeSet<Cid>,
     /// CIDs nobody provides.
     missing: BTreeSet<Cid>,
     /// CIDs it fails to pin, and in which words.
@@ -89,6 +104,8 @@ struct World {
     in_flight_max: usize,
 }
 
+/// Within that time after another daemon took its place, whoever asks has noticed.
+const NOTICED_AFTER: Duration = Duration::from_secs(20);
 /// Requests remembered for [`StandInDaemon::take_requests`]; later ones are not.
 const REQUESTS_MAX: usize = 100_000;
 
@@ -112,8 +129,18 @@ impl World {
         }
     }
 
+    fn hold_pin(&mut self, cid: Cid) {
+        self.pins.insert(cid);
+        self.blocks.insert(cid);
+        self.direct.remove(&cid);
+        if self.replaced.is_some_and(|at| at.elapsed() < NOTICED_AFTER) {
+            self.strays.insert(cid);
+        }
+    }
+
     fn drop_pin(&mut self, cid: &Cid) -> bool {
         self.foreign.remove(cid);
+        self.strays.remove(cid);
         self.pins.remove(cid)
     }
 }
@@ -133,7 +160,13 @@ impl StandInDaemon {
             delay: Duration::ZERO,
             pins: BTreeSet::new(),
             direct: BTreeSet::new(),
+            blocks: BTreeSet::new(),
+            locks: 0,
+            collecting: false,
+            orphaned: false,
             foreign: BTreeSet::new(),
+            replaced: None,
+            strays: BTreeSet::new(),
             missing: BTreeSet::new(),
             failing: BTreeMap::new(),
             listing_limit: None,
@@ -168,6 +201,7 @@ impl StandInDaemon {
     pub fn pin_foreign(&self, cid: Cid) {
         self.change(|world| {
             world.foreign.insert(cid);
+            world.blocks.insert(cid);
             world.pins.insert(cid)
         });
     }
@@ -258,7 +292,10 @@ impl StandInDaemon {
             id.clone_into(&mut world.id);
             world.pins.clear();
             world.direct.clear();
+            world.blocks.clear();
             world.foreign.clear();
+            world.strays.clear();
+            world.replaced = Some(Instant::now());
         });
     }
 
@@ -266,6 +303,12 @@ impl StandInDaemon {
     #[must_use]
     pub fn holds(&self, cid: &Cid) -> bool {
         self.world().pins.contains(cid)
+    }
+
+    /// Whether the content is on its disk.
+    #[must_use]
+    pub fn stores(&self, cid: &Cid) -> bool {
+        self.world().blocks.contains(cid)
     }
 
     /// All it holds.
@@ -278,6 +321,13 @@ impl StandInDaemon {
     #[must_use]
     pub fn foreign(&self) -> BTreeSet<Cid> {
         self.world().foreign.clone()
+    }
+
+    /// What it holds since shortly after it took another daemon's place. Whoever asked believed that it
+    /// was the other one, and cannot tell later whose these pins are.
+    #[must_use]
+    pub fn strays(&self) -> BTreeSet<Cid> {
+        self.world().strays.clone()
     }
 
     /// What it last said of a CID since [`StandInDaemon::forget_answers`].

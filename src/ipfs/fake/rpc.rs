@@ -18,7 +18,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{End, Request, StandInDaemon, World};
+use super::{End, Request, StandInDaemon, World, collect::PinLock};
 use crate::{
     ipfs::kubo::{Body, Carrier},
     types::Cid,
@@ -28,7 +28,7 @@ use crate::{
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 
 type Said = Vec<(Cid, bool)>;
-type Piece = Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>;
+pub(super) type Piece = Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>;
 
 impl Carrier for StandInDaemon {
     fn post<'a>(
@@ -51,6 +51,9 @@ impl Carrier for StandInDaemon {
             if delay == Duration::MAX {
                 return Err(broken(self.ended(life).await));
             }
+            if command == "pin/rm" {
+                self.until(life, |world| !world.collecting).await.map_err(broken)?;
+            }
             let arguments: Vec<&str> =
                 query.iter().filter(|(key, _)| *key == "arg").map(|(_, value)| *value).collect();
             let (answer, said) = self.answer_to(command, query, &arguments, life);
@@ -68,18 +71,18 @@ impl Carrier for StandInDaemon {
     }
 }
 
-fn broken(end: End) -> String {
+pub(super) fn broken(end: End) -> String {
     format!("the stand-in's life has ended: {end:?}")
 }
 
 impl StandInDaemon {
     /// When the life of the daemon ends; says how.
-    async fn ended(&self, life: u64) -> End {
+    pub(super) async fn ended(&self, life: u64) -> End {
         self.until(life, |_| false).await.err().unwrap_or(End::Broken)
     }
 
     /// Waits until `done` says so; an error when the daemon's life ends before.
-    async fn until(&self, life: u64, done: impl Fn(&World) -> bool) -> Result<(), End> {
+    pub(super) async fn until(&self, life: u64, done: impl Fn(&World) -> bool) -> Result<(), End> {
         let mut changed = self.changed.subscribe();
         loop {
             {
@@ -130,6 +133,9 @@ impl StandInDaemon {
             ("swarm/connect", _) => whole(&json!({"Strings": []})),
             ("pin/ls", Ok(_)) => self.list(recursive),
             ("pin/add", Ok(cids)) if cids.len() == 1 => self.add(cids[0], life),
+            ("diag/cmds/clear", _) => streamed(stream::empty()),
+            ("diag/cmds", _) => self.running(),
+            ("repo/gc", _) => streamed(self.collect(life)),
             _ => error("invalid path or no such command of the stand-in"),
         };
         (answer, Said::new())
@@ -207,15 +213,14 @@ impl StandInDaemon {
     fn add(&self, cid: Cid, life: u64) -> Response<Body> {
         let mut world = self.world();
         world.log(Request::Pin(cid));
-        // Like Kubo: a pin that is there is taken away before it is fetched again.
-        world.drop_pin(&cid);
         world.in_flight += 1;
         world.in_flight_max = world.in_flight_max.max(world.in_flight);
         let pin = Adding {
             daemon: self.clone(),
             cid,
             life,
-            step: Step::Finding,
+            step: Step::Locking,
+            lock: None,
             _in_flight: InFlight(Arc::clone(&self.world)),
         };
         let begin = stream::once(std::future::ready(Ok(line(&json!({})))));
@@ -233,6 +238,7 @@ impl Drop for InFlight {
 }
 
 enum Step {
+    Locking,
     Finding,
     Fetching,
     Over,
@@ -244,12 +250,14 @@ struct Adding {
     cid: Cid,
     life: u64,
     step: Step,
+    lock: Option<PinLock>,
     _in_flight: InFlight,
 }
 
 impl Adding {
     async fn next(mut self) -> Option<(Piece, Self)> {
         let next = match self.step {
+            Step::Locking => self.lock().await,
             Step::Finding => self.find().await,
             Step::Fetching => self.fetch().await,
             Step::Over => return None,
@@ -267,6 +275,20 @@ impl Adding {
             }
         };
         Some((piece, self))
+    }
+
+    /// Waits while a collection waits or runs.
+    async fn lock(&mut self) -> Result<Value, End> {
+        let free = self.daemon.until(self.life, |world| !world.collecting);
+        tokio::select! { biased;
+            free = free => free?,
+            () = sleep(PROGRESS_PERIOD) => return Ok(json!({})),
+        }
+        self.lock = Some(PinLock::new(&self.daemon));
+        // Like Kubo: a pin that is there is taken away before it is fetched again.
+        self.daemon.world().drop_pin(&self.cid);
+        self.step = Step::Finding;
+        self.find().await
     }
 
     async fn find(&mut self) -> Result<Value, End> {
@@ -297,11 +319,7 @@ impl Adding {
             (world.pin_time, world.delay)
         };
         self.pass(time).await?;
-        {
-            let mut world = self.daemon.world();
-            world.pins.insert(self.cid);
-            world.direct.remove(&self.cid);
-        }
+        self.daemon.world().hold_pin(self.cid);
         self.pass(delay).await?;
         self.daemon.world().answered(self.cid, true);
         self.step = Step::Over;
@@ -319,7 +337,7 @@ impl Adding {
     }
 }
 
-fn line(value: &Value) -> Frame<Bytes> {
+pub(super) fn line(value: &Value) -> Frame<Bytes> {
     Frame::data(Bytes::from(format!("{value}\n")))
 }
 
@@ -327,13 +345,13 @@ fn item(cid: &Cid) -> Frame<Bytes> {
     line(&json!({"Cid": cid.to_string(), "Type": "recursive"}))
 }
 
-fn trailer(text: &str) -> Piece {
+pub(super) fn trailer(text: &str) -> Piece {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-stream-error", HeaderValue::from_str(text)?);
     Ok(Frame::trailers(trailers))
 }
 
-fn whole(value: &Value) -> Response<Body> {
+pub(super) fn whole(value: &Value) -> Response<Body> {
     body(StatusCode::OK, value)
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::{KuboUrlError, SILENCE_MAX, wire};
 use crate::ipfs::IpfsError;
@@ -103,20 +103,22 @@ impl Rpc {
         Self { carrier }
     }
 
-    /// Sends a command and waits at most `deadline` for the head of its answer.
+    /// Sends a command and waits at most `deadline` for the head of its answer. The rest may then be
+    /// silent for [`SILENCE_MAX`] at a time.
     pub(super) async fn open(
         &self,
         command: &str,
         query: &[(&str, &str)],
         deadline: Duration,
     ) -> Result<Lines, IpfsError> {
-        let response = timeout_at(Instant::now() + deadline, self.carrier.post(command, query))
+        let response = timeout(deadline, self.carrier.post(command, query))
             .await
-            .map_err(|_| IpfsError::Down(format!("no answer to {command} in time")))?
+            .map_err(|_| late(command, deadline))?
             .map_err(IpfsError::Down)?;
         let status = response.status();
         let mut lines = Lines {
             body: response.into_body(),
+            silence: SILENCE_MAX,
             whole: VecDeque::new(),
             partial: Vec::new(),
             over: false,
@@ -128,18 +130,21 @@ impl Rpc {
         Err(wire::error_of_response(status, &body))
     }
 
-    /// Sends a command whose answer is one object.
+    /// Sends a command whose answer is one object, and waits at most `deadline` for all of it.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         command: &str,
         query: &[(&str, &str)],
         deadline: Duration,
     ) -> Result<T, IpfsError> {
-        let mut lines = self.open(command, query, deadline).await?;
-        let answer = lines.next_json().await?;
-        // Read to the end: for a late error, and so that the connection can be used again.
-        while lines.next().await?.is_some() {}
-        answer.ok_or_else(|| IpfsError::Failed(format!("{command} answered nothing")))
+        let asked = async {
+            let mut lines = self.open(command, query, deadline).await?;
+            let answer = lines.next_json().await?;
+            // Read to the end: for a late error, and so that the connection can be used again.
+            while lines.next().await?.is_some() {}
+            answer.ok_or_else(|| IpfsError::Failed(format!("{command} answered nothing")))
+        };
+        timeout(deadline, asked).await.map_err(|_| late(command, deadline))?
     }
 }
 
@@ -147,12 +152,18 @@ impl Rpc {
 #[derive(Debug)]
 pub(super) struct Lines {
     body: Body,
+    silence: Duration,
     whole: VecDeque<Bytes>,
     partial: Vec<u8>,
     over: bool,
 }
 
 impl Lines {
+    /// Waits that long for each next piece.
+    pub(super) fn with_silence(self, silence: Duration) -> Self {
+        Self { silence, ..self }
+    }
+
     /// The next line as JSON; `None` at a clean end.
     pub(super) async fn next_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, IpfsError> {
         let Some(line) = self.next().await? else { return Ok(None) };
@@ -217,9 +228,9 @@ impl Lines {
     /// The next piece of the body; `None` at a clean end.
     async fn frame(&mut self) -> Result<Option<Bytes>, IpfsError> {
         loop {
-            let frame = timeout_at(Instant::now() + SILENCE_MAX, self.body.frame())
+            let frame = timeout(self.silence, self.body.frame())
                 .await
-                .map_err(|_| IpfsError::Down(format!("silent for {} s", SILENCE_MAX.as_secs())))?;
+                .map_err(|_| IpfsError::Slow(format!("silent for {} s", self.silence.as_secs())))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| IpfsError::Down(reason(&*error)))?;
             match frame.into_data() {
@@ -229,6 +240,10 @@ impl Lines {
             }
         }
     }
+}
+
+fn late(command: &str, deadline: Duration) -> IpfsError {
+    IpfsError::Slow(format!("no answer to {command} within {} s", deadline.as_secs()))
 }
 
 fn check_trailers(trailers: Option<&http::HeaderMap>) -> Result<(), IpfsError> {

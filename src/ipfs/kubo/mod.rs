@@ -5,6 +5,7 @@
 //! `pin/ls` is never asked without a type, which would walk every DAG; nothing read from the daemon
 //! is kept without a bound. It decides nothing: retries and stall times belong to the tracker.
 
+mod collect;
 mod http;
 mod wire;
 
@@ -23,8 +24,11 @@ use self::{
     wire::{Id, PinEvent, PinLsItem, RepoStat},
 };
 use super::{ASK_LEN_MAX, Held, Ipfs, IpfsError, RepositoryStat};
-use crate::types::{Cid, DaemonInfo, Progress};
+use crate::types::{Cid, Collected, DaemonInfo, Progress};
 
+/// To say who it is. A daemon that does not manage that counts as away, and within 10 s of its end
+/// people are to see that.
+const ID_DEADLINE: Duration = Duration::from_secs(4);
 /// For answers that cost the daemon little.
 const QUICK_DEADLINE: Duration = Duration::from_secs(10);
 /// For answers that may wait for the daemon's pin lock or walk its index.
@@ -68,7 +72,7 @@ impl KuboClient {
     }
 
     async fn ask_id(&self) -> Result<DaemonInfo, IpfsError> {
-        let id: Id = self.rpc.ask("id", &[], QUICK_DEADLINE).await?;
+        let id: Id = self.rpc.ask("id", &[], ID_DEADLINE).await?;
         let addresses = id.addresses.unwrap_or_default();
         Ok(DaemonInfo { id: id.id, agent: id.agent_version, addresses })
     }
@@ -258,6 +262,10 @@ impl Ipfs for KuboClient {
 
     fn repository(&self) -> BoxFuture<'_, Result<RepositoryStat, IpfsError>> {
         self.ask_repository().boxed()
+    }
+
+    fn collect_garbage(&self) -> BoxFuture<'_, Result<Collected, IpfsError>> {
+        collect::collect(&self.rpc).boxed()
     }
 
     fn connect(&self, addresses: Vec<String>) -> BoxFuture<'_, Result<(), IpfsError>> {

@@ -3,7 +3,7 @@
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 
 use super::*;
@@ -22,11 +22,7 @@ async fn server(answers: Vec<Vec<String>>) -> KuboClient {
     tokio::spawn(async move {
         for pieces in answers {
             let (mut socket, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                let byte = socket.read_u8().await.unwrap();
-                request.push(byte);
-            }
+            read_request(&mut socket).await;
             for piece in pieces {
                 socket.write_all(piece.as_bytes()).await.unwrap();
                 socket.flush().await.unwrap();
@@ -35,6 +31,13 @@ async fn server(answers: Vec<Vec<String>>) -> KuboClient {
         }
     });
     KuboClient::new(&url).unwrap()
+}
+
+async fn read_request(socket: &mut TcpStream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(socket.read_u8().await.unwrap());
+    }
 }
 
 fn chunked(status: &str, body: &[&str], end: &str) -> Vec<String> {
@@ -167,6 +170,58 @@ async fn a_listing_broken_off_ends_with_an_error() {
         assert_eq!(pins.len() == 1, complete, "{pins:?}");
         assert!(complete || pins[1].is_err(), "{pins:?}");
     }
+}
+
+/// Whoever collected the answer first would never come to its first pin.
+#[tokio::test]
+async fn a_listing_without_end_is_read_as_it_is_used() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let written = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_request(&mut socket).await;
+        let piece = format!("{{\"Cid\":\"{CID}\",\"Type\":\"recursive\"}}\n").repeat(100);
+        let head = chunked("200 OK", &[], "").concat();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
+        let mut written = 0_usize;
+        // Ends when the reader has gone.
+        while socket.write_all(chunk.as_bytes()).await.is_ok() {
+            written += chunk.len();
+        }
+        written
+    });
+    let client = KuboClient::new(&url).unwrap();
+    let first: Vec<_> = client.pins().take(1000).collect().await;
+    assert!(first.iter().all(|pin| *pin == Ok(cid(CID))), "{first:?}");
+    // What else has been written waits in the system's buffers.
+    assert!(written.await.unwrap() < 32 << 20);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_slow_and_not_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = KuboClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let error = client.id().await.unwrap_err();
+    assert_eq!(error, IpfsError::Slow("no answer to id within 4 s".to_owned()));
+    let error = client.rpc.ask::<Id>("id", &[], Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, IpfsError::Slow(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_collection_counts_blocks_and_keeps_errors() {
+    let quiet = || chunked("200 OK", &["[{\"Command\":\"pin/ls\",\"Active\":true}]\n"], CLEAN);
+    let cleared = || chunked("200 OK", &[], CLEAN);
+    let key = format!("{{\"Key\":{{\"/\":\"{CID}\"}}}}\n");
+    let item = "{\"Key\":null,\"Error\":\"could not remove it\"}\n";
+    let end = "0\r\nX-Stream-Error: encountered errors during gc run\r\n\r\n";
+    let some = chunked("200 OK", &[&key, item, &key], end);
+    let client = server(vec![cleared(), quiet(), some]).await;
+    let errors = vec!["could not remove it".to_owned()];
+    assert_eq!(client.collect_garbage().await, Ok(Collected { removed: 2, errors }));
+    let interrupted = chunked("200 OK", &[&key], "0\r\nX-Stream-Error: shutting down\r\n\r\n");
+    let client = server(vec![cleared(), quiet(), interrupted]).await;
+    assert!(matches!(client.collect_garbage().await, Err(IpfsError::Failed(_))));
 }
 
 #[test]

@@ -48,6 +48,22 @@ pub(super) struct RepoStat {
     pub(super) storage_max: u64,
 }
 
+/// One object of `repo/gc?stream-errors=true`.
+#[derive(Debug, Deserialize)]
+pub(super) struct GcItem {
+    #[serde(rename = "Error", default)]
+    pub(super) error: String,
+}
+
+/// One object of `diag/cmds`: a command that runs, or ran lately.
+#[derive(Debug, Deserialize)]
+pub(super) struct RunningCommand {
+    #[serde(rename = "Command")]
+    pub(super) command: String,
+    #[serde(rename = "Active")]
+    pub(super) active: bool,
+}
+
 /// The body of an answer that is an error.
 #[derive(Debug, Deserialize)]
 struct ErrorBody {
@@ -70,9 +86,14 @@ const MESSAGE_LEN_MAX: usize = 300;
 const PERMANENT: [&str; 4] =
     ["insecure hash functions not allowed", "digest too large", "invalid path", "invalid cid"];
 
+/// A text of Kubo's as it is kept.
+pub(super) fn shortened(text: &str) -> String {
+    text.trim().chars().take(MESSAGE_LEN_MAX).collect()
+}
+
 /// The error that a text in Kubo's words stands for.
 pub(super) fn error_of(message: &str) -> IpfsError {
-    let text: String = message.trim().chars().take(MESSAGE_LEN_MAX).collect();
+    let text = shortened(message);
     if PERMANENT.iter().any(|part| message.contains(part)) {
         IpfsError::Refused(text)
     } else {
@@ -85,9 +106,7 @@ pub(super) fn error_of_response(status: http::StatusCode, body: &[u8]) -> IpfsEr
     if let Ok(body) = serde_json::from_slice::<ErrorBody>(body) {
         return error_of(&body.message);
     }
-    let text = String::from_utf8_lossy(body);
-    let text: String = text.trim().chars().take(MESSAGE_LEN_MAX).collect();
-    let text = format!("HTTP {}: {text}", status.as_u16());
+    let text = format!("HTTP {}: {}", status.as_u16(), shortened(&String::from_utf8_lossy(body)));
     if status.is_client_error() {
         // No such command, not allowed: another question would have to be asked.
         IpfsError::Refused(text)

@@ -3,7 +3,7 @@
 mod bulk;
 pub(super) mod stand_in;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ use crate::{
     cluster::UseCaseError,
     telemetry,
     types::{
-        Allocation, Cid, Claim, ClaimOptions, DaemonInfo, Factor, Member, Metrics, Owner, PeerId,
-        Pin, PinState, PinStatus, Timestamp,
+        Allocation, Cid, Claim, ClaimOptions, Collected, Collections, DaemonInfo, Factor, Member,
+        Metrics, Owner, PeerId, Pin, PinState, PinStatus, Timestamp,
     },
 };
 
@@ -43,6 +43,7 @@ fn metrics(daemon: bool) -> Metrics {
         version: "0.1.0".to_owned(),
         addresses: vec!["/ip4/10.0.0.1/tcp/9096".to_owned()],
         ttl_ms: 30_000,
+        ..Metrics::default()
     }
 }
 
@@ -323,6 +324,53 @@ async fn what_cannot_be_done_is_said_with_code_and_message() {
 }
 
 #[tokio::test]
+async fn garbage_collection_says_what_it_did_at_each_peer() {
+    let server = Server::start().await;
+    let errors = vec!["could not remove a block".to_owned()];
+    server.cluster.told().collected = BTreeMap::from([
+        (A, Ok(Collected { removed: 12, errors })),
+        (B, Err("the daemon is away".to_owned())),
+    ]);
+    let of_a = json!({
+        "peer": A.to_string(), "peername": "a", "removed": 12,
+        "keys": [{"error": "could not remove a block"}],
+    });
+    let of_b = json!({
+        "peer": B.to_string(), "peername": "b", "removed": 0, "keys": [],
+        "error": "the daemon is away",
+    });
+    let ask = async |path: &str| {
+        let (status, text) = server.ask(Method::POST, path).await;
+        (status, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let all = json!({"peer_map": {A.to_string(): of_a, B.to_string(): of_b}});
+    assert_eq!(ask("/ipfs/gc?local=false").await, (200, all));
+    let local = json!({"peer_map": {A.to_string(): of_a}});
+    assert_eq!(ask("/ipfs/gc?local=true").await, (200, local));
+    assert_eq!(ask("/ipfs/gc?force=true").await.0, 400);
+    server.cluster.told().error = Some(UseCaseError::Busy("already".to_owned()));
+    assert_eq!(ask("/ipfs/gc").await, (409, json!({"code": 409, "message": "already"})));
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_long_is_kept_alive_and_never_looks_whole_when_it_breaks() {
+    let members = BTreeMap::from([(A, Member::default())]);
+    let cluster = StandIn::new(A, members, metrics(true));
+    cluster.told().collect_time = Duration::from_secs(50);
+    let ask = async || {
+        let replication = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
+        let api = Api { source: Source::StandIn(cluster.clone()), replication };
+        let given = pins::Given(query::Parameters::new(vec![]).unwrap());
+        let answer = gc::collect(State(api), given).await.unwrap();
+        axum::body::to_bytes(answer.into_body(), 1000).await
+    };
+    assert_eq!(ask().await.unwrap(), "\n{\"peer_map\":{}}");
+    cluster.told().error = Some(UseCaseError::Failed("the leader is gone".to_owned()));
+    assert!(ask().await.is_err());
+}
+
+#[tokio::test]
 async fn probes_and_metrics_tell_the_peers_state() {
     let server = Server::start().await;
     assert_eq!(server.ask(Method::GET, "/h/healthz").await.0, 200);
@@ -330,6 +378,8 @@ async fn probes_and_metrics_tell_the_peers_state() {
     server.cluster.told().unready = Some("no leader is known".to_owned());
     let expected = (503, "no leader is known\n".to_owned());
     assert_eq!(server.ask(Method::GET, "/h/readyz").await, expected);
+    server.cluster.told().collections =
+        Collections { running: true, done: 2, failed: 1, removed: 40, done_at: None };
     server.ask(Method::GET, "/id").await;
     server.ask(Method::GET, "/nothing/here").await;
     let (status, text) = server.ask(Method::GET, "/h/metrics").await;
@@ -341,6 +391,10 @@ async fn probes_and_metrics_tell_the_peers_state() {
         "pinkeeper_pins_held 7",
         "pinkeeper_pin_queue 2",
         "pinkeeper_free_space_bytes{} 1099511627776",
+        "pinkeeper_gc_running 1",
+        r#"pinkeeper_gc_runs_total{outcome="done"} 2"#,
+        r#"pinkeeper_gc_runs_total{outcome="failed"} 1"#,
+        "pinkeeper_gc_removed_blocks_total 40",
         r#"pinkeeper_rest_requests_total{route="/id",method="GET",code="200"} 1"#,
         r#"pinkeeper_rest_requests_total{route="none",method="GET",code="404"} 1"#,
         r#"pinkeeper_build_info{version="0.1.0"} 1"#,

@@ -4,14 +4,18 @@ use std::{
     collections::BTreeMap,
     ops::Bound::{Excluded, Unbounded},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{MemberView, PinView, UseCaseError},
+    cluster::{CollectResults, MemberView, PinView, UseCaseError},
     rest::source::Page,
-    types::{Allocation, Cid, Claim, Member, Metrics, Owner, PeerId, Pin, PinRequest, Timestamp},
+    types::{
+        Allocation, Cid, Claim, Collections, Member, Metrics, Owner, PeerId, Pin, PinRequest,
+        Timestamp,
+    },
 };
 
 #[derive(Clone, Debug)]
@@ -38,6 +42,10 @@ pub(super) struct Told {
     pub(super) page: usize,
     /// Why the peer is not ready.
     pub(super) unready: Option<String>,
+    /// What came of garbage collections, and when that is answered.
+    pub(super) collected: CollectResults,
+    pub(super) collect_time: Duration,
+    pub(super) collections: Collections,
 }
 
 impl StandIn {
@@ -48,6 +56,9 @@ impl StandIn {
             error_after_page: None,
             page: 1000,
             unready: None,
+            collected: CollectResults::new(),
+            collect_time: Duration::ZERO,
+            collections: Collections::default(),
         };
         let metrics = watch::Sender::new(metrics);
         let (open, waiting) = (watch::Sender::new(true), watch::Sender::new(0));
@@ -109,6 +120,21 @@ impl StandIn {
 
     pub(in crate::rest) fn readiness(&self) -> Result<(), String> {
         self.told().unready.clone().map_or(Ok(()), Err)
+    }
+
+    pub(in crate::rest) fn collections(&self) -> Collections {
+        self.told().collections
+    }
+
+    pub(in crate::rest) async fn collect_garbage(
+        &self,
+        local: bool,
+    ) -> Result<CollectResults, UseCaseError> {
+        let time = self.told().collect_time;
+        tokio::time::sleep(time).await;
+        let own = self.id;
+        let results = self.checked()?.collected.clone().into_iter();
+        Ok(results.filter(|(peer, _)| !local || *peer == own).collect())
     }
 
     pub(in crate::rest) async fn pin(&self, request: PinRequest) -> Result<Pin, UseCaseError> {

@@ -13,6 +13,7 @@ impl Machine {
         self.probing = false;
         match result {
             Ok(id) => {
+                self.heard = self.now;
                 self.probe_at = self.now.at + self.config.probe_period;
                 match &self.daemon {
                     Daemon::Up { id: known } | Daemon::Binding { id: known } if *known == id => {}
@@ -25,6 +26,7 @@ impl Machine {
             }
             Err(error) => {
                 let (IpfsError::Down(reason)
+                | IpfsError::Slow(reason)
                 | IpfsError::Failed(reason)
                 | IpfsError::Refused(reason)) = error;
                 self.daemon_down(&reason);
@@ -95,9 +97,13 @@ impl Machine {
         if !was_up {
             return;
         }
-        self.away_since = self.now;
+        // A daemon that hangs was away before that was noticed.
+        self.away_since = self.heard;
         self.probe_at = self.probe_at.min(self.now.at + self.config.down_probe_period);
         self.actions.push(Action::CancelDaemon);
+        if self.is_collecting() {
+            self.end_collection(Err(format!("the daemon is away: {reason}")));
+        }
         self.listing = false;
         self.list_owed = true;
         (self.asks, self.asking, self.unpinning) = (0, 0, 0);

@@ -7,8 +7,10 @@
 //! - an unpin is sent only for what the ledger says is ours, after a read barrier behind which the
 //!   state did not want it here;
 //! - a pin without progress gives way: it never keeps another from its turn;
+//! - nothing is pinned or unpinned while the daemon collects garbage, which always ends;
 //! - everything in flight is bounded, and an entry is in one queue at most.
 
+mod collecting;
 mod daemon;
 mod desired;
 mod entry;
@@ -23,11 +25,14 @@ use std::{
     time::Duration,
 };
 
-use self::entry::{Entry, Failure, Flight, Lane, Phase};
+use self::{
+    collecting::{Collection, Memory},
+    entry::{Entry, Failure, Flight, Lane, Phase},
+};
 use super::ledger::{self, Change, Origin};
 use crate::{
     ipfs::{Held, IpfsError},
-    types::{Cid, PinState, Progress, Timestamp},
+    types::{Cid, CollectResult, Collected, PinState, Progress, Timestamp},
 };
 
 /// Limits and times of the tracker.
@@ -54,8 +59,12 @@ pub struct Config {
     pub probe_period: Duration,
     /// The same while it is not there.
     pub down_probe_period: Duration,
-    /// A daemon away for less changes no status: it may just restart.
+    /// A daemon silent for less changes no status: it may just restart.
     pub down_grace: Duration,
+    /// Time that pins in flight have before the daemon collects garbage.
+    pub drain_time: Duration,
+    /// Time that the daemon has to collect garbage.
+    pub collect_time: Duration,
 }
 
 impl Default for Config {
@@ -69,9 +78,11 @@ impl Default for Config {
             retry_min: Duration::from_secs(5),
             retry_max: Duration::from_secs(300),
             compare_period: Duration::from_secs(300),
-            probe_period: Duration::from_secs(5),
+            probe_period: Duration::from_secs(2),
             down_probe_period: Duration::from_millis(500),
             down_grace: Duration::from_secs(5),
+            drain_time: Duration::from_secs(10),
+            collect_time: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -122,6 +133,10 @@ pub enum Event {
     ConfirmFailed(String),
     /// Answer to [`Action::Unpin`].
     UnpinDone(Cid, Result<(), IpfsError>),
+    /// Somebody wants the daemon's garbage collected; never while that is under way.
+    CollectGarbage,
+    /// Answer to [`Action::CollectGarbage`].
+    Collected(Result<Collected, IpfsError>),
     /// Time has passed. Progress made until then was told before.
     Tick,
 }
@@ -149,6 +164,12 @@ pub enum Action {
     Confirm(Vec<Cid>),
     /// Unpin.
     Unpin(Cid),
+    /// Collect the daemon's garbage.
+    CollectGarbage,
+    /// Break that off; no answer to it is wanted any more.
+    CancelCollection,
+    /// What came of [`Event::CollectGarbage`]; once for each.
+    EndCollection(CollectResult),
 }
 
 /// CIDs whose status may read differently now.
@@ -223,6 +244,8 @@ pub struct Machine {
     bound: Option<String>,
     /// The daemon it is being bound to.
     binding: Option<String>,
+    /// When it said last who it is.
+    heard: Now,
     away_since: Now,
     away_shown: bool,
     probing: bool,
@@ -235,6 +258,9 @@ pub struct Machine {
     /// The daemon was away since the last complete list.
     list_owed: bool,
     settled: bool,
+
+    collection: Collection,
+    memory: Memory,
 
     counts: BTreeMap<PinState, usize>,
     changes: Changes,
@@ -286,6 +312,7 @@ impl Machine {
             daemon: Daemon::Down { reason: "it was not asked yet".into() },
             bound,
             binding: None,
+            heard: now,
             away_since: now,
             away_shown: false,
             probing: false,
@@ -296,6 +323,8 @@ impl Machine {
             list_failures: 0,
             list_owed: true,
             settled: false,
+            collection: Collection::None,
+            memory: Memory::default(),
             counts: BTreeMap::new(),
             changes: Changes::default(),
             actions: Vec::new(),
@@ -322,6 +351,8 @@ impl Machine {
             Event::Confirmed(answers) => self.were_confirmed(answers),
             Event::ConfirmFailed(reason) => self.confirm_failed(&reason),
             Event::UnpinDone(cid, result) => self.unpin_done(cid, result),
+            Event::CollectGarbage => self.begin_collection(),
+            Event::Collected(result) => self.collected(result),
             Event::Tick => self.looked_at = now.at,
         }
         self.pump();

@@ -36,6 +36,8 @@ enum Step {
     Answer(u8),
     /// Answers it with a failure.
     Fail(u8),
+    /// Somebody wants garbage collected.
+    Collect,
     /// The peer ends and starts again; says whether what was under way took effect.
     Reboot(bool),
     Advance(u16),
@@ -55,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Replace),
         24 => any::<u8>().prop_map(Step::Answer),
         2 => any::<u8>().prop_map(Step::Fail),
+        1 => Just(Step::Collect),
         1 => any::<bool>().prop_map(Step::Reboot),
         4 => (0_u16..8000).prop_map(Step::Advance),
     ]
@@ -87,6 +90,8 @@ struct Model {
     confirmed: BTreeSet<Cid>,
     /// Whether what is cancelled takes effect all the same.
     effective: bool,
+    /// Garbage collection was asked for, and that was not answered yet.
+    collecting: bool,
 }
 
 fn config() -> Config {
@@ -95,6 +100,8 @@ fn config() -> Config {
         idle_pins_max: 1,
         stall_time: Duration::from_secs(5),
         compare_period: Duration::from_secs(60),
+        // Longer than the steps of time at the end, so that it comes to rest.
+        probe_period: Duration::from_secs(5),
         ..Config::default()
     }
 }
@@ -120,6 +127,7 @@ impl Model {
             told: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             effective: false,
+            collecting: false,
         };
         model.compare();
         model
@@ -136,6 +144,7 @@ impl Model {
     }
 
     fn act(&mut self, action: Action) {
+        self.check_lock(&action);
         match &action {
             Action::Pin(cid) => {
                 let origin = self.disk.get(cid).map(|entry| entry.origin);
@@ -159,7 +168,11 @@ impl Model {
                 let (cancelled, kept) = all.into_iter().partition(|action| {
                     matches!(
                         action,
-                        Action::Ask(_) | Action::List | Action::Pin(_) | Action::Unpin(_)
+                        Action::Ask(_)
+                            | Action::List
+                            | Action::Pin(_)
+                            | Action::Unpin(_)
+                            | Action::CollectGarbage
                     )
                 });
                 self.under_way = kept;
@@ -168,6 +181,14 @@ impl Model {
                         self.finish_cancelled(cid);
                     }
                 }
+                return;
+            }
+            Action::CancelCollection => {
+                self.under_way.retain(|action| *action != Action::CollectGarbage);
+                return;
+            }
+            Action::EndCollection(_) => {
+                assert!(std::mem::take(&mut self.collecting), "nobody asked for it");
                 return;
             }
             Action::List => {
@@ -183,6 +204,15 @@ impl Model {
         self.under_way.push(action);
         let pins = self.under_way.iter().filter(|a| matches!(a, Action::Pin(_))).count();
         assert!(pins <= 3, "{pins} pins at once");
+    }
+
+    /// A collection and a pin would wait for each other.
+    fn check_lock(&self, action: &Action) {
+        let changes = |a: &Action| matches!(a, Action::Pin(_) | Action::Unpin(_));
+        let collects = |a: &Action| *a == Action::CollectGarbage;
+        let beside = |which: &dyn Fn(&Action) -> bool| self.under_way.iter().any(which);
+        assert!(!(changes(action) && beside(&collects)), "{action:?} beside a collection");
+        assert!(!(collects(action) && beside(&changes)), "{:?}", self.under_way);
     }
 
     fn finish_cancelled(&mut self, cid: Cid) {
@@ -269,7 +299,15 @@ impl Model {
                 self.tell(cid, false);
                 self.feed(Event::UnpinDone(cid, Ok(())));
             }
-            Action::CancelPin(_) | Action::CancelDaemon => unreachable!(),
+            Action::CollectGarbage => self.feed(Event::Collected(match (up, fail) {
+                (false, _) => Err(down()),
+                (true, true) => Err(failed()),
+                (true, false) => Ok(Collected::default()),
+            })),
+            Action::CancelPin(_)
+            | Action::CancelDaemon
+            | Action::CancelCollection
+            | Action::EndCollection(_) => unreachable!(),
         }
     }
 
@@ -347,6 +385,7 @@ impl Model {
             }
         }
         self.list = None;
+        self.collecting = false;
         self.told.clear();
         self.confirmed.clear();
         let ledger = self.disk.iter().map(|(cid, entry)| (*cid, *entry)).collect();
@@ -380,6 +419,11 @@ impl Model {
             Step::Replace => self.replace(),
             Step::Answer(n) => self.answer(n, false),
             Step::Fail(n) => self.answer(n, true),
+            Step::Collect if self.collecting => {}
+            Step::Collect => {
+                self.collecting = true;
+                self.feed(Event::CollectGarbage);
+            }
             Step::Reboot(effective) => {
                 self.effective = effective;
                 self.reboot(effective);
@@ -435,7 +479,7 @@ impl Model {
 
     /// What is not as it should be when everything has settled.
     fn wrong(&self) -> Option<String> {
-        if self.local != self.committed || !self.under_way.is_empty() {
+        if self.local != self.committed || !self.under_way.is_empty() || self.collecting {
             return Some(format!("under way: {:?}", self.under_way));
         }
         (0..CIDS).find_map(|n| {

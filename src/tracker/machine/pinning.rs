@@ -63,8 +63,8 @@ impl Machine {
             let entry = &self.entries[cid];
             if !entry.wanted {
                 self.let_go(*cid);
-            } else if let [one] = cids {
-                self.fail(*one, kind_of(error), &error.to_string());
+            } else if cids.len() == 1 || matches!(error, IpfsError::Slow(_)) {
+                self.fail(*cid, kind_of(error), &error.to_string());
             } else {
                 // One of them spoils the question for all: find out which.
                 let lane = entry.lane;
@@ -113,6 +113,9 @@ impl Machine {
 
     pub(super) fn written(&mut self, result: Result<(), String>) {
         if let Err(reason) = result {
+            if self.write_error.as_deref() != Some(reason.as_str()) {
+                tracing::warn!(%reason, "pins wait for the ledger, which is tried again");
+            }
             self.write_error = Some(reason.into());
             self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
             let waiting: Vec<Cid> = self.writing.iter().map(|(cid, _)| *cid).collect();
@@ -230,6 +233,6 @@ impl Machine {
 pub(super) fn kind_of(error: &IpfsError) -> Kind {
     match error {
         IpfsError::Refused(_) => Kind::Refused,
-        IpfsError::Down(_) | IpfsError::Failed(_) => Kind::Failed,
+        IpfsError::Down(_) | IpfsError::Slow(_) | IpfsError::Failed(_) => Kind::Failed,
     }
 }

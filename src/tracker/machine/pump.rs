@@ -39,10 +39,15 @@ impl Machine {
         if let Daemon::Up { .. } = self.daemon {
             self.stop_stalled();
             self.start_list();
-            self.start_pins();
+            self.advance_collection();
+            if !self.is_collecting() {
+                self.start_pins();
+            }
             self.start_asks();
-            self.start_unpins();
-            self.start_confirm();
+            if !self.is_collecting() {
+                self.start_unpins();
+                self.start_confirm();
+            }
         }
         self.start_write();
     }
@@ -59,6 +64,7 @@ impl Machine {
             (!up && !self.away_shown).then_some(grace),
             (!self.flights.is_empty()).then_some(self.looked_at + FLIGHT_PERIOD),
             confirm.then_some(self.confirm_at),
+            self.collection_deadline(),
             self.write_retry_at,
             self.timers.keys().next().map(|(due, _)| *due),
         ]

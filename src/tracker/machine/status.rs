@@ -107,6 +107,7 @@ impl Machine {
                 Some(error),
             ) => error.to_string(),
             (Phase::Recheck, _) => "asks the daemon whether it still has it".to_owned(),
+            _ if self.is_collecting() => "waits until the daemon has collected garbage".to_owned(),
             _ => String::new(),
         }
     }

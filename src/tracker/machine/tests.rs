@@ -302,3 +302,139 @@ fn deadlines_are_never_in_the_past() {
         assert!(bench.machine.deadline() > bench.at);
     }
 }
+
+#[test]
+fn a_collection_waits_a_little_for_pins_then_they_wait_for_it() {
+    let mut bench = Bench::new(config());
+    for n in 0..4 {
+        bench.want(n);
+    }
+    bench.answer_no();
+    bench.take();
+    bench.feed(Event::CollectGarbage);
+    // The place that gets free is not taken.
+    bench.feed(Event::PinDone(cid(0), Ok(())));
+    bench.advance(1);
+    bench.feed(Event::Progress(cid(1), progress(1, 1)));
+    assert!(!bench.take().iter().any(|a| matches!(a, Action::Pin(_) | Action::CollectGarbage)));
+    assert!(bench.machine.garbage().collecting);
+    bench.advance(9);
+    let begun = [Action::CancelPin(cid(1)), Action::CollectGarbage];
+    bench.actions.retain(|action| begun.contains(action));
+    assert_eq!(bench.take(), begun);
+    // It goes back to the queue as it was, and says why it waits.
+    let status = bench.machine.status(&cid(1)).unwrap();
+    assert_eq!((status.state, status.attempts), (PinState::Queued, 0));
+    assert_eq!(bench.message(2), "waits until the daemon has collected garbage");
+    bench.advance(60);
+    bench.answer_no();
+    assert!(!bench.take().iter().any(|a| matches!(a, Action::Pin(_))));
+    let done = Collected { removed: 3, errors: vec![] };
+    bench.feed(Event::Collected(Ok(done.clone())));
+    bench.answer_no();
+    let actions = bench.take();
+    assert!(actions.contains(&Action::EndCollection(Ok(done))), "{actions:?}");
+    assert!(actions.iter().any(|a| matches!(a, Action::Pin(_))), "{actions:?}");
+    assert_eq!(bench.message(1), "");
+    let collections = bench.machine.collections();
+    assert_eq!((collections.running, collections.done, collections.removed), (false, 1, 3));
+}
+
+#[test]
+fn a_collection_ends_in_any_case_and_pins_go_on() {
+    let reason = |actions: Vec<Action>| {
+        let mut ends = actions.into_iter().filter_map(|action| match action {
+            Action::EndCollection(result) => Some(result.unwrap_err()),
+            _ => None,
+        });
+        (ends.next(), ends.next())
+    };
+    let mut bench = Bench::new(config());
+    bench.actions.clear();
+    bench.feed(Event::CollectGarbage);
+    // Nothing was in flight.
+    assert_eq!(bench.take(), [Action::CollectGarbage]);
+    bench.want(1);
+    bench.advance(30 * 60);
+    bench.answer_no();
+    let actions = bench.take();
+    for action in [Action::CancelCollection, Action::Pin(cid(1))] {
+        assert!(actions.contains(&action), "{actions:?}");
+    }
+    assert_eq!(reason(actions), (Some("it did not end within 1800 s".to_owned()), None));
+
+    bench.feed(Event::CollectGarbage);
+    bench.take();
+    bench.feed(Event::PinDone(cid(1), Err(IpfsError::Down("reset".to_owned()))));
+    let away = "the daemon is away: reset".to_owned();
+    assert_eq!(reason(bench.take()), (Some(away), None));
+    assert!(!bench.machine.garbage().collecting);
+
+    let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
+    let mut machine = Machine::new(config(), now, None, Vec::new());
+    let (first, second) = reason(machine.handle(now, Event::CollectGarbage));
+    assert_eq!(
+        (first.as_deref(), second),
+        (Some("the daemon is away: it was not asked yet"), None)
+    );
+    assert_eq!(machine.collections().failed, 1);
+}
+
+#[test]
+fn what_may_be_unpinned_is_confirmed_again_after_a_collection() {
+    let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
+    let mut bench = Bench::with_ledger(config(), vec![(cid(1), entry)]);
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted: vec![] });
+    bench.feed(Event::CollectGarbage);
+    bench.take();
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    bench.advance(60);
+    assert!(!bench.take().contains(&Action::Unpin(cid(1))));
+    let unpinned = |bench: &Bench| bench.machine.garbage().unpinned;
+    assert!(unpinned(&bench), "nobody knows what was before");
+    bench.feed(Event::Collected(Ok(Collected::default())));
+    assert!(!unpinned(&bench));
+    let actions = bench.take();
+    assert!(actions.contains(&Action::Confirm(vec![cid(1)])), "{actions:?}");
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    assert!(bench.take().contains(&Action::Unpin(cid(1))));
+    bench.feed(Event::UnpinDone(cid(1), Ok(())));
+    assert!(unpinned(&bench));
+    bench.advance(150);
+    assert_eq!(bench.machine.garbage().idle_minutes, Some(2));
+}
+
+#[test]
+fn a_slow_answer_fails_its_question_and_nothing_else() {
+    let mut bench = Bench::new(config());
+    bench.want(0);
+    bench.answer_no();
+    assert!(bench.take().contains(&Action::Pin(cid(0))));
+    let slow = || IpfsError::Slow("no answer to pin/ls within 60 s".to_owned());
+    let wanted = (0..10).map(cid).collect();
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted });
+    while let Some(at) = bench.actions.iter().position(|a| matches!(a, Action::Ask(_))) {
+        let Action::Ask(cids) = bench.actions.remove(at) else { unreachable!() };
+        bench.feed(Event::Asked(cids, Err(slow())));
+    }
+    // Each says so, after few questions and not one for each; the pin in flight goes on.
+    for n in 1..10 {
+        assert_eq!(bench.state(n), Some(PinState::Failed), "{n}");
+        assert!(bench.message(n).contains("no answer to pin/ls"), "{}", bench.message(n));
+    }
+    assert_eq!(bench.state(0), Some(PinState::Pinning));
+    assert!(!bench.take().contains(&Action::CancelDaemon));
+}
+
+#[test]
+fn a_daemon_that_hangs_is_away_since_it_was_heard_last() {
+    let now = |s| Now { at: Duration::from_secs(s), wall: Timestamp(s * 1000) };
+    let mut machine = Machine::new(config(), now(0), Some("d".to_owned()), Vec::new());
+    machine.handle(now(1), Event::Probed(Ok("d".to_owned())));
+    machine.handle(now(1), Event::ListEnded(Ok(())));
+    machine.handle(now(1), Event::Desired(cid(1), true));
+    assert_eq!(machine.handle(now(3), Event::Tick), [Action::Probe]);
+    machine.handle(now(7), Event::Probed(Err(IpfsError::Slow("no answer".to_owned()))));
+    let status = machine.status(&cid(1)).unwrap();
+    assert_eq!((status.state, status.since), (PinState::DaemonDown, Timestamp(1000)));
+}

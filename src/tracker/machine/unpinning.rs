@@ -73,6 +73,7 @@ impl Machine {
             Ok(()) => {
                 let number = self.list_number;
                 self.update(&cid, |entry| entry.seen = number);
+                self.memory.unpinned = true;
                 self.clear_failure(&cid);
                 self.record(cid, Phase::Forgetting);
             }

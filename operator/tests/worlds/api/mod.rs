@@ -177,7 +177,11 @@ impl Server {
     }
 
     pub fn set_cut(&mut self, pod: usize, cut: bool) {
-        if cut { self.cut.insert(pod) } else { self.cut.remove(&pod) };
+        if cut {
+            self.cut.insert(pod)
+        } else {
+            self.cut.remove(&pod)
+        };
     }
 
     fn is_cut(&self, door: &Door) -> bool {
@@ -371,7 +375,11 @@ impl Door {
             Call::Replace(key, object) => format!("replaces {key} by {}", object["data"]),
             Call::Merge(key, patch) => format!("patches {key} with {patch}"),
             Call::ApplyStatus(key, body) => {
-                format!("status of {key} on {}: {}", body["metadata"]["resourceVersion"], brief(&body["status"]))
+                format!(
+                    "status of {key} on {}: {}",
+                    body["metadata"]["resourceVersion"],
+                    brief(&body["status"])
+                )
             }
         };
         self.api.trace.note(format!("pod-{} {what}: {result}", self.pod));
@@ -380,7 +388,8 @@ impl Door {
 
 /// A status in one line.
 fn brief(status: &Value) -> String {
-    let ready = status["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
+    let ready =
+        status["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let ready = ready.map(|c| format!("Ready={} {}", text(&c["status"]), text(&c["reason"])));
     let copies: Vec<String> = status["allocations"]

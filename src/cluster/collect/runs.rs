@@ -1,0 +1,122 @@
+//! Long work asked for by short calls: one run at a time, known by the ticket of who asked.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::timeout};
+
+use crate::types::{Refusal, Run};
+
+/// Time one call waits for the end of a run; less than calls have.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// The run that is under way, or the last one with its outcome.
+#[derive(Debug)]
+pub(crate) struct Runs<J, T>(watch::Sender<Option<Known<J, T>>>);
+
+#[derive(Debug)]
+struct Known<J, T> {
+    ticket: u64,
+    job: J,
+    outcome: Option<T>,
+}
+
+impl<J, T> Default for Runs<J, T> {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl<J: Clone, T: Clone> Runs<J, T> {
+    /// Whether this is the run under way, or the last one.
+    pub(super) fn knows(&self, ticket: u64) -> bool {
+        self.0.borrow().as_ref().is_some_and(|known| known.ticket == ticket)
+    }
+
+    /// Begins a run, unless it is known already.
+    ///
+    /// # Errors
+    /// When another one is under way, or this one was not to be begun and is not known.
+    pub(super) fn ask(&self, run: Run, job: J) -> Result<(), Refusal> {
+        let mut answer = Ok(());
+        self.0.send_if_modified(|known| {
+            let busy = known.as_ref().is_some_and(|known| known.outcome.is_none());
+            if known.as_ref().is_some_and(|known| known.ticket == run.ticket) {
+                return false;
+            }
+            if !run.begin {
+                let reason = "this collection is not known here any more: whoever ran it has ended";
+                answer = Err(Refusal::Invalid(reason.to_owned()));
+                return false;
+            }
+            if busy {
+                let reason = "garbage is being collected already; try again later";
+                answer = Err(Refusal::Collecting(reason.to_owned()));
+                return false;
+            }
+            *known = Some(Known { ticket: run.ticket, job, outcome: None });
+            true
+        });
+        answer
+    }
+
+    /// The outcome of a run; none when it is still under way after a short wait.
+    pub(super) async fn outcome(&self, ticket: u64) -> Option<T> {
+        let mut runs = self.0.subscribe();
+        let ended = runs.wait_for(|known| {
+            known.as_ref().is_none_or(|known| known.ticket != ticket || known.outcome.is_some())
+        });
+        let known = timeout(WAIT, ended).await.ok()?.ok()?;
+        known.as_ref().filter(|known| known.ticket == ticket)?.outcome.clone()
+    }
+
+    /// Waits for a run that is to be done.
+    pub(super) async fn next(&self) -> J {
+        let mut runs = self.0.subscribe();
+        let begun = |known: &Option<Known<J, T>>| {
+            known.as_ref().filter(|known| known.outcome.is_none()).map(|known| known.job.clone())
+        };
+        loop {
+            if let Some(job) = begun(&runs.borrow_and_update()) {
+                return job;
+            }
+            // The sender lives as long as `self`.
+            let _ = runs.changed().await;
+        }
+    }
+
+    /// The run under way has ended.
+    pub(super) fn end(&self, outcome: T) {
+        self.0.send_modify(|known| {
+            if let Some(known) = known {
+                known.outcome = Some(outcome);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(ticket: u64, begin: bool) -> Run {
+        Run { ticket, begin }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_run_at_a_time_and_its_outcome_for_whoever_has_the_ticket() {
+        let runs = Runs::<&str, u8>::default();
+        assert!(matches!(runs.ask(run(1, false), "a"), Err(Refusal::Invalid(_))));
+        assert_eq!(runs.ask(run(1, true), "a"), Ok(()));
+        // A repetition, after a lost answer, begins nothing new.
+        assert_eq!(runs.ask(run(1, true), "a"), Ok(()));
+        assert_eq!(runs.next().await, "a");
+        assert!(matches!(runs.ask(run(2, true), "b"), Err(Refusal::Collecting(_))));
+        assert_eq!(runs.outcome(1).await, None);
+        runs.end(7);
+        assert_eq!((runs.outcome(1).await, runs.outcome(2).await), (Some(7), None));
+        assert_eq!(runs.ask(run(1, false), "a"), Ok(()));
+        assert_eq!(runs.ask(run(2, true), "b"), Ok(()));
+        assert!(runs.knows(2) && !runs.knows(1));
+        assert_eq!(runs.outcome(1).await, None);
+    }
+}

@@ -1,0 +1,65 @@
+//! The handler of `/ipfs/gc`.
+//!
+//! A collection may take long, and a connection without a byte is closed by us and by proxies. So an
+//! answer that is not there soon begins with line feeds, which JSON allows.
+
+use std::{io, time::Duration};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse as _, Response},
+};
+use futures::{FutureExt as _, future::BoxFuture, stream};
+use tokio::{task::yield_now, time::timeout};
+
+use super::{
+    Api,
+    error::ApiError,
+    pins::Given,
+    view::{self, CollectedView},
+};
+use crate::cluster::UseCaseError;
+
+/// Longest time without a byte.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+type Collecting = BoxFuture<'static, Result<CollectedView, UseCaseError>>;
+
+pub(super) async fn collect(
+    State(api): State<Api>,
+    Given(given): Given,
+) -> Result<Response, ApiError> {
+    let local = given.local_only()?;
+    let source = api.source;
+    let mut collecting: Collecting = async move {
+        let results = source.collect_garbage(local).await?;
+        Ok(view::collected(&results, &source.members()))
+    }
+    .boxed();
+    if let Ok(result) = timeout(SILENCE_MAX, &mut collecting).await {
+        return Ok(Json(result?).into_response());
+    }
+    let pieces = stream::unfold(Some(collecting), async |collecting| next_piece(collecting?).await);
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
+}
+
+/// A line feed, or the answer at the end. An error cannot change the status any more: the transfer
+/// is broken off, so that nobody takes it for whole.
+async fn next_piece(mut collecting: Collecting) -> Option<(io::Result<Bytes>, Option<Collecting>)> {
+    let Ok(result) = timeout(SILENCE_MAX, &mut collecting).await else {
+        return Some((Ok(Bytes::from_static(b"\n")), Some(collecting)));
+    };
+    let piece = result.map_err(|error| {
+        tracing::warn!(%error, "a garbage collection for REST ended early");
+        io::Error::other(error)
+    });
+    let piece = piece.and_then(|view| Ok(Bytes::from(serde_json::to_vec(&view)?)));
+    if piece.is_err() {
+        // What is written goes out before that.
+        yield_now().await;
+    }
+    Some((piece, None))
+}

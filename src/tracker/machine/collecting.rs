@@ -1,0 +1,161 @@
+//! Garbage collection between pins.
+//!
+//! A pin in flight holds the daemon's lock; a collection waits for it, and whatever comes after
+//! waits for the collection. So pins and unpins are not begun meanwhile, those in flight have a short
+//! time, pins that need longer go back to the queue, and the collection has an end in any case.
+
+use std::time::Duration;
+
+use super::{Action, Daemon, Machine};
+use crate::{
+    ipfs::IpfsError,
+    types::{Cid, CollectResult, Collected, Collections, Garbage},
+};
+
+/// Where a collection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Collection {
+    None,
+    /// What is in flight has time until then.
+    Draining {
+        until: Duration,
+    },
+    /// The daemon collects; until then at most.
+    Running {
+        until: Duration,
+    },
+}
+
+/// What is remembered of collections.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) totals: Collections,
+    pub(super) unpinned: bool,
+    pub(super) ended_at: Option<Duration>,
+}
+
+impl Default for Memory {
+    /// Before the first collection nobody knows what was unpinned earlier.
+    fn default() -> Self {
+        Self { totals: Collections::default(), unpinned: true, ended_at: None }
+    }
+}
+
+impl Machine {
+    /// What others are told of the daemon's garbage.
+    #[must_use]
+    pub fn garbage(&self) -> Garbage {
+        let minutes = |ended: Duration| self.now.at.saturating_sub(ended).as_secs() / 60;
+        Garbage {
+            collecting: self.is_collecting(),
+            unpinned: self.memory.unpinned,
+            idle_minutes: self.memory.ended_at.map(|at| minutes(at).try_into().unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Collections so far.
+    #[must_use]
+    pub fn collections(&self) -> Collections {
+        Collections { running: self.is_collecting(), ..self.memory.totals }
+    }
+
+    pub(super) fn is_collecting(&self) -> bool {
+        self.collection != Collection::None
+    }
+
+    pub(super) fn begin_collection(&mut self) {
+        match &self.daemon {
+            Daemon::Up { .. } => {
+                self.collection =
+                    Collection::Draining { until: self.now.at + self.config.drain_time };
+                self.touch_waiting();
+            }
+            Daemon::Down { reason } => {
+                let reason = format!("the daemon is away: {reason}");
+                self.end_collection(Err(reason));
+            }
+            Daemon::Binding { .. } => {
+                self.end_collection(Err("the ledger is being bound to the daemon".to_owned()));
+            }
+        }
+    }
+
+    pub(super) fn advance_collection(&mut self) {
+        match self.collection {
+            Collection::Draining { until } => {
+                let drained = self.flights.is_empty() && self.unpinning == 0;
+                if drained || until <= self.now.at {
+                    self.give_way();
+                    let until = self.now.at + self.config.collect_time;
+                    self.collection = Collection::Running { until };
+                    self.actions.push(Action::CollectGarbage);
+                }
+            }
+            Collection::Running { until } if until <= self.now.at => {
+                self.actions.push(Action::CancelCollection);
+                let time = self.config.collect_time.as_secs();
+                self.end_collection(Err(format!("it did not end within {time} s")));
+            }
+            Collection::None | Collection::Running { .. } => {}
+        }
+    }
+
+    /// When a collection goes on by itself.
+    pub(super) fn collection_deadline(&self) -> Option<Duration> {
+        match self.collection {
+            Collection::None => None,
+            Collection::Draining { until } | Collection::Running { until } => Some(until),
+        }
+    }
+
+    pub(super) fn collected(&mut self, result: Result<Collected, IpfsError>) {
+        match result {
+            // That ends the collection too.
+            Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
+            Err(error) => self.end_collection(Err(error.to_string())),
+            Ok(collected) => self.end_collection(Ok(collected)),
+        }
+    }
+
+    /// Ends what is asked for or under way, and goes on with pins.
+    pub(super) fn end_collection(&mut self, result: CollectResult) {
+        self.collection = Collection::None;
+        let memory = &mut self.memory;
+        memory.ended_at = Some(self.now.at);
+        match &result {
+            Ok(collected) => {
+                memory.unpinned = false;
+                memory.totals.done += 1;
+                memory.totals.removed += collected.removed;
+                memory.totals.done_at = Some(self.now.wall);
+            }
+            Err(_) => memory.totals.failed += 1,
+        }
+        // What was confirmed before is old by now.
+        for cid in std::mem::take(&mut self.confirmed).into_values() {
+            self.enqueue_unpin(cid);
+        }
+        self.touch_waiting();
+        self.actions.push(Action::EndCollection(result));
+    }
+
+    /// Pins in flight go back to the queue: it is no fault of theirs.
+    fn give_way(&mut self) {
+        let in_flight: Vec<Cid> = self.flights.keys().copied().collect();
+        for cid in in_flight {
+            self.actions.push(Action::CancelPin(cid));
+            self.take_out(&cid);
+            let lane = self.entries[&cid].lane;
+            self.enqueue(cid, lane);
+        }
+    }
+
+    /// Those that wait say why, and no longer when it is over.
+    fn touch_waiting(&mut self) {
+        let waiting: Vec<Cid> =
+            self.queue.values().chain(self.ready.values().map(|(cid, _)| cid)).copied().collect();
+        for cid in waiting {
+            self.touch(cid);
+        }
+    }
+}
