@@ -3,7 +3,7 @@
 //! Each line is answered by one line, in order, while the request is still being read. Invariants:
 //! a line that is wrong gets its error and stops no other; at most [`AHEAD_MAX`] lines wait for their
 //! answers, beyond that nothing is read, so that a client which does not read its answers is held
-//! back; a client that goes away ends it.
+//! back; a client that goes away ends it as soon as an answer cannot be written.
 
 use std::{fmt, io, pin::pin};
 

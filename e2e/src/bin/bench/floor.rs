@@ -5,12 +5,18 @@
 //! answered once that is synced, as many requests to one sync as wait for it. Requests, connections
 //! and the size of answers are those of the peers' measurement, and so is the HTTP server (axum).
 
-use std::{fs::File, io::Write as _, net::SocketAddr, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use axum::{
     Router,
     body::Body,
     extract::{Path, State},
+    http::StatusCode,
     routing::post,
 };
 use futures::StreamExt as _;
@@ -62,7 +68,7 @@ impl Floor {
 }
 
 /// Ends when nobody can send lines any more.
-fn sync_lines(mut file: File, mut queue: mpsc::Receiver<Line>) -> std::io::Result<()> {
+fn sync_lines(mut file: File, mut queue: mpsc::Receiver<Line>) -> io::Result<()> {
     let mut lines = Vec::new();
     while queue.blocking_recv_many(&mut lines, WAITING_MAX) > 0 {
         let bytes: Vec<u8> = lines.iter().flat_map(|(line, _)| line.iter().copied()).collect();
@@ -75,16 +81,19 @@ fn sync_lines(mut file: File, mut queue: mpsc::Receiver<Line>) -> std::io::Resul
     Ok(())
 }
 
-async fn sync(lines: &mpsc::Sender<Line>, line: Vec<u8>) {
+async fn sync(lines: &mpsc::Sender<Line>, line: Vec<u8>) -> io::Result<()> {
     let (synced, wait) = oneshot::channel();
-    if lines.send((line, synced)).await.is_ok() {
-        let _ = wait.await;
-    }
+    let gone = || io::Error::other("the file cannot be written");
+    lines.send((line, synced)).await.map_err(|_| gone())?;
+    wait.await.map_err(|_| gone())
 }
 
-async fn one(State(lines): State<Arc<mpsc::Sender<Line>>>, Path(cid): Path<String>) -> Vec<u8> {
-    sync(&lines, cid.into_bytes()).await;
-    ANSWER.to_vec()
+async fn one(
+    State(lines): State<Arc<mpsc::Sender<Line>>>,
+    Path(cid): Path<String>,
+) -> Result<Vec<u8>, StatusCode> {
+    let synced = sync(&lines, cid.into_bytes()).await;
+    synced.map(|()| ANSWER.to_vec()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Each line of a piece of the body is answered by one.
@@ -92,9 +101,8 @@ async fn many(State(lines): State<Arc<mpsc::Sender<Line>>>, body: Body) -> Body 
     let answers = body.into_data_stream().then(move |piece| {
         let lines = lines.clone();
         async move {
-            let piece = piece?.to_vec();
-            sync(&lines, piece.clone()).await;
-            Ok::<_, axum::Error>(piece)
+            let piece = piece.map_err(io::Error::other)?.to_vec();
+            sync(&lines, piece.clone()).await.map(|()| piece)
         }
     });
     Body::from_stream(answers)

@@ -17,7 +17,7 @@ mod stats;
 
 use std::{fmt::Write as _, path::PathBuf, time::Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use crate::{
     load::Numbers,
@@ -47,8 +47,10 @@ async fn main() -> anyhow::Result<()> {
         for measurement in &wanted {
             let name = measurement.name;
             eprintln!("{:4} s: run {run} of {runs}: {name}", begin.elapsed().as_secs());
-            for figure in measurement.run(&numbers).await.with_context(|| name)? {
-                eprintln!("        {}: {}", figure.key, stats::number(figure.value));
+            for figure in (measurement.run)(numbers.clone()).await.with_context(|| name)? {
+                let floor = figure.floor.map(|floor| format!(", floor {}", stats::number(floor)));
+                let value = stats::number(figure.value);
+                eprintln!("        {}: {value}{}", figure.key, floor.unwrap_or_default());
                 figures.add(figure);
             }
         }
@@ -74,10 +76,10 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn named(name: &str) -> anyhow::Result<&'static Measurement> {
-    let found = MEASUREMENTS.iter().find(|measurement| measurement.name == name);
-    let names: Vec<&str> = MEASUREMENTS.iter().map(|measurement| measurement.name).collect();
-    ensure!(found.is_some(), "there is no row {name:?}; there are {}", names.join(", "));
-    found.context("just found")
+    MEASUREMENTS.iter().find(|measurement| measurement.name == name).with_context(|| {
+        let names: Vec<&str> = MEASUREMENTS.iter().map(|measurement| measurement.name).collect();
+        format!("there is no row {name:?}; there are {}", names.join(", "))
+    })
 }
 
 /// All that was found out, as Markdown.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use futures::{FutureExt as _, future::BoxFuture};
 use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
     daemon::{Daemon, identity_cid},
@@ -26,7 +27,7 @@ const ACCEPTED_TIME: Duration = Duration::from_secs(3);
 /// What a pin takes where only its acceptance is measured.
 const SLOW_PIN: Duration = Duration::from_secs(1);
 /// Lines of one bulk request.
-const BULK: u32 = 200_000;
+const BULK_PINS: u32 = 200_000;
 /// Pins brought to pinned on stand-in daemons.
 const STAND_IN_PINS: u32 = 30_000;
 /// Pins brought to pinned on real daemons.
@@ -38,10 +39,11 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Kills of the leader in one run; five runs are twenty.
 const KILLS: usize = 4;
 
-/// A measurement: its name on the command line, and its rows.
+/// A measurement: its name on the command line, its rows, and one run of it.
 pub(crate) struct Measurement {
     pub(crate) name: &'static str,
     pub(crate) rows: &'static [Row],
+    pub(crate) run: fn(Numbers) -> BoxFuture<'static, anyhow::Result<Vec<Figure>>>,
 }
 
 const SYNCED: &str = "the same requests, each synced to a file by one HTTP server";
@@ -49,48 +51,48 @@ const DIRECTLY: &str = "pin/ls and pin/add of each, driven directly";
 
 /// All of them, in the order of the table.
 pub(crate) const MEASUREMENTS: [Measurement; 5] = [
-    Measurement { name: "accepted", rows: &ACCEPTED },
     Measurement {
-        name: "bulk",
-        rows: &[Row {
-            key: "bulk",
-            what: "accepted, one `POST /pins` of NDJSON at the leader",
-            unit: "pins/s",
-            goal: "≥ 50,000",
-            floor: "each piece synced to a file by one HTTP server",
-        }],
+        name: "accepted",
+        rows: &ACCEPTED,
+        run: |numbers| measure_accepted(numbers).boxed(),
     },
-    Measurement {
-        name: "pinned",
-        rows: &[Row {
-            key: "pinned",
-            what: "to pinned on 3 stand-in daemons that pin at once",
-            unit: "pins/s",
-            goal: "≥ 3,000",
-            floor: DIRECTLY,
-        }],
-    },
-    Measurement {
-        name: "kubo",
-        rows: &[Row {
-            key: "kubo",
-            what: "to pinned on 3 Kubos, content without a fetch",
-            unit: "pins/s",
-            goal: "≥ 85 % of the floor",
-            floor: DIRECTLY,
-        }],
-    },
-    Measurement {
-        name: "outage",
-        rows: &[Row {
-            key: "outage",
-            what: "no write accepted after SIGKILL of the leader, each kill a value",
-            unit: "s",
-            goal: "median ≤ 1.0, worst ≤ 1.5",
-            floor: "",
-        }],
-    },
+    Measurement { name: "bulk", rows: &[BULK], run: |numbers| measure_bulk(numbers).boxed() },
+    Measurement { name: "pinned", rows: &[PINNED], run: |numbers| measure_pinned(numbers).boxed() },
+    Measurement { name: "kubo", rows: &[KUBO], run: |numbers| measure_kubo(numbers).boxed() },
+    Measurement { name: "outage", rows: &[OUTAGE], run: |numbers| measure_outage(numbers).boxed() },
 ];
+
+const BULK: Row = Row {
+    key: "bulk",
+    what: "accepted, one `POST /pins` of NDJSON at the leader",
+    unit: "pins/s",
+    goal: "≥ 50,000",
+    floor: "each piece synced to a file by one HTTP server",
+};
+
+const PINNED: Row = Row {
+    key: "pinned",
+    what: "to pinned on 3 stand-in daemons that pin at once",
+    unit: "pins/s",
+    goal: "≥ 3,000",
+    floor: DIRECTLY,
+};
+
+const KUBO: Row = Row {
+    key: "kubo",
+    what: "to pinned on 3 Kubos, content without a fetch",
+    unit: "pins/s",
+    goal: "≥ 85 % of the floor",
+    floor: DIRECTLY,
+};
+
+const OUTAGE: Row = Row {
+    key: "outage",
+    what: "no write accepted after SIGKILL of the leader, each kill a value",
+    unit: "s",
+    goal: "median ≤ 1.0, worst ≤ 1.5",
+    floor: "",
+};
 
 const ACCEPTED: [Row; 6] = [
     accepted("leader 64", "accepted, 64 clients at the leader", "≥ 10,000"),
@@ -105,31 +107,18 @@ const fn accepted(key: &'static str, what: &'static str, goal: &'static str) -> 
     Row { key, what, unit: "pins/s", goal, floor: SYNCED }
 }
 
-impl Measurement {
-    /// One run.
-    pub(crate) async fn run(&self, numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
-        match self.name {
-            "accepted" => measure_accepted(numbers).await,
-            "bulk" => measure_bulk(numbers).await,
-            "pinned" => measure_pinned(numbers).await,
-            "kubo" => measure_kubo(numbers).await,
-            _ => measure_outage(numbers).await,
-        }
-    }
-}
-
 fn new_cid(numbers: &Numbers) -> impl Fn() -> Cid + Clone + Send + 'static {
     let numbers = numbers.clone();
     move || cid(numbers.next())
 }
 
-async fn measure_accepted(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+async fn measure_accepted(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let until = Until::Time(ACCEPTED_TIME);
     let floor = Floor::start().await?;
     let mut floors = Vec::new();
     for clients in [64, 16, 1] {
-        floors.push(post_each(floor.address, clients, until, new_cid(numbers)).await?.rate());
+        floors.push(post_each(floor.address, clients, until, new_cid(&numbers)).await?.rate());
     }
     drop(floor);
     let daemons = stand_ins(SLOW_PIN).await?;
@@ -139,23 +128,23 @@ async fn measure_accepted(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
     for (((peer, clients), row), floor) in
         loads.zip(ACCEPTED).zip(floors.iter().chain(&floors).copied())
     {
-        let load = post_each(cluster.rest(peer)?, clients, until, new_cid(numbers)).await?;
+        let load = post_each(cluster.rest(peer)?, clients, until, new_cid(&numbers)).await?;
         figures.push(Figure { key: row.key, value: load.rate(), floor: Some(floor) });
     }
     Ok(figures)
 }
 
-async fn measure_bulk(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+async fn measure_bulk(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let floor = Floor::start().await?;
-    let least = post_all(floor.address, BULK, numbers).await?.rate();
+    let least = post_all(floor.address, BULK_PINS, &numbers).await?.rate();
     drop(floor);
     let daemons = stand_ins(SLOW_PIN).await?;
     let cluster = Cluster::start(&urls(&daemons)).await?;
-    let load = post_all(cluster.rest(cluster.leader()?)?, BULK, numbers).await?;
+    let load = post_all(cluster.rest(cluster.leader()?)?, BULK_PINS, &numbers).await?;
     Ok(vec![Figure { key: "bulk", value: load.rate(), floor: Some(least) }])
 }
 
-async fn measure_pinned(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+async fn measure_pinned(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let daemons = stand_ins(Duration::ZERO).await?;
     let others = stand_ins(Duration::ZERO).await?;
     let cids = (0..STAND_IN_PINS).map(|_| cid(numbers.next())).collect();
@@ -164,7 +153,7 @@ async fn measure_pinned(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
     let cluster = Cluster::start(&urls(&daemons)).await?;
     let begin = Instant::now();
     let all = Until::Count(STAND_IN_PINS);
-    post_each(cluster.rest(cluster.leader()?)?, CLIENTS, all, new_cid(numbers)).await?;
+    post_each(cluster.rest(cluster.leader()?)?, CLIENTS, all, new_cid(&numbers)).await?;
     while daemons.iter().any(|daemon| daemon.pin_count() < STAND_IN_PINS as usize) {
         ensure!(begin.elapsed() < PINNED_DEADLINE, "pins straggle");
         sleep(LOOK / 10).await;
@@ -182,21 +171,20 @@ async fn until_told(cluster: &Cluster, begin: Instant) -> anyhow::Result<Duratio
     Ok(begin.elapsed())
 }
 
-async fn measure_kubo(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+async fn measure_kubo(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let daemons = futures::future::try_join_all((0..3).map(|_| Daemon::start())).await?;
     let urls: Vec<String> = daemons.iter().map(Daemon::url).collect();
     let cids = (0..KUBO_PINS).map(|_| identity_cid(numbers.next())).collect();
     let floor = direct::pin(&urls, cids).await?.rate();
     let cluster = Cluster::start(&urls).await?;
     let begin = Instant::now();
-    let numbers = numbers.clone();
     let new_cid = move || identity_cid(numbers.next());
     post_each(cluster.rest(cluster.leader()?)?, CLIENTS, Until::Count(KUBO_PINS), new_cid).await?;
     let value = f64::from(KUBO_PINS) / until_told(&cluster, begin).await?.as_secs_f64();
     Ok(vec![Figure { key: "kubo", value, floor: Some(floor) }])
 }
 
-async fn measure_outage(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+async fn measure_outage(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let daemons = stand_ins(Duration::ZERO).await?;
     let mut cluster = Cluster::start(&urls(&daemons)).await?;
     let mut figures = Vec::new();
