@@ -24,8 +24,16 @@ if [ ${#names[@]} = 0 ]; then
   for patch in e2e/planted/*.patch; do names+=("$(basename "$patch" .patch)"); done
 fi
 mkdir -p "$copy" "$logs"
-# Builds of the copy go to a folder of their own and stay there: the next run is incremental.
-export CARGO_TARGET_DIR=$cache/target-planted
+# Builds of the copy go to a folder of their own, which begins with the dependencies as they are built
+# already, and stays: the next run is incremental.
+target=$cache/target-planted
+built=${CARGO_TARGET_DIR:-$cache/target}/x86_64-unknown-linux-musl/debug
+if [ ! -e "$target" ] && [ -e "$built/deps" ]; then
+  mkdir -p "$target/x86_64-unknown-linux-musl"
+  cp -a --reflink=auto "$built" "$target/x86_64-unknown-linux-musl/debug"
+  [ ! -e "$built/../../debug" ] || cp -a --reflink=auto "$built/../../debug" "$target/debug"
+fi
+export CARGO_TARGET_DIR=$target
 export RUST_BACKTRACE=0
 
 # The repository as it is here; files that are equal keep their times, so that little is built anew.

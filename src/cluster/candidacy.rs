@@ -20,6 +20,8 @@ use crate::types::PeerId;
 const LOOK: Duration = Duration::from_millis(25);
 /// Longer than an election takes: the head start of each voter over the next.
 const TURN: Duration = Duration::from_millis(200);
+/// Who is not elected within that time after its turn has come leaves it to Raft's own timeouts.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
     pub(super) async fn stand(self, token: CancellationToken) -> Result<(), FatalError> {
@@ -37,7 +39,7 @@ impl Cluster {
                 (None, _) => None,
             };
             if let Some((leader, since)) = lost
-                && self.head_start(leader).is_some_and(|wait| since.elapsed() >= wait)
+                && self.is_turn(leader, since.elapsed())
                 && let Err(error) = self.consensus().stand().await
             {
                 tracing::debug!(%error, "this peer does not stand for election");
@@ -49,15 +51,18 @@ impl Cluster {
         *leader != self.id() && !self.0.parts.transport.connected().contains(leader)
     }
 
-    /// How long this voter lets others go first after the leader is lost; none when it does not vote.
-    fn head_start(&self, leader: PeerId) -> Option<Duration> {
+    /// Whether it is this voter's turn so long after the leader was lost.
+    fn is_turn(&self, leader: PeerId, after: Duration) -> bool {
         let members = self.members();
-        let mut voters = members
-            .iter()
-            .filter(|(peer, view)| view.voter && **peer != leader)
-            .map(|(peer, _)| peer);
-        let turn = u32::try_from(voters.position(|peer| *peer == self.id())?).unwrap_or(u32::MAX);
-        // Nobody is elected before the leader's lease has ended; the first needs not wait for it.
-        Some(if turn == 0 { Duration::ZERO } else { self.consensus().lease() + TURN * turn })
+        let others = members.iter().filter(|(peer, view)| view.voter && **peer != leader);
+        let Some(place) = others.map(|(peer, _)| *peer).position(|peer| peer == self.id()) else {
+            return false;
+        };
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        // Nobody is elected before the leader's lease has ended. The first need not wait for that:
+        // it is refused until then.
+        let turn =
+            if place == 0 { Duration::ZERO } else { self.consensus().lease() + TURN * place };
+        (turn..turn + PATIENCE).contains(&after)
     }
 }

@@ -310,7 +310,8 @@ impl Cluster {
         if !leadership.local || leadership.term != term {
             return Err(ProposeError::NotLeader(leadership.leader));
         }
-        self.consensus().propose(ops).await
+        let applied = self.consensus().propose(ops).await?;
+        Ok(applied.into_iter().map(|applied| applied.outcome).collect())
     }
 
     /// A leader asks the voter whose log is most complete to take over, and waits a little until it

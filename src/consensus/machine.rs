@@ -23,7 +23,7 @@ use super::{
     state_store::{Head, StateStore, StoreError, View},
 };
 use crate::{
-    state::{Changed, Op, SharedState},
+    state::{Applied, Changed, Op, SharedState},
     types::{Cid, ClusterId, Pin},
 };
 
@@ -83,23 +83,35 @@ impl Machine {
         self.state.clone()
     }
 
-    fn apply_ops(&mut self, term: u64, ops: &[Op]) -> Outcomes {
-        let cids: Arc<[Cid]> = ops.iter().map(Op::cid).collect();
+    /// Pins are shown only if somebody has asked.
+    fn apply_ops(&mut self, term: u64, ops: &[Op], asked: bool) -> Outcomes {
+        let (outcomes, cids) = self.state.write(|pins| {
+            let mut cids = Vec::with_capacity(ops.len());
+            let apply = |op| {
+                pins.touched(op, &mut cids);
+                match asked {
+                    true => pins.apply_shown(term, op),
+                    false => Applied { outcome: pins.apply(term, op), pin: None },
+                }
+            };
+            let outcomes = Outcomes(ops.iter().map(apply).collect());
+            let cids: Arc<[Cid]> = cids.into();
+            ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
+        });
         self.unstored.extend(cids.iter().copied());
-        self.state.write(|pins| {
-            let outcomes = ops.iter().map(|op| pins.apply(term, op)).collect();
-            (Outcomes(outcomes), Some(Changed::Cids(cids)))
-        })
+        outcomes
     }
 
     /// Stores what is applied.
     fn store(&mut self) -> Result<(), StoreError> {
         let unstored = std::mem::take(&mut self.unstored);
-        let pins: Vec<(Cid, Option<Pin>)> = self.state.read(|state| {
-            unstored.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
+        let (pins, window) = self.state.read(|state| {
+            let pin = |cid| (cid, state.get(&cid).cloned());
+            let pins: Vec<(Cid, Option<Pin>)> = unstored.into_iter().map(pin).collect();
+            (pins, state.window().clone())
         });
         self.stored_at = Instant::now();
-        self.store.apply(&pins, &self.head)
+        self.store.apply(&pins, &window, &self.head)
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
@@ -137,7 +149,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let (entry, responder) = item?;
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes(Vec::new()),
-                EntryPayload::Normal(batch) => self.apply_ops(*entry.log_id.leader_id, &batch.0),
+                EntryPayload::Normal(batch) => {
+                    self.apply_ops(*entry.log_id.leader_id, &batch.0, responder.is_some())
+                }
                 EntryPayload::Membership(membership) => {
                     self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
                     self.head.membership = stored_membership_out(&self.membership);

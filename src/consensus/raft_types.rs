@@ -14,7 +14,7 @@ use openraft::{
 
 use super::runtime::Runtime;
 use crate::{
-    state::{Op, Outcome},
+    state::{Applied, Op},
     types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote},
 };
 
@@ -30,7 +30,7 @@ impl fmt::Display for Batch {
 
 /// What became of each op of a batch, in order. Empty for entries without ops.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcomes(pub Vec<Outcome>);
+pub struct Outcomes(pub Vec<Applied>);
 
 impl fmt::Display for Outcomes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{judge::Judge, trace::Trace};
 use crate::{
     cluster::{Cluster, UseCaseError},
-    state::{Fence, Op},
+    state::{Fence, Found, Op, Ruling},
     types::{Cid, ClaimOptions, Owner, Pin, PinRequest, Timestamp, Uid},
 };
 
@@ -73,7 +73,8 @@ impl Client {
                     matches!(op, Op::Claim { cid: c, owner: Owner::Rest, options: o, .. }
                         if *c == cid && *o == options)
                 };
-                history.has_since(from, is) && history.was(from, &cid, |now| now == Some(pin))
+                history.has_since(from, is)
+                    && history.was(from, &cid, |now| now.is_some_and(|now| is_shown(now, pin)))
             });
         }
         self.note("pin", &cid, &answer.map(|answer| answer.map(|_| ())));
@@ -89,7 +90,8 @@ impl Client {
                     let is = |op: &Op| {
                         matches!(op, Op::Release { cid: c, owner: Owner::Rest, .. } if *c == cid)
                     };
-                    history.has_since(from, is) && history.was(0, &cid, |now| now == Some(pin))
+                    history.has_since(from, is)
+                        && history.was(0, &cid, |now| now.is_some_and(|now| is_shown(now, pin)))
                 });
             }
             Ok(Err(UseCaseError::NotFound)) => {
@@ -147,11 +149,12 @@ impl Client {
             return;
         }
         let cid = object.cid;
-        let fence = Some(Fence { term: leadership.term, generation: object.generation });
-        let owner = object.owner();
+        let fence = Fence { term: leadership.term, generation: object.generation };
         let op = if object.deleted {
-            Op::Release { cid, owner, at, fence }
+            let ruling = Ruling::Take(Found::Watched);
+            Op::Gone { cid, uid: object.uid.clone(), ruling, at, fence }
         } else {
+            let (owner, fence) = (object.owner(), Some(fence));
             let candidates = self.cluster.candidates(&cid, object.options.replication);
             Op::Claim { cid, owner, options: object.options, candidates, at, fence }
         };
@@ -174,4 +177,11 @@ impl Client {
         let name = &self.cluster.member().name;
         self.trace.note(format!("{name} was asked: {what} {cid}: {answer:?}"));
     }
+}
+
+/// Whether a write was answered with this pin: without the claims of others.
+fn is_shown(pin: &Pin, answer: &Pin) -> bool {
+    let claims = pin.claims.iter().filter(|(owner, _)| **owner == Owner::Rest);
+    claims.eq(&answer.claims)
+        && (&pin.allocations, pin.created) == (&answer.allocations, answer.created)
 }

@@ -133,23 +133,20 @@ impl History {
         let count = self.len() + 1;
         let mut outcomes = Vec::new();
         for op in &ops {
-            let cid = op.cid();
-            let before = self.pins.get(&cid).cloned();
-            let outcome = self.pins.apply(position.term, op);
-            outcomes.push(outcome);
-            let after = self.pins.get(&cid);
-            if before.as_ref() == after {
-                continue;
-            }
-            hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
-            self.versions.entry(cid).or_default().push((count, after.cloned()));
-            if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
-                let others = pin.holders().filter(|holder| confirmed(*holder, &cid)).count();
-                let needed = pin.replication().min.of(pin.holders().count());
-                if others < needed {
-                    return Err(format!(
-                        "{cid} was released on {peer} while {others} others hold it, {needed} must"
-                    ));
+            let mut cids = Vec::new();
+            self.pins.touched(op, &mut cids);
+            let before = cids.into_iter().map(|cid| (cid, self.pins.get(&cid).cloned()));
+            let before: Vec<(Cid, Option<Pin>)> = before.collect();
+            outcomes.push(self.pins.apply(position.term, op));
+            for (cid, before) in before {
+                let after = self.pins.get(&cid);
+                if before.as_ref() == after {
+                    continue;
+                }
+                hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
+                self.versions.entry(cid).or_default().push((count, after.cloned()));
+                if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
+                    may_let_go(&cid, &pin, *peer, &confirmed)?;
                 }
             }
         }
@@ -191,4 +188,21 @@ impl Default for History {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether a peer may let go of a pin: enough others must be confirmed.
+fn may_let_go(
+    cid: &Cid,
+    pin: &Pin,
+    peer: PeerId,
+    confirmed: impl Fn(PeerId, &Cid) -> bool,
+) -> Result<(), String> {
+    let others = pin.holders().filter(|holder| confirmed(*holder, cid)).count();
+    let needed = pin.replication().min.of(pin.holders().count());
+    if others < needed {
+        return Err(format!(
+            "{cid} was released on {peer} while {others} others hold it, {needed} must"
+        ));
+    }
+    Ok(())
 }

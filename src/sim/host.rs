@@ -25,7 +25,7 @@ use crate::{
 
 /// Requests waiting for one peer.
 const INBOUND_MAX: usize = 256;
-/// Raft's timing in worlds; the defaults of `config`.
+/// Raft's timing by default.
 const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(100),
     election_min: Duration::from_millis(300),
@@ -64,6 +64,8 @@ pub struct Host {
     pub volume: SimDisk,
     /// The tracker's limits, from the next start on.
     pub tracker: tracker::Config,
+    /// Raft's timing, from the next start on; the defaults of `config`.
+    pub timing: Timing,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
     network: SimNetwork,
@@ -97,6 +99,7 @@ impl Host {
             daemon: StandInDaemon::new(&format!("daemon of {}", make.member.name), make.pin_time),
             member: make.member,
             clock: SimulatedClock::new(START),
+            timing: TIMING,
             peer: None,
             network,
             log: SimLog::new(disk.clone()),
@@ -120,7 +123,7 @@ impl Host {
         let assembly = Assembly {
             id: self.id,
             member: self.member.clone(),
-            timing: TIMING,
+            timing: self.timing,
             stores: Stores {
                 log: self.log.clone(),
                 flushed: self.log.flushed(),

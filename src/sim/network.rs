@@ -246,7 +246,10 @@ impl Transport for SimTransport {
         Box::pin(async move {
             match tokio::time::timeout(deadline, self.send(to, envelope)).await {
                 Ok(Ok(response)) => Ok(response),
-                Ok(Err(_)) => Err(CallError::Unreachable { peer: to, reason: "simulated".into() }),
+                Ok(Err(_)) => {
+                    let reason = "simulated".into();
+                    Err(CallError::Unreachable { peer: to, reason, sent: true })
+                }
                 Err(_) => Err(CallError::Timeout { peer: to, deadline }),
             }
         })

@@ -298,8 +298,9 @@ impl World {
         self.hosts.iter().find_map(|host| {
             let mut wanted = host.daemon.foreign();
             wanted.extend(pins.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| *cid));
-            let held = host.daemon.held();
-            let wrong = held.symmetric_difference(&wanted).next()?;
+            let (held, strays) = (host.daemon.held(), host.daemon.strays());
+            let mut wrongs = held.symmetric_difference(&wanted);
+            let wrong = wrongs.find(|cid| wanted.contains(*cid) || !strays.contains(*cid))?;
             let status = host.peer.as_ref().and_then(|peer| peer.tracker.status(wrong));
             let name = &host.member.name;
             Some(format!("{wrong} is held by {name}: {}; {status:?}", held.contains(wrong)))

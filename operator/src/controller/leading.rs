@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::Reach,
+    claims::{BrakeTime, Deletions},
     counters::Counters,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
@@ -75,15 +76,6 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Something for the claims to look at.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Work {
-    /// The object of that name: new, changed, or to be looked at again.
-    Object(ObjectKey),
-    /// The object with that UID is proven to be gone; its last generation, 0 when not known.
-    Gone(Uid, i64),
-}
-
 /// One leadership: ends when the term or the leader changes.
 #[derive(Debug)]
 pub(super) struct Leading {
@@ -93,8 +85,12 @@ pub(super) struct Leading {
     pub(super) token: CancellationToken,
     leadership: watch::Receiver<Leadership>,
     objects: RwLock<Objects>,
-    /// For the claims.
-    pub(super) claims: WorkQueue<Work>,
+    /// The time that the brake counts by.
+    pub(super) brake_time: BrakeTime,
+    /// For the claims: new objects, changed ones, and those to be looked at again.
+    pub(super) claims: WorkQueue<ObjectKey>,
+    /// For the claims: objects that are gone.
+    pub(super) deletions: Deletions,
     /// For the statuses.
     pub(super) statuses: WorkQueue<ObjectKey>,
     /// A whole list was read.
@@ -105,13 +101,16 @@ pub(super) struct Leading {
 
 impl Leading {
     pub(super) fn new(shared: Shared, term: u64, token: CancellationToken) -> Self {
+        let counted = shared.cluster.state().read(|pins| pins.window().latest());
         Self {
             leadership: shared.cluster.leadership(),
+            brake_time: BrakeTime::begin(shared.clock.now(), counted),
             shared,
             term,
             token,
             objects: RwLock::default(),
             claims: WorkQueue::default(),
+            deletions: Deletions::default(),
             statuses: WorkQueue::default(),
             listed: Notify::new(),
             refusals: Mutex::default(),

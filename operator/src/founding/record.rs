@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, api::PostParams};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, ObjectReference},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Client, Resource, api::PostParams};
 use pinkeeper::types::ClusterId;
 use tokio::time::timeout;
 
@@ -22,6 +25,9 @@ const FORMED: &str = "formed";
 pub(crate) const SYSTEM_UID: &str = "kubeSystemUID";
 /// UID of the definition of Pins that they were claimed under.
 pub(crate) const DEFINITION_UID: &str = "pinDefinitionUID";
+
+/// The annotation by which a person lets go what waits: the digest of it.
+pub(crate) const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 
 /// The record as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +174,45 @@ pub(super) async fn replace(
         (FORMED, next.formed.to_string()),
     ];
     Record::read(&put(client, settings, map, &values).await?)
+}
+
+/// A person's word on what waits, as it is on one version of the record.
+#[derive(Debug)]
+pub(crate) struct Approval {
+    /// The record, for Events.
+    pub(crate) record: ObjectReference,
+    /// What the annotation says.
+    pub(crate) word: Option<String>,
+    map: ConfigMap,
+}
+
+/// Reads the approval.
+///
+/// # Errors
+/// When there is no record, or it cannot be read.
+pub(crate) async fn approval(
+    client: &Client,
+    settings: &Settings,
+) -> Result<Approval, RecordError> {
+    let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
+    let annotations = map.metadata.annotations.as_ref();
+    let word = annotations.and_then(|all| all.get(ALLOW_UNPIN)).cloned();
+    Ok(Approval { record: map.object_ref(&()), word, map })
+}
+
+/// Takes a used approval off the version that it was read from.
+///
+/// # Errors
+/// [`RecordError::Lost`] when the record is no longer that version.
+pub(crate) async fn used(
+    client: &Client,
+    settings: &Settings,
+    mut approval: Approval,
+) -> Result<(), RecordError> {
+    if let Some(annotations) = &mut approval.map.metadata.annotations {
+        annotations.remove(ALLOW_UNPIN);
+    }
+    put(client, settings, approval.map, &[]).await.map(drop)
 }
 
 /// Sets keys of the version of the ConfigMap that `map` is.

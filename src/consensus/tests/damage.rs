@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     high_water::HighWater,
     sim::{damage, disk::SimFile},
-    state::PinSet,
+    state::{PinSet, Window},
     types::{Allocation, Cid, Entry, EntryBody, Member, PeerId, Pin, Timestamp, Vote},
 };
 
@@ -212,13 +212,13 @@ fn a_state_damaged_anywhere_is_whole_or_refused() {
     let file = SimFile::with_contents(Vec::new());
     let store = StateStore::with_backend(file.clone()).unwrap();
     store.set_cluster(CLUSTER.0, CLUSTER.1).unwrap();
-    store.apply(&pins(60, 1), &head(4)).unwrap();
+    store.apply(&pins(60, 1), &Window::default(), &head(4)).unwrap();
     store.checkpoint().unwrap();
     let before = told(&store).unwrap();
-    store.apply(&pins(120, 2), &head(9)).unwrap();
+    store.apply(&pins(120, 2), &Window::default(), &head(9)).unwrap();
     store.checkpoint().unwrap();
     let last = told(&store).unwrap();
-    store.apply(&pins(10, 3), &head(12)).unwrap();
+    store.apply(&pins(10, 3), &Window::default(), &head(12)).unwrap();
     let end = told(&store).unwrap();
 
     // After a crash redb may fall back to the checkpoint before the last; the log covers that, or
@@ -232,9 +232,9 @@ fn a_state_damaged_anywhere_is_whole_or_refused() {
 fn a_state_older_than_what_the_log_has_given_away_is_refused() {
     let folder = TempDir::new().unwrap();
     let mut stores = stores(&folder);
-    stores.state.apply(&[], &head(9)).unwrap();
+    stores.state.apply(&[], &Window::default(), &head(9)).unwrap();
     futures::executor::block_on(stores.log.purge(position_in(head(9).applied.unwrap()))).unwrap();
     check_stores(&stores).unwrap();
-    stores.state.apply(&[], &head(8)).unwrap();
+    stores.state.apply(&[], &Window::default(), &head(8)).unwrap();
     assert!(matches!(check_stores(&stores), Err(OpenError::StateTooOld { .. })));
 }

@@ -30,11 +30,11 @@ const BULK: u32 = 200_000;
 /// Pins brought to pinned on stand-in daemons.
 const STAND_IN_PINS: u32 = 30_000;
 /// Pins brought to pinned on real daemons.
-const KUBO_PINS: u32 = 2_000;
+const KUBO_PINS: u32 = 3_000;
 /// Time in which all must be pinned.
 const PINNED_DEADLINE: Duration = Duration::from_secs(120);
-/// Between two looks at whether all is pinned.
-const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at whether all is pinned: each costs the leader a list of all pins.
+const LOOK: Duration = Duration::from_millis(200);
 /// Kills of the leader in one run; five runs are twenty.
 const KILLS: usize = 4;
 
@@ -167,7 +167,7 @@ async fn measure_pinned(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
     post_each(cluster.rest(cluster.leader()?)?, CLIENTS, all, new_cid(numbers)).await?;
     while daemons.iter().any(|daemon| daemon.pin_count() < STAND_IN_PINS as usize) {
         ensure!(begin.elapsed() < PINNED_DEADLINE, "pins straggle");
-        sleep(LOOK).await;
+        sleep(LOOK / 10).await;
     }
     let value = f64::from(STAND_IN_PINS) / until_told(&cluster, begin).await?.as_secs_f64();
     Ok(vec![Figure { key: "pinned", value, floor: Some(floor) }])
