@@ -25,6 +25,12 @@ build-tools:
 build: build-tools ## Build the static pinkeeper binary
 	cargo build --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
 
+RELEASE := $(CARGO_TARGET_DIR)/$(RUST_TARGET)/release
+.PHONY: release
+release: build-tools ## Build the static binary with optimisation across crates (first time 10 minutes)
+	cargo build --release --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
+	@echo "the binary: $(RELEASE)/pinkeeper"
+
 .PHONY: demo
 demo: tools build ## Show the main job on a local Kubernetes (first time about 20 minutes, then 1)
 	@$(LOCAL)/demo.sh up
@@ -68,17 +74,40 @@ verify: build-tools ## Check format and lints
 test: ## Run every test; the last line says how many passed and failed
 	@$(LOCAL)/test.sh
 
-SEEDS ?= 100
+SEEDS ?= 200
 FROM ?= 0
 .PHONY: sim
-sim: build-tools ## Run simulated worlds: make sim SEEDS=1000 FROM=5000
+sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1000 FROM=5000
 	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
 	  cargo test -p pinkeeper --lib -- --nocapture sim::
+	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
+	  cargo test -p pinkeeper-operator --test worlds -- --nocapture in_every
+
+.PHONY: planted
+planted: build-tools ## Prove that simulated worlds find planted defects (e2e/planted)
+	@$(LOCAL)/planted.sh
 
 .PHONY: soak
-soak: ## Run the long tests: a thousand simulated worlds
-	@$(MAKE) --no-print-directory sim SEEDS=1000 FROM=1000
+soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, faults on real peers
+	@$(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
+	@$(MAKE) --no-print-directory planted
+
+ROWS ?=
+RUNS ?= 5
+.PHONY: bench
+bench: tools ## Measure speed into docs/benchmarks.md (15 minutes); one row: make bench ROWS=accepted RUNS=1
+	cargo build --release --target $(RUST_TARGET) \
+	  -p pinkeeper-operator --bin pinkeeper -p pinkeeper-e2e --bin bench
+	@PINKEEPER_BINARY=$(RELEASE)/pinkeeper PINKEEPER_BENCH_RUNS=$(RUNS) $(RELEASE)/bench $(ROWS)
+
+MINUTES ?= 10
+.PHONY: faults
+faults: build ## Put random faults on real peers: make faults MINUTES=60 PINKEEPER_SEED=7
+	PINKEEPER_SOAK=$(MINUTES) cargo test -p pinkeeper-e2e --test faults -- --nocapture random_faults
+
+soak: faults
 
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools
-	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR)
+	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR) \
+	  $(PINKEEPER_CACHE)/planted $(PINKEEPER_CACHE)/target-planted

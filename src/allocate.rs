@@ -85,7 +85,7 @@ fn rank(cid: &Cid, candidate: &Candidate) -> Rank {
         free_steps: Reverse(candidate.free_steps),
         allocations: candidate.allocations,
         hash: Sha256::new()
-            .chain_update(cid.to_bytes())
+            .chain_update(cid.as_bytes())
             .chain_update(candidate.peer.0)
             .finalize()
             .into(),

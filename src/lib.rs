@@ -6,6 +6,7 @@
 //! - [`types`]: the words and the messages between peers, plain data.
 //! - [`state`], [`allocate`]: pure decisions about pins and where they go.
 //! - [`clock`]: wall-clock time, for timestamps only.
+//! - [`high_water`]: how much of a store was on disk already.
 //! - [`identity`]: who this peer is, and the cluster secret.
 //! - [`telemetry`]: logs and metrics of the process.
 //! - [`ipfs`]: the daemon beside the peer (Kubo), behind the trait [`ipfs::Ipfs`].
@@ -18,12 +19,16 @@
 //! - [`rest`]: HTTP: IPFS Cluster's REST API, probes and Prometheus metrics.
 //! - [`peer`]: puts the parts together.
 //! - `sim`: whole peers in simulated worlds; never in a shipped binary.
+//! - `fuzzing`: what strangers and disks hand a peer, as functions of bytes; likewise.
 
 pub mod allocate;
 pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod consensus;
+#[cfg(any(test, feature = "simulation"))]
+pub mod fuzzing;
+pub mod high_water;
 pub mod identity;
 pub mod ipfs;
 pub mod monitor;

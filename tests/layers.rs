@@ -23,19 +23,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("state", &["types"]),
     ("allocate", &["types"]),
     ("clock", &["types"]),
+    ("high_water", &[]),
     ("identity", &["types"]),
     ("telemetry", &[]),
     ("ipfs", &["types"]),
     ("rpc", &["identity", "types"]),
-    ("tracker", &["clock", "ipfs", "state", "types"]),
+    ("tracker", &["clock", "high_water", "ipfs", "state", "types"]),
     ("monitor", &["ipfs", "tracker", "types"]),
-    ("consensus", &["rpc", "state", "types"]),
+    ("consensus", &["high_water", "rpc", "state", "types"]),
     (
         "cluster",
         &["types", "state", "allocate", "clock", "ipfs", "rpc", "tracker", "monitor", "consensus"],
     ),
     ("config", &["identity", "telemetry", "types"]),
     ("rest", &["cluster", "clock", "rpc", "telemetry", "types"]),
+    ("fuzzing", &["types", "identity", "rpc", "tracker", "consensus", "config", "rest"]),
     (
         "peer",
         &[

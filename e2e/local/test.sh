@@ -125,9 +125,13 @@ end_to_end() {
   done
 }
 
-# A test that was killed cannot take down its own API server.
+# A test that was killed cannot take down its own API server, nor unmount its volumes.
 remove_leftovers() {
-  local run
+  local run volume
+  while read -r volume; do
+    fsfreeze --unfreeze "$volume" 2>/dev/null || true
+    umount --lazy "$volume" || true
+  done < <(awk -v folder="$TMPDIR/" 'index($2, folder) == 1 { print $2 }' /proc/mounts)
   for run in "$TMPDIR"/*/run/kube-apiserver.pid "$TMPDIR"/*/*/run/kube-apiserver.pid; do
     [ ! -e "$run" ] || "$HERE/cluster.sh" control-plane down "${run%/run/*}" || true
   done

@@ -102,6 +102,7 @@ pub struct Status {
 pub struct PeerProcess {
     setup: Setup,
     folder: TempDir,
+    ledger: Option<PathBuf>,
     ports: [u16; 3],
     place: Place,
     changed: BTreeMap<String, Value>,
@@ -129,6 +130,7 @@ impl PeerProcess {
         Ok(Self {
             setup,
             folder: TempDir::new()?,
+            ledger: None,
             ports,
             place: Place { ip: Ipv4Addr::LOCALHOST.into(), namespace: None },
             changed: BTreeMap::new(),
@@ -155,10 +157,22 @@ impl PeerProcess {
         &self.setup.name
     }
 
+    /// Its process ID while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// Its folder of identity, log and state.
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Gives the ledger a folder of its own from the next start on.
+    pub fn separate_ledger(&mut self) -> &Path {
+        let folder = self.folder.path();
+        self.ledger.get_or_insert_with(|| folder.join("ledger"))
     }
 
     /// Its configuration file; written by [`Self::start`].
@@ -195,6 +209,7 @@ impl PeerProcess {
         let mut settings = json!({
             "name": setup.name,
             "data_dir": self.data(),
+            "ledger_dir": self.ledger,
             "secret_file": self.folder.path().join("secret"),
             "listen": [self.address()],
             "bootstrap": setup.bootstrap,
@@ -260,6 +275,22 @@ impl PeerProcess {
     /// When it is not running.
     pub fn terminate(&self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)
+    }
+
+    /// Stops it in the middle of whatever it does, until [`Self::resume`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
     }
 
     /// Sends SIGKILL and waits.

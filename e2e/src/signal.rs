@@ -7,6 +7,11 @@ use tokio::process::Child;
 /// Sends a signal to a child that has not been waited for yet, so that its ID is still its own.
 pub(crate) fn send(child: Option<&Child>, signal: Signal) -> anyhow::Result<()> {
     let id = child.and_then(Child::id).context("the process is not running")?;
-    let pid = Pid::from_raw(id.try_into()?).context("no process ID")?;
+    to_process(id.try_into()?, signal)
+}
+
+/// Sends a signal to a process.
+pub(crate) fn to_process(id: i32, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(id).context("no process ID")?;
     Ok(kill_process(pid, signal)?)
 }

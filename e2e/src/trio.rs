@@ -46,6 +46,19 @@ impl Trio {
     /// # Panics
     /// When no cluster forms.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(|_| Ok(())).await
+    }
+
+    /// As [`Self::start`]; `prepare` is called with the peers before any of them runs.
+    ///
+    /// # Errors
+    /// When a process does not start, or `prepare` fails.
+    ///
+    /// # Panics
+    /// When no cluster forms.
+    pub async fn start_with(
+        prepare: impl FnOnce(&mut [PeerProcess]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let turn = ONE_AT_A_TIME.lock().await;
         let daemons = try_join_all((0..3).map(|_| Daemon::start())).await?;
         let mut peers: Vec<PeerProcess> = Vec::new();
@@ -58,6 +71,7 @@ impl Trio {
                 ipfs_api: daemon.url(),
             })?);
         }
+        prepare(&mut peers)?;
         let begin = Instant::now();
         peers.iter_mut().try_for_each(PeerProcess::start)?;
         let mut trio = Self { peers, daemons, formed_in: Duration::ZERO, _turn: turn };
@@ -71,10 +85,7 @@ impl Trio {
     /// # Panics
     /// When that does not come.
     pub async fn whole(&self) -> Duration {
-        until("three peers are one cluster", FORM_DEADLINE, || async {
-            join_all(self.peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
-        })
-        .await
+        whole(&self.peers).await
     }
 
     /// The peer that leads.
@@ -113,6 +124,17 @@ impl Trio {
         }
         begin.elapsed()
     }
+}
+
+/// [`Trio::whole`] of any three peers.
+///
+/// # Panics
+/// When that does not come.
+pub async fn whole(peers: &[PeerProcess]) -> Duration {
+    until("three peers are one cluster", FORM_DEADLINE, || async {
+        join_all(peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
+    })
+    .await
 }
 
 async fn is_part(peer: &PeerProcess) -> bool {

@@ -1,7 +1,7 @@
 //! The commands `peer` and `run`: a peer as a process, alone or with the controllers.
 //!
 //! Every error found before the peer serves is the configuration's or the disk's: one line, exit
-//! code 2.
+//! code 2. A disk that is full, then or later, is exit code 1: another start helps once there is space.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -48,6 +48,7 @@ impl ProcessError {
     #[must_use]
     pub fn is_config(&self) -> bool {
         match self {
+            Self::Start(StartError::DiskFull { .. }) => false,
             Self::Config(_) | Self::Start(_) | Self::Kubernetes(_) => true,
             Self::Run(error) => error.exit_code() == ConfigError::EXIT_CODE,
             Self::Signals(_) => false,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kube::{Client, Config};
-use pinkeeper::{cluster::FatalError, peer::Peer, types::ClusterId};
+use pinkeeper::{cluster::FatalError, consensus::random_u64, peer::Peer, types::ClusterId};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -109,5 +109,8 @@ fn controllers(shared: &Shared, stop: &CancellationToken) -> JoinSet<Result<(), 
 }
 
 fn new_cluster() -> ClusterId {
-    ClusterId(rand::random())
+    let halves = [random_u64(), random_u64()].map(u64::to_be_bytes);
+    let mut id = [0; 16];
+    id.copy_from_slice(halves.as_flattened());
+    ClusterId(id)
 }

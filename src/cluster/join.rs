@@ -17,14 +17,15 @@ const PERIOD: Duration = Duration::from_millis(500);
 const DAEMON_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Cluster {
-    /// Asks around until this peer is a member.
+    /// Asks around until this peer is a member: not only by an entry that a leader sent it and lost
+    /// again with its own disk.
     pub(super) async fn join_until_member(
         self,
         token: CancellationToken,
     ) -> Result<(), FatalError> {
         let book = self.0.parts.addresses.all();
         self.0.parts.transport.set_addresses(book);
-        if !self.members().contains_key(&self.id()) {
+        if !self.consensus().is_member() {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(()),
@@ -33,7 +34,7 @@ impl Cluster {
         }
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while !self.members().contains_key(&self.id()) {
+        while !self.consensus().is_member() {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(()),
@@ -79,7 +80,7 @@ impl Cluster {
             if let Some(leader) = leader {
                 self.hello(leader).await?;
             }
-            if self.members().contains_key(&self.id()) {
+            if self.consensus().is_member() {
                 break;
             }
         }

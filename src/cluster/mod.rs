@@ -7,6 +7,7 @@
 mod addresses;
 mod barrier;
 mod board;
+mod candidacy;
 mod join;
 mod placement;
 mod report;
@@ -176,6 +177,7 @@ impl Cluster {
         };
         let cluster = Self(Arc::new(inner));
         tasks.spawn(cluster.clone().follow_leadership(token.clone()));
+        tasks.spawn(cluster.clone().stand(token.clone()));
         tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
         tasks.spawn(cluster.clone().send_writes(queue, token.clone()));
         tasks.spawn(cluster.clone().join_until_member(token.clone()));
@@ -287,7 +289,8 @@ impl Cluster {
         if !leadership.local || leadership.term != term {
             return Err(ProposeError::NotLeader(leadership.leader));
         }
-        self.consensus().propose(ops).await
+        let applied = self.consensus().propose(ops).await?;
+        Ok(applied.into_iter().map(|applied| applied.outcome).collect())
     }
 
     /// A leader asks the voter whose log is most complete to take over, and waits a little until it

@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     CALL_DEADLINE, Cluster,
     serve::{PAGE_LEN, PAGE_RECORDS_MAX, refusal},
 };
-use crate::types::{Cid, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response, Write};
+use crate::{
+    rpc::CallError,
+    types::{Cid, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response, Write},
+};
 
 /// How long a request waits for a leader before it is given up.
 const LEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -25,6 +28,9 @@ pub enum UseCaseError {
     /// effect.
     #[error("{0}")]
     NoLeader(String),
+    /// The leader was lost in the middle of a write.
+    #[error("whether the write took effect is unknown: {0}")]
+    Unknown(String),
     /// There is no such pin.
     #[error("pin is not part of the pinset")]
     NotFound,
@@ -53,8 +59,18 @@ impl Cluster {
         self.write(Write::Unpin(cid)).await
     }
 
+    /// A write that may have taken effect is not tried again: it could take effect twice, and undo
+    /// what others did in between.
     async fn write(&self, write: Write) -> Result<Pin, UseCaseError> {
-        self.until_answered(|| self.write_once(write.clone())).await
+        let attempt = || async {
+            match self.write_once(write.clone()).await {
+                Err(refusal) if refusal.is_uncertain() => {
+                    Ok(Err(UseCaseError::Unknown(refusal.to_string())))
+                }
+                written => written.map(Ok),
+            }
+        };
+        self.until_answered(attempt).await?
     }
 
     /// One pin.
@@ -86,35 +102,24 @@ impl Cluster {
         self.until_answered(|| self.ask_once(request.clone())).await
     }
 
-    /// Tries until the leader, wherever it is, has done or refused it; every request here can be
-    /// repeated without harm.
+    /// Tries until the leader, wherever it is, has done or refused it.
     async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
-        let mut uncertain = false;
+        let mut reason = "it may have lost its majority".to_owned();
         loop {
-            let refusal = match attempt().await {
-                Ok(done) => return Ok(done),
-                Err(refusal) => refusal,
-            };
-            let reason = refusal.to_string();
-            match refusal {
-                // An earlier attempt may have done it, so that this one says nothing about it.
-                Refusal::NotFound | Refusal::Invalid(_) if uncertain => {
-                    return Err(UseCaseError::Failed(format!(
-                        "an attempt failed, perhaps after it took effect; another: {reason}"
+            match timeout_at(deadline, attempt()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Refusal::NotFound)) => return Err(UseCaseError::NotFound),
+                Ok(Err(Refusal::Invalid(reason))) => return Err(UseCaseError::Invalid(reason)),
+                Ok(Err(refusal)) => reason = refusal.to_string(),
+                Err(_) => {
+                    return Err(UseCaseError::NoLeader(format!(
+                        "the leader did not do it within {LEADER_DEADLINE:?}: {reason}"
                     )));
                 }
-                Refusal::NotFound => return Err(UseCaseError::NotFound),
-                Refusal::Invalid(reason) => return Err(UseCaseError::Invalid(reason)),
-                refusal => uncertain |= refusal.is_uncertain(),
-            }
-            if Instant::now() >= deadline {
-                return Err(UseCaseError::NoLeader(format!(
-                    "timed out waiting for a leader: {reason}"
-                )));
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -131,7 +136,10 @@ impl Cluster {
         match self.call(leader, request).await {
             Ok(Response::Refused(refusal)) => Err(refusal),
             Ok(response) => Ok(response),
-            Err(error) => Err(Refusal::Failed(error.to_string())),
+            Err(error @ CallError::Unreachable { sent: false, .. }) => {
+                Err(Refusal::NotYet(format!("the leader cannot be asked: {error}")))
+            }
+            Err(error) => Err(Refusal::Failed(format!("the leader did not answer: {error}"))),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError, placement::Placement, serve::refusal};
 use crate::{
-    state::{Op, Outcome, Refused},
+    state::{Applied, Op, Outcome, Refused},
     types::{Cid, Factor, Owner, Pin, PinRequest, Refusal, Request, Response, Write},
 };
 
@@ -97,36 +97,35 @@ impl Cluster {
             self.catch_up().await.map_err(|error| Refusal::NotYet(error.to_string()))?;
         }
         let placement = self.placement();
-        let mut written = Vec::with_capacity(writes.len());
         let mut ops = Vec::with_capacity(writes.len());
-        let cids: Vec<Cid> = writes.iter().map(|write| *write.cid()).collect();
-        for write in writes {
-            let decided = match write {
-                Write::Pin(request) => self.claim(&placement, request).map(|op| (op, None)),
-                Write::Unpin(cid) => self.release(cid).map(|(op, pin)| (op, Some(pin))),
-            };
-            // A claim's pin is read once it is applied.
-            written.push(decided.map(|(op, before)| {
-                ops.push(op);
-                before
-            }));
-        }
-        let outcomes = match ops.is_empty() {
+        let decide = |write| {
+            ops.push(match write {
+                Write::Pin(request) => self.claim(&placement, request)?,
+                Write::Unpin(cid) => self.release(cid)?,
+            });
+            Ok(())
+        };
+        let decided: Vec<Result<(), Refusal>> = writes.into_iter().map(decide).collect();
+        let applied = match ops.is_empty() {
             true => Vec::new(),
             false => self.consensus().propose(ops).await.map_err(refusal)?,
         };
-        let mut outcomes = outcomes.into_iter();
-        Ok(self.state().read(|pins| {
-            let become_of = |(decided, cid): (Result<Option<Pin>, Refusal>, Cid)| {
-                let before = decided?;
-                match outcomes.next() {
-                    Some(Outcome::Refused(Refused::NoSuchPin)) => Err(Refusal::NotFound),
-                    Some(Outcome::Refused(refused)) => Err(Refusal::Invalid(refused.to_string())),
-                    _ => before.or_else(|| pins.get(&cid).map(as_asked)).ok_or(Refusal::NotFound),
+        let mut applied = applied.into_iter();
+        let become_of = |decided: Result<(), Refusal>| {
+            decided?;
+            let unanswered =
+                || Refusal::Failed("the log does not say what became of it".to_owned());
+            let Applied { outcome, pin } = applied.next().ok_or_else(unanswered)?;
+            match outcome {
+                Outcome::Refused(Refused::NoSuchPin) => Err(Refusal::NotFound),
+                Outcome::Refused(refused) => Err(Refusal::Invalid(refused.to_string())),
+                // Another release may have come first.
+                Outcome::Changed | Outcome::Unchanged => {
+                    pin.filter(by_rest).ok_or(Refusal::NotFound)
                 }
-            };
-            written.into_iter().zip(cids).map(become_of).collect()
-        }))
+            }
+        };
+        Ok(decided.into_iter().map(become_of).collect())
     }
 
     /// Whether something is to be released that is not pinned by REST, as far as this peer knows.
@@ -150,21 +149,23 @@ impl Cluster {
             Factor::Everywhere => 1,
             Factor::Count(count) => usize::from(count),
         };
-        if possible < needed && needed <= placement.members && !self.0.monitor.has_heard() {
-            return Err(Refusal::NotYet(format!(
-                "the leader is new and has heard of {possible} peers that can take CID {cid}"
-            )));
-        }
         if possible < needed {
-            return Err(Refusal::Invalid(format!(
+            let reason = format!(
                 "not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it"
-            )));
+            );
+            // A member that is away or full need not stay so, and a leader that is new or was asleep
+            // has yet to hear of some.
+            let possible_later = needed <= placement.members;
+            return Err(match possible_later {
+                true => Refusal::NotYet(reason),
+                false => Refusal::Invalid(reason),
+            });
         }
         let at = self.0.parts.clock.now();
         Ok(Op::Claim { cid, owner: Owner::Rest, options, candidates, at, fence: None })
     }
 
-    fn release(&self, cid: Cid) -> Result<(Op, Pin), Refusal> {
+    fn release(&self, cid: Cid) -> Result<Op, Refusal> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
         if let Some((Owner::Waiting(_), claim)) = pin.claims.last_key_value() {
             return Err(Refusal::Invalid(format!(
@@ -182,20 +183,10 @@ impl Cluster {
             )));
         }
         let at = self.0.parts.clock.now();
-        Ok((Op::Release { cid, owner: Owner::Rest, at, fence: None }, as_asked(&pin)))
+        Ok(Op::Release { cid, owner: Owner::Rest, at, fence: None })
     }
 }
 
 fn by_rest(pin: &Pin) -> bool {
     pin.claims.contains_key(&Owner::Rest)
-}
-
-/// A pin without the claims of others, of which there may be a thousand.
-fn as_asked(pin: &Pin) -> Pin {
-    let claim = pin.claims.get(&Owner::Rest).map(|claim| (Owner::Rest, claim.clone()));
-    Pin {
-        claims: claim.into_iter().collect(),
-        allocations: pin.allocations.clone(),
-        created: pin.created,
-    }
 }

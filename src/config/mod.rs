@@ -276,11 +276,19 @@ impl PeerOptions {
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::from_yaml(path, &text)
+    }
+
+    /// The settings in the text of a file; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub(crate) fn from_yaml(path: &Path, text: &str) -> Result<Self, ConfigError> {
         if text.lines().all(|line| line.trim().is_empty() || line.trim().starts_with('#')) {
             return Ok(Self::default());
         }
         let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(&text, options).map_err(|error| {
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let line = error.location().map_or(1, |location| location.line().max(1));
             let index = usize::try_from(line - 1).unwrap_or(0);
             let shown = text.lines().nth(index).unwrap_or_default().trim();

@@ -2,7 +2,10 @@
 //! checksummed records, synced by raft-log's own thread.
 //!
 //! Invariants: a vote is on disk when `save_vote` returns; entries are on disk when their callback is
-//! called. The log is bound to the same cluster as the state beside it.
+//! called; what was on disk once and is not there whole is refused (see [`whole`]). The log is bound
+//! to the same cluster as the state beside it.
+
+mod whole;
 
 use std::{
     fmt::Debug,
@@ -18,7 +21,7 @@ use openraft::{
     storage::{IOFlushed, RaftLogStorage},
 };
 use raft_log::{
-    RaftLog, Types,
+    RaftLog, Segment, Types,
     api::raft_log_writer::RaftLogWriter,
     codeq::{Decode, Encode},
 };
@@ -28,7 +31,10 @@ use super::raft_types::{
     CodecError, RaftEntry, RaftLogId, RaftVote, TypeConfig, body_out, decode, encode, entry_in,
     position_in, position_out, vote_in, vote_out,
 };
-use crate::types::{ClusterId, Entry, EntryBody, LogPosition, Vote};
+use crate::{
+    high_water::HighWater,
+    types::{ClusterId, Entry, EntryBody, LogPosition, Vote},
+};
 
 /// Bytes of entries kept in memory for followers that are slightly behind; raft-log's default is
 /// 1 GiB.
@@ -46,8 +52,8 @@ const FLUSH_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
 /// Largest stored record accepted when reading.
 const RECORD_LEN_MAX: u32 = 64 * 1024 * 1024;
 
-const BODY_VERSION: u8 = 1;
-const VOTE_VERSION: u8 = 1;
+pub(super) const BODY_VERSION: u8 = 1;
+pub(super) const VOTE_VERSION: u8 = 1;
 const CLUSTER_VERSION: u8 = 1;
 
 /// What raft-log stores: our own types, each as a length and our versioned form.
@@ -67,7 +73,15 @@ struct StoredVote(Vote);
 struct StoredCluster(Vec<u8>);
 
 /// Called by raft-log's thread after a sync.
-enum Synced {
+struct Synced {
+    /// The log's end in bytes, counted since its beginning.
+    upto: u64,
+    mark: Arc<HighWater>,
+    then: Then,
+}
+
+/// Who waits for a sync.
+enum Then {
     Entries {
         callback: IOFlushed<TypeConfig>,
         last: Option<u64>,
@@ -95,16 +109,20 @@ impl Types for Records {
 
 impl raft_log::Callback for Synced {
     fn send(self, result: io::Result<()>) {
-        match self {
-            Self::Entries { callback, last, flushed } => {
+        // First, so that the mark covers whatever is acknowledged.
+        if result.is_ok() {
+            self.mark.raise(self.upto);
+        }
+        match self.then {
+            Then::Entries { callback, last, flushed } => {
                 if result.is_ok() {
                     flushed.send_replace(last);
                 }
                 callback.io_completed(result);
             }
             // The waiter is gone only when openraft stops.
-            Self::Vote(waiter) => drop(waiter.send(result)),
-            Self::Nothing => {}
+            Then::Vote(waiter) => drop(waiter.send(result)),
+            Then::Nothing => {}
         }
     }
 }
@@ -191,11 +209,24 @@ impl Decode for StoredCluster {
     }
 }
 
+/// Reads records as long as there are any; each is written and read the same.
+#[cfg(any(test, feature = "simulation"))]
+pub(super) fn read_and_write(mut bytes: &[u8]) -> io::Result<()> {
+    while let Ok(record) = raft_log::RaftLogRecord::<Records>::decode(&mut bytes) {
+        let mut written = Vec::new();
+        record.encode(&mut written)?;
+        let again = raft_log::RaftLogRecord::<Records>::decode(&written[..])?;
+        assert_eq!(format!("{again:?}"), format!("{record:?}"));
+    }
+    Ok(())
+}
+
 /// The log. Clones share it.
 #[derive(Clone)]
 pub struct DiskLog {
     log: Arc<Mutex<RaftLog<Records>>>,
     flushed: watch::Sender<Option<u64>>,
+    mark: Arc<HighWater>,
 }
 
 impl Debug for DiskLog {
@@ -205,25 +236,34 @@ impl Debug for DiskLog {
 }
 
 impl DiskLog {
-    /// Opens or makes the log in a folder of its own. A record torn by a crash at the very end is
-    /// cut off; damage anywhere else is refused.
+    /// Opens or makes the log in a folder of its own, with the mark of what was on disk beside it
+    /// (`<folder>.synced`). A record torn by a crash at the very end is cut off; damage anywhere else
+    /// is refused.
     ///
     /// # Errors
     /// When it is in use by another process, damaged, or cannot be read or written.
     pub fn open(folder: &Path) -> io::Result<Self> {
+        Self::open_with(folder, CHUNK_LEN_MAX)
+    }
+
+    pub(super) fn open_with(folder: &Path, chunk_len_max: usize) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
+        let (mark, synced) = HighWater::open(&folder.with_extension("synced"))?;
+        whole::check_files(folder, synced.unwrap_or_default())?;
         let mut config = raft_log::Config::new(folder.display());
         config.wal.read_buffer_size = Some(READ_BUFFER_LEN);
         config.wal.chunk_max_records = Some(CHUNK_RECORDS_MAX);
-        config.wal.chunk_max_size = Some(CHUNK_LEN_MAX);
+        config.wal.chunk_max_size = Some(chunk_len_max);
         config.wal.truncate_incomplete_record = Some(true);
         config.wal.flush_batch_wait = Some(Duration::ZERO);
         config.wal.flush_queue_max_bytes = Some(FLUSH_QUEUE_LEN_MAX);
         config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
         config.log_cache_capacity = Some(CACHE_LEN_MAX);
         let log = RaftLog::<Records>::open(Arc::new(config))?;
+        whole::check_beginning(&log)?;
         let last = log.log_state().last().map(|position| position.0.index);
-        Ok(Self { log: Arc::new(Mutex::new(log)), flushed: watch::Sender::new(last) })
+        let flushed = watch::Sender::new(last);
+        Ok(Self { log: Arc::new(Mutex::new(log)), flushed, mark: Arc::new(mark) })
     }
 
     /// The last index known to be on disk.
@@ -247,8 +287,21 @@ impl DiskLog {
     /// When the disk fails.
     pub fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
         let mut log = self.lock();
-        log.save_user_data(Some(StoredCluster(encode(CLUSTER_VERSION, &(cluster, epoch)))))?;
-        log.flush(true, Some(Synced::Nothing))
+        let cluster = StoredCluster(encode(CLUSTER_VERSION, &(cluster, epoch)));
+        let written = log.save_user_data(Some(cluster))?;
+        self.sync(&mut log, written, Then::Nothing)
+    }
+
+    /// Has everything up to `written` synced, which is the last record.
+    fn sync(&self, log: &mut RaftLog<Records>, written: Segment, then: Then) -> io::Result<()> {
+        let upto = written.offset + written.size;
+        log.flush(true, Some(Synced { upto, mark: self.mark.clone(), then }))
+    }
+
+    /// The position of the last entry purged: the state includes it, the log does not any more.
+    #[must_use]
+    pub fn purged(&self) -> Option<LogPosition> {
+        self.lock().log_state().purged().map(|position| position.0)
     }
 
     /// The position of the last entry, or of the last one purged.
@@ -312,8 +365,8 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
         let (synced, waiter) = oneshot::channel();
         {
             let mut log = self.lock();
-            log.save_vote(StoredVote(vote_out(vote)))?;
-            log.flush(true, Some(Synced::Vote(synced)))?;
+            let written = log.save_vote(StoredVote(vote_out(vote)))?;
+            self.sync(&mut log, written, Then::Vote(synced))?;
         }
         waiter.await.map_err(|_| io::Error::other("the log's thread has stopped"))?
     }
@@ -340,13 +393,13 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
         I::IntoIter: OptionalSend,
     {
         let mut log = self.lock();
-        log.append(entries.into_iter().map(|entry| {
+        let written = log.append(entries.into_iter().map(|entry| {
             let body = encode(BODY_VERSION, &body_out(&entry.payload));
             (StoredPosition(position_out(entry.log_id)), StoredBody(body))
         }))?;
         let last = log.log_state().last().map(|position| position.0.index);
         let flushed = self.flushed.clone();
-        log.flush(true, Some(Synced::Entries { callback, last, flushed }))
+        self.sync(&mut log, written, Then::Entries { callback, last, flushed })
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
@@ -362,7 +415,7 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
         let mut log = self.lock();
-        log.purge(StoredPosition(position_out(upto)))?;
-        log.flush(true, Some(Synced::Nothing))
+        let written = log.purge(StoredPosition(position_out(upto)))?;
+        self.sync(&mut log, written, Then::Nothing)
     }
 }

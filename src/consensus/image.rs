@@ -131,6 +131,18 @@ fn damaged(reason: &str) -> CodecError {
     CodecError::Damaged { what: WHAT, reason: reason.to_owned() }
 }
 
+/// An image whose checksums are right, of blocks with any payload.
+#[cfg(any(test, feature = "simulation"))]
+pub(super) fn of_payloads<'a>(payloads: impl Iterator<Item = &'a [u8]>, count: u64) -> Vec<u8> {
+    let mut image = MAGIC.to_vec();
+    for (n, payload) in payloads.enumerate() {
+        put_block(&mut image, if n == 0 { TAG_HEAD } else { TAG_PINS }, payload);
+    }
+    let hash: [u8; 32] = Sha256::digest(&image).into();
+    put_block(&mut image, TAG_TAIL, &encode(VERSION, &(count, hash)));
+    image
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

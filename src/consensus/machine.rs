@@ -23,7 +23,7 @@ use super::{
     state_store::{Head, StateStore, StoreError, View},
 };
 use crate::{
-    state::{Changed, Op, SharedState},
+    state::{Applied, Changed, Op, SharedState},
     types::{Cid, ClusterId, Pin},
 };
 
@@ -71,7 +71,7 @@ impl Machine {
         let view = store.view()?;
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
-        let membership = head.raft_membership()?;
+        let membership = store.membership(&head)?;
         state.set_entries(head.entries());
         let (unstored, stored_at) = (BTreeSet::new(), Instant::now());
         Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
@@ -83,18 +83,22 @@ impl Machine {
         self.state.clone()
     }
 
-    fn apply_ops(&mut self, term: u64, ops: &[Op]) -> Outcomes {
+    /// Pins are shown only if somebody has asked.
+    fn apply_ops(&mut self, term: u64, ops: &[Op], asked: bool) -> Outcomes {
         let (outcomes, cids) = self.state.write(|pins| {
             let mut cids = Vec::with_capacity(ops.len());
-            let mut apply = |op| {
+            let apply = |op| {
                 pins.touched(op, &mut cids);
-                pins.apply(term, op)
+                match asked {
+                    true => pins.apply_shown(term, op),
+                    false => Applied { outcome: pins.apply(term, op), pin: None },
+                }
             };
-            let outcomes = Outcomes(ops.iter().map(&mut apply).collect());
+            let outcomes = Outcomes(ops.iter().map(apply).collect());
             let cids: Arc<[Cid]> = cids.into();
             ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
         });
-        self.unstored.extend(cids.iter());
+        self.unstored.extend(cids.iter().copied());
         outcomes
     }
 
@@ -145,7 +149,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let (entry, responder) = item?;
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes(Vec::new()),
-                EntryPayload::Normal(batch) => self.apply_ops(*entry.log_id.leader_id, &batch.0),
+                EntryPayload::Normal(batch) => {
+                    self.apply_ops(*entry.log_id.leader_id, &batch.0, responder.is_some())
+                }
                 EntryPayload::Membership(membership) => {
                     self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
                     self.head.membership = stored_membership_out(&self.membership);

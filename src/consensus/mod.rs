@@ -5,6 +5,8 @@
 //! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
 
 mod disk_log;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod image;
 mod machine;
 mod network;
@@ -23,11 +25,11 @@ use std::{
 use openraft::{
     ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy,
     alias::WatchReceiverOf,
-    async_runtime::watch::WatchReceiver,
+    async_runtime::{instant::Instant as _, watch::WatchReceiver},
     errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
     storage::RaftLogStorage,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 pub use self::{
     disk_log::DiskLog,
@@ -43,7 +45,7 @@ use self::{
 };
 use crate::{
     rpc::SharedTransport,
-    state::{Op, Outcome, SharedState},
+    state::{Applied, Op, SharedState},
     types::{ClusterId, LogPosition, Member, PeerId},
 };
 
@@ -53,6 +55,9 @@ const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 const ENTRIES_KEPT: u64 = 2_000;
 /// Largest number of entries in one message; with 4 KiB an entry this stays in a frame.
 const ENTRIES_PER_MESSAGE: u64 = 300;
+/// Of the longest election timeout: a leader that no majority has answered for so many of them acts as
+/// one no more, since another may have been elected.
+const UNANSWERED_MAX: u32 = 2;
 /// Time the installation of a whole snapshot may take.
 const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
 
@@ -61,9 +66,10 @@ const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
 pub struct Timing {
     /// Between heartbeats of a leader.
     pub heartbeat: Duration,
-    /// Shortest silence after which a follower stands for election.
+    /// After the leader's lease has ended a follower waits at least so long before it stands for
+    /// election.
     pub election_min: Duration,
-    /// Longest.
+    /// The longest such wait, and the lease: so long after a leader's last word nobody else gets votes.
     pub election_max: Duration,
 }
 
@@ -84,7 +90,9 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A record of the log.
-    #[error(transparent)]
+    #[error(
+        "the Raft log beside the state is not understood: {0}; if the disk is sound, restore the data folder or give the peer an empty one so that it joins anew"
+    )]
     Record(#[from] CodecError),
     /// Log and state are not of one disk.
     #[error(
@@ -102,6 +110,16 @@ pub enum OpenError {
     )]
     LogTooShort {
         /// The log's last position.
+        log: Option<LogPosition>,
+        /// The state's position.
+        state: Option<LogPosition>,
+    },
+    /// The state lacks what the log has given away.
+    #[error(
+        "the Raft log begins after {log:?}, and the state ends at {state:?} before it: what lies between is lost on this disk; give the peer an empty data folder so that it joins anew"
+    )]
+    StateTooOld {
+        /// The last position purged from the log.
         log: Option<LogPosition>,
         /// The state's position.
         state: Option<LogPosition>,
@@ -151,7 +169,8 @@ pub struct Leadership {
     pub leader: Option<PeerId>,
     /// The term.
     pub term: u64,
-    /// This peer leads and has applied everything that was acknowledged in earlier terms.
+    /// This peer leads, has applied everything that was acknowledged in earlier terms, and was answered
+    /// by a majority lately.
     pub local: bool,
 }
 
@@ -188,6 +207,8 @@ pub struct Stores<L> {
 #[derive(Clone)]
 pub struct Consensus {
     id: PeerId,
+    /// How long after a leader's last word nobody else gets votes.
+    lease: Duration,
     raft: Raft<TypeConfig, Machine>,
     state: SharedState,
     store: StateStore,
@@ -214,6 +235,8 @@ pub trait BoundLog: RaftLogStorage<TypeConfig> + Clone + Sync {
     /// # Errors
     /// When the disk fails.
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()>;
+    /// The position of the last entry purged.
+    fn purged(&self) -> Option<LogPosition>;
     /// The position of the last entry, or of the last one purged.
     fn last(&self) -> Option<LogPosition>;
 }
@@ -225,6 +248,10 @@ impl BoundLog for DiskLog {
 
     fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
         self.set_cluster(cluster, epoch)
+    }
+
+    fn purged(&self) -> Option<LogPosition> {
+        self.purged()
     }
 
     fn last(&self) -> Option<LogPosition> {
@@ -263,6 +290,7 @@ impl Consensus {
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         Ok(Self {
             id,
+            lease: timing.election_max,
             raft,
             state,
             store: stores.state,
@@ -323,7 +351,7 @@ impl Consensus {
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Outcome>, ProposeError> {
+    pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
         match self.raft.client_write(Batch(ops)).await {
             Ok(response) => Ok(response.data.0),
             Err(error) => Err(write_error(error)),
@@ -365,13 +393,14 @@ impl Consensus {
     /// Who leads, now.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        leadership_of(&self.raft.metrics().borrow_watched(), self.id)
+        leadership_of(&self.raft.metrics().borrow_watched(), self.id, self.lease * UNANSWERED_MAX)
     }
 
     /// Follows leadership, membership and progress from now on.
     #[must_use]
     pub fn watch(&self) -> ConsensusWatch {
-        ConsensusWatch { id: self.id, metrics: self.raft.metrics() }
+        let patience = self.lease * UNANSWERED_MAX;
+        ConsensusWatch { id: self.id, patience, metrics: self.raft.metrics() }
     }
 
     /// All members, by this peer's log.
@@ -387,6 +416,17 @@ impl Consensus {
                 (*id, MemberView { member: member.clone(), voter: voters.contains(id) })
             })
             .collect()
+    }
+
+    /// Whether this peer is a member by an entry that it has applied. By one that is in its log only,
+    /// it may yet turn out that it never became one.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let applied = membership.log_id().is_some_and(|at| metrics.last_applied >= Some(at));
+        applied && membership.nodes().any(|(id, _)| *id == self.id)
     }
 
     /// How far this peer is.
@@ -451,6 +491,22 @@ impl Consensus {
             .map_err(|error| ProposeError::Stopped(error.to_string()))
     }
 
+    /// How long after a leader's last word nobody else gets votes.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Asks the others for a pre-vote, and if a majority would vote for this peer, for their votes.
+    /// Without effect while this peer leads or a majority hears the leader.
+    ///
+    /// # Errors
+    /// When the peer stops.
+    pub async fn stand(&self) -> Result<(), ProposeError> {
+        let stood = self.raft.trigger().elect(true).await;
+        stood.map_err(|error| ProposeError::Stopped(error.to_string()))
+    }
+
     /// Stops; what was acknowledged is on disk already.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
@@ -462,6 +518,7 @@ impl Consensus {
 /// Follows what consensus knows.
 pub struct ConsensusWatch {
     id: PeerId,
+    patience: Duration,
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
 }
 
@@ -477,7 +534,12 @@ impl ConsensusWatch {
     /// # Errors
     /// When consensus has stopped; says why.
     pub async fn changed(&mut self) -> Result<(), String> {
-        self.metrics.changed().await.map_err(|_| "it has ended".to_owned())?;
+        let rest = self.leadership().local.then(|| self.rest()).flatten();
+        tokio::select! {
+            biased;
+            changed = self.metrics.changed() => changed.map_err(|_| "it has ended".to_owned())?,
+            () = sleep(rest.unwrap_or_default()), if rest.is_some() => {}
+        }
         match &self.metrics.borrow_watched().running_state {
             Ok(()) => Ok(()),
             Err(Fatal::Stopped) => Err("it was stopped".to_owned()),
@@ -488,16 +550,29 @@ impl ConsensusWatch {
     /// Who leads, now.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        leadership_of(&self.metrics.borrow_watched(), self.id)
+        leadership_of(&self.metrics.borrow_watched(), self.id, self.patience)
+    }
+
+    /// Time until this leader is unanswered for too long; without end for the only voter.
+    fn rest(&self) -> Option<Duration> {
+        let metrics = self.metrics.borrow_watched();
+        let answered = metrics.last_quorum_acked.filter(|_| !is_only_voter(&metrics));
+        answered.map(|at| self.patience.saturating_sub(at.into_inner().elapsed()))
     }
 }
 
-fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId) -> Leadership {
+fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId, patience: Duration) -> Leadership {
     let term = metrics.current_term;
     // A leader's first entry is of its own term; once applied, so is everything before it.
     let caught_up = metrics.last_applied.is_some_and(|applied| *applied.leader_id == term);
+    let answered = metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < patience);
     let leader = metrics.current_leader;
-    Leadership { leader, term, local: leader == Some(id) && metrics.state.is_leader() && caught_up }
+    let leads = leader == Some(id) && metrics.state.is_leader();
+    Leadership { leader, term, local: leads && caught_up && (answered || is_only_voter(metrics)) }
+}
+
+fn is_only_voter(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    metrics.membership_config.voter_ids().count() == 1
 }
 
 fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
@@ -543,6 +618,11 @@ fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
     // After installing a snapshot the state is ahead of the log until the log is purged to it.
     if head.applied > last && head.applied != head.installed {
         return Err(OpenError::LogTooShort { log: last, state: head.applied });
+    }
+    // redb falls back to the checkpoint before the last if that is damaged after a crash.
+    let purged = stores.log.purged();
+    if purged > head.applied {
+        return Err(OpenError::StateTooOld { log: purged, state: head.applied });
     }
     Ok(())
 }

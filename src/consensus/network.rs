@@ -30,6 +30,10 @@ use crate::{
 /// Time one snapshot piece has: an fsync of a slow disk and a busy network.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Time entries have at least: an fsync of a slow or busy disk. openraft gives them a heartbeat's,
+/// and what comes late is sent again.
+const APPEND_DEADLINE_MIN: Duration = Duration::from_secs(1);
+
 /// Bytes of ops in one message, so that it stays below the largest frame.
 const OPS_LEN_MAX: usize = 2 * 1024 * 1024;
 
@@ -68,8 +72,8 @@ impl Connection {
         }
     }
 
-    async fn raft(&self, message: RaftMessage, option: &RPCOption) -> Rpc<RaftReply> {
-        match self.call(Request::Raft(message), option.hard_ttl()).await? {
+    async fn raft(&self, message: RaftMessage, deadline: Duration) -> Rpc<RaftReply> {
+        match self.call(Request::Raft(message), deadline).await? {
             Response::Raft(reply) => Ok(reply),
             other => Err(unexpected(&other)),
         }
@@ -80,7 +84,7 @@ impl Connection {
         message: RaftMessage,
         option: &RPCOption,
     ) -> Rpc<VoteResponse<TypeConfig>> {
-        match self.raft(message, option).await? {
+        match self.raft(message, option.hard_ttl()).await? {
             RaftReply::Vote { vote, last, granted } => {
                 Ok(VoteResponse::new(vote_in(vote), last.map(position_in), granted))
             }
@@ -145,6 +149,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let entries = fitting(rpc.entries.iter().map(entry_out));
         let sent = entries.last().map(|entry| entry.id);
+        let deadline = match sent {
+            Some(_) => option.hard_ttl().max(APPEND_DEADLINE_MIN),
+            None => option.hard_ttl(),
+        };
         let whole = entries.len() == rpc.entries.len();
         let message = RaftMessage::Append(Append {
             vote: vote_out(&rpc.vote),
@@ -152,7 +160,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             entries,
             committed: rpc.leader_commit.map(position_out),
         });
-        match self.raft(message, &option).await? {
+        match self.raft(message, deadline).await? {
             RaftReply::Append(reply) => Ok(match reply {
                 AppendReply::Success if whole => AppendEntriesResponse::Success,
                 AppendReply::Success => {
@@ -225,7 +233,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             to: *req.to_node_id(),
             last: req.last_log_id().copied().map(position_out),
         };
-        match self.raft(message, &option).await? {
+        match self.raft(message, option.hard_ttl()).await? {
             RaftReply::TransferLeader => Ok(Ok(())),
             other => Err(unexpected(&other)),
         }

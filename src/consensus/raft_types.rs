@@ -14,7 +14,7 @@ use openraft::{
 
 use super::runtime::Runtime;
 use crate::{
-    state::{Op, Outcome},
+    state::{Applied, Op},
     types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote},
 };
 
@@ -30,7 +30,7 @@ impl fmt::Display for Batch {
 
 /// What became of each op of a batch, in order. Empty for entries without ops.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcomes(pub Vec<Outcome>);
+pub struct Outcomes(pub Vec<Applied>);
 
 impl fmt::Display for Outcomes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,7 +174,7 @@ fn body_in(body: EntryBody) -> Result<EntryPayload<Batch, PeerId, Member>, Codec
     })
 }
 
-fn membership_in(body: EntryBody) -> Result<Membership<PeerId, Member>, CodecError> {
+pub(super) fn membership_in(body: EntryBody) -> Result<Membership<PeerId, Member>, CodecError> {
     let EntryBody::Membership { voters, members } = body else {
         return Ok(Membership::default());
     };

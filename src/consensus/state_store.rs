@@ -29,8 +29,8 @@ const CLUSTER: &str = "cluster";
 /// What the brake counts; absent in a store from before there was one.
 const WINDOW: &str = "window";
 
-const PIN_VERSION: u8 = 1;
-const HEAD_VERSION: u8 = 1;
+pub(super) const PIN_VERSION: u8 = 1;
+pub(super) const HEAD_VERSION: u8 = 1;
 const CLUSTER_VERSION: u8 = 1;
 const WINDOW_VERSION: u8 = 1;
 
@@ -51,8 +51,15 @@ pub enum StoreError {
         source: Box<redb::Error>,
     },
     /// A record in it.
-    #[error(transparent)]
-    Record(#[from] CodecError),
+    #[error(
+        "the state in {path} is not understood: {source}; if the disk is sound, restore this file or give the peer an empty data folder so that it joins anew"
+    )]
+    Record {
+        /// The file.
+        path: String,
+        /// Why.
+        source: CodecError,
+    },
 }
 
 /// Which position the stored state includes.
@@ -96,11 +103,8 @@ impl StateStore {
     /// When it is damaged or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let name: Arc<str> = path.display().to_string().into();
-        let database = Database::builder()
-            .set_cache_size(CACHE_LEN_MAX)
-            .create(path)
-            .map_err(|error| failed(&name, error))?;
-        Self::prepared(database, name)
+        let opened = builder().create(path);
+        Self::prepared(opened.map_err(|error| failed(&name, error))?, name)
     }
 
     /// Opens or makes the store in another place than a file.
@@ -109,11 +113,8 @@ impl StateStore {
     /// When what is there is damaged.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let name: Arc<str> = "memory".into();
-        let database = Database::builder()
-            .set_cache_size(CACHE_LEN_MAX)
-            .create_with_backend(backend)
-            .map_err(|error| failed(&name, error))?;
-        Self::prepared(database, name)
+        let opened = builder().create_with_backend(backend);
+        Self::prepared(opened.map_err(|error| failed(&name, error))?, name)
     }
 
     /// Tables exist from here on, so that reading never meets a missing one.
@@ -149,7 +150,16 @@ impl StateStore {
     pub fn cluster(&self) -> Result<Option<(ClusterId, u64)>, StoreError> {
         let read = || get(&self.database.begin_read()?, CLUSTER);
         let bytes = read().map_err(|error| failed(&self.path, error))?;
-        Ok(bytes.map(|bytes| decode("the cluster's ID", CLUSTER_VERSION, &bytes)).transpose()?)
+        let decoded = bytes.map(|bytes| decode("the cluster's ID", CLUSTER_VERSION, &bytes));
+        decoded.transpose().map_err(|error| not_understood(&self.path, error))
+    }
+
+    /// All pins.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn pin_set(&self) -> Result<PinSet, StoreError> {
+        self.view()?.pin_set()
     }
 
     /// Binds the disk to a cluster, durably.
@@ -174,13 +184,13 @@ impl StateStore {
         self.write(Durability::None, |transaction| {
             let mut table = transaction.open_table(PINS)?;
             for (cid, pin) in pins {
-                let key = cid.to_bytes();
+                let key = cid.as_bytes();
                 match pin {
                     Some(pin) => {
-                        table.insert(key.as_slice(), encode(PIN_VERSION, pin).as_slice())?;
+                        table.insert(key, encode(PIN_VERSION, pin).as_slice())?;
                     }
                     None => {
-                        table.remove(key.as_slice())?;
+                        table.remove(key)?;
                     }
                 }
             }
@@ -195,10 +205,15 @@ impl StateStore {
             let mut table = transaction.open_table(PINS)?;
             for (cid, pin) in pins.iter() {
                 let value = encode(PIN_VERSION, pin);
-                table.insert(cid.to_bytes().as_slice(), value.as_slice())?;
+                table.insert(cid.as_bytes(), value.as_slice())?;
             }
             put_meta(transaction, pins.window(), head)
         })
+    }
+
+    /// The membership in this store's head.
+    pub(super) fn membership(&self, head: &Head) -> Result<RaftMembership, StoreError> {
+        head.raft_membership().map_err(|error| not_understood(&self.path, error))
     }
 
     /// Syncs everything applied so far.
@@ -215,7 +230,8 @@ impl StateStore {
         };
         let (transaction, head) = read().map_err(|error: redb::Error| failed(&self.path, error))?;
         let head = match head {
-            Some(bytes) => decode("the state's head", HEAD_VERSION, &bytes)?,
+            Some(bytes) => decode("the state's head", HEAD_VERSION, &bytes)
+                .map_err(|error| not_understood(&self.path, error))?,
             None => Head::default(),
         };
         Ok(View { head, transaction, _database: self.database.clone(), path: self.path.clone() })
@@ -253,11 +269,9 @@ impl View {
         let table = self.transaction.open_table(PINS).map_err(|error| fail(error.into()))?;
         for record in table.iter().map_err(|error| fail(error.into()))? {
             let (key, value) = record.map_err(|error| fail(error.into()))?;
-            let cid = Cid::from_bytes(key.value()).map_err(|error| CodecError::Damaged {
-                what: "a pin's key",
-                reason: error.to_string(),
-            })?;
-            each(cid, decode("a pin", PIN_VERSION, value.value())?)?;
+            let (cid, pin) = record_of(key.value(), value.value())
+                .map_err(|error| not_understood(&self.path, error))?;
+            each(cid, pin)?;
         }
         Ok(())
     }
@@ -266,7 +280,8 @@ impl View {
     pub(super) fn window(&self) -> Result<Window, StoreError> {
         let bytes = get(&self.transaction, WINDOW).map_err(|error| failed(&self.path, error))?;
         let window = bytes.map(|bytes| decode("the brake's counts", WINDOW_VERSION, &bytes));
-        Ok(window.transpose()?.unwrap_or_default())
+        let window = window.transpose().map_err(|error| not_understood(&self.path, error))?;
+        Ok(window.unwrap_or_default())
     }
 
     /// The whole state.
@@ -294,6 +309,25 @@ fn put_meta(
     table.insert(HEAD, encode(HEAD_VERSION, head).as_slice())?;
     table.insert(WINDOW, encode(WINDOW_VERSION, window).as_slice())?;
     Ok(())
+}
+
+/// A pin and its CID as they are stored.
+pub(super) fn record_of(key: &[u8], value: &[u8]) -> Result<(Cid, Pin), CodecError> {
+    let cid = Cid::from_bytes(key)
+        .map_err(|error| CodecError::Damaged { what: "a pin's key", reason: error.to_string() })?;
+    Ok((cid, decode("a pin", PIN_VERSION, value)?))
+}
+
+/// How the file is opened. redb trusts what it reads unless every page's checksum is compared at
+/// the opening, as it does itself after a crash; then the whole state is read anyway.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_LEN_MAX).set_check_integrity_on_open(true);
+    builder
+}
+
+fn not_understood(path: &str, source: CodecError) -> StoreError {
+    StoreError::Record { path: path.to_owned(), source }
 }
 
 fn failed(path: &str, error: impl Into<redb::Error>) -> StoreError {

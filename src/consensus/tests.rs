@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod damage;
+
 use std::sync::{Arc, OnceLock};
 
 use openraft::{

@@ -98,7 +98,8 @@ impl Sources {
 }
 
 /// Bytes an unprivileged process can still write on the volume of a folder.
-fn free_on(folder: &std::path::Path) -> Option<u64> {
+#[must_use]
+pub fn free_on(folder: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -15,17 +15,9 @@ use crate::types::{Metrics, PeerId};
 pub mod informer;
 
 /// The latest peer metrics.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Monitor {
     latest: Mutex<BTreeMap<PeerId, (Metrics, Instant)>>,
-    /// When it was empty last.
-    since: Mutex<Instant>,
-}
-
-impl Default for Monitor {
-    fn default() -> Self {
-        Self { latest: Mutex::default(), since: Mutex::new(Instant::now()) }
-    }
 }
 
 /// Why metrics are not taken.
@@ -71,15 +63,8 @@ impl Monitor {
             .collect()
     }
 
-    /// Whether a peer without metrics is down: a new leader has to give each the time to report.
-    #[must_use]
-    pub fn has_heard(&self) -> bool {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > informer::TTL
-    }
-
     /// Forgets everything: a new leader starts from nothing.
     pub fn clear(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -1,6 +1,6 @@
 //! A peer as a process: opens its disks, listens, and speaks to a real daemon.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use prometheus_client::registry::Registry;
@@ -15,6 +15,7 @@ use crate::{
     consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
     ipfs::kubo::{KuboClient, KuboUrlError},
+    monitor::informer::free_on,
     rest::{self, BindError, RestMetrics, SharedRegistry},
     rpc::{
         Inbound, RpcMetrics,
@@ -27,9 +28,24 @@ use crate::{
 /// Requests of other peers that wait to be served.
 const INBOUND_MAX: usize = 1024;
 
-/// Why a process did not become a peer. A person must mend it: the exit code is 2.
+/// Bytes the data folder must have free: opening the stores writes to them, and a peer that runs out
+/// of space at once would only start again and again.
+const SPACE_MIN: u64 = 1024 * 1024;
+
+/// Why a process did not become a peer. A person must mend it: the exit code is 2, except for a full
+/// disk, which may be relieved while nobody looks.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// There is no space for log and state.
+    #[error(
+        "{free} bytes are free in {folder}, and a peer needs {SPACE_MIN} to start; free some space or enlarge the volume, then start it again"
+    )]
+    DiskFull {
+        /// The data folder.
+        folder: String,
+        /// Bytes free.
+        free: u64,
+    },
     /// The key on disk.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -131,6 +147,7 @@ async fn open(
     join: JoinPolicy,
     registry: &mut Registry,
 ) -> Result<(Peer, Bootstrap), StartError> {
+    check_space(&config.data_dir)?;
     let known = Identity::load(&config.data_dir)?.is_some();
     let stores = open_stores(&config, known)?;
     // Made after the stores: an identity without them has lost them.
@@ -180,6 +197,16 @@ async fn open(
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
+}
+
+fn check_space(folder: &Path) -> Result<(), StartError> {
+    match free_on(folder) {
+        Some(free) if free < SPACE_MIN => {
+            Err(StartError::DiskFull { folder: folder.display().to_string(), free })
+        }
+        // A system that does not say will say so when it is written to.
+        _ => Ok(()),
+    }
 }
 
 fn open_stores(config: &PeerConfig, known: bool) -> Result<Stores<DiskLog>, OpenError> {

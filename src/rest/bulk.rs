@@ -22,7 +22,7 @@ use crate::types::{Cid, PinRequest};
 /// What a request and its answer are made of.
 const NDJSON: &str = "application/x-ndjson";
 /// Lines that may wait for their answers: several batches of the cluster's writes.
-const AHEAD_MAX: usize = 1024;
+pub(super) const AHEAD_MAX: usize = 1024;
 /// Answers written together, if they are ready.
 const ANSWERS_LEN: usize = 256;
 /// Bytes in one line: room for the longest name, escaped.

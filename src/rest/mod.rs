@@ -16,6 +16,8 @@
 
 mod bulk;
 mod error;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod health;
 mod metrics;
 mod pins;

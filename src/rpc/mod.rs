@@ -18,7 +18,7 @@ use crate::types::{Envelope, PeerId, Response};
 /// The protocol between peers and its version; each lane's streams have a name under it.
 pub const PROTOCOL: &str = "/pinkeeper/0.1/rpc";
 
-/// Why a call brought no answer. Whether the request had an effect is unknown.
+/// Why a call brought no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// There is no connection to the peer, or it broke.
@@ -28,8 +28,10 @@ pub enum CallError {
         peer: PeerId,
         /// Why, as far as known.
         reason: String,
+        /// Whether the request may have had an effect all the same.
+        sent: bool,
     },
-    /// No answer within the deadline.
+    /// No answer within the deadline. Whether the request had an effect is unknown.
     #[error("peer {peer} did not answer within {deadline:?}")]
     Timeout {
         /// The peer called.

@@ -73,7 +73,8 @@ impl Client {
                     matches!(op, Op::Claim { cid: c, owner: Owner::Rest, options: o, .. }
                         if *c == cid && *o == options)
                 };
-                history.has_since(from, is) && history.was(from, &cid, |now| now == Some(pin))
+                history.has_since(from, is)
+                    && history.was(from, &cid, |now| now.is_some_and(|now| is_shown(now, pin)))
             });
         }
         self.note("pin", &cid, &answer.map(|answer| answer.map(|_| ())));
@@ -89,7 +90,8 @@ impl Client {
                     let is = |op: &Op| {
                         matches!(op, Op::Release { cid: c, owner: Owner::Rest, .. } if *c == cid)
                     };
-                    history.has_since(from, is) && history.was(0, &cid, |now| now == Some(pin))
+                    history.has_since(from, is)
+                        && history.was(0, &cid, |now| now.is_some_and(|now| is_shown(now, pin)))
                 });
             }
             Ok(Err(UseCaseError::NotFound)) => {
@@ -175,4 +177,11 @@ impl Client {
         let name = &self.cluster.member().name;
         self.trace.note(format!("{name} was asked: {what} {cid}: {answer:?}"));
     }
+}
+
+/// Whether a write was answered with this pin: without the claims of others.
+fn is_shown(pin: &Pin, answer: &Pin) -> bool {
+    let claims = pin.claims.iter().filter(|(owner, _)| **owner == Owner::Rest);
+    claims.eq(&answer.claims)
+        && (&pin.allocations, pin.created) == (&answer.allocations, answer.created)
 }

@@ -104,6 +104,19 @@ impl Write {
 }
 
 impl SimFile {
+    /// A file on a disk of its own with these contents, synced.
+    #[must_use]
+    pub fn with_contents(bytes: Vec<u8>) -> Self {
+        let contents = Contents { volatile: bytes.clone(), durable: bytes, unsynced: Vec::new() };
+        Self { disk: SimDisk::new(Duration::ZERO), contents: Arc::new(Mutex::new(contents)) }
+    }
+
+    /// The contents as they were synced last.
+    #[must_use]
+    pub fn synced(&self) -> Vec<u8> {
+        self.lock().durable.clone()
+    }
+
     /// An empty file.
     #[must_use]
     pub fn new(disk: SimDisk) -> Self {

@@ -9,6 +9,9 @@ use super::world::{World, cid_of};
 
 /// Longest wait until a process that ended is started again.
 const RESTART_MAX_MS: u64 = 6_000;
+/// A peer that has taken part for that long must notice that its log is gone: the slowest disk has
+/// synced its state by then.
+const KNOWN_AFTER: Duration = Duration::from_secs(5);
 /// How far a wall clock jumps, either way: a year.
 const JUMP_MAX_MS: i64 = 365 * 86_400_000;
 
@@ -24,8 +27,13 @@ impl World {
     /// The process of a peer ends without warning; what was not synced may be lost.
     pub(super) fn crash(&mut self, n: usize, why: &str) {
         self.trace.note(format!("peer-{n} ends: {why}"));
-        self.judge.forget_peer(self.hosts[n].id);
+        let first = self.judge.forget_peer(self.hosts[n].id);
+        self.clients[n].abort_all();
         self.hosts[n].crash();
+        if first.is_some_and(|first| first.elapsed() > KNOWN_AFTER) && self.chance(15) {
+            self.trace.note(format!("peer-{n} has lost its log"));
+            self.lost_logs[n] = Some(self.hosts[n].lose_log());
+        }
         self.restarts[n] = Instant::now() + self.millis(RESTART_MAX_MS);
     }
 
@@ -143,14 +151,18 @@ impl World {
 
     pub(super) fn disturb_disk(&mut self) {
         let n = self.random.random_range(0..self.hosts.len());
-        let disk = self.hosts[n].disk.clone();
+        let (disk, name) = if self.chance(50) {
+            (self.hosts[n].disk.clone(), "disk")
+        } else {
+            (self.hosts[n].volume.clone(), "daemon's volume")
+        };
         let on = self.chance(40);
         if self.chance(50) {
-            self.trace.note(format!("the disk of peer-{n} is full: {on}"));
+            self.trace.note(format!("the {name} of peer-{n} is full: {on}"));
             disk.set_full(on);
         } else {
             let time = if on { self.millis(2_000) } else { self.millis(4) };
-            self.trace.note(format!("the disk of peer-{n} takes {time:?}"));
+            self.trace.note(format!("the {name} of peer-{n} takes {time:?}"));
             disk.set_sync_time(time);
         }
     }
@@ -174,9 +186,10 @@ impl World {
             daemon.set_delay(Duration::ZERO);
             daemon.set_listing_limit(None);
             (0..self.cids).for_each(|cid| daemon.set_missing(cid_of(cid), false));
-            let disk = &self.hosts[n].disk;
-            disk.set_full(false);
-            disk.set_sync_time(Duration::from_millis(1));
+            for disk in [&self.hosts[n].disk, &self.hosts[n].volume] {
+                disk.set_full(false);
+                disk.set_sync_time(Duration::from_millis(1));
+            }
             self.restarts[n] = Instant::now();
         }
     }

@@ -135,9 +135,10 @@ impl History {
         for op in &ops {
             let mut cids = Vec::new();
             self.pins.touched(op, &mut cids);
-            let before: Vec<_> = cids.iter().map(|cid| self.pins.get(cid).cloned()).collect();
+            let before = cids.into_iter().map(|cid| (cid, self.pins.get(&cid).cloned()));
+            let before: Vec<(Cid, Option<Pin>)> = before.collect();
             outcomes.push(self.pins.apply(position.term, op));
-            for (cid, before) in cids.into_iter().zip(before) {
+            for (cid, before) in before {
                 let after = self.pins.get(&cid);
                 if before.as_ref() == after {
                     continue;
@@ -145,14 +146,7 @@ impl History {
                 hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
                 self.versions.entry(cid).or_default().push((count, after.cloned()));
                 if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
-                    let others = pin.holders().filter(|holder| confirmed(*holder, &cid)).count();
-                    let needed = pin.replication().min.of(pin.holders().count());
-                    if others < needed {
-                        return Err(format!(
-                            "{cid} was released on {peer} while {others} others hold it, {needed} \
-                             must"
-                        ));
-                    }
+                    may_let_go(&cid, &pin, *peer, &confirmed)?;
                 }
             }
         }
@@ -194,4 +188,21 @@ impl Default for History {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether a peer may let go of a pin: enough others must be confirmed.
+fn may_let_go(
+    cid: &Cid,
+    pin: &Pin,
+    peer: PeerId,
+    confirmed: impl Fn(PeerId, &Cid) -> bool,
+) -> Result<(), String> {
+    let others = pin.holders().filter(|holder| confirmed(*holder, cid)).count();
+    let needed = pin.replication().min.of(pin.holders().count());
+    if others < needed {
+        return Err(format!(
+            "{cid} was released on {peer} while {others} others hold it, {needed} must"
+        ));
+    }
+    Ok(())
 }

@@ -25,7 +25,7 @@ use crate::{
 
 /// Requests waiting for one peer.
 const INBOUND_MAX: usize = 256;
-/// Raft's timing in worlds; the defaults of `config`.
+/// Raft's timing by default.
 const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(100),
     election_min: Duration::from_millis(300),
@@ -58,10 +58,14 @@ pub struct Host {
     pub daemon: StandInDaemon,
     /// The machine's wall clock.
     pub clock: SimulatedClock,
-    /// The disk of the peer's log, state and ledger.
+    /// The disk of the peer's log and state.
     pub disk: SimDisk,
+    /// The volume of the daemon, with the ledger on it.
+    pub volume: SimDisk,
     /// The tracker's limits, from the next start on.
     pub tracker: tracker::Config,
+    /// Raft's timing, from the next start on; the defaults of `config`.
+    pub timing: Timing,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
     network: SimNetwork,
@@ -89,19 +93,21 @@ impl Host {
     /// called within the world's runtime.
     #[must_use]
     pub fn new(make: Make, network: SimNetwork) -> Self {
-        let disk = SimDisk::new(make.sync_time);
+        let (disk, volume) = (SimDisk::new(make.sync_time), SimDisk::new(make.sync_time));
         Self {
             id: make.id,
             daemon: StandInDaemon::new(&format!("daemon of {}", make.member.name), make.pin_time),
             member: make.member,
             clock: SimulatedClock::new(START),
+            timing: TIMING,
             peer: None,
             network,
             log: SimLog::new(disk.clone()),
             state: SimFile::new(disk.clone()),
-            ledger: SimFile::new(disk.clone()),
+            ledger: SimFile::new(volume.clone()),
             tracker: tracker::Config::default(),
             disk,
+            volume,
         }
     }
 
@@ -111,12 +117,13 @@ impl Host {
     /// When its disks cannot be used; then it does not run.
     pub async fn start(&mut self, join: JoinPolicy) -> Result<(), HostError> {
         self.daemon.forget_answers();
+        let ledger = self.ledger.clone();
         let (inbound, requests) = mpsc::channel(INBOUND_MAX);
         let transport = self.network.connect(self.id, inbound);
         let assembly = Assembly {
             id: self.id,
             member: self.member.clone(),
-            timing: TIMING,
+            timing: self.timing,
             stores: Stores {
                 log: self.log.clone(),
                 flushed: self.log.flushed(),
@@ -126,8 +133,8 @@ impl Host {
             inbound: requests,
             ipfs: Arc::new(self.daemon.client()),
             ledger: LedgerPort::Slow(
-                Ledger::with_backend(self.ledger.clone())?,
-                self.disk.sync_ms(),
+                Ledger::with_backend(move || ledger.clone())?,
+                self.volume.sync_ms(),
             ),
             tracker: self.tracker,
             addresses: AddressBook::default(),
@@ -144,6 +151,17 @@ impl Host {
     #[must_use]
     pub fn log(&self) -> SimLog {
         self.log.clone()
+    }
+
+    /// The log is gone from a disk whose process does not run; the state stays.
+    #[must_use]
+    pub fn lose_log(&mut self) -> SimLog {
+        std::mem::replace(&mut self.log, SimLog::new(self.disk.clone()))
+    }
+
+    /// Somebody puts back the log that was lost.
+    pub fn put_back(&mut self, log: SimLog) {
+        self.log = log;
     }
 
     /// Why the process can go on no longer, if so.

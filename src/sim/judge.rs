@@ -56,6 +56,8 @@ struct Replica {
     hash: u64,
     /// Entries compared with the history.
     compared: u64,
+    /// When it was first seen to have applied anything.
+    first: Option<Instant>,
     /// What had been agreed before its start.
     base: u64,
     /// What had been agreed when a pin was seen to be here no more.
@@ -111,6 +113,7 @@ impl Judge {
             pins: BTreeMap::new(),
             hash: 0,
             compared: state.entries(),
+            first: None,
             base: watched.history.len_before_now(),
             dropped: BTreeMap::new(),
             taken: BTreeMap::new(),
@@ -122,13 +125,18 @@ impl Judge {
         watched.observe(id);
     }
 
-    /// Looks at a peer for the last time before its process ends.
-    pub fn forget_peer(&self, id: PeerId) {
+    /// Looks at a peer for the last time before its process ends; says since when it has taken part.
+    pub fn forget_peer(&self, id: PeerId) -> Option<Instant> {
         let mut watched = self.lock();
         watched.observe(id);
-        if let Some(replica) = watched.replicas.remove(&id) {
-            replica.watcher.abort();
-        }
+        let replica = watched.replicas.remove(&id)?;
+        replica.watcher.abort();
+        replica.first
+    }
+
+    /// Keeps what somebody else found.
+    pub fn accuse(&self, what: &str) {
+        self.lock().accuse(what.to_owned());
     }
 
     /// Entries agreed on so far; answers to what is asked from now on are judged from there.
@@ -201,6 +209,9 @@ impl Watched {
             |peer: PeerId, cid: &Cid| daemons.get(&peer).is_some_and(|d| d.has_confirmed(cid));
         let extended = self.history.extend(&replica.log, range, confirmed);
         replica.compared = range.1;
+        if range.1 > 0 {
+            replica.first.get_or_insert_with(Instant::now);
+        }
         if let Err(what) = extended {
             return self.accuse(format!("{id}: {what}"));
         }

@@ -180,6 +180,10 @@ impl BoundLog for SimLog {
         Ok(())
     }
 
+    fn purged(&self) -> Option<LogPosition> {
+        self.lock().volatile.purged.map(position_of)
+    }
+
     fn last(&self) -> Option<LogPosition> {
         self.lock().volatile.last().map(position_of)
     }

@@ -8,6 +8,8 @@
 //! files (what was not synced is lost in a crash), [`crate::ipfs::fake`] instead of Kubo.
 
 pub mod clients;
+#[cfg(test)]
+pub(crate) mod damage;
 pub mod disk;
 mod faults;
 pub mod history;

@@ -218,6 +218,10 @@ impl Arrival {
         let (Ok(response), Some(back)) = (answer.await, back) else { return };
         let delay = {
             let mut links = self.network.lock();
+            // The dead say nothing.
+            if !links.is_alive(self.to, self.life) {
+                return;
+            }
             let delay = links.carry(self.to, self.from);
             if let Some(trace) = &links.trace {
                 let what = || format!("{} answers {}: {delay:?}, {response:?}", self.to, self.from);
@@ -242,7 +246,10 @@ impl Transport for SimTransport {
         Box::pin(async move {
             match tokio::time::timeout(deadline, self.send(to, envelope)).await {
                 Ok(Ok(response)) => Ok(response),
-                Ok(Err(_)) => Err(CallError::Unreachable { peer: to, reason: "simulated".into() }),
+                Ok(Err(_)) => {
+                    let reason = "simulated".into();
+                    Err(CallError::Unreachable { peer: to, reason, sent: true })
+                }
                 Err(_) => Err(CallError::Timeout { peer: to, deadline }),
             }
         })

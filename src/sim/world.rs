@@ -9,6 +9,7 @@ use super::{
     clients::{Client, Object},
     host::{Host, Make},
     judge::Judge,
+    log::SimLog,
     network::SimNetwork,
     trace::Trace,
 };
@@ -40,13 +41,15 @@ pub struct World {
     pub(super) hosts: Vec<Host>,
     /// When a host without a process starts one.
     pub(super) restarts: Vec<Instant>,
+    /// Logs that their hosts have lost.
+    pub(super) lost_logs: Vec<Option<SimLog>>,
     pub(super) judge: Judge,
     pub(super) trace: Trace,
     /// CIDs that are asked for.
     pub(super) cids: u32,
     objects: Vec<Object>,
-    /// Requests under way.
-    clients: JoinSet<()>,
+    /// Requests under way at each host; they end with its process.
+    pub(super) clients: Vec<JoinSet<()>>,
     faults_end: Instant,
 }
 
@@ -66,12 +69,13 @@ impl World {
         let mut world = Self {
             network,
             restarts: vec![Instant::now(); hosts.len()],
+            lost_logs: hosts.iter().map(|_| None).collect(),
+            clients: hosts.iter().map(|_| JoinSet::new()).collect(),
             hosts,
             judge,
             trace,
             cids: random.random_range(10..=if longest > 12 { CIDS_MAX } else { 40 }),
             objects: Vec::new(),
-            clients: JoinSet::new(),
             faults_end: Instant::now() + faults,
             random,
         };
@@ -150,9 +154,8 @@ impl World {
         let n = self.random.random_range(0..self.hosts.len());
         let patience = Duration::from_millis(self.random.random_range(50..12_000));
         if let Some(client) = self.client(n, patience) {
-            self.clients.spawn(ask(client));
+            self.clients[n].spawn(ask(client));
         }
-        while self.clients.try_join_next().is_some() {}
     }
 
     fn client(&self, n: usize, patience: Duration) -> Option<Client> {
@@ -191,14 +194,13 @@ impl World {
         for n in 0..self.hosts.len() {
             let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
             if let Some(client) = self.client(n, Duration::from_secs(5)) {
-                self.clients.spawn(client.control(object.clone(), at));
+                self.clients[n].spawn(client.control(object.clone(), at));
             }
         }
     }
 
     fn control_all(&mut self) {
-        if !self.clients.is_empty() {
-            while self.clients.try_join_next().is_some() {}
+        if self.clients.iter().any(|under_way| !under_way.is_empty()) {
             return;
         }
         for object in self.objects.clone() {
@@ -215,6 +217,7 @@ impl World {
     /// Ends processes that can go on no longer, and starts those whose time has come.
     async fn supervise(&mut self) {
         for n in 0..self.hosts.len() {
+            while self.clients[n].try_join_next().is_some() {}
             if let Some(error) = self.hosts[n].failure() {
                 self.crash(n, &error.to_string());
             }
@@ -226,7 +229,14 @@ impl World {
 
     async fn start(&mut self, n: usize) {
         let join = if n == 0 { JoinPolicy::Wait } else { JoinPolicy::Any };
-        match self.hosts[n].start(join).await {
+        let started = self.hosts[n].start(join).await;
+        if let Some(log) = self.lost_logs[n].take() {
+            if started.is_ok() {
+                self.judge.accuse(&format!("peer-{n} takes part again over an empty log"));
+            }
+            self.hosts[n].put_back(log);
+        }
+        match started {
             Ok(()) => {
                 self.trace.note(format!("peer-{n} starts"));
                 self.judge.watch_peer(&self.hosts[n]);
@@ -246,7 +256,7 @@ impl World {
         let Some(peer) = &self.hosts[0].peer else { return };
         let cluster = peer.cluster.clone();
         if cluster.members().is_empty() {
-            self.clients.spawn(async move {
+            self.clients[0].spawn(async move {
                 // What is wrong with the disk is found at the next start.
                 let _ = cluster.found(ClusterId([9; 16]), 1).await;
             });
@@ -288,8 +298,9 @@ impl World {
         self.hosts.iter().find_map(|host| {
             let mut wanted = host.daemon.foreign();
             wanted.extend(pins.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| *cid));
-            let held = host.daemon.held();
-            let wrong = held.symmetric_difference(&wanted).next()?;
+            let (held, strays) = (host.daemon.held(), host.daemon.strays());
+            let mut wrongs = held.symmetric_difference(&wanted);
+            let wrong = wrongs.find(|cid| wanted.contains(*cid) || !strays.contains(*cid))?;
             let status = host.peer.as_ref().and_then(|peer| peer.tracker.status(wrong));
             let name = &host.member.name;
             Some(format!("{wrong} is held by {name}: {}; {status:?}", held.contains(wrong)))

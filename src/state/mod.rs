@@ -7,7 +7,7 @@ mod shared;
 
 pub use self::{
     brake::{Found, Holds, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window},
-    op::{Fence, Op, Outcome, Refused},
+    op::{Applied, Fence, Op, Outcome, Refused},
     pin_set::PinSet,
     shared::{Changed, SharedState},
 };

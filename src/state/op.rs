@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::brake::{Ruling, WaitingDigest};
-use crate::types::{Cid, ClaimOptions, Owner, PeerId, Timestamp, Uid};
+use crate::types::{Cid, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
 
 /// Binds a controller's op to the leadership and the object it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +100,15 @@ pub enum Outcome {
     Unchanged,
     /// It was refused.
     Refused(Refused),
+}
+
+/// What became of an op, and the pin it was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// For the REST API: of a claim the pin as it is then, of a release as it was before.
+    pub pin: Option<Pin>,
 }
 
 /// Why an op was refused.

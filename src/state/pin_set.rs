@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{
     brake::{AtStake, Holds, Lost, Ruling, Waiting, WaitingDigest, WaitingSet, Window},
-    op::{Fence, Op, Outcome, Refused},
+    op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{Allocation, Cid, Claim, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
 
@@ -137,6 +137,21 @@ impl PinSet {
             Some(cid) => cids.push(cid),
             None => cids.extend(self.waiting.iter().map(|(_, cid)| *cid)),
         }
+    }
+
+    /// Applies an op of a log entry written in `term`, and shows the pin to users of the REST API.
+    pub fn apply_shown(&mut self, term: u64, op: &Op) -> Applied {
+        let shown = |pins: &Self| pins.get(&op.cid()?).map(Pin::as_asked_by_rest);
+        let before = match op {
+            Op::Release { owner: Owner::Rest, .. } => shown(self),
+            _ => None,
+        };
+        let outcome = self.apply(term, op);
+        let pin = match op {
+            Op::Claim { owner: Owner::Rest, .. } => shown(self),
+            _ => before,
+        };
+        Applied { outcome, pin }
     }
 
     /// Applies an op of a log entry written in `term`.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Fence, Found, Op, Outcome, PinSet, Refused, Ruling, Waiting};
-use crate::types::{Cid, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid};
+use super::{Applied, Fence, Found, Op, Outcome, PinSet, Refused, Ruling, Waiting};
+use crate::types::{Cid, ClaimOptions, Factor, Owner, PeerId, Pin, Replication, Timestamp, Uid};
 
 const TERM: u64 = 7;
 
@@ -43,6 +43,32 @@ fn release(n: u8, owner: Owner, generation: i64) -> Op {
 
 fn holders(pins: &PinSet, n: u8) -> Vec<PeerId> {
     pins.get(&cid(n)).unwrap().holders().collect()
+}
+
+#[test]
+fn a_rest_write_is_shown_what_it_left_or_found() {
+    let mut pins = PinSet::default();
+    let claim_as = |name: &str| match claim(1, Owner::Rest, 1, 1, false, 0) {
+        Op::Claim { cid, owner, options, candidates, at, .. } => {
+            let options = ClaimOptions { name: name.to_owned(), ..options };
+            Op::Claim { cid, owner, options, candidates, at, fence: None }
+        }
+        other => other,
+    };
+    let release = release(1, Owner::Rest, 0);
+    let mut shown = |op: &Op| {
+        let Applied { outcome, pin } = pins.apply_shown(TERM, op);
+        let name = |pin: Pin| Some(pin.claims.get(&Owner::Rest)?.options.name.clone());
+        (outcome, pin.map(name))
+    };
+    let named = |name: &str| Some(Some(name.to_owned()));
+    assert_eq!(shown(&release), (Outcome::Refused(Refused::NoSuchPin), None));
+    assert_eq!(shown(&claim_as("one")), (Outcome::Changed, named("one")));
+    assert_eq!(shown(&claim_as("two")), (Outcome::Changed, named("two")));
+    assert_eq!(shown(&claim(1, object("a"), 1, 1, false, 1)), (Outcome::Changed, None));
+    assert_eq!(shown(&release), (Outcome::Changed, named("two")));
+    // The object still claims it.
+    assert_eq!(shown(&release), (Outcome::Unchanged, Some(None)));
 }
 
 #[test]

@@ -2,12 +2,12 @@
 //!
 //! Invariants: bound to one daemon's ID, under another ID its entries are void; a write is on disk
 //! when it returns; it knows nothing of what is wanted or pinned now. It must not guess: a file it
-//! cannot read is an error that says what to do, never an empty ledger.
+//! cannot read, or that lacks a write, is an error that says what to do, never an empty ledger.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use redb::{
@@ -15,14 +15,19 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use crate::types::{Cid, CidError, Timestamp};
+use crate::{
+    high_water::HighWater,
+    types::{Cid, CidError, Timestamp},
+};
 
 /// Binary CID → [`Entry`] in the form of [`Entry::encode`].
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-/// `format` → version of the whole file, one byte; `daemon` → the daemon's ID.
+/// `format` → version of the whole file, one byte; `daemon` → the daemon's ID; `writes` → how many
+/// there were, 8 bytes, big endian.
 const HEADER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("header");
 const FORMAT_KEY: &str = "format";
 const DAEMON_KEY: &str = "daemon";
+const WRITES_KEY: &str = "writes";
 /// Version of the tables' layout. Another one is refused.
 const FORMAT: u8 = 1;
 /// Version of an entry's bytes. Another one is refused.
@@ -77,6 +82,18 @@ pub enum LedgerError {
         /// What was found.
         what: String,
     },
+    /// The file is of an earlier time.
+    #[error(
+        "the ledger {place} has lost writes: {synced} were on disk once, it knows of {found};          restore it, or move it away and start again: content pinned before is then taken for          somebody else's and stays pinned"
+    )]
+    Lost {
+        /// The file.
+        place: Place,
+        /// Writes that were synced.
+        synced: u64,
+        /// Writes in it.
+        found: u64,
+    },
     /// The disk failed.
     #[error("the ledger {place} cannot be read or written: {reason}")]
     Disk {
@@ -105,16 +122,30 @@ impl fmt::Display for Place {
     }
 }
 
-/// The open ledger; clones are the same one. Calls block for a disk write or less per call.
-#[derive(Clone, Debug)]
+/// The open ledger; clones are the same one. Calls block for a disk write or less per call, one after
+/// the other.
+#[derive(Clone)]
 pub struct Ledger {
-    database: Arc<Database>,
+    /// None after a failure of the disk: redb answers nothing any more then, so that the next call
+    /// opens the file anew.
+    database: Arc<Mutex<Option<Database>>>,
+    reopen: Arc<Reopen>,
     place: Place,
+    /// Says how many writes are on disk; none in a backend.
+    mark: Option<Arc<HighWater>>,
+}
+
+type Reopen = dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync;
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Entry {
     /// Version, origin, milliseconds since the epoch (8 bytes, big endian).
-    fn encode(self) -> [u8; 10] {
+    pub(crate) fn encode(self) -> [u8; 10] {
         let mut bytes = [0; 10];
         bytes[0] = ENTRY_FORMAT;
         bytes[1] = match self.origin {
@@ -125,7 +156,7 @@ impl Entry {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&[ENTRY_FORMAT, origin], since) = bytes.split_first_chunk()? else { return None };
         let origin = match origin {
             0 => Origin::Ours,
@@ -136,39 +167,88 @@ impl Entry {
     }
 }
 
+/// How the file is opened. redb trusts what it reads unless every page's checksum is compared at
+/// the opening, as it does itself after a crash; then the ledger is read as a whole anyway.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_SIZE).set_check_integrity_on_open(true);
+    builder
+}
+
 impl Ledger {
-    /// Opens the ledger in a file, or makes it.
+    /// Opens the ledger in a file, or makes it; beside it is the mark of its writes
+    /// (`synced` in place of the file's extension).
     ///
     /// # Errors
-    /// When the file cannot be opened, is damaged, or is of another version.
+    /// When the file cannot be opened, is damaged, lacks writes, or is of another version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let place = Place::File(path.to_owned());
-        let opened = Database::builder().set_cache_size(CACHE_SIZE).create(path);
-        Self::checked(opened, place)
+        let failed =
+            |e: std::io::Error| LedgerError::Open { place: place.clone(), reason: e.to_string() };
+        // Moved away by a person, as the errors say: the mark was of that file.
+        let is_new = !path.try_exists().map_err(failed)?;
+        let (mark, synced) = HighWater::open(&path.with_extension("synced")).map_err(failed)?;
+        let file = path.to_owned();
+        // Never made anew: an empty ledger would take what is ours for a stranger's.
+        let reopen = Arc::new(move || builder().open(&file));
+        let mut ledger = Self::checked(builder().create(path), reopen, place.clone())?;
+        let found = ledger.with(|database| ledger.writes(database))?;
+        match synced {
+            Some(synced) if found < synced && !is_new => {
+                Err(LedgerError::Lost { place, synced, found })
+            }
+            _ => {
+                mark.raise(found);
+                ledger.mark = Some(Arc::new(mark));
+                Ok(ledger)
+            }
+        }
     }
 
-    /// Opens the ledger in a backend, or makes it: for simulated worlds.
+    /// Opens the ledger in a backend, or makes it: for simulated worlds. Each call of `backend` gives
+    /// the same contents.
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub fn with_backend(backend: impl StorageBackend) -> Result<Self, LedgerError> {
-        let opened = Database::builder().set_cache_size(CACHE_SIZE).create_with_backend(backend);
-        Self::checked(opened, Place::Backend)
+    pub fn with_backend<B: StorageBackend>(
+        backend: impl Fn() -> B + Send + Sync + 'static,
+    ) -> Result<Self, LedgerError> {
+        let open = move || builder().create_with_backend(backend());
+        Self::checked(open(), Arc::new(open), Place::Backend)
     }
 
     fn checked(
         opened: Result<Database, redb::DatabaseError>,
+        reopen: Arc<Reopen>,
         place: Place,
     ) -> Result<Self, LedgerError> {
         let database = opened
             .map_err(|e| LedgerError::Open { place: place.clone(), reason: e.to_string() })?;
-        let ledger = Self { database: Arc::new(database), place };
-        ledger.check_format()?;
+        let database = Arc::new(Mutex::new(Some(database)));
+        let ledger = Self { database, reopen, place, mark: None };
+        ledger.with(|database| ledger.check_format(database))?;
         Ok(ledger)
     }
 
-    fn check_format(&self) -> Result<(), LedgerError> {
-        let write = self.begin()?;
+    /// Calls with the database, which is opened anew if the disk failed before.
+    fn with<T>(
+        &self,
+        call: impl FnOnce(&Database) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match slot.take() {
+            Some(database) => database,
+            None => (self.reopen)().map_err(|e| self.disk(&e))?,
+        };
+        let result = call(&database);
+        if !matches!(result, Err(LedgerError::Disk { .. })) {
+            *slot = Some(database);
+        }
+        result
+    }
+
+    fn check_format(&self, database: &Database) -> Result<(), LedgerError> {
+        let write = self.begin(database)?;
         {
             let mut header = write.open_table(HEADER).map_err(|e| self.not_a_ledger(&e))?;
             write.open_table(ENTRIES).map_err(|e| self.not_a_ledger(&e))?;
@@ -192,7 +272,11 @@ impl Ledger {
     /// # Errors
     /// When the disk fails or the ID is not text.
     pub fn daemon(&self) -> Result<Option<String>, LedgerError> {
-        let read = self.database.begin_read().map_err(|e| self.disk(&e))?;
+        self.with(|database| self.daemon_in(database))
+    }
+
+    fn daemon_in(&self, database: &Database) -> Result<Option<String>, LedgerError> {
+        let read = database.begin_read().map_err(|e| self.disk(&e))?;
         let header = read.open_table(HEADER).map_err(|e| self.disk(&e))?;
         let id = header.get(DAEMON_KEY).map_err(|e| self.disk(&e))?;
         id.map(|id| {
@@ -207,11 +291,15 @@ impl Ledger {
     /// # Errors
     /// When the disk fails; then nothing has changed.
     pub fn bind(&self, daemon: &str) -> Result<u64, LedgerError> {
+        self.with(|database| self.bind_in(database, daemon))
+    }
+
+    fn bind_in(&self, database: &Database, daemon: &str) -> Result<u64, LedgerError> {
         use redb::ReadableTableMetadata as _;
-        if self.daemon()?.as_deref() == Some(daemon) {
+        if self.daemon_in(database)?.as_deref() == Some(daemon) {
             return Ok(0);
         }
-        let write = self.begin()?;
+        let write = self.begin(database)?;
         let dropped = {
             let entries = write.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
             entries.len().map_err(|e| self.disk(&e))?
@@ -231,7 +319,11 @@ impl Ledger {
     /// # Errors
     /// When the disk fails or an entry is not understood.
     pub fn entries(&self) -> Result<Vec<(Cid, Entry)>, LedgerError> {
-        let read = self.database.begin_read().map_err(|e| self.disk(&e))?;
+        self.with(|database| self.entries_in(database))
+    }
+
+    fn entries_in(&self, database: &Database) -> Result<Vec<(Cid, Entry)>, LedgerError> {
+        let read = database.begin_read().map_err(|e| self.disk(&e))?;
         let table = read.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
         let mut entries = Vec::new();
         for item in table.iter().map_err(|e| self.disk(&e))? {
@@ -251,30 +343,59 @@ impl Ledger {
     /// # Errors
     /// When the disk fails; then nothing has changed.
     pub fn write(&self, changes: &[Change]) -> Result<(), LedgerError> {
-        let write = self.begin()?;
+        self.with(|database| self.write_in(database, changes))
+    }
+
+    fn write_in(&self, database: &Database, changes: &[Change]) -> Result<(), LedgerError> {
+        let write = self.begin(database)?;
         {
             let mut table = write.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
             for (cid, entry) in changes {
-                let key = cid.to_bytes();
+                let key = cid.as_bytes();
                 match entry {
                     Some(entry) => {
-                        table.insert(&key[..], &entry.encode()[..]).map_err(|e| self.disk(&e))?
+                        table.insert(key, &entry.encode()[..]).map_err(|e| self.disk(&e))?
                     }
-                    None => table.remove(&key[..]).map_err(|e| self.disk(&e))?,
+                    None => table.remove(key).map_err(|e| self.disk(&e))?,
                 };
             }
         }
         self.commit(write)
     }
 
-    fn begin(&self) -> Result<WriteTransaction, LedgerError> {
-        let mut write = self.database.begin_write().map_err(|e| self.disk(&e))?;
+    fn begin(&self, database: &Database) -> Result<WriteTransaction, LedgerError> {
+        let mut write = database.begin_write().map_err(|e| self.disk(&e))?;
         write.set_durability(Durability::Immediate).map_err(|e| self.disk(&e))?;
         Ok(write)
     }
 
     fn commit(&self, write: WriteTransaction) -> Result<(), LedgerError> {
-        write.commit().map_err(|e| self.disk(&e))
+        let count = {
+            let mut header = write.open_table(HEADER).map_err(|e| self.disk(&e))?;
+            let before = header.get(WRITES_KEY).map_err(|e| self.disk(&e))?;
+            let count = self.count(before.map(|value| value.value().to_vec()))? + 1;
+            header.insert(WRITES_KEY, &count.to_be_bytes()[..]).map_err(|e| self.disk(&e))?;
+            count
+        };
+        write.commit().map_err(|e| self.disk(&e))?;
+        if let Some(mark) = &self.mark {
+            mark.raise(count);
+        }
+        Ok(())
+    }
+
+    fn writes(&self, database: &Database) -> Result<u64, LedgerError> {
+        let read = database.begin_read().map_err(|e| self.disk(&e))?;
+        let header = read.open_table(HEADER).map_err(|e| self.disk(&e))?;
+        let stored = header.get(WRITES_KEY).map_err(|e| self.disk(&e))?;
+        self.count(stored.map(|value| value.value().to_vec()))
+    }
+
+    fn count(&self, stored: Option<Vec<u8>>) -> Result<u64, LedgerError> {
+        let Some(bytes) = stored else { return Ok(0) };
+        let number = bytes.as_slice().try_into();
+        let number = number.map_err(|_| self.not_understood("its count of writes".to_owned()))?;
+        Ok(u64::from_be_bytes(number))
     }
 
     fn disk(&self, error: &dyn fmt::Display) -> LedgerError {
@@ -297,6 +418,7 @@ mod tests {
     use redb::backends::InMemoryBackend;
 
     use super::*;
+    use crate::sim::damage;
 
     fn cid(n: u8) -> Cid {
         // CIDv1, raw, identity multihash of one byte.
@@ -328,7 +450,7 @@ mod tests {
 
     #[test]
     fn another_daemon_voids_the_entries() {
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         ledger.bind("one").unwrap();
         ledger.write(&[(cid(1), entry(Origin::Ours, 1))]).unwrap();
         assert_eq!(ledger.bind("one").unwrap(), 0);
@@ -343,45 +465,83 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let ledger = Ledger::open(&path).unwrap();
-        let write = ledger.begin().unwrap();
-        write.open_table(HEADER).unwrap().insert(FORMAT_KEY, &[9_u8][..]).unwrap();
-        ledger.commit(write).unwrap();
+        let stamp = |database: &Database| {
+            let write = ledger.begin(database)?;
+            write.open_table(HEADER).unwrap().insert(FORMAT_KEY, &[9_u8][..]).unwrap();
+            ledger.commit(write)
+        };
+        ledger.with(stamp).unwrap();
         drop(ledger);
         let error = Ledger::open(&path).unwrap_err().to_string();
         assert!(error.contains("ledger is not understood: its format is [9]"), "{error}");
         assert!(error.contains("move it away"), "{error}");
         // An entry of a newer version.
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
-        let write = ledger.begin().unwrap();
-        let key = cid(1).to_bytes();
-        write.open_table(ENTRIES).unwrap().insert(&key[..], &[2_u8, 0][..]).unwrap();
-        ledger.commit(write).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
+        let insert = |database: &Database| {
+            let write = ledger.begin(database)?;
+            let key = cid(1).to_bytes();
+            write.open_table(ENTRIES).unwrap().insert(&key[..], &[2_u8, 0][..]).unwrap();
+            ledger.commit(write)
+        };
+        ledger.with(insert).unwrap();
         assert!(matches!(ledger.entries(), Err(LedgerError::NotUnderstood { .. })));
+    }
+
+    /// What a ledger says, in words that can be compared.
+    fn told(ledger: &Ledger) -> Result<String, LedgerError> {
+        Ok(format!("{:?} {:?}", ledger.daemon()?, ledger.entries()?))
+    }
+
+    /// Puts a damaged file in the place of `path` many times: it must say `expected` or be refused.
+    fn after_damage(path: &Path, expected: &str) {
+        let whole = std::fs::read(path).unwrap();
+        let mark = std::fs::read(path.with_extension("synced")).unwrap();
+        let (mut refused, mut sound) = (0, 0);
+        damage::each(&whole, 400, 397, |what, bytes| {
+            std::fs::write(path, bytes).unwrap();
+            std::fs::write(path.with_extension("synced"), &mark).unwrap();
+            match Ledger::open(path).and_then(|ledger| told(&ledger)) {
+                Ok(told) => {
+                    assert_eq!(told, expected, "{what}");
+                    sound += 1;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let place = path.display().to_string();
+                    assert!(text.contains(&place) && text.contains("move it away"), "{text}");
+                    refused += 1;
+                }
+            }
+        });
+        println!("{refused} refused, {sound} whole, of {} bytes", whole.len());
+        assert!(refused > 100 && sound > 100, "the damage was looked for");
     }
 
     #[test]
     fn a_file_cut_anywhere_or_overwritten_never_reads_as_something_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
+        let folder = damage::folder();
+        let (path, crashed) = (folder.path().join("ledger"), folder.path().join("crashed"));
         let ledger = Ledger::open(&path).unwrap();
         ledger.bind("one").unwrap();
-        let changes: Vec<_> = (0..200).map(|n| (cid(n), entry(Origin::Ours, 1))).collect();
-        ledger.write(&changes).unwrap();
-        drop(ledger);
-        let whole = std::fs::read(&path).unwrap();
-        let mut cuts: Vec<usize> = (1..whole.len()).step_by(whole.len() / 40).collect();
-        cuts.push(whole.len() - 1);
-        for cut in cuts {
-            std::fs::write(&path, &whole[..cut]).unwrap();
-            let read = Ledger::open(&path).and_then(|ledger| ledger.entries());
-            // All of it, or an error.
-            match read {
-                Ok(entries) => assert_eq!(entries.len(), changes.len(), "cut at {cut}"),
-                Err(error) => assert!(error.to_string().contains("ledger"), "{error}"),
-            }
+        for round in 0..3 {
+            let changes: Vec<_> = (0..200).map(|n| (cid(n), entry(Origin::Ours, round))).collect();
+            ledger.write(&changes).unwrap();
         }
-        std::fs::write(&path, vec![0x55; whole.len()]).unwrap();
+        let expected = told(&ledger).unwrap();
+        for end in ["", "synced"] {
+            std::fs::copy(path.with_extension(end), crashed.with_extension(end)).unwrap();
+        }
+        drop(ledger);
+        after_damage(&path, &expected);
+        after_damage(&crashed, &expected);
+
+        let len = usize::try_from(path.metadata().unwrap().len()).unwrap();
+        std::fs::write(&path, vec![0x55; len]).unwrap();
         let error = Ledger::open(&path).unwrap_err().to_string();
         assert!(error.contains("move it away"), "{error}");
+        // That done, it begins anew.
+        std::fs::remove_file(&path).unwrap();
+        assert!(Ledger::open(&path).unwrap().entries().unwrap().is_empty());
+        assert!(Ledger::open(&path).is_ok());
     }
 }

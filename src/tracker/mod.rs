@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::machine::Machine;
 pub use self::{
     disk::LedgerPort,
-    ledger::{Ledger, LedgerError},
+    ledger::{Entry, Ledger, LedgerError},
     machine::{Config, Counters},
 };
 use crate::{

@@ -37,7 +37,7 @@ struct World {
 
 impl World {
     fn new(daemon: &StandInDaemon) -> Self {
-        let ledger = Ledger::with_backend(InMemoryBackend::new()).unwrap();
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         Self::on(daemon, ledger, SharedState::new(PinSet::default()))
     }
 

@@ -8,8 +8,14 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A content identifier (<https://github.com/multiformats/cid>), ordered by its binary form.
+///
+/// It is kept in that form: maps of a million CIDs compare all the time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Cid(cid::Cid);
+pub struct Cid {
+    /// Zero after `len`, so that equal CIDs are equal bytes.
+    bytes: [u8; BYTES_LEN_MAX],
+    len: u8,
+}
 
 /// Why a string or bytes are not a CID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,21 +28,21 @@ pub struct CidError {
 /// Longest spelling accepted: base2 is never used for a CID, base16 of the longest one is 150.
 const TEXT_LEN_MAX: usize = 256;
 
-/// Longest binary form: four varints of at most 10 bytes and a digest of at most 64.
-const BYTES_LEN_MAX: usize = 104;
+/// Longest binary form: version, codec and hash as varints of 1, 10 and 10 bytes, the length of the
+/// digest in one, and a digest of 64.
+const BYTES_LEN_MAX: usize = 86;
 
 impl Cid {
-    fn write_to<'a>(&self, buffer: &'a mut [u8; BYTES_LEN_MAX]) -> &'a [u8] {
-        let mut rest = &mut buffer[..];
-        // Cannot fail: the buffer is longer than the longest form.
-        let written = self.0.write_bytes(&mut rest).unwrap_or_default();
-        &buffer[..written]
-    }
-
     /// The binary form, which is the key everywhere.
     #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// [`Self::as_bytes`] to keep.
+    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.to_bytes()
+        self.as_bytes().to_vec()
     }
 
     /// Reads the binary form; refuses bytes left over.
@@ -45,9 +51,10 @@ impl Cid {
     /// When the bytes are not exactly one CID.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let cid = cid::Cid::try_from(bytes).map_err(|e| CidError::new(&hex::encode(bytes), &e))?;
+        let cid = Self::from(cid);
         // The reader of `cid` ignores what follows; a key must have one spelling only.
-        if cid.to_bytes() == bytes {
-            Ok(Self(cid))
+        if cid.as_bytes() == bytes {
+            Ok(cid)
         } else {
             Err(CidError::new(&hex::encode(bytes), &"there are bytes left over"))
         }
@@ -72,21 +79,22 @@ impl FromStr for Cid {
         if text.contains('/') {
             return Err(CidError::new(text, &"it is a path; give the CID alone"));
         }
-        cid::Cid::try_from(text).map(Self).map_err(|e| CidError::new(text, &e))
+        cid::Cid::try_from(text).map(Self::from).map_err(|e| CidError::new(text, &e))
     }
 }
 
 impl From<cid::Cid> for Cid {
     fn from(cid: cid::Cid) -> Self {
-        Self(cid)
+        let mut bytes = [0; BYTES_LEN_MAX];
+        // Cannot fail: there is room for the longest form.
+        let len = cid.write_bytes(&mut bytes[..]).unwrap_or_default();
+        Self { bytes, len: u8::try_from(len).unwrap_or_default() }
     }
 }
 
 impl Ord for Cid {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Maps of a million CIDs compare all the time: no allocation here.
-        let (mut a, mut b) = ([0; BYTES_LEN_MAX], [0; BYTES_LEN_MAX]);
-        self.write_to(&mut a).cmp(other.write_to(&mut b))
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
@@ -98,13 +106,14 @@ impl PartialOrd for Cid {
 
 impl fmt::Display for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        // Cannot fail: the bytes were written by the same library.
+        cid::Cid::try_from(self.as_bytes()).map_err(|_| fmt::Error)?.fmt(f)
     }
 }
 
 impl fmt::Debug for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -113,7 +122,7 @@ impl Serialize for Cid {
         if serializer.is_human_readable() {
             serializer.collect_str(self)
         } else {
-            serializer.serialize_bytes(&self.to_bytes())
+            serializer.serialize_bytes(self.as_bytes())
         }
     }
 }
@@ -142,13 +151,17 @@ mod tests {
         let base58 = multibase_of(&base32);
         assert_eq!(base58.parse::<Cid>().unwrap(), base32);
         let v0: Cid = V0.parse().unwrap();
-        let v1 = Cid(cid::Cid::new_v1(0x70, *v0.0.hash()));
+        let v1 = Cid::from(cid::Cid::new_v1(0x70, *library(&v0).hash()));
         assert_ne!(v0, v1);
         assert_eq!(v0.to_string(), V0);
     }
 
+    fn library(cid: &Cid) -> cid::Cid {
+        cid::Cid::try_from(cid.as_bytes()).unwrap()
+    }
+
     fn multibase_of(cid: &Cid) -> String {
-        cid.0.to_string_of_base(cid::multibase::Base::Base58Btc).unwrap()
+        library(cid).to_string_of_base(cid::multibase::Base::Base58Btc).unwrap()
     }
 
     #[test]
@@ -170,6 +183,14 @@ mod tests {
             assert!(error.contains("is not a CID"), "{error}");
         }
         assert!("b".repeat(10_000).parse::<Cid>().unwrap_err().to_string().len() < 300);
+    }
+
+    #[test]
+    fn the_longest_form_has_room() {
+        let hash = cid::multihash::Multihash::wrap(u64::MAX, &[7; 64]).unwrap();
+        let longest = cid::Cid::new_v1(u64::MAX, hash);
+        assert_eq!(longest.to_bytes().len(), BYTES_LEN_MAX);
+        assert_eq!(Cid::from(longest).as_bytes(), longest.to_bytes());
     }
 
     #[test]

@@ -128,6 +128,17 @@ impl Pin {
             .fold(least, |a, b| Replication { min: a.min.max(b.min), max: a.max.max(b.max) })
     }
 
+    /// Without the claims of others than the REST API, of which there may be a thousand.
+    #[must_use]
+    pub fn as_asked_by_rest(&self) -> Self {
+        let claim = self.claims.get(&Owner::Rest).map(|claim| (Owner::Rest, claim.clone()));
+        Self {
+            claims: claim.into_iter().collect(),
+            allocations: self.allocations.clone(),
+            created: self.created,
+        }
+    }
+
     /// Peers that are to keep it (not the leaving ones).
     pub fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.allocations.iter().filter(|a| !a.leaving).map(|a| a.peer)

@@ -19,7 +19,7 @@ pub mod queue;
 pub mod reach;
 pub mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -28,7 +28,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::leading::{Settings, Shared};
-use self::{leading::Leading, peers::Directory};
+use self::{api::Backoff, leading::Leading, peers::Directory};
+
+/// Waits between attempts to write behind all that was proposed before.
+const CATCH_UP: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Runs the leader's controllers whenever this peer leads, until `token` ends them.
 pub async fn run(
@@ -62,13 +65,17 @@ async fn lead(
     let lead = Arc::new(Leading::new(shared.clone(), term, token.clone()));
     let (told, notes) = mpsc::channel(status::NOTES_MAX);
     let mut tasks = JoinSet::new();
-    tasks.spawn(status::run(lead.clone(), told.clone()));
-    tasks.spawn(status::tell(lead.clone(), notes));
-    tasks.spawn(claims::run(lead.clone()));
-    tasks.spawn(claims::compare(lead.clone()));
-    tasks.spawn(claims::brake(lead.clone(), told));
-    tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
-    tasks.spawn(pins::run(lead.clone()));
+    let work = async {
+        catch_up(&lead).await;
+        tasks.spawn(status::run(lead.clone(), told.clone()));
+        tasks.spawn(status::tell(lead.clone(), notes));
+        tasks.spawn(claims::run(lead.clone()));
+        tasks.spawn(claims::compare(lead.clone()));
+        tasks.spawn(claims::brake(lead.clone(), told));
+        tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
+        tasks.spawn(pins::run(lead.clone()));
+        tasks.join_next().await
+    };
     let mut leadership = shared.cluster.leadership();
     let ended = leadership.wait_for(|now| !now.local || now.term != term);
     tokio::select! {
@@ -77,7 +84,7 @@ async fn lead(
         // Also when the peer is gone.
         _ = ended => {}
         // None ends by itself: then something is broken, and a new start is the way on.
-        Some(ended) = tasks.join_next() => {
+        Some(ended) = work => {
             tracing::error!(?ended, "a controller has ended by itself; all start anew");
         }
     }
@@ -86,4 +93,14 @@ async fn lead(
     // The next leader counts.
     shared.counters.unpins_waiting.set(0);
     tracing::info!(term, "the controllers of this leadership have ended");
+}
+
+/// Waits until all that an earlier leadership of this peer proposed in this term is applied, or never
+/// will be: a claim that came in after the comparison with the list would be missed by it.
+async fn catch_up(lead: &Leading) {
+    let mut backoff = Backoff::new(CATCH_UP.0, CATCH_UP.1);
+    while let Err(error) = lead.shared.cluster.submit(lead.term, Vec::new()).await {
+        tracing::debug!(%error, "the controllers wait for the log");
+        tokio::time::sleep(backoff.wait()).await;
+    }
 }

@@ -61,7 +61,7 @@ impl Transport for Alone {
         _: Duration,
     ) -> BoxFuture<'_, Result<Response, CallError>> {
         let reason = "there is nobody else".to_owned();
-        async move { Err(CallError::Unreachable { peer, reason }) }.boxed()
+        async move { Err(CallError::Unreachable { peer, reason, sent: false }) }.boxed()
     }
 
     fn set_addresses(&self, _: BTreeMap<PeerId, Vec<String>>) {}

@@ -73,6 +73,10 @@ struct World {
     direct: BTreeSet<Cid>,
     /// Of `pins`: pinned by others than the peer.
     foreign: BTreeSet<Cid>,
+    /// When another daemon took its place last.
+    replaced: Option<Instant>,
+    /// Of `pins`: made before whoever asked can have noticed that this is another daemon.
+    strays: BTreeSet<Cid>,
     /// CIDs nobody provides.
     missing: BTreeSet<Cid>,
     /// CIDs it fails to pin, and in which words.
@@ -89,6 +93,8 @@ struct World {
     in_flight_max: usize,
 }
 
+/// Within that time after another daemon took its place, whoever asks has noticed.
+const NOTICED_AFTER: Duration = Duration::from_secs(20);
 /// Requests remembered for [`StandInDaemon::take_requests`]; later ones are not.
 const REQUESTS_MAX: usize = 100_000;
 
@@ -112,8 +118,17 @@ impl World {
         }
     }
 
+    fn hold_pin(&mut self, cid: Cid) {
+        self.pins.insert(cid);
+        self.direct.remove(&cid);
+        if self.replaced.is_some_and(|at| at.elapsed() < NOTICED_AFTER) {
+            self.strays.insert(cid);
+        }
+    }
+
     fn drop_pin(&mut self, cid: &Cid) -> bool {
         self.foreign.remove(cid);
+        self.strays.remove(cid);
         self.pins.remove(cid)
     }
 }
@@ -134,6 +149,8 @@ impl StandInDaemon {
             pins: BTreeSet::new(),
             direct: BTreeSet::new(),
             foreign: BTreeSet::new(),
+            replaced: None,
+            strays: BTreeSet::new(),
             missing: BTreeSet::new(),
             failing: BTreeMap::new(),
             listing_limit: None,
@@ -259,6 +276,8 @@ impl StandInDaemon {
             world.pins.clear();
             world.direct.clear();
             world.foreign.clear();
+            world.strays.clear();
+            world.replaced = Some(Instant::now());
         });
     }
 
@@ -278,6 +297,13 @@ impl StandInDaemon {
     #[must_use]
     pub fn foreign(&self) -> BTreeSet<Cid> {
         self.world().foreign.clone()
+    }
+
+    /// What it holds since shortly after it took another daemon's place. Whoever asked believed that it
+    /// was the other one, and cannot tell later whose these pins are.
+    #[must_use]
+    pub fn strays(&self) -> BTreeSet<Cid> {
+        self.world().strays.clone()
     }
 
     /// What it last said of a CID since [`StandInDaemon::forget_answers`].

@@ -297,11 +297,7 @@ impl Adding {
             (world.pin_time, world.delay)
         };
         self.pass(time).await?;
-        {
-            let mut world = self.daemon.world();
-            world.pins.insert(self.cid);
-            world.direct.remove(&self.cid);
-        }
+        self.daemon.world().hold_pin(self.cid);
         self.pass(delay).await?;
         self.daemon.world().answered(self.cid, true);
         self.step = Step::Over;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod bulk;
 pub(super) mod stand_in;
 
 use std::collections::BTreeMap;

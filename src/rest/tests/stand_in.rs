@@ -20,6 +20,10 @@ pub(in crate::rest) struct StandIn {
     members: BTreeMap<PeerId, Member>,
     metrics: watch::Sender<Metrics>,
     told: Arc<Mutex<Told>>,
+    /// Pins are made while it is open, and wait while it is not.
+    pub(super) open: watch::Sender<bool>,
+    /// How many pins wait.
+    pub(super) waiting: watch::Sender<usize>,
 }
 
 /// What tests set.
@@ -46,7 +50,8 @@ impl StandIn {
             unready: None,
         };
         let metrics = watch::Sender::new(metrics);
-        Self { id, members, metrics, told: Arc::new(Mutex::new(told)) }
+        let (open, waiting) = (watch::Sender::new(true), watch::Sender::new(0));
+        Self { id, members, metrics, told: Arc::new(Mutex::new(told)), open, waiting }
     }
 
     pub(super) fn told(&self) -> MutexGuard<'_, Told> {
@@ -59,6 +64,22 @@ impl StandIn {
             Some(error) => Err(error),
             None => Ok(told),
         }
+    }
+}
+
+/// Counts one pin that waits, as long as somebody wants it.
+struct Waits(watch::Sender<usize>);
+
+impl Waits {
+    fn begin(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -98,6 +119,9 @@ impl StandIn {
             allocations: peers.map(|peer| Allocation { peer: *peer, leaving: false }).collect(),
             created: Timestamp(1000),
         };
+        let waits = Waits::begin(&self.waiting);
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+        drop(waits);
         self.checked()?.pins.insert(request.cid, (pin.clone(), BTreeMap::new()));
         Ok(pin)
     }

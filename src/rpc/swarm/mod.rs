@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     network::Network,
-    outbound::LaneState,
+    outbound::{LaneState, NoAnswer},
     shared::{Queued, Shared},
 };
 use super::{CallError, Inbound, Transport, frame, metrics::RpcMetrics};
@@ -222,10 +222,12 @@ async fn answer(
     let place = Place { id, state: queued.state };
     match timeout_at(started + deadline, queued.answer).await {
         Ok(Ok(Ok(response))) => Ok(response),
-        Ok(Ok(Err(reason))) => Err(CallError::Unreachable { peer: to, reason }),
+        Ok(Ok(Err(NoAnswer { reason, sent }))) => {
+            Err(CallError::Unreachable { peer: to, reason, sent })
+        }
         Ok(Err(_)) => {
             let reason = "the transport is stopping".to_owned();
-            Err(CallError::Unreachable { peer: to, reason })
+            Err(CallError::Unreachable { peer: to, reason, sent: true })
         }
         Err(_) => {
             place.state.timed_out();

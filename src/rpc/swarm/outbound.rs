@@ -44,8 +44,26 @@ const OPEN_ATTEMPTS: usize = 3;
 /// A lane nobody called on for so long, and without a stream, is forgotten.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// What comes of a call: an answer, or why there is none.
-pub(super) type Answer = Result<Response, String>;
+/// What comes of a call.
+pub(super) type Answer = Result<Response, NoAnswer>;
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(super) struct NoAnswer {
+    pub(super) reason: String,
+    /// Whether any of it was written.
+    pub(super) sent: bool,
+}
+
+impl NoAnswer {
+    fn unsent(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), sent: false }
+    }
+
+    fn sent(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), sent: true }
+    }
+}
 
 /// A framed request on its way to the stream.
 #[derive(Debug)]
@@ -182,7 +200,7 @@ impl Worker {
     fn fail(&mut self, call: Call, reason: &str) {
         let mut next = Some(call);
         while let Some(call) = next {
-            let _ = call.answer.send(Err(reason.to_owned()));
+            let _ = call.answer.send(Err(NoAnswer::unsent(reason)));
             next = self.queue.try_recv().ok();
         }
     }
@@ -208,7 +226,7 @@ impl Worker {
         let reason = written.err().unwrap_or(read);
         tracing::debug!(peer = %self.peer, lane = ?self.lane, reason, "a stream to a peer ended");
         for (_, waiting) in self.state.take_all() {
-            let _ = waiting.answer.send(Err(reason.clone()));
+            let _ = waiting.answer.send(Err(NoAnswer::sent(&reason)));
         }
     }
 
@@ -254,7 +272,7 @@ impl Worker {
                     match acquired {
                         Some(permit) => permit,
                         None => {
-                            let _ = call.answer.send(Err("the stream broke".to_owned()));
+                            let _ = call.answer.send(Err(NoAnswer::unsent("the stream broke")));
                             return Ok(());
                         }
                     }

@@ -210,7 +210,7 @@ async fn a_peer_back_on_another_port_is_found_again() {
     b.stop().await;
     eventually(|| a.transport.connected().is_empty()).await;
     let error = a.transport.call(id, numbered(1), PATIENCE).await.unwrap_err();
-    assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+    assert!(matches!(error, CallError::Unreachable { sent: false, .. }), "{error}");
 
     let b = Peer::start(2, 9).await;
     assert_ne!(b.port, old_port);
@@ -322,7 +322,7 @@ async fn a_request_too_long_is_refused_here() {
     let answer = a.transport.call(PeerId([5; 32]), envelope, PATIENCE).await;
     assert!(matches!(answer, Ok(Response::Refused(Refusal::Invalid(_)))), "{answer:?}");
     let answer = a.transport.call(PeerId([5; 32]), numbered(1), PATIENCE).await;
-    assert!(matches!(answer, Err(CallError::Unreachable { .. })), "{answer:?}");
+    assert!(matches!(answer, Err(CallError::Unreachable { sent: false, .. })), "{answer:?}");
     a.stop().await;
 }
 

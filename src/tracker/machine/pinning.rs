@@ -113,6 +113,9 @@ impl Machine {
 
     pub(super) fn written(&mut self, result: Result<(), String>) {
         if let Err(reason) = result {
+            if self.write_error.as_deref() != Some(reason.as_str()) {
+                tracing::warn!(%reason, "pins wait for the ledger, which is tried again");
+            }
             self.write_error = Some(reason.into());
             self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
             let waiting: Vec<Cid> = self.writing.iter().map(|(cid, _)| *cid).collect();

@@ -199,9 +199,18 @@ impl Driver {
         }
     }
 
-    fn judge(&self, object: &PinObject) -> Option<Verdict> {
-        let cluster = &self.lead.shared.cluster;
+    fn judge(&mut self, object: &PinObject) -> Option<Verdict> {
+        let cluster = self.lead.shared.cluster.clone();
         let cid = object.cid.as_ref().ok();
+        let known = &self.presence.peers;
+        let is_new = |pins: &PinSet| {
+            let pin = cid.and_then(|cid| pins.get(cid));
+            pin.is_some_and(|pin| pin.allocations.iter().any(|a| !known.contains_key(&a.peer)))
+        };
+        // Whoever joined since the last look may have a copy already.
+        if cluster.state().read(is_new) {
+            self.presence = self.presence.look(&cluster, self.lead.shared.clock.now());
+        }
         let reports = cid.map(|cid| cluster.board().statuses(cid)).unwrap_or_default();
         cluster.state().read(|pins| {
             let view = View {

@@ -1,0 +1,86 @@
+//! Three peers with default timing, each beside a daemon.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use pinkeeper_e2e::{
+    peer::{PeerProcess, Setup, leader_of},
+    stand_in_kubo::StandInKubo,
+    trio::{SECRET, whole},
+};
+use serde_json::{Value, json};
+
+/// A running cluster.
+pub(crate) struct Cluster {
+    pub(crate) peers: Vec<PeerProcess>,
+}
+
+impl Cluster {
+    /// Starts a peer beside each daemon and waits until they are one cluster.
+    pub(crate) async fn start(daemons: &[String]) -> anyhow::Result<Self> {
+        let mut peers: Vec<PeerProcess> = Vec::new();
+        for (name, daemon) in ["a", "b", "c"].into_iter().zip(daemons) {
+            let mut peer = PeerProcess::new(Setup {
+                name: name.to_owned(),
+                secret: SECRET.to_owned(),
+                found: peers.is_empty(),
+                bootstrap: peers.first().map(PeerProcess::address).into_iter().collect(),
+                ipfs_api: daemon.clone(),
+            })?;
+            // The shipped defaults; the tests' own settings are for tests.
+            for (key, value) in [
+                ("heartbeat_ms", json!(100)),
+                ("election_min_ms", json!(300)),
+                ("election_max_ms", json!(500)),
+                ("pin_stall_timeout", json!("2m")),
+                ("log_level", json!("info")),
+            ] {
+                peer.set(key, value);
+            }
+            peers.push(peer);
+        }
+        peers.iter_mut().try_for_each(PeerProcess::start)?;
+        whole(&peers).await;
+        Ok(Self { peers })
+    }
+
+    pub(crate) fn leader(&self) -> anyhow::Result<usize> {
+        leader_of(&self.peers)
+    }
+
+    pub(crate) fn follower(&self) -> anyhow::Result<usize> {
+        Ok((self.leader()? + 1) % self.peers.len())
+    }
+
+    /// Where a peer's REST API listens.
+    pub(crate) fn rest(&self, peer: usize) -> anyhow::Result<SocketAddr> {
+        let url = self.peers[peer].rest_url("");
+        let address = url.strip_prefix("http://").context("no http URL")?;
+        Ok(address.trim_end_matches('/').parse()?)
+    }
+
+    /// Pins that are not yet pinned by all three peers, as the leader says.
+    pub(crate) async fn unfinished(&self) -> anyhow::Result<usize> {
+        let pins = self.peers[self.leader()?].pins().await?;
+        let done = |pin: &&Value| {
+            let statuses = pinkeeper_e2e::peer::statuses(pin);
+            statuses.len() == 3 && statuses.values().all(|of| of.status == "pinned")
+        };
+        Ok(pins.len() - pins.iter().filter(done).count())
+    }
+}
+
+/// Three stand-in daemons that take so long for a pin.
+pub(crate) async fn stand_ins(pin_time: Duration) -> anyhow::Result<Vec<StandInKubo>> {
+    let mut daemons = Vec::new();
+    for _ in 0..3 {
+        let daemon = StandInKubo::start([127, 0, 0, 1].into()).await?;
+        daemon.set_pin_time(pin_time);
+        daemons.push(daemon);
+    }
+    Ok(daemons)
+}
+
+pub(crate) fn urls(daemons: &[StandInKubo]) -> Vec<String> {
+    daemons.iter().map(StandInKubo::url).collect()
+}

@@ -1,0 +1,211 @@
+//! The measurements: what each does in one run.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use pinkeeper::types::Cid;
+use pinkeeper_e2e::{
+    daemon::{Daemon, identity_cid},
+    outage,
+    trio::whole,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    cluster::{Cluster, stand_ins, urls},
+    direct,
+    floor::Floor,
+    load::{Numbers, Until, cid, post_all, post_each},
+    report::{Figure, Row},
+};
+
+/// Clients that pin at once.
+const CLIENTS: usize = 64;
+/// How long each load of single pins lasts.
+const ACCEPTED_TIME: Duration = Duration::from_secs(3);
+/// What a pin takes where only its acceptance is measured.
+const SLOW_PIN: Duration = Duration::from_secs(1);
+/// Lines of one bulk request.
+const BULK: u32 = 200_000;
+/// Pins brought to pinned on stand-in daemons.
+const STAND_IN_PINS: u32 = 30_000;
+/// Pins brought to pinned on real daemons.
+const KUBO_PINS: u32 = 3_000;
+/// Time in which all must be pinned.
+const PINNED_DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks at whether all is pinned: each costs the leader a list of all pins.
+const LOOK: Duration = Duration::from_millis(200);
+/// Kills of the leader in one run; five runs are twenty.
+const KILLS: usize = 4;
+
+/// A measurement: its name on the command line, and its rows.
+pub(crate) struct Measurement {
+    pub(crate) name: &'static str,
+    pub(crate) rows: &'static [Row],
+}
+
+const SYNCED: &str = "the same requests, each synced to a file by one HTTP server";
+const DIRECTLY: &str = "pin/ls and pin/add of each, driven directly";
+
+/// All of them, in the order of the table.
+pub(crate) const MEASUREMENTS: [Measurement; 5] = [
+    Measurement { name: "accepted", rows: &ACCEPTED },
+    Measurement {
+        name: "bulk",
+        rows: &[Row {
+            key: "bulk",
+            what: "accepted, one `POST /pins` of NDJSON at the leader",
+            unit: "pins/s",
+            goal: "≥ 50,000",
+            floor: "each piece synced to a file by one HTTP server",
+        }],
+    },
+    Measurement {
+        name: "pinned",
+        rows: &[Row {
+            key: "pinned",
+            what: "to pinned on 3 stand-in daemons that pin at once",
+            unit: "pins/s",
+            goal: "≥ 3,000",
+            floor: DIRECTLY,
+        }],
+    },
+    Measurement {
+        name: "kubo",
+        rows: &[Row {
+            key: "kubo",
+            what: "to pinned on 3 Kubos, content without a fetch",
+            unit: "pins/s",
+            goal: "≥ 85 % of the floor",
+            floor: DIRECTLY,
+        }],
+    },
+    Measurement {
+        name: "outage",
+        rows: &[Row {
+            key: "outage",
+            what: "no write accepted after SIGKILL of the leader, each kill a value",
+            unit: "s",
+            goal: "median ≤ 1.0, worst ≤ 1.5",
+            floor: "",
+        }],
+    },
+];
+
+const ACCEPTED: [Row; 6] = [
+    accepted("leader 64", "accepted, 64 clients at the leader", "≥ 10,000"),
+    accepted("leader 16", "accepted, 16 clients at the leader", ""),
+    accepted("leader 1", "accepted, 1 client at the leader", ""),
+    accepted("follower 64", "accepted, 64 clients at a follower", ""),
+    accepted("follower 16", "accepted, 16 clients at a follower", ""),
+    accepted("follower 1", "accepted, 1 client at a follower", ""),
+];
+
+const fn accepted(key: &'static str, what: &'static str, goal: &'static str) -> Row {
+    Row { key, what, unit: "pins/s", goal, floor: SYNCED }
+}
+
+impl Measurement {
+    /// One run.
+    pub(crate) async fn run(&self, numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+        match self.name {
+            "accepted" => measure_accepted(numbers).await,
+            "bulk" => measure_bulk(numbers).await,
+            "pinned" => measure_pinned(numbers).await,
+            "kubo" => measure_kubo(numbers).await,
+            _ => measure_outage(numbers).await,
+        }
+    }
+}
+
+fn new_cid(numbers: &Numbers) -> impl Fn() -> Cid + Clone + Send + 'static {
+    let numbers = numbers.clone();
+    move || cid(numbers.next())
+}
+
+async fn measure_accepted(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let until = Until::Time(ACCEPTED_TIME);
+    let floor = Floor::start().await?;
+    let mut floors = Vec::new();
+    for clients in [64, 16, 1] {
+        floors.push(post_each(floor.address, clients, until, new_cid(numbers)).await?.rate());
+    }
+    drop(floor);
+    let daemons = stand_ins(SLOW_PIN).await?;
+    let cluster = Cluster::start(&urls(&daemons)).await?;
+    let places = [cluster.leader()?, cluster.follower()?];
+    let loads = places.into_iter().flat_map(|peer| [(peer, 64), (peer, 16), (peer, 1)]);
+    for (((peer, clients), row), floor) in
+        loads.zip(ACCEPTED).zip(floors.iter().chain(&floors).copied())
+    {
+        let load = post_each(cluster.rest(peer)?, clients, until, new_cid(numbers)).await?;
+        figures.push(Figure { key: row.key, value: load.rate(), floor: Some(floor) });
+    }
+    Ok(figures)
+}
+
+async fn measure_bulk(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+    let floor = Floor::start().await?;
+    let least = post_all(floor.address, BULK, numbers).await?.rate();
+    drop(floor);
+    let daemons = stand_ins(SLOW_PIN).await?;
+    let cluster = Cluster::start(&urls(&daemons)).await?;
+    let load = post_all(cluster.rest(cluster.leader()?)?, BULK, numbers).await?;
+    Ok(vec![Figure { key: "bulk", value: load.rate(), floor: Some(least) }])
+}
+
+async fn measure_pinned(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+    let daemons = stand_ins(Duration::ZERO).await?;
+    let others = stand_ins(Duration::ZERO).await?;
+    let cids = (0..STAND_IN_PINS).map(|_| cid(numbers.next())).collect();
+    let floor = direct::pin(&urls(&others), cids).await?.rate();
+    drop(others);
+    let cluster = Cluster::start(&urls(&daemons)).await?;
+    let begin = Instant::now();
+    let all = Until::Count(STAND_IN_PINS);
+    post_each(cluster.rest(cluster.leader()?)?, CLIENTS, all, new_cid(numbers)).await?;
+    while daemons.iter().any(|daemon| daemon.pin_count() < STAND_IN_PINS as usize) {
+        ensure!(begin.elapsed() < PINNED_DEADLINE, "pins straggle");
+        sleep(LOOK / 10).await;
+    }
+    let value = f64::from(STAND_IN_PINS) / until_told(&cluster, begin).await?.as_secs_f64();
+    Ok(vec![Figure { key: "pinned", value, floor: Some(floor) }])
+}
+
+/// Waits until the leader says that everything is pinned on all peers; the time since `begin`.
+async fn until_told(cluster: &Cluster, begin: Instant) -> anyhow::Result<Duration> {
+    while cluster.unfinished().await? > 0 {
+        ensure!(begin.elapsed() < PINNED_DEADLINE, "pins straggle");
+        sleep(LOOK).await;
+    }
+    Ok(begin.elapsed())
+}
+
+async fn measure_kubo(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+    let daemons = futures::future::try_join_all((0..3).map(|_| Daemon::start())).await?;
+    let urls: Vec<String> = daemons.iter().map(Daemon::url).collect();
+    let cids = (0..KUBO_PINS).map(|_| identity_cid(numbers.next())).collect();
+    let floor = direct::pin(&urls, cids).await?.rate();
+    let cluster = Cluster::start(&urls).await?;
+    let begin = Instant::now();
+    let numbers = numbers.clone();
+    let new_cid = move || identity_cid(numbers.next());
+    post_each(cluster.rest(cluster.leader()?)?, CLIENTS, Until::Count(KUBO_PINS), new_cid).await?;
+    let value = f64::from(KUBO_PINS) / until_told(&cluster, begin).await?.as_secs_f64();
+    Ok(vec![Figure { key: "kubo", value, floor: Some(floor) }])
+}
+
+async fn measure_outage(numbers: &Numbers) -> anyhow::Result<Vec<Figure>> {
+    let daemons = stand_ins(Duration::ZERO).await?;
+    let mut cluster = Cluster::start(&urls(&daemons)).await?;
+    let mut figures = Vec::new();
+    for _ in 0..KILLS {
+        let first = numbers.skip(1_000_000);
+        let outage = outage::of_killed_leader(&mut cluster.peers, first..).await?;
+        figures.push(Figure { key: "outage", value: outage.time.as_secs_f64(), floor: None });
+        cluster.peers[outage.killed].start()?;
+        whole(&cluster.peers).await;
+    }
+    Ok(figures)
+}

@@ -1,0 +1,68 @@
+//! Simulated worlds of whole pods: `pinkeeper run` three times, each on a simulated machine, over a
+//! stand-in for the Kubernetes API. One seed is one world. A failing seed is printed with what happened,
+//! and then kept in `KEPT`.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "worlds/api/mod.rs"]
+mod api;
+#[path = "worlds/oracle.rs"]
+mod oracle;
+#[path = "worlds/pods.rs"]
+mod pods;
+#[path = "worlds/settle.rs"]
+mod settle;
+#[path = "worlds/trace.rs"]
+mod trace;
+#[path = "worlds/users.rs"]
+mod users;
+#[path = "worlds/world.rs"]
+mod world;
+
+use pinkeeper::sim::run_seeded;
+
+use self::world::World;
+
+/// Seeds of every run, unless the environment says more (`make sim SEEDS=1000 FROM=5000`).
+const SEEDS: u64 = 20;
+/// Seeds that once failed.
+const KEPT: &[u64] = &[];
+
+/// Runs one world; its trace, and what went wrong.
+fn run(seed: u64) -> (String, Result<(), String>) {
+    run_seeded(seed, async {
+        let mut world = World::new(seed).await;
+        let mut result = world.live().await;
+        if result.is_ok() {
+            world.heal().await;
+            result = world.settle().await;
+        }
+        (world.trace.text(), result)
+    })
+}
+
+/// First seed and how many.
+fn asked() -> (u64, u64) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    (number("PINKEEPER_SIM_FROM").unwrap_or(0), number("PINKEEPER_SIM_SEEDS").unwrap_or(SEEDS))
+}
+
+#[test]
+fn in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written() {
+    let (from, count) = asked();
+    for seed in KEPT.iter().copied().chain(from..from + count) {
+        let (trace, result) = run(seed);
+        if let Err(reason) = result {
+            panic!("{trace}\nseed {seed}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_one_world() {
+    for seed in 0..2 {
+        let (first, second) = (run(seed).0, run(seed).0);
+        let differs = first.lines().zip(second.lines()).find(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed} run twice");
+        assert_eq!(first.len(), second.len(), "seed {seed} run twice");
+    }
+}

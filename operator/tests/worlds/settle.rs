@@ -1,0 +1,185 @@
+//! What a world comes to once nothing goes wrong any more, and that it is quiet then.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use pinkeeper::{
+    state::PinSet,
+    types::{Cid, Owner, Uid},
+};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    api::store::Kind,
+    oracle::needed,
+    pods::pod_name,
+    users::{FOREIGN, cid_of, pins, uid},
+    world::{World, cid, reason},
+};
+
+/// Virtual time everything has to become true in: a connection that hangs is given up after 295 s.
+const SETTLE_MAX: Duration = Duration::from_secs(480);
+/// How long what is settled stays so, with room for what is told late (numbers of a ClusterPeer).
+const CALM: Duration = Duration::from_secs(30);
+/// Virtual time without a single write.
+const QUIET: Duration = Duration::from_secs(60);
+
+impl World {
+    /// Waits until all is as it must be, and then looks whether anybody still writes.
+    ///
+    /// # Errors
+    /// What is not, or who does.
+    pub async fn settle(&mut self) -> Result<(), String> {
+        let until = Instant::now() + SETTLE_MAX;
+        loop {
+            self.check().await?;
+            self.confirm_the_definition();
+            match self.unsettled() {
+                None => break,
+                Some(what) if Instant::now() >= until => return Err(format!("in vain: {what}")),
+                Some(_) => sleep(Duration::from_millis(500)).await,
+            }
+        }
+        self.note("settled".into());
+        sleep(CALM).await;
+        let before = self.api.lock().writes;
+        self.note("from now on nothing is to be written".into());
+        sleep(QUIET).await;
+        self.check().await?;
+        let writes = self.api.lock().writes - before;
+        if writes > 0 {
+            return Err(format!("nothing changed, and {writes} writes were sent"));
+        }
+        self.unsettled().map_or(Ok(()), |what| Err(format!("no longer settled: {what}")))
+    }
+
+    /// What is not yet as it must become.
+    fn unsettled(&self) -> Option<String> {
+        let mut states: Vec<PinSet> = Vec::new();
+        for pod in &self.pods {
+            let Some(cluster) = pod.cluster() else {
+                return Some(format!("pod-{} is away", pod.n));
+            };
+            let members = cluster.members();
+            if members.len() != self.pods.len() || members.values().any(|member| !member.voter) {
+                return Some(format!("pod-{} knows the members {members:?}", pod.n));
+            }
+            states.push(cluster.state().read(PinSet::clone));
+        }
+        let state = &states[0];
+        if states.iter().any(|other| other != state) {
+            return Some("the replicas of the state differ".into());
+        }
+        let living = pins(&self.api);
+        self.wrong_claims(state, &living)
+            .or_else(|| self.wrong_retained(state))
+            .or_else(|| self.wrong_holdings(state))
+            .or_else(|| {
+                living.iter().find_map(|(key, pin)| {
+                    Some(format!("{key}: {}", self.wrong_status(state, pin)?))
+                })
+            })
+            .or_else(|| self.wrong_peers())
+    }
+
+    /// Living Pins have a claim each, and nothing else has.
+    fn wrong_claims(
+        &self,
+        state: &PinSet,
+        living: &[(crate::api::store::Key, Value)],
+    ) -> Option<String> {
+        let wanted: BTreeSet<(Uid, Cid)> =
+            living.iter().filter_map(|(_, pin)| Some((Uid(uid(pin)), cid(pin)?))).collect();
+        let claimed: BTreeSet<(Uid, Cid)> =
+            state.objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
+        let missing = wanted.difference(&claimed).next();
+        let over = claimed.difference(&wanted).next();
+        missing
+            .map(|(uid, cid)| format!("{uid:?} has no claim on {cid}"))
+            .or_else(|| over.map(|(uid, cid)| format!("{uid:?} is gone and claims {cid}")))
+    }
+
+    /// Kept without an owner is only what a Pin with that policy left.
+    fn wrong_retained(&self, state: &PinSet) -> Option<String> {
+        let left = |cid: &Cid| {
+            self.users
+                .lives
+                .values()
+                .any(|life| life.dead && life.cid == Some(*cid) && life.policies.contains("Retain"))
+        };
+        state
+            .iter()
+            .find(|(cid, pin)| pin.claims.contains_key(&Owner::Retained) && !left(cid))
+            .map(|(cid, _)| format!("{cid} is retained for nobody"))
+    }
+
+    /// Each pin is where it should be, and daemons hold that and what is not ours.
+    fn wrong_holdings(&self, state: &PinSet) -> Option<String> {
+        for (cid, pin) in state.iter() {
+            let peers = self.pods.len();
+            let wanted = pin.replication().max.of(peers).min(peers);
+            if pin.holders().count() != wanted || pin.allocations.iter().any(|a| a.leaving) {
+                return Some(format!("{cid} is on {:?}, wanted {wanted}", pin.allocations));
+            }
+        }
+        self.pods.iter().find_map(|pod| {
+            let mut wanted: BTreeSet<Cid> = FOREIGN.map(cid_of).collect();
+            let ours = state.iter().filter(|(_, pin)| pin.is_on(pod.host.id));
+            wanted.extend(ours.map(|(cid, _)| *cid));
+            let held = pod.host.daemon.held();
+            (held != wanted)
+                .then(|| format!("the daemon of pod-{} holds {held:?}, wanted {wanted:?}", pod.n))
+        })
+    }
+
+    fn wrong_status(&self, state: &PinSet, pin: &Value) -> Option<String> {
+        let Some((ready, reason)) = reason(pin) else {
+            return Some(format!("nothing is said of the spec: {}", pin["status"]));
+        };
+        let wanted = match cid(pin) {
+            None => (false, "InvalidCID"),
+            Some(_) if needed(&pin["spec"]) > self.pods.len() as u64 => (false, "NotEnoughPeers"),
+            Some(_) => (true, "Pinned"),
+        };
+        if (ready, reason.as_str()) != wanted {
+            return Some(format!("{reason} (Ready {ready}), not {wanted:?}"));
+        }
+        let allocated: BTreeSet<String> = self
+            .pods
+            .iter()
+            .filter(|pod| {
+                cid(pin).is_some_and(|cid| state.get(&cid).is_some_and(|p| p.is_on(pod.host.id)))
+            })
+            .map(|pod| pod_name(pod.n))
+            .collect();
+        let copies = pin["status"]["allocations"].as_array().cloned().unwrap_or_default();
+        let told: BTreeSet<String> = copies
+            .iter()
+            .filter(|copy| copy["state"] == "Pinned")
+            .map(|copy| copy["peer"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        (told != allocated || copies.len() != told.len())
+            .then(|| format!("{copies:?} is told, it is on {allocated:?}"))
+    }
+
+    /// Each pod has a ClusterPeer that says Ready and what it is.
+    fn wrong_peers(&self) -> Option<String> {
+        let server = self.api.lock();
+        let mut peers =
+            server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
+        let count = peers.clone().count();
+        if count != self.pods.len() {
+            return Some(format!("{count} ClusterPeers"));
+        }
+        peers.find_map(|(key, peer)| {
+            let pod = self.pods.iter().find(|pod| pod_name(pod.n) == key.name)?;
+            let leads = pod.cluster()?.leadership().borrow().local;
+            let status = &peer["status"];
+            let right = status["conditions"][0]["status"] == "True"
+                && status["role"] == if leads { "Leader" } else { "Voter" }
+                && status["peerID"] == pod.host.id.to_string().as_str()
+                && status["clusterID"] == pod.cluster()?.cluster_id()?.to_string().as_str();
+            (!right).then(|| format!("{key} says {status}"))
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! What the users of a world do: they create, change and delete Pins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pinkeeper::types::Cid;
+use rand::{RngExt as _, rngs::StdRng};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{
+        SimApi,
+        store::{Key, Kind},
+    },
+    trace::Trace,
+};
+
+/// The definition of Pins.
+pub const DEFINITION: &str = "pins.pinkeeper.dev";
+pub const NAMESPACES: [&str; 3] = ["web", "docs", "lab"];
+/// Pins at once, and ever.
+const PINS_MAX: usize = 60;
+const EVER_MAX: usize = 200;
+/// CIDs that users choose from; the last ones are also pinned by others.
+const CIDS: u32 = 24;
+pub const FOREIGN: std::ops::Range<u32> = 20..28;
+/// Has the shape of a CID and is none.
+const NO_CID: &str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdz";
+
+/// A Pin that there was, or is.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    pub cid: Option<Cid>,
+    /// Policies it has had.
+    pub policies: BTreeSet<String>,
+    pub dead: bool,
+    /// It went with the definition, not because somebody deleted it.
+    pub swept: bool,
+}
+
+/// By UID.
+pub type Lives = BTreeMap<String, Life>;
+
+pub struct Users {
+    api: SimApi,
+    trace: Trace,
+    pub lives: Lives,
+}
+
+impl Users {
+    /// What an administrator has made before the pods start.
+    pub fn new(api: SimApi, trace: Trace) -> Self {
+        api.change(|server| {
+            for namespace in ["kube-system", crate::pods::NAMESPACE].iter().chain(&NAMESPACES) {
+                make(server.home_mut(), Kind::Namespace, namespace);
+            }
+            make(server.home_mut(), Kind::Definition, DEFINITION);
+            server.set_elsewhere(true);
+            for namespace in ["kube-system", crate::pods::NAMESPACE] {
+                make(server.store_mut(), Kind::Namespace, namespace);
+            }
+            make(server.store_mut(), Kind::Definition, DEFINITION);
+            server.set_elsewhere(false);
+        });
+        Self { api, trace, lives: Lives::new() }
+    }
+
+    /// Does one random thing.
+    pub fn act(&mut self, random: &mut StdRng) {
+        let there: Vec<Key> = pins(&self.api).into_iter().map(|(key, _)| key).collect();
+        let some = (!there.is_empty()).then(|| there[random.random_range(0..there.len())].clone());
+        match (random.random_range(0..100), some) {
+            (0..50, _) | (_, None) => {
+                let namespace = NAMESPACES[random.random_range(0..NAMESPACES.len())];
+                let name = format!("pin-{}", random.random_range(0..30));
+                self.create(random, &Key::new(Kind::Pin, namespace, &name));
+            }
+            (50..65, Some(key)) => self.change(random, &key),
+            (65..70, Some(key)) => {
+                let label =
+                    json!({"metadata": {"labels": {"n": random.random_range(0..9).to_string()}}});
+                self.patch(&key, &label);
+            }
+            (70..88, Some(key)) => self.delete(&key),
+            (88..99, Some(key)) => {
+                self.delete(&key);
+                self.create(random, &key);
+            }
+            (_, Some(key)) => self.delete_namespace(&key.namespace),
+        }
+    }
+
+    fn create(&mut self, random: &mut StdRng, key: &Key) {
+        let alive = self.lives.values().filter(|life| !life.dead).count();
+        if !self.defined() || alive >= PINS_MAX || self.lives.len() >= EVER_MAX {
+            return;
+        }
+        let cid = cid_of(random.random_range(0..CIDS));
+        let mut spec = self.counts(random);
+        let text = if random.random_bool(0.05) { NO_CID.to_owned() } else { cid.to_string() };
+        spec["cid"] = text.clone().into();
+        let object = json!({"metadata": {}, "spec": spec});
+        let made = self.api.change(|server| server.home_mut().create(key, object));
+        let Ok(made) = made else { return };
+        self.trace.note(format!("a user creates {key}: {}", made["spec"]));
+        let policy = made["spec"]["deletionPolicy"].as_str().unwrap_or_default().to_owned();
+        let life =
+            Life { cid: text.parse().ok(), policies: BTreeSet::from([policy]), ..Life::default() };
+        self.lives.insert(uid(&made), life);
+    }
+
+    /// Replicas, minReplicas and the policy, as valid as admission would have them.
+    fn counts(&self, random: &mut StdRng) -> Value {
+        let mut spec = json!({});
+        let replicas = random.random_range(1..=4);
+        if random.random_bool(0.7) {
+            spec["replicas"] = replicas.into();
+        }
+        if random.random_bool(0.4) {
+            spec["minReplicas"] = random.random_range(1..=replicas).into();
+        }
+        if random.random_bool(0.1) {
+            spec["deletionPolicy"] = "Retain".into();
+        }
+        spec
+    }
+
+    fn change(&mut self, random: &mut StdRng, key: &Key) {
+        let mut spec = self.counts(random);
+        for name in ["replicas", "minReplicas"] {
+            if spec[name].is_null() {
+                spec[name] = Value::Null;
+            }
+        }
+        self.patch(key, &json!({"spec": spec}));
+    }
+
+    fn patch(&mut self, key: &Key, patch: &Value) {
+        let Ok(now) = self.api.change(|server| server.home_mut().merge(key, patch)) else { return };
+        self.trace.note(format!("a user patches {key} with {patch}"));
+        let policy = now["spec"]["deletionPolicy"].as_str().unwrap_or_default().to_owned();
+        self.lives.entry(uid(&now)).or_default().policies.insert(policy);
+    }
+
+    pub fn delete(&mut self, key: &Key) {
+        let deleted = self.api.change(|server| {
+            let store = server.home_mut();
+            let object = store.get(key)?;
+            store.delete(key).map(|()| object)
+        });
+        let Ok(object) = deleted else { return };
+        self.trace.note(format!("{key} is deleted"));
+        self.lives.entry(uid(&object)).or_default().dead = true;
+    }
+
+    fn delete_namespace(&mut self, namespace: &str) {
+        self.trace.note(format!("a user deletes the namespace {namespace}"));
+        for (key, _) in pins(&self.api).into_iter().filter(|(key, _)| key.namespace == namespace) {
+            self.delete(&key);
+        }
+        self.api.change(|server| {
+            let store = server.home_mut();
+            // It is there; and another is made at once.
+            let _ = store.delete(&Key::new(Kind::Namespace, "", namespace));
+            make(store, Kind::Namespace, namespace);
+        });
+    }
+
+    fn defined(&self) -> bool {
+        let key = Key::new(Kind::Definition, "", DEFINITION);
+        self.api.lock().home().get(&key).is_ok()
+    }
+
+    /// The definition is deleted, and all Pins with it; or made anew.
+    pub fn set_defined(&mut self, defined: bool) {
+        if defined == self.defined() {
+            return;
+        }
+        if !defined {
+            for (key, object) in pins(&self.api) {
+                self.delete(&key);
+                self.lives.entry(uid(&object)).or_default().swept = true;
+            }
+        }
+        self.trace.note(format!("the definition of Pins is there: {defined}"));
+        self.api.change(|server| {
+            let key = Key::new(Kind::Definition, "", DEFINITION);
+            match defined {
+                true => make(server.home_mut(), Kind::Definition, DEFINITION),
+                false => drop(server.home_mut().delete(&key)),
+            }
+            server.break_connections();
+        });
+    }
+}
+
+fn make(store: &mut crate::api::store::Store, kind: Kind, name: &str) {
+    // What is there already may stay.
+    let _ = store.create(&Key::new(kind, "", name), json!({"metadata": {}}));
+}
+
+/// All Pins there are.
+pub fn pins(api: &SimApi) -> Vec<(Key, Value)> {
+    let server = api.lock();
+    let pins = server.home().objects().iter().filter(|(key, _)| key.kind == Kind::Pin);
+    pins.map(|(key, object)| (key.clone(), Value::clone(object))).collect()
+}
+
+pub fn uid(object: &Value) -> String {
+    object["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The CID with that number, the same in every world.
+pub fn cid_of(number: u32) -> Cid {
+    let hash = cid::multihash::Multihash::<64>::wrap(0, &number.to_be_bytes()).unwrap();
+    cid::Cid::new_v1(0x55, hash).into()
+}

@@ -1,0 +1,398 @@
+//! A world: pods on empty disks, an API server, users, and what goes wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use pinkeeper::{
+    sim::network::SimNetwork,
+    types::{Cid, Uid},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    api::{
+        SimApi,
+        faults::Faults,
+        store::{Key, Kind},
+    },
+    oracle::{Oracle, needed},
+    pods::{NAMESPACE, Pod, RECORD},
+    trace::Trace,
+    users::{DEFINITION, FOREIGN, Users, cid_of, pins, uid},
+};
+
+const PODS: u8 = 3;
+/// Virtual time in which things go wrong.
+const FAULTS_FOR: Duration = Duration::from_secs(60);
+/// Longest time between two things that happen.
+const PAUSE_MAX_MS: u64 = 1000;
+
+pub struct World {
+    pub trace: Trace,
+    pub api: SimApi,
+    pub pods: Vec<Pod>,
+    pub users: Users,
+    pub oracle: Oracle,
+    random: StdRng,
+    network: SimNetwork,
+    /// Copies of living Pins that must be held, by UID.
+    guarded: BTreeMap<String, u64>,
+    /// What each process has in its state.
+    claimed: Vec<BTreeSet<Uid>>,
+    /// A person has said that the definition of Pins is meant to be another.
+    confirmed: bool,
+    looking: JoinHandle<()>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+impl World {
+    /// All pods start at once, on empty disks.
+    pub async fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let trace = Trace::new();
+        let network = SimNetwork::new(seed ^ 0x5eed);
+        let mut millis = |most: u64| Duration::from_millis(random.random_range(1..most));
+        let pods: Vec<Pod> =
+            (0..PODS).map(|n| Pod::new(n, millis(400), millis(4), &network)).collect();
+        for pod in &pods {
+            FOREIGN.map(cid_of).for_each(|cid| pod.host.daemon.pin_foreign(cid));
+        }
+        let oracle = Oracle::new(pods.iter().map(|pod| pod.host.daemon.clone()).collect());
+        let api = SimApi::new(seed ^ 0xa91, pods.len(), trace.clone());
+        api.set_witness(Arc::new(oracle.clone()));
+        let looking = tokio::spawn(oracle.clone().watch());
+        let users = Users::new(api.clone(), trace.clone());
+        let claimed = pods.iter().map(|_| BTreeSet::new()).collect();
+        let mut world = Self {
+            trace,
+            api,
+            pods,
+            users,
+            oracle,
+            random,
+            network,
+            guarded: BTreeMap::new(),
+            claimed,
+            confirmed: false,
+            looking,
+        };
+        for n in 0..world.pods.len() {
+            world.start(n).await;
+        }
+        if world.random.random_bool(0.2) {
+            world.lose_the_founder().await;
+        }
+        world
+    }
+
+    /// The founder ends just when it has the record, and is away until others may take that over.
+    async fn lose_the_founder(&mut self) {
+        self.api.lock().faults = Faults { slow: 200, ..Faults::default() };
+        while self.api.lock().home().get(&record()).is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.crash(0).await;
+        let away = self.random.random_range(110..150);
+        sleep(Duration::from_secs(away)).await;
+    }
+
+    /// Everything that goes wrong, and what users do meanwhile.
+    ///
+    /// # Errors
+    /// What must not have happened.
+    pub async fn live(&mut self) -> Result<(), String> {
+        let until = Instant::now() + FAULTS_FOR;
+        while Instant::now() < until {
+            self.step().await;
+            let pause = self.random.random_range(0..PAUSE_MAX_MS);
+            sleep(Duration::from_millis(pause)).await;
+            self.check().await?;
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self) {
+        let n = self.random.random_range(0..self.pods.len());
+        match self.random.random_range(0..100) {
+            0..45 => {
+                for _ in 0..self.random.random_range(1..5) {
+                    self.users.act(&mut self.random);
+                }
+            }
+            45..50 => self.crash(n).await,
+            50..62 if self.pods[n].cluster().is_none() => self.start(n).await,
+            62..65 => self.stop(n).await,
+            65..71 => self.cut_off(n),
+            71..78 => self.cut_off_the_api(n),
+            78..80 => {
+                let loss = self.random.random_range(0..100);
+                self.note(format!("loss {loss} of 1000"));
+                self.network.set_loss(loss);
+            }
+            80..84 => self.trouble_a_daemon(n),
+            84..90 => {
+                let faults = match self.random.random_bool(0.5) {
+                    true => Faults::draw(&mut self.random),
+                    false => Faults::default(),
+                };
+                self.note(format!("{faults:?}"));
+                self.api.lock().faults = faults;
+            }
+            90..93 => {
+                self.note("old revisions go, connections break".into());
+                self.api.change(|server| {
+                    server.home_mut().compact();
+                    server.break_connections();
+                });
+            }
+            93..95 => {
+                let by = self.random.random_range(-100_000..100_000);
+                self.note(format!("the clock of pod-{n} jumps by {by} ms"));
+                self.pods[n].host.clock.jump(by);
+            }
+            95..98 => self.rare().await,
+            _ => {}
+        }
+    }
+
+    /// What happens in few worlds.
+    async fn rare(&mut self) {
+        match self.random.random_range(0..4) {
+            0 if self.is_formed() => {
+                self.note("a user deletes the record".into());
+                // It may be gone already.
+                let _ = self.api.change(|server| server.home_mut().delete(&record()));
+            }
+            1 => {
+                let defined = self.random.random_bool(0.7);
+                self.users.set_defined(defined);
+            }
+            2 => {
+                for n in 0..self.pods.len() {
+                    self.crash(n).await;
+                }
+            }
+            3 if self.is_formed() && self.all_are_members() => {
+                let elsewhere = self.random.random_bool(0.5);
+                self.note(format!("another cluster's API server answers: {elsewhere}"));
+                self.api.change(|server| server.set_elsewhere(elsewhere));
+            }
+            _ => {}
+        }
+    }
+
+    async fn start(&mut self, n: usize) {
+        self.note(format!("pod-{n} starts"));
+        if let Err(error) = self.pods[n].start(&self.api, PODS.into()).await {
+            self.oracle.lock().violation(format!("pod-{n} does not start: {error}"));
+        }
+        self.oracle.lock().set_process(n, self.pods[n].cluster());
+        self.claimed[n].clear();
+    }
+
+    async fn crash(&mut self, n: usize) {
+        self.note(format!("pod-{n} crashes"));
+        self.pods[n].crash(&self.api).await;
+        self.oracle.lock().set_process(n, None);
+    }
+
+    async fn stop(&mut self, n: usize) {
+        self.note(format!("pod-{n} is stopped"));
+        if let Err(error) = self.pods[n].stop(&self.api).await {
+            self.oracle.lock().violation(error);
+        }
+        self.oracle.lock().set_process(n, None);
+    }
+
+    fn cut_off(&mut self, n: usize) {
+        let cut = self.random.random_bool(0.5);
+        self.note(format!("pod-{n} is cut off from its peers: {cut}"));
+        self.network.set_cut(self.pods[n].host.id, cut);
+    }
+
+    fn cut_off_the_api(&mut self, n: usize) {
+        let cut = self.random.random_bool(0.5);
+        self.note(format!("pod-{n} is cut off from the API server: {cut}"));
+        self.api.change(|server| server.set_cut(n, cut));
+    }
+
+    fn trouble_a_daemon(&mut self, n: usize) {
+        match self.random.random_range(0..3) {
+            0 => {
+                self.note(format!("the daemon of pod-{n} restarts"));
+                self.pods[n].host.daemon.restart();
+            }
+            down => {
+                self.note(format!("the daemon of pod-{n} is down: {}", down == 1));
+                self.pods[n].host.daemon.set_down(down == 1);
+            }
+        }
+    }
+
+    pub fn note(&self, what: String) {
+        self.trace.note(what);
+    }
+
+    fn is_formed(&self) -> bool {
+        self.api.lock().home().get(&record()).is_ok_and(|record| record["data"]["formed"] == "true")
+    }
+
+    fn all_are_members(&self) -> bool {
+        self.pods
+            .iter()
+            .all(|pod| pod.cluster().is_some_and(|c| c.members().len() == self.pods.len()))
+    }
+
+    /// What must hold after every step.
+    ///
+    /// # Errors
+    /// What does not.
+    pub async fn check(&mut self) -> Result<(), String> {
+        for n in 0..self.pods.len() {
+            if let Some(why) = self.pods[n].ended(&self.api).await {
+                return Err(format!("pod-{n} has ended by itself, {why}"));
+            }
+        }
+        self.oracle.lock().look();
+        self.oracle.lock().first_violation()?;
+        if let Some(request) = self.api.lock().unknown.first() {
+            return Err(format!("the stand-in does not know the request {request}"));
+        }
+        self.check_foreign()?;
+        self.check_claims()?;
+        self.check_copies()
+    }
+
+    fn check_foreign(&self) -> Result<(), String> {
+        for pod in &self.pods {
+            if let Some(cid) = FOREIGN.map(cid_of).find(|cid| !pod.host.daemon.holds(cid)) {
+                return Err(format!("the daemon of pod-{} lost foreign content {cid}", pod.n));
+            }
+        }
+        Ok(())
+    }
+
+    /// No claim goes but of a Pin that was deleted, or that a watch told to be.
+    fn check_claims(&mut self) -> Result<(), String> {
+        let told = self.api.lock().told_deleted.clone();
+        for (n, pod) in self.pods.iter().enumerate() {
+            let Some(cluster) = pod.cluster() else { continue };
+            let now: BTreeSet<Uid> =
+                cluster.state().read(|pins| pins.objects().map(|(uid, _)| uid.clone()).collect());
+            for gone in self.claimed[n].difference(&now) {
+                let life = self.users.lives.get(&gone.0);
+                let meant = self.confirmed || told.contains(&gone.0);
+                let may = life.is_some_and(|life| life.dead && (!life.swept || meant));
+                if !may {
+                    return Err(format!("pod-{n} dropped the claim of {}: {life:?}", gone.0));
+                }
+            }
+            self.claimed[n] = now;
+        }
+        Ok(())
+    }
+
+    fn check_copies(&mut self) -> Result<(), String> {
+        let living = pins(&self.api);
+        let uids: BTreeSet<String> = living.iter().map(|(_, pin)| uid(pin)).collect();
+        self.guarded.retain(|uid, _| uids.contains(uid));
+        for (key, pin) in &living {
+            let needed = needed(&pin["spec"]);
+            let entry = self.guarded.get(&uid(pin)).copied();
+            let guarded = match entry {
+                Some(before) => before.min(needed),
+                None if is_ready(pin) => needed,
+                None => continue,
+            };
+            self.guarded.insert(uid(pin), guarded);
+            let Some(cid) = cid(pin) else { continue };
+            let holders = self.oracle.lock().holders(&cid);
+            if (holders as u64) < guarded {
+                return Err(format!("{key} was Ready, and {holders} of {guarded} copies are left"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is mended, and what people are asked to do is done.
+    pub async fn heal(&mut self) {
+        self.note("faults end".into());
+        self.network.set_loss(0);
+        let mended = self.random.random_bool(0.9);
+        self.api.change(|server| {
+            server.faults = Faults::default();
+            server.set_elsewhere(false);
+            for n in 0..usize::from(PODS) {
+                server.set_cut(n, false);
+            }
+            // Else a world would mostly wait for the one that hangs.
+            if mended {
+                server.break_connections();
+            }
+        });
+        self.users.set_defined(true);
+        for n in 0..self.pods.len() {
+            self.network.set_cut(self.pods[n].host.id, false);
+            self.pods[n].host.daemon.set_down(false);
+            if self.pods[n].cluster().is_none() {
+                self.start(n).await;
+            }
+        }
+    }
+
+    /// Where claims wait for a person: the definition is another one, and that is meant.
+    pub fn confirm_the_definition(&mut self) {
+        self.api.change(|server| {
+            let definition = Key::new(Kind::Definition, "", DEFINITION);
+            let (Ok(record), Ok(definition)) =
+                (server.home().get(&record()), server.home().get(&definition))
+            else {
+                return;
+            };
+            let noted = &record["data"]["pinDefinitionUID"];
+            if noted.is_null() || *noted == definition["metadata"]["uid"] {
+                return;
+            }
+            self.trace.note("a person confirms the definition");
+            self.confirmed = true;
+            let patch = json!({"data": {"pinDefinitionUID": null}});
+            // It was there a moment ago.
+            let _ = server.home_mut().merge(&self::record(), &patch);
+        });
+    }
+}
+
+fn record() -> Key {
+    Key::new(Kind::ConfigMap, NAMESPACE, RECORD)
+}
+
+/// The reason of the condition Ready, if it speaks of the present spec.
+pub fn reason(pin: &Value) -> Option<(bool, String)> {
+    let status = &pin["status"];
+    if status["observedGeneration"] != pin["metadata"]["generation"] {
+        return None;
+    }
+    let ready = status["conditions"].as_array()?.iter().find(|c| c["type"] == "Ready")?;
+    Some((ready["status"] == "True", ready["reason"].as_str()?.to_owned()))
+}
+
+fn is_ready(pin: &Value) -> bool {
+    reason(pin).is_some_and(|(ready, _)| ready)
+}
+
+pub fn cid(pin: &Value) -> Option<Cid> {
+    pin["spec"]["cid"].as_str()?.parse().ok()
+}

@@ -1,0 +1,105 @@
+//! Whether the log's files are as far there as they were on disk once.
+//!
+//! raft-log takes whatever it cannot read at the end of its last file for a write that a crash tore,
+//! and cuts it off; a last file without a whole first record it removes. That is right for what was
+//! not synced, and only for that: a single flipped bit in a length would take every entry behind it,
+//! though they were acknowledged. So the files are looked at before raft-log may change them.
+
+use std::{io, path::Path};
+
+use raft_log::{RaftLog, RaftLogRecord, chunked_wal, codeq::Decode as _};
+
+use super::Records;
+
+/// A file of the log.
+struct Chunk {
+    name: String,
+    /// Bytes of the log before it.
+    start: u64,
+    len: u64,
+}
+
+/// Refuses files that hold less than the first `synced` bytes of the log whole, or are not one after
+/// the other. Changes nothing.
+pub(super) fn check_files(folder: &Path, synced: u64) -> io::Result<()> {
+    let chunks = chunks(folder)?;
+    for pair in chunks.windows(2) {
+        let [one, next] = pair else { continue };
+        if one.len == 0 || one.start + one.len != next.start {
+            return Err(damaged(format!(
+                "{} has {} bytes, and the next file, {}, begins {} after it",
+                one.name,
+                one.len,
+                next.name,
+                next.start - one.start
+            )));
+        }
+    }
+    let mut found = 0;
+    for chunk in chunks.iter().rev() {
+        let (whole, error) = whole_records(&folder.join(&chunk.name))?;
+        found = chunk.start + whole;
+        if found < synced {
+            let reason = error.map_or_else(|| "it ends there".to_owned(), |e| e.to_string());
+            return Err(damaged(format!(
+                "{} is whole for {whole} bytes only, and {} were on disk once ({reason})",
+                chunk.name,
+                synced - chunk.start
+            )));
+        }
+        // A file without a whole record was never begun: then the one before it is the last.
+        if whole > 0 {
+            return Ok(());
+        }
+    }
+    if found < synced {
+        return Err(damaged(format!("{synced} bytes were on disk once, and its files are gone")));
+    }
+    Ok(())
+}
+
+/// Refuses a log whose first entries are missing: raft-log believes its first file what was before.
+pub(super) fn check_beginning(log: &RaftLog<Records>) -> io::Result<()> {
+    let state = log.log_state();
+    let first = state.purged().map_or(0, |position| position.0.index + 1);
+    match state.last() {
+        Some(last) if last.0.index >= first && log.read(first, first + 1).next().is_none() => {
+            Err(damaged(format!("the file with entry {first} is gone")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The files in order.
+fn chunks(folder: &Path) -> io::Result<Vec<Chunk>> {
+    let mut chunks = Vec::new();
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Other files are not raft-log's either.
+        if let Ok(start) = chunked_wal::Config::parse_chunk_file_name(&name) {
+            chunks.push(Chunk { name, start, len: entry.metadata()?.len() });
+        }
+    }
+    chunks.sort_unstable_by_key(|chunk| chunk.start);
+    Ok(chunks)
+}
+
+/// How many bytes of a file are whole records, and what is wrong with the one behind them. A file
+/// is a chunk, which bounds the memory taken.
+fn whole_records(path: &Path) -> io::Result<(u64, Option<io::Error>)> {
+    let bytes = std::fs::read(path)?;
+    let mut rest = &bytes[..];
+    let mut whole = 0;
+    while !rest.is_empty() {
+        if let Err(error) = RaftLogRecord::<Records>::decode(&mut rest) {
+            return Ok((whole, Some(error)));
+        }
+        whole = (bytes.len() - rest.len()) as u64;
+    }
+    Ok((whole, None))
+}
+
+fn damaged(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
