@@ -34,6 +34,7 @@ impl World {
         loop {
             self.check().await?;
             self.confirm_the_definition();
+            self.allow_unpins();
             match self.unsettled() {
                 None => break,
                 Some(what) if Instant::now() >= until => return Err(format!("in vain: {what}")),
@@ -69,6 +70,9 @@ impl World {
         let state = &states[0];
         if states.iter().any(|other| other != state) {
             return Some("the replicas of the state differ".into());
+        }
+        if let Some(waiting) = state.waiting() {
+            return Some(format!("unpins wait: {waiting:?}"));
         }
         let living = pins(&self.api);
         self.wrong_claims(state, &living)

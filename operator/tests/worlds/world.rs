@@ -7,7 +7,9 @@ use std::{
 };
 
 use pinkeeper::{
+    cluster::Cluster,
     sim::network::SimNetwork,
+    state::PinSet,
     types::{Cid, Uid},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -30,6 +32,8 @@ use crate::{
 };
 
 const PODS: u8 = 3;
+/// The annotation of the record by which a person allows unpins.
+const ALLOW: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
 /// Longest time between two things that happen.
@@ -369,6 +373,24 @@ impl World {
             self.trace.note("a person confirms the definition");
             self.confirmed = true;
             let patch = json!({"data": {"pinDefinitionUID": null}});
+            // It was there a moment ago.
+            let _ = server.home_mut().merge(&self::record(), &patch);
+        });
+    }
+
+    /// Whoever deletes so much that it waits is asked, and means it.
+    pub fn allow_unpins(&mut self) {
+        let waiting = |cluster: &Cluster| cluster.state().read(PinSet::waiting);
+        let waiting = self.pods.iter().find_map(|pod| waiting(pod.cluster()?));
+        let Some(waiting) = waiting else { return };
+        let digest = waiting.digest.to_string();
+        self.api.change(|server| {
+            let Ok(record) = server.home().get(&record()) else { return };
+            if record["metadata"]["annotations"][ALLOW] == json!(digest) {
+                return;
+            }
+            self.trace.note(format!("a person allows what waits: {waiting:?}"));
+            let patch = json!({"metadata": {"annotations": {ALLOW: digest}}});
             // It was there a moment ago.
             let _ = server.home_mut().merge(&self::record(), &patch);
         });
