@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 type Phase = for<'a> fn(&'a Trial) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
-const PHASES: [(&str, Phase); 13] = [
+const PHASES: [(&str, Phase); 14] = [
     ("a. three restricted pods form one cluster", |t| setup::forms_a_cluster(t).boxed_local()),
     ("b. a folder of files is kept twice, and truthfully so", |t| {
         content::a_folder(t).boxed_local()
@@ -25,6 +25,7 @@ const PHASES: [(&str, Phase); 13] = [
     ("d. deleted content is released; a second Pin keeps it", |t| deletion::live(t).boxed_local()),
     ("d. what others have pinned stays", |t| deletion::foreign_content_stays(t).boxed_local()),
     ("d. deleted while nobody ran", |t| deletion::while_nobody_runs(t).boxed_local()),
+    ("d. too many deleted at once", |t| deletion::too_many_at_once(t).boxed_local()),
     ("e. content that exists nowhere", |t| content::nowhere_and_then_somewhere(t).boxed_local()),
     ("f. a daemon stopped in mid-pin", |t| content::a_daemon_stops_in_mid_pin(t).boxed_local()),
     ("g. all pods deleted at once", |t| crashes::all_pods_are_deleted(t).boxed_local()),

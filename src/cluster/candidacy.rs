@@ -52,8 +52,10 @@ impl Cluster {
     /// How long this voter lets others go first after the leader is lost; none when it does not vote.
     fn head_start(&self, leader: PeerId) -> Option<Duration> {
         let members = self.members();
-        let mut voters =
-            members.iter().filter(|(peer, view)| view.voter && **peer != leader).map(|(peer, _)| peer);
+        let mut voters = members
+            .iter()
+            .filter(|(peer, view)| view.voter && **peer != leader)
+            .map(|(peer, _)| peer);
         let turn = u32::try_from(voters.position(|peer| *peer == self.id())?).unwrap_or(u32::MAX);
         // Nobody is elected before the leader's lease has ended; the first needs not wait for it.
         Some(if turn == 0 { Duration::ZERO } else { self.consensus().lease() + TURN * turn })

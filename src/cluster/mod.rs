@@ -44,9 +44,7 @@ use crate::{
     rpc::{Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
-    types::{
-        ClusterId, DaemonInfo, Envelope, Member, Metrics, PeerId, Request, Response,
-    },
+    types::{ClusterId, DaemonInfo, Envelope, Member, Metrics, PeerId, Request, Response},
 };
 
 /// Time an ordinary call to another peer has.

@@ -166,6 +166,13 @@ impl Cluster {
 
     fn release(&self, cid: Cid) -> Result<(Op, Pin), Refusal> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
+        if let Some((Owner::Waiting(_), claim)) = pin.claims.last_key_value() {
+            return Err(Refusal::Invalid(format!(
+                "{cid} waits to be unpinned since its Pin {} was deleted: kubectl describe \
+                 clusterpeers says how to allow it",
+                claim.options.name
+            )));
+        }
         if !by_rest(&pin) {
             let owners: Vec<&str> =
                 pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();

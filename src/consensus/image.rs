@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! image  = magic "PKIMAGE1", block*      block = length u32, payload, crc32 of the payload u32
-//! blocks = head, pins*, tail             payload = tag u8, version u8 + postcard
+//! blocks = head, window, pins*, tail     payload = tag u8, version u8 + postcard
 //! ```
-//! Numbers are big-endian. The tail counts the pins and holds the SHA-256 of all blocks before it; an
+//! Numbers are big-endian. Images from before there was a brake have no window. The tail counts the pins and holds the SHA-256 of all blocks before it; an
 //! image without a right tail is refused whole.
 
 use sha2::{Digest, Sha256};
@@ -29,11 +29,13 @@ const BLOCK_LEN_MAX: usize = 4 * 1024 * 1024;
 const TAG_HEAD: u8 = 1;
 const TAG_PINS: u8 = 2;
 const TAG_TAIL: u8 = 3;
+const TAG_WINDOW: u8 = 4;
 
 /// Writes the image of a view.
 pub(super) fn write(view: &View, cluster: (ClusterId, u64)) -> Result<Vec<u8>, StoreError> {
     let mut image = MAGIC.to_vec();
     put_block(&mut image, TAG_HEAD, &encode(VERSION, &(cluster, &view.head)));
+    put_block(&mut image, TAG_WINDOW, &encode(VERSION, &view.window()?));
     let mut block: Vec<(Cid, Pin)> = Vec::new();
     let mut len = 0;
     let mut count: u64 = 0;
@@ -75,6 +77,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Image, CodecError> {
         let before = bytes.len() - rest.len();
         let (tag, payload) = take_block(&mut rest)?;
         match tag {
+            TAG_WINDOW => pins.restore_window(decode(WHAT, VERSION, payload)?),
             TAG_PINS => {
                 let block: Vec<(Cid, Pin)> = decode(WHAT, VERSION, payload)?;
                 count += block.len() as u64;
@@ -144,7 +147,29 @@ pub(super) fn of_payloads<'a>(payloads: impl Iterator<Item = &'a [u8]>, count: u
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{super::state_store::StateStore, *};
-    use crate::types::{Allocation, PeerId, Timestamp};
+    use crate::{
+        state::{Fence, Found, Op, Outcome, Ruling, Window},
+        types::{Allocation, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid},
+    };
+
+    /// The brake has counted one.
+    fn window() -> Window {
+        let (uid, at) = (Uid("a".to_owned()), Timestamp(1));
+        let fence = Fence { term: 1, generation: 1 };
+        let cid: Cid = "bafkqaaa".parse().unwrap();
+        let one = Factor::Count(1);
+        let replication = Replication { min: one, max: one };
+        let options = ClaimOptions { replication, retain: false, name: String::new() };
+        let owner = Owner::Object(uid.clone());
+        let mut pins = PinSet::default();
+        let fenced = Some(fence);
+        let claim = Op::Claim { cid, owner, options, candidates: Vec::new(), at, fence: fenced };
+        let gone = Op::Gone { cid, uid, ruling: Ruling::Take(Found::Watched), at, fence };
+        for op in [claim, gone] {
+            assert_eq!(pins.apply(1, &op), Outcome::Changed);
+        }
+        pins.window().clone()
+    }
 
     fn store_of(count: u64) -> StateStore {
         let store = StateStore::with_backend(redb::backends::InMemoryBackend::new()).unwrap();
@@ -159,7 +184,7 @@ mod tests {
                 (Cid::from(cid::Cid::new_v1(0x55, hash)), Some(pin))
             })
             .collect();
-        store.apply(&pins, &Head::default()).unwrap();
+        store.apply(&pins, &window(), &Head::default()).unwrap();
         store
     }
 
@@ -172,7 +197,18 @@ mod tests {
             assert_eq!(read.cluster, (ClusterId([1; 16]), 7));
             assert_eq!(read.pins, view.pin_set().unwrap());
             assert_eq!(read.pins.len() as u64, count);
+            assert_eq!(*read.pins.window(), window());
         }
+    }
+
+    #[test]
+    fn an_image_from_before_there_was_a_brake_is_read() {
+        let mut image = MAGIC.to_vec();
+        let head = (ClusterId([1; 16]), 7_u64);
+        put_block(&mut image, TAG_HEAD, &encode(VERSION, &(head, Head::default())));
+        let hash: [u8; 32] = Sha256::digest(&image).into();
+        put_block(&mut image, TAG_TAIL, &encode(VERSION, &(0_u64, hash)));
+        assert_eq!(read(&image).unwrap().pins, PinSet::default());
     }
 
     #[test]

@@ -84,22 +84,30 @@ impl Machine {
     }
 
     fn apply_ops(&mut self, term: u64, ops: &[Op]) -> Outcomes {
-        let cids: Arc<[Cid]> = ops.iter().map(Op::cid).collect();
-        self.unstored.extend(cids.iter().copied());
-        self.state.write(|pins| {
-            let outcomes = ops.iter().map(|op| pins.apply(term, op)).collect();
-            (Outcomes(outcomes), Some(Changed::Cids(cids)))
-        })
+        let (outcomes, cids) = self.state.write(|pins| {
+            let mut cids = Vec::with_capacity(ops.len());
+            let mut apply = |op| {
+                pins.touched(op, &mut cids);
+                pins.apply(term, op)
+            };
+            let outcomes = Outcomes(ops.iter().map(&mut apply).collect());
+            let cids: Arc<[Cid]> = cids.into();
+            ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
+        });
+        self.unstored.extend(cids.iter());
+        outcomes
     }
 
     /// Stores what is applied.
     fn store(&mut self) -> Result<(), StoreError> {
         let unstored = std::mem::take(&mut self.unstored);
-        let pins: Vec<(Cid, Option<Pin>)> = self.state.read(|state| {
-            unstored.into_iter().map(|cid| (cid, state.get(&cid).cloned())).collect()
+        let (pins, window) = self.state.read(|state| {
+            let pin = |cid| (cid, state.get(&cid).cloned());
+            let pins: Vec<(Cid, Option<Pin>)> = unstored.into_iter().map(pin).collect();
+            (pins, state.window().clone())
         });
         self.stored_at = Instant::now();
-        self.store.apply(&pins, &self.head)
+        self.store.apply(&pins, &window, &self.head)
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
@@ -137,9 +145,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let (entry, responder) = item?;
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes(Vec::new()),
-                EntryPayload::Normal(batch) => {
-                    self.apply_ops(*entry.log_id.leader_id, &batch.0)
-                }
+                EntryPayload::Normal(batch) => self.apply_ops(*entry.log_id.leader_id, &batch.0),
                 EntryPayload::Membership(membership) => {
                     self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
                     self.head.membership = stored_membership_out(&self.membership);

@@ -549,11 +549,7 @@ impl ConsensusWatch {
     }
 }
 
-fn leadership_of(
-    metrics: &RaftMetrics<TypeConfig>,
-    id: PeerId,
-    patience: Duration,
-) -> Leadership {
+fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId, patience: Duration) -> Leadership {
     let term = metrics.current_term;
     // A leader's first entry is of its own term; once applied, so is everything before it.
     let caught_up = metrics.last_applied.is_some_and(|applied| *applied.leader_id == term);

@@ -1,6 +1,7 @@
 //! The state's checkpoint on disk, in redb.
 //!
-//! Invariants: the pins, the position they include and the membership change in one transaction, so
+//! Invariants: the pins, what the brake counts, the position they include and the membership change
+//! in one transaction, so
 //! that a crash leaves the state of one position. Transactions of applied entries are not synced
 //! (the log is what makes them durable); [`StateStore::checkpoint`] syncs all before it. The log may
 //! be purged only up to a checkpoint.
@@ -17,7 +18,7 @@ use super::raft_types::{
     CodecError, RaftMembership, decode, encode, stored_membership_in, stored_membership_out,
 };
 use crate::{
-    state::PinSet,
+    state::{PinSet, Window},
     types::{Cid, ClusterId, EntryBody, LogPosition, Pin},
 };
 
@@ -25,10 +26,13 @@ const PINS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pins");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const HEAD: &str = "head";
 const CLUSTER: &str = "cluster";
+/// What the brake counts; absent in a store from before there was one.
+const WINDOW: &str = "window";
 
 pub(super) const PIN_VERSION: u8 = 1;
 pub(super) const HEAD_VERSION: u8 = 1;
 const CLUSTER_VERSION: u8 = 1;
+const WINDOW_VERSION: u8 = 1;
 
 /// Memory redb may use for its cache; its default is 1 GiB.
 const CACHE_LEN_MAX: usize = 32 * 1024 * 1024;
@@ -144,11 +148,8 @@ impl StateStore {
     /// # Errors
     /// When the store cannot be read.
     pub fn cluster(&self) -> Result<Option<(ClusterId, u64)>, StoreError> {
-        let read = || {
-            let table = self.database.begin_read()?.open_table(META)?;
-            Ok(table.get(CLUSTER)?.map(|value| value.value().to_vec()))
-        };
-        let bytes = read().map_err(|error: redb::Error| failed(&self.path, error))?;
+        let read = || get(&self.database.begin_read()?, CLUSTER);
+        let bytes = read().map_err(|error| failed(&self.path, error))?;
         let decoded = bytes.map(|bytes| decode("the cluster's ID", CLUSTER_VERSION, &bytes));
         decoded.transpose().map_err(|error| not_understood(&self.path, error))
     }
@@ -166,7 +167,12 @@ impl StateStore {
     }
 
     /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced.
-    pub(super) fn apply(&self, pins: &[(Cid, Option<Pin>)], head: &Head) -> Result<(), StoreError> {
+    pub(super) fn apply(
+        &self,
+        pins: &[(Cid, Option<Pin>)],
+        window: &Window,
+        head: &Head,
+    ) -> Result<(), StoreError> {
         self.write(Durability::None, |transaction| {
             let mut table = transaction.open_table(PINS)?;
             for (cid, pin) in pins {
@@ -180,7 +186,7 @@ impl StateStore {
                     }
                 }
             }
-            put_head(transaction, head)
+            put_meta(transaction, window, head)
         })
     }
 
@@ -193,7 +199,7 @@ impl StateStore {
                 let value = encode(PIN_VERSION, pin);
                 table.insert(cid.as_bytes(), value.as_slice())?;
             }
-            put_head(transaction, head)
+            put_meta(transaction, pins.window(), head)
         })
     }
 
@@ -211,7 +217,7 @@ impl StateStore {
     pub(super) fn view(&self) -> Result<View, StoreError> {
         let read = || {
             let transaction = self.database.begin_read()?;
-            let head = transaction.open_table(META)?.get(HEAD)?.map(|value| value.value().to_vec());
+            let head = get(&transaction, HEAD)?;
             Ok((transaction, head))
         };
         let (transaction, head) = read().map_err(|error: redb::Error| failed(&self.path, error))?;
@@ -262,9 +268,18 @@ impl View {
         Ok(())
     }
 
+    /// What the brake counted.
+    pub(super) fn window(&self) -> Result<Window, StoreError> {
+        let bytes = get(&self.transaction, WINDOW).map_err(|error| failed(&self.path, error))?;
+        let window = bytes.map(|bytes| decode("the brake's counts", WINDOW_VERSION, &bytes));
+        let window = window.transpose().map_err(|error| not_understood(&self.path, error))?;
+        Ok(window.unwrap_or_default())
+    }
+
     /// The whole state.
     pub(super) fn pin_set(&self) -> Result<PinSet, StoreError> {
         let mut pins = PinSet::default();
+        pins.restore_window(self.window()?);
         self.for_each(|cid, pin| {
             pins.restore(cid, pin);
             Ok(())
@@ -273,8 +288,18 @@ impl View {
     }
 }
 
-fn put_head(transaction: &WriteTransaction, head: &Head) -> Result<(), redb::Error> {
-    transaction.open_table(META)?.insert(HEAD, encode(HEAD_VERSION, head).as_slice())?;
+fn get(transaction: &ReadTransaction, key: &str) -> Result<Option<Vec<u8>>, redb::Error> {
+    Ok(transaction.open_table(META)?.get(key)?.map(|value| value.value().to_vec()))
+}
+
+fn put_meta(
+    transaction: &WriteTransaction,
+    window: &Window,
+    head: &Head,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(META)?;
+    table.insert(HEAD, encode(HEAD_VERSION, head).as_slice())?;
+    table.insert(WINDOW, encode(WINDOW_VERSION, window).as_slice())?;
     Ok(())
 }
 

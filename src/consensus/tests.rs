@@ -17,7 +17,10 @@ use super::{
     BoundLog, DiskLog, OpenError, StateStore, Stores, check_stores, machine::Machine,
     raft_types::TypeConfig, state_store::Head,
 };
-use crate::types::{ClusterId, LogPosition};
+use crate::{
+    state::Window,
+    types::{ClusterId, LogPosition},
+};
 
 struct OnDisk;
 
@@ -64,8 +67,11 @@ fn a_log_shorter_than_the_state_is_refused_unless_a_snapshot_was_installed() {
     let folder = TempDir::new().unwrap();
     let stores = stores(&folder);
     let at = Some(LogPosition { term: 1, index: 5 });
-    stores.state.apply(&[], &Head { applied: at, ..Head::default() }).unwrap();
+    stores.state.apply(&[], &Window::default(), &Head { applied: at, ..Head::default() }).unwrap();
     assert!(matches!(check_stores(&stores), Err(OpenError::LogTooShort { .. })));
-    stores.state.apply(&[], &Head { applied: at, installed: at, ..Head::default() }).unwrap();
+    stores
+        .state
+        .apply(&[], &Window::default(), &Head { applied: at, installed: at, ..Head::default() })
+        .unwrap();
     check_stores(&stores).unwrap();
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{judge::Judge, trace::Trace};
 use crate::{
     cluster::{Cluster, UseCaseError},
-    state::{Fence, Op},
+    state::{Fence, Found, Op, Ruling},
     types::{Cid, ClaimOptions, Owner, Pin, PinRequest, Timestamp, Uid},
 };
 
@@ -147,11 +147,12 @@ impl Client {
             return;
         }
         let cid = object.cid;
-        let fence = Some(Fence { term: leadership.term, generation: object.generation });
-        let owner = object.owner();
+        let fence = Fence { term: leadership.term, generation: object.generation };
         let op = if object.deleted {
-            Op::Release { cid, owner, at, fence }
+            let ruling = Ruling::Take(Found::Watched);
+            Op::Gone { cid, uid: object.uid.clone(), ruling, at, fence }
         } else {
+            let (owner, fence) = (object.owner(), Some(fence));
             let candidates = self.cluster.candidates(&cid, object.options.replication);
             Op::Claim { cid, owner, options: object.options, candidates, at, fence }
         };

@@ -133,23 +133,26 @@ impl History {
         let count = self.len() + 1;
         let mut outcomes = Vec::new();
         for op in &ops {
-            let cid = op.cid();
-            let before = self.pins.get(&cid).cloned();
-            let outcome = self.pins.apply(position.term, op);
-            outcomes.push(outcome);
-            let after = self.pins.get(&cid);
-            if before.as_ref() == after {
-                continue;
-            }
-            hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
-            self.versions.entry(cid).or_default().push((count, after.cloned()));
-            if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
-                let others = pin.holders().filter(|holder| confirmed(*holder, &cid)).count();
-                let needed = pin.replication().min.of(pin.holders().count());
-                if others < needed {
-                    return Err(format!(
-                        "{cid} was released on {peer} while {others} others hold it, {needed} must"
-                    ));
+            let mut cids = Vec::new();
+            self.pins.touched(op, &mut cids);
+            let before: Vec<_> = cids.iter().map(|cid| self.pins.get(cid).cloned()).collect();
+            outcomes.push(self.pins.apply(position.term, op));
+            for (cid, before) in cids.into_iter().zip(before) {
+                let after = self.pins.get(&cid);
+                if before.as_ref() == after {
+                    continue;
+                }
+                hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
+                self.versions.entry(cid).or_default().push((count, after.cloned()));
+                if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
+                    let others = pin.holders().filter(|holder| confirmed(*holder, &cid)).count();
+                    let needed = pin.replication().min.of(pin.holders().count());
+                    if others < needed {
+                        return Err(format!(
+                            "{cid} was released on {peer} while {others} others hold it, {needed} \
+                             must"
+                        ));
+                    }
                 }
             }
         }

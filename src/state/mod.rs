@@ -1,10 +1,12 @@
-//! What the cluster agreed on: claims and allocations of every pin.
+//! What the cluster agreed on: claims and allocations of every pin, and what the brake counts.
 
+mod brake;
 mod op;
 mod pin_set;
 mod shared;
 
 pub use self::{
+    brake::{Found, Holds, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window},
     op::{Fence, Op, Outcome, Refused},
     pin_set::PinSet,
     shared::{Changed, SharedState},

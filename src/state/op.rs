@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Cid, ClaimOptions, Owner, PeerId, Timestamp};
+use super::brake::{Ruling, WaitingDigest};
+use crate::types::{Cid, ClaimOptions, Owner, PeerId, Timestamp, Uid};
 
 /// Binds a controller's op to the leadership and the object it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,27 @@ pub enum Op {
         /// Holders confirmed by their own report.
         confirmed: Vec<PeerId>,
     },
+    /// An object is gone, and its claim with it. With Retain, or beside other claims, that is all; the
+    /// ruling is about a claim whose end unpins the content.
+    Gone {
+        /// The content.
+        cid: Cid,
+        /// The object.
+        uid: Uid,
+        /// What is to become of a last claim.
+        ruling: Ruling,
+        /// Now, by the leader's time (see `brake`).
+        at: Timestamp,
+        /// The leadership, and the object's last known generation.
+        fence: Fence,
+    },
+    /// A person lets go what waits, if it is still what the digest names.
+    Allow {
+        /// What the person has seen.
+        digest: WaitingDigest,
+        /// The term in which the deciding peer was leader.
+        term: u64,
+    },
 }
 
 /// What became of an op.
@@ -101,18 +123,23 @@ pub enum Refused {
     /// The pin has as many claims as one pin may have.
     #[error("the content has too many claims")]
     TooManyClaims,
+    /// What waits is not what the digest names.
+    #[error("what waits is not what the digest names")]
+    OtherDigest,
 }
 
 impl Op {
-    /// The content it is about.
+    /// The content it is about; absent when that depends on the state.
     #[must_use]
-    pub fn cid(&self) -> Cid {
+    pub fn cid(&self) -> Option<Cid> {
         match self {
             Self::Claim { cid, .. }
             | Self::Release { cid, .. }
             | Self::Allocate { cid, .. }
             | Self::Leave { cid, .. }
-            | Self::LetGo { cid, .. } => *cid,
+            | Self::LetGo { cid, .. }
+            | Self::Gone { cid, .. } => Some(*cid),
+            Self::Allow { .. } => None,
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The replicated state: `apply` is deterministic and has no side effects.
 //!
 //! Invariants: every pin has a claim; no peer is allocated twice to a pin; an object claims one CID;
-//! a leaving peer is removed only when the pin's minimum of other holders was confirmed.
+//! a leaving peer is removed only when the pin's minimum of other holders was confirmed; a claim that
+//! waits for a person is its pin's only one.
 
 use std::collections::BTreeMap;
 
-use super::op::{Fence, Op, Outcome, Refused};
+use super::{
+    brake::{AtStake, Holds, Lost, Ruling, Waiting, WaitingDigest, WaitingSet, Window},
+    op::{Fence, Op, Outcome, Refused},
+};
 use crate::types::{Allocation, Cid, Claim, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
 
 /// Claims one pin may have: bounds a record's size.
@@ -19,6 +23,12 @@ pub struct PinSet {
     objects: BTreeMap<Uid, Cid>,
     /// Derived: how many pins are on each peer.
     allocations: BTreeMap<PeerId, u64>,
+    /// Derived: how many pins hang on objects alone.
+    at_stake: u64,
+    /// Derived: claims that wait for a person.
+    waiting: WaitingSet,
+    /// What the brake counts.
+    window: Window,
 }
 
 impl PinSet {
@@ -68,21 +78,71 @@ impl PinSet {
         &self.allocations
     }
 
+    /// What waits for a person, if anything does.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.waiting.summary(&self.window)
+    }
+
+    /// The objects whose claims wait for a person, and what they claim.
+    pub fn waiting_objects(&self) -> impl Iterator<Item = (&Uid, &Cid)> {
+        self.waiting.iter()
+    }
+
+    /// What the brake counts.
+    #[must_use]
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Whether CIDs that are about to lose their last claims have to wait for a person. `at` is the
+    /// leader's time.
+    #[must_use]
+    pub fn brake(&self, lost: Lost, at: Timestamp) -> Holds {
+        let at_stake = AtStake { cids: self.at_stake, waiting: self.waiting.cids() };
+        self.window.holds(lost, at_stake, at)
+    }
+
+    /// Puts back what the brake counted.
+    pub fn restore_window(&mut self, window: Window) {
+        self.window = window;
+    }
+
     /// Puts back a pin as it was stored.
     pub fn restore(&mut self, cid: Cid, pin: Pin) {
-        count(&mut self.allocations, Some(&pin), 1);
         for owner in pin.claims.keys() {
             if let Owner::Object(uid) = owner {
                 self.objects.insert(uid.clone(), cid);
             }
         }
         self.pins.insert(cid, pin);
+        self.derive(cid, 1);
+    }
+
+    /// Takes a pin out of what is derived (-1), or puts it in (1).
+    fn derive(&mut self, cid: Cid, by: i64) {
+        let Some(pin) = self.pins.get(&cid) else { return };
+        count(&mut self.allocations, pin, by);
+        if pin.goes_with_objects() {
+            self.at_stake = self.at_stake.saturating_add_signed(by);
+        }
+        if let Some((Owner::Waiting(uid), _)) = pin.claims.last_key_value() {
+            if by > 0 { self.waiting.insert(uid, cid) } else { self.waiting.remove(uid) }
+        }
+    }
+
+    /// Adds the pins that an op may change.
+    pub fn touched(&self, op: &Op, cids: &mut Vec<Cid>) {
+        match op.cid() {
+            Some(cid) => cids.push(cid),
+            None => cids.extend(self.waiting.iter().map(|(_, cid)| *cid)),
+        }
     }
 
     /// Applies an op of a log entry written in `term`.
     pub fn apply(&mut self, term: u64, op: &Op) -> Outcome {
         let cid = op.cid();
-        count(&mut self.allocations, self.pins.get(&cid), -1);
+        cid.into_iter().for_each(|cid| self.derive(cid, -1));
         let result = match op {
             Op::Claim { cid, owner, options, candidates, at, fence } => {
                 self.claim(term, *cid, owner, options, candidates, *at, *fence)
@@ -91,8 +151,12 @@ impl PinSet {
             Op::Allocate { cid, candidates } => self.allocate(*cid, candidates),
             Op::Leave { cid, peers } => self.leave(*cid, peers),
             Op::LetGo { cid, peer, confirmed } => self.let_go(*cid, *peer, confirmed),
+            Op::Gone { cid, uid, ruling, at, fence } => {
+                self.gone(term, *cid, uid, *ruling, *at, *fence)
+            }
+            Op::Allow { digest, term: of } => self.allow(term, *digest, *of),
         };
-        count(&mut self.allocations, self.pins.get(&cid), 1);
+        cid.into_iter().for_each(|cid| self.derive(cid, 1));
         result.unwrap_or_else(Outcome::Refused)
     }
 
@@ -133,9 +197,12 @@ impl PinSet {
         });
         pin.claims.insert(owner.clone(), claim);
         // An owner that takes kept content up again decides on it from then on.
-        let adopted = known_since.is_none()
-            && *owner != Owner::Retained
-            && pin.claims.remove(&Owner::Retained).is_some();
+        let before = pin.claims.len();
+        if known_since.is_none() {
+            let ownerless = |of: &Owner| matches!(of, Owner::Retained | Owner::Waiting(_));
+            pin.claims.retain(|of, _| of == owner || !ownerless(of));
+        }
+        let adopted = pin.claims.len() < before;
         let grown = top_up(pin, candidates);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), cid);
@@ -173,6 +240,61 @@ impl PinSet {
         Ok(Outcome::Changed)
     }
 
+    fn gone(
+        &mut self,
+        term: u64,
+        cid: Cid,
+        uid: &Uid,
+        ruling: Ruling,
+        at: Timestamp,
+        fence: Fence,
+    ) -> Result<Outcome, Refused> {
+        check_term(term, Some(fence))?;
+        let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
+        let waiting = Owner::Waiting(uid.clone());
+        if pin.claims.contains_key(&waiting) {
+            // It has counted already.
+            return match ruling {
+                Ruling::Wait(_) => Ok(Outcome::Unchanged),
+                _ => self.release(term, cid, &waiting, at, Some(fence)),
+            };
+        }
+        let owner = Owner::Object(uid.clone());
+        let Some(claim) = pin.claims.get(&owner) else { return Ok(Outcome::Unchanged) };
+        if fence.generation < claim.generation {
+            return Err(Refused::OlderGeneration);
+        }
+        let unpins = pin.claims.len() == 1 && !claim.options.retain;
+        match ruling {
+            Ruling::Wait(found) if unpins => {
+                self.window.count(at, found, true);
+                let claim = pin.claims.remove(&owner);
+                pin.claims.extend(claim.map(|claim| (waiting, claim)));
+                self.objects.remove(uid);
+                return Ok(Outcome::Changed);
+            }
+            Ruling::Take(found) if unpins => self.window.count(at, found, false),
+            _ => {}
+        }
+        self.release(term, cid, &owner, at, Some(fence))
+    }
+
+    fn allow(&mut self, term: u64, digest: WaitingDigest, of: u64) -> Result<Outcome, Refused> {
+        if of != term {
+            return Err(Refused::OtherTerm);
+        }
+        if self.waiting().map(|waiting| waiting.digest) != Some(digest) {
+            return Err(Refused::OtherDigest);
+        }
+        let cids: Vec<Cid> = self.waiting.iter().map(|(_, cid)| *cid).collect();
+        for cid in cids {
+            self.derive(cid, -1);
+            self.pins.remove(&cid);
+        }
+        self.window.begin_anew();
+        Ok(Outcome::Changed)
+    }
+
     fn allocate(&mut self, cid: Cid, candidates: &[PeerId]) -> Result<Outcome, Refused> {
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
         Ok(if top_up(pin, candidates) { Outcome::Changed } else { Outcome::Unchanged })
@@ -205,8 +327,8 @@ impl PinSet {
     }
 }
 
-fn count(allocations: &mut BTreeMap<PeerId, u64>, pin: Option<&Pin>, by: i64) {
-    for allocation in pin.iter().flat_map(|pin| &pin.allocations) {
+fn count(allocations: &mut BTreeMap<PeerId, u64>, pin: &Pin, by: i64) {
+    for allocation in &pin.allocations {
         let number = allocations.entry(allocation.peer).or_default();
         *number = number.saturating_add_signed(by);
         if *number == 0 {

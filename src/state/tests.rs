@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Fence, Op, Outcome, PinSet, Refused};
+use super::{Fence, Found, Op, Outcome, PinSet, Refused, Ruling, Waiting};
 use crate::types::{Cid, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid};
 
 const TERM: u64 = 7;
@@ -119,14 +119,117 @@ fn a_leaving_peer_is_let_go_only_when_the_others_are_confirmed() {
     assert_eq!(pins.apply(TERM, &let_go(&[])), Outcome::Unchanged);
 }
 
+fn gone(n: u8, name: &str, ruling: Ruling) -> Op {
+    let fence = Fence { term: TERM, generation: 1 };
+    Op::Gone { cid: cid(n), uid: Uid(name.to_owned()), ruling, at: Timestamp(3), fence }
+}
+
+const WAIT: Ruling = Ruling::Wait(Found::Watched);
+
+/// A claim of an object that is gone, which waits.
+fn waiting(pins: &mut PinSet, n: u8, name: &str) -> Waiting {
+    pins.apply(TERM, &claim(n, object(name), 1, 1, false, 1));
+    assert_eq!(pins.apply(TERM, &gone(n, name, WAIT)), Outcome::Changed);
+    pins.waiting().unwrap()
+}
+
+#[test]
+fn what_waits_stays_and_goes_when_it_is_allowed_once() {
+    let mut pins = PinSet::default();
+    let first = waiting(&mut pins, 1, "a");
+    let both = waiting(&mut pins, 2, "b");
+    assert_eq!((first.cids, both.cids, pins.len()), (1, 2, 2));
+    assert_eq!(
+        pins.cid_of(&Uid("a".to_owned())),
+        None,
+        "the comparison does not look for it again"
+    );
+    assert_eq!(pins.apply(TERM, &gone(1, "a", WAIT)), Outcome::Unchanged);
+
+    let allow = |waiting: Waiting| Op::Allow { digest: waiting.digest, term: TERM };
+    assert_eq!(pins.apply(TERM, &allow(first)), Outcome::Refused(Refused::OtherDigest));
+    assert_eq!(pins.apply(TERM + 1, &allow(both)), Outcome::Refused(Refused::OtherTerm));
+    let mut touched = Vec::new();
+    pins.touched(&allow(both), &mut touched);
+    assert_eq!(touched, [cid(1), cid(2)]);
+    assert_eq!(pins.apply(TERM, &allow(both)), Outcome::Changed);
+    assert!(pins.is_empty() && pins.allocations_by_peer().is_empty() && pins.waiting().is_none());
+
+    // The same objects again, as after a restored backup of the API server's store.
+    waiting(&mut pins, 1, "a");
+    let again = waiting(&mut pins, 2, "b");
+    assert_ne!(again.digest, both.digest);
+    assert_eq!(pins.apply(TERM, &allow(both)), Outcome::Refused(Refused::OtherDigest));
+}
+
+#[test]
+fn whoever_takes_waiting_content_up_ends_the_waiting() {
+    for owner in [object("new"), object("a"), Owner::Rest] {
+        let mut pins = PinSet::default();
+        waiting(&mut pins, 1, "a");
+        let other = waiting(&mut pins, 2, "b");
+        assert_eq!(pins.apply(TERM, &claim(1, owner.clone(), 1, 1, false, 1)), Outcome::Changed);
+        let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.keys().collect();
+        assert_eq!(owners, [&owner]);
+        let left = pins.waiting().unwrap();
+        assert!(left.cids == 1 && left.digest != other.digest);
+    }
+}
+
+#[test]
+fn only_a_last_claim_that_unpins_waits() {
+    let mut pins = PinSet::default();
+    for name in ["a", "b"] {
+        pins.apply(TERM, &claim(1, object(name), 1, 1, false, 1));
+    }
+    pins.apply(TERM, &claim(2, object("c"), 1, 1, true, 1));
+    for (n, name) in [(1, "a"), (2, "c")] {
+        assert_eq!(pins.apply(TERM, &gone(n, name, WAIT)), Outcome::Changed);
+        assert!(pins.waiting().is_none() && pins.window() == PinSet::default().window());
+    }
+    assert!(pins.get(&cid(2)).unwrap().claims.contains_key(&Owner::Retained));
+    pins.apply(TERM, &gone(1, "b", WAIT));
+    assert_eq!((pins.waiting().unwrap().cids, pins.len()), (1, 2));
+    // Its namespace goes later.
+    assert_eq!(pins.apply(TERM, &gone(1, "b", Ruling::Free)), Outcome::Changed);
+    assert_eq!((pins.waiting(), pins.len()), (None, 1));
+}
+
+#[test]
+fn what_goes_counts_unless_it_is_free() {
+    let mut pins = PinSet::default();
+    let empty = pins.window().clone();
+    for (ruling, counts) in [(Ruling::Free, false), (Ruling::Take(Found::Compared), true)] {
+        pins.apply(TERM, &claim(1, object("a"), 1, 1, false, 1));
+        assert_eq!(pins.apply(TERM, &gone(1, "a", ruling)), Outcome::Changed);
+        assert!(pins.is_empty());
+        assert_eq!(*pins.window() != empty, counts);
+    }
+    let stale = Op::Gone {
+        cid: cid(1),
+        uid: Uid("a".to_owned()),
+        ruling: WAIT,
+        at: Timestamp(3),
+        fence: Fence { term: TERM + 1, generation: 1 },
+    };
+    assert_eq!(pins.apply(TERM, &stale), Outcome::Refused(Refused::OtherTerm));
+}
+
 fn any_op() -> impl Strategy<Value = Op> {
     let owner = prop_oneof![Just(Owner::Rest), (0..4_u8).prop_map(|n| object(&n.to_string())),];
+    let found = || prop_oneof![Just(Found::Watched), Just(Found::Compared)];
+    let ruling = prop_oneof![
+        Just(Ruling::Free),
+        found().prop_map(Ruling::Take),
+        found().prop_map(Ruling::Wait),
+    ];
     let peers = || proptest::collection::vec((1..5_u8).prop_map(peer), 0..4);
     prop_oneof![
         (0..4_u8, owner.clone(), 1..4_u16, any::<bool>(), 0..3_i64).prop_map(
             |(n, owner, max, retain, generation)| claim(n, owner, 1, max, retain, generation)
         ),
         (0..4_u8, owner, 0..3_i64).prop_map(|(n, owner, generation)| release(n, owner, generation)),
+        (0..4_u8, 0..4_u8, ruling).prop_map(|(n, uid, ruling)| gone(n, &uid.to_string(), ruling)),
         (0..4_u8, peers()).prop_map(|(n, candidates)| Op::Allocate { cid: cid(n), candidates }),
         (0..4_u8, peers()).prop_map(|(n, peers)| Op::Leave { cid: cid(n), peers }),
         (0..4_u8, 1..5_u8, peers()).prop_map(|(n, leaving, confirmed)| Op::LetGo {
@@ -140,6 +243,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 fn check(pins: &PinSet) -> Result<(), TestCaseError> {
     let mut counts: BTreeMap<PeerId, u64> = BTreeMap::new();
     let mut claimed = BTreeMap::new();
+    let mut waits = BTreeMap::new();
     for (cid, pin) in pins.iter() {
         prop_assert!(!pin.claims.is_empty(), "a pin without a claim");
         for (n, allocation) in pin.allocations.iter().enumerate() {
@@ -151,12 +255,20 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
             if let Owner::Object(uid) = owner {
                 prop_assert!(claimed.insert(uid.clone(), *cid).is_none(), "two CIDs of one object");
             }
+            if let Owner::Waiting(uid) = owner {
+                prop_assert_eq!(pin.claims.len(), 1, "it waits beside others");
+                waits.insert(uid.clone(), *cid);
+            }
         }
     }
     prop_assert_eq!(&counts, pins.allocations_by_peer());
     let known: BTreeMap<Uid, Cid> = pins.objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
     prop_assert_eq!(claimed, known);
+    let known: BTreeMap<Uid, Cid> =
+        pins.waiting_objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
+    prop_assert_eq!(waits, known);
     let mut restored = PinSet::default();
+    restored.restore_window(pins.window().clone());
     pins.iter().for_each(|(cid, pin)| restored.restore(*cid, pin.clone()));
     prop_assert_eq!(&restored, pins, "what is stored is not what is applied");
     Ok(())
@@ -165,12 +277,23 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn any_ops_keep_the_invariants_and_replicas_equal(
-        ops in proptest::collection::vec(any_op(), 0..60),
+        ops in proptest::collection::vec((any_op(), any::<bool>()), 0..60),
     ) {
         let (mut one, mut other) = (PinSet::default(), PinSet::default());
-        for op in &ops {
+        for (op, allow) in ops {
+            // What waits is known only now.
+            let op = match one.waiting().filter(|_| allow) {
+                Some(Waiting { digest, .. }) => Op::Allow { digest, term: TERM },
+                None => op,
+            };
+            let op = &op;
             let before = one.clone();
             let outcome = one.apply(TERM, op);
+            let mut touched = Vec::new();
+            before.touched(op, &mut touched);
+            let changed = |cid: &&Cid| before.get(cid) != one.get(cid);
+            let cids = before.iter().chain(one.iter()).map(|(cid, _)| cid);
+            prop_assert!(cids.filter(changed).all(|cid| touched.contains(cid)), "untold");
             prop_assert_eq!(outcome == Outcome::Changed, one != before, "{:?}: {:?}", op, outcome);
             prop_assert_eq!(outcome, other.apply(TERM, op));
             check(&one)?;

@@ -69,6 +69,9 @@ pub enum Owner {
     Rest,
     /// Nobody any more: the last owner said Retain.
     Retained,
+    /// A Pin object that is gone; a person has to say that the content may go too. Always the only
+    /// claim of its pin.
+    Waiting(Uid),
 }
 
 /// What an owner asks for.
@@ -128,6 +131,14 @@ impl Pin {
     /// Peers that are to keep it (not the leaving ones).
     pub fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.allocations.iter().filter(|a| !a.leaving).map(|a| a.peer)
+    }
+
+    /// Whether it is kept for Pin objects alone, and unpinned when they are gone.
+    #[must_use]
+    pub fn goes_with_objects(&self) -> bool {
+        self.claims.iter().all(|(owner, claim)| {
+            matches!(owner, Owner::Object(_) | Owner::Waiting(_)) && !claim.options.retain
+        })
     }
 
     /// Whether `peer` must have the content now, leaving or not.

@@ -2,20 +2,25 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::ensure;
-use kube::ResourceExt as _;
-use pinkeeper_e2e::kubernetes::holders;
+use anyhow::{Context as _, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::{ResourceExt as _, api::ListParams};
+use pinkeeper::types::Cid;
+use pinkeeper_e2e::kubernetes::{holders, until};
+use pinkeeper_operator::crd::ClusterPeer;
 
 use super::{BLOG, LATER, SOON, Trial, WEB};
 
 /// For which content must stay where a mistake would take it away: deletions are worked on at once.
 const STAYS_FOR: Duration = Duration::from_secs(3);
+/// Requests in flight.
+const PARALLEL: usize = 8;
 
 /// A deleted Pin's content is unpinned everywhere; while another Pin, in another namespace, wants
 /// it, it stays.
 pub async fn live(trial: &Trial) -> anyhow::Result<()> {
     let (alone, shared) = (trial.fresh_cid(), trial.fresh_cid());
-    let name = |of: &pinkeeper::types::Cid| format!("deleted-{of}");
+    let name = |of: &Cid| format!("deleted-{of}");
     trial.create(WEB, &name(&alone), &alone, 2).await?;
     trial.create(WEB, &name(&shared), &shared, 3).await?;
     trial.create(BLOG, &name(&shared), &shared, 2).await?;
@@ -55,7 +60,7 @@ pub async fn foreign_content_stays(trial: &Trial) -> anyhow::Result<()> {
 /// A Pin that was deleted and made again under its name keeps its content.
 pub async fn while_nobody_runs(trial: &Trial) -> anyhow::Result<()> {
     let (gone, stays, again) = (trial.fresh_cid(), trial.fresh_cid(), trial.fresh_cid());
-    let name = |of: &pinkeeper::types::Cid| format!("absent-{of}");
+    let name = |of: &Cid| format!("absent-{of}");
     for cid in [&gone, &stays, &again] {
         trial.create(WEB, &name(cid), cid, 2).await?;
     }
@@ -78,6 +83,64 @@ pub async fn while_nobody_runs(trial: &Trial) -> anyhow::Result<()> {
     }
     ensure!(trial.cluster.pins(WEB).get(&name(&again)).await?.uid() != uid, "not made again");
     Ok(())
+}
+
+/// So many Pins deleted at once that a person is asked: the rest stays pinned, each ClusterPeer says
+/// so, and the command that people are told lets it go.
+pub async fn too_many_at_once(trial: &Trial) -> anyhow::Result<()> {
+    let mut others = 0;
+    for namespace in [WEB, BLOG] {
+        let pins = trial.cluster.pins(namespace);
+        others += pins.list_metadata(&ListParams::default()).await?.items.len();
+    }
+    // Of all there are then, a quarter is less than a half of these.
+    let cids: BTreeSet<Cid> = (0..others + 202).map(|_| trial.fresh_cid()).collect();
+    let name = |of: &Cid| format!("many-{of}");
+    stream::iter(&cids)
+        .map(async |cid| trial.create(BLOG, &name(cid), cid, 2).await)
+        .buffer_unordered(PARALLEL)
+        .try_collect::<()>()
+        .await?;
+    for cid in &cids {
+        trial.ready(BLOG, &name(cid), LATER).await?;
+    }
+    let held = async || -> anyhow::Result<usize> {
+        let held = trial.release.held().await?;
+        Ok(cids.iter().filter(|cid| held.values().any(|pins| pins.contains(cid))).count())
+    };
+    ensure!(held().await? == cids.len(), "not all are held");
+    trial.cluster.kubectl(["delete", "pins", "--all", "-n", BLOG]).await?;
+    let message = until("every ClusterPeer says that unpins wait", LATER, async || {
+        let peers = trial.release.cluster_peers().await?;
+        let said: BTreeSet<Option<String>> = peers.values().map(unpins_waiting).collect();
+        ensure!(said.len() == 1, "{said:?}");
+        Ok(said.into_iter().next().flatten())
+    })
+    .await?;
+    let waiting: usize = message.split(' ').next().unwrap_or_default().parse()?;
+    ensure!(waiting > cids.len() / 2, "{message}");
+    until("what waits is held, and the rest is not", SOON, async || {
+        let held = held().await?;
+        ensure!(held == waiting, "{held} of {waiting} are");
+        Ok(Some(()))
+    })
+    .await?;
+    let command = message.split_once("kubectl ").and_then(|(_, rest)| rest.split_once(" ("));
+    let (command, _) = command.with_context(|| message.clone())?;
+    trial.cluster.kubectl(command.split(' ')).await?;
+    until("all is unpinned and nothing waits", LATER, async || {
+        let held = held().await?;
+        ensure!(held == 0, "{held} are held");
+        let peers = trial.release.cluster_peers().await?;
+        ensure!(peers.values().all(|peer| unpins_waiting(peer).is_none()), "somebody says so");
+        Ok(Some(()))
+    })
+    .await
+}
+
+fn unpins_waiting(peer: &ClusterPeer) -> Option<String> {
+    let conditions = &peer.status.as_ref()?.conditions;
+    conditions.iter().find(|c| c.type_ == "UnpinsWaiting").map(|c| c.message.clone())
 }
 
 async fn scale(trial: &Trial, pods: usize) -> anyhow::Result<()> {

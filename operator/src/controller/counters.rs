@@ -1,8 +1,11 @@
 //! What the controllers did, as Prometheus metrics.
 
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
 
-/// Counters since the start of the process; clones count together.
+/// Counters since the start of the process, and a gauge; clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Claims and releases proposed to the cluster.
@@ -17,6 +20,8 @@ pub struct Counters {
     pub events: Counter,
     /// Events left out by the rate limit.
     pub events_left_out: Counter,
+    /// On the leader: CIDs that wait for a person to be unpinned.
+    pub unpins_waiting: Gauge,
 }
 
 impl Counters {
@@ -36,5 +41,7 @@ impl Counters {
         add("status_failures", "Statuses the API server did not take", &self.status_failures);
         add("events", "Events written", &self.events);
         add("events_left_out", "Events left out by the rate limit", &self.events_left_out);
+        let help = "CIDs that stay pinned until a person allows their unpinning; 0 on followers";
+        registry.register("unpins_waiting", help, self.unpins_waiting.clone());
     }
 }

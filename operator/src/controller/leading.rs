@@ -18,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::Reach,
+    claims::{BrakeTime, Deletions},
     counters::Counters,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
 };
+use crate::founding::record::{self, Anchors};
 
 /// Where this peer is in Kubernetes, and what it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,24 @@ impl Settings {
     }
 }
 
+/// The anchors that this process saw last as those of the Pins, which a lost record may not take with
+/// it; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct KnownAnchors(Arc<Mutex<Option<Anchors>>>);
+
+impl KnownAnchors {
+    pub(super) fn get(&self) -> Option<Anchors> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of what the record says, if it says something of both.
+    pub(super) fn note(&self, anchors: &Anchors) {
+        if anchors.system != record::UNKNOWN && anchors.definition != record::UNKNOWN {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchors.clone());
+        }
+    }
+}
+
 /// What all controllers of this process share; a cheap handle.
 #[derive(Clone)]
 pub struct Shared {
@@ -65,6 +85,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Whether the API server answers.
     pub reach: Reach,
+    /// Which API server the Pins are in.
+    pub anchors: KnownAnchors,
     /// What was done, for Prometheus.
     pub counters: Counters,
 }
@@ -73,15 +95,6 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
     }
-}
-
-/// Something for the claims to look at.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Work {
-    /// The object of that name: new, changed, or to be looked at again.
-    Object(ObjectKey),
-    /// The object with that UID is proven to be gone; its last generation, 0 when not known.
-    Gone(Uid, i64),
 }
 
 /// One leadership: ends when the term or the leader changes.
@@ -93,8 +106,12 @@ pub(super) struct Leading {
     pub(super) token: CancellationToken,
     leadership: watch::Receiver<Leadership>,
     objects: RwLock<Objects>,
-    /// For the claims.
-    pub(super) claims: WorkQueue<Work>,
+    /// The time that the brake counts by.
+    pub(super) brake_time: BrakeTime,
+    /// For the claims: new objects, changed ones, and those to be looked at again.
+    pub(super) claims: WorkQueue<ObjectKey>,
+    /// For the claims: objects that are gone.
+    pub(super) deletions: Deletions,
     /// For the statuses.
     pub(super) statuses: WorkQueue<ObjectKey>,
     /// A whole list was read.
@@ -105,13 +122,16 @@ pub(super) struct Leading {
 
 impl Leading {
     pub(super) fn new(shared: Shared, term: u64, token: CancellationToken) -> Self {
+        let counted = shared.cluster.state().read(|pins| pins.window().latest());
         Self {
             leadership: shared.cluster.leadership(),
+            brake_time: BrakeTime::begin(shared.clock.now(), counted),
             shared,
             term,
             token,
             objects: RwLock::default(),
             claims: WorkQueue::default(),
+            deletions: Deletions::default(),
             statuses: WorkQueue::default(),
             listed: Notify::new(),
             refusals: Mutex::default(),

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::leading::{Settings, Shared};
+pub use self::leading::{KnownAnchors, Settings, Shared};
 use self::{api::Backoff, leading::Leading, peers::Directory};
 
 /// Waits between attempts to write behind all that was proposed before.
@@ -67,10 +67,11 @@ async fn lead(
     let mut tasks = JoinSet::new();
     let work = async {
         catch_up(&lead).await;
-        tasks.spawn(status::run(lead.clone(), told));
+        tasks.spawn(status::run(lead.clone(), told.clone()));
         tasks.spawn(status::tell(lead.clone(), notes));
         tasks.spawn(claims::run(lead.clone()));
         tasks.spawn(claims::compare(lead.clone()));
+        tasks.spawn(claims::brake(lead.clone(), told));
         tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
         tasks.spawn(pins::run(lead.clone()));
         tasks.join_next().await
@@ -89,6 +90,8 @@ async fn lead(
     }
     token.cancel();
     while tasks.join_next().await.is_some() {}
+    // The next leader counts.
+    shared.counters.unpins_waiting.set(0);
     tracing::info!(term, "the controllers of this leadership have ended");
 }
 

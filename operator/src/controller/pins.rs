@@ -1,17 +1,18 @@
 //! Watches the Pins of all namespaces, on the leader only, and says what to look at.
 //!
-//! Invariant: only a watched deletion proves that an object is gone; an object that a list does not
+//! Invariant: only a watched deletion says that an object is gone; an object that a list does not
 //! contain is left to the comparison.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{StreamExt, pin_mut};
 use kube::runtime::{WatchStreamExt, watcher};
-use pinkeeper::types::Uid;
+use pinkeeper::{state::Found, types::Uid};
 
 use super::{
     api,
-    leading::{Leading, Work},
+    claims::Deletion,
+    leading::Leading,
     objects::{PinObject, RawPin, Seen},
     queue::Lane,
 };
@@ -63,7 +64,12 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
             if let Some(object) = PinObject::read(raw) {
                 lead.objects_mut().remove(&object.key, &object.uid);
                 lead.refused(&object.uid, None);
-                lead.claims.push(Lane::Fresh, Work::Gone(object.uid, object.generation));
+                lead.deletions.push([Deletion {
+                    uid: object.uid,
+                    generation: object.generation,
+                    namespace: object.key.namespace,
+                    found: Found::Watched,
+                }]);
             }
         }
     }
@@ -75,7 +81,7 @@ fn see(lead: &Leading, object: PinObject) {
     let lane = if object.is_observed() { Lane::Later } else { Lane::Fresh };
     let seen = lead.objects_mut().upsert(object);
     if seen == Seen::Spec {
-        lead.claims.push(lane, Work::Object(key.clone()));
+        lead.claims.push(lane, key.clone());
     }
     if seen != Seen::Known {
         lead.statuses.push(lane, key);

@@ -58,7 +58,8 @@ pub struct ClusterPeerSpec {}
 #[serde(rename_all = "camelCase")]
 pub struct ClusterPeerStatus {
     /// conditions are Ready: True when the peer takes part and its daemon answers, Unknown when
-    /// nothing was heard of it.
+    /// nothing was heard of it; and UnpinsWaiting: True while so many Pins were deleted that a person
+    /// has to allow what is to be unpinned, and absent otherwise.
     #[schemars(schema_with = "conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, api::PostParams};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, ObjectReference},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Client, Resource, api::PostParams};
 use pinkeeper::types::ClusterId;
 use tokio::time::timeout;
 
@@ -22,6 +25,11 @@ const FORMED: &str = "formed";
 pub(crate) const SYSTEM_UID: &str = "kubeSystemUID";
 /// UID of the definition of Pins that they were claimed under.
 pub(crate) const DEFINITION_UID: &str = "pinDefinitionUID";
+/// Instead of a UID, in a record that was made anew: the one that was noted is lost with the old record.
+pub(crate) const UNKNOWN: &str = "";
+
+/// The annotation by which a person lets go what waits: the digest of it.
+pub(crate) const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 
 /// The record as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,14 +137,18 @@ pub(super) async fn create(
     epoch: u64,
     formed: bool,
 ) -> Result<Record, RecordError> {
+    let mut data = BTreeMap::from([
+        (CLUSTER_ID.into(), cluster.to_string()),
+        (EPOCH.into(), epoch.to_string()),
+        (FOUNDER.into(), settings.pod.clone()),
+        (FORMED.into(), formed.to_string()),
+    ]);
+    if formed {
+        data.extend([SYSTEM_UID, DEFINITION_UID].map(|key| (key.into(), UNKNOWN.into())));
+    }
     let map = ConfigMap {
         metadata: ObjectMeta { name: Some(settings.record()), ..ObjectMeta::default() },
-        data: Some(BTreeMap::from([
-            (CLUSTER_ID.into(), cluster.to_string()),
-            (EPOCH.into(), epoch.to_string()),
-            (FOUNDER.into(), settings.pod.clone()),
-            (FORMED.into(), formed.to_string()),
-        ])),
+        data: Some(data),
         ..ConfigMap::default()
     };
     let created = timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?;
@@ -170,6 +182,45 @@ pub(super) async fn replace(
     Record::read(&put(client, settings, map, &values).await?)
 }
 
+/// A person's word on what waits, as it is on one version of the record.
+#[derive(Debug)]
+pub(crate) struct Approval {
+    /// The record, for Events.
+    pub(crate) record: ObjectReference,
+    /// What the annotation says.
+    pub(crate) word: Option<String>,
+    map: ConfigMap,
+}
+
+/// Reads the approval.
+///
+/// # Errors
+/// When there is no record, or it cannot be read.
+pub(crate) async fn approval(
+    client: &Client,
+    settings: &Settings,
+) -> Result<Approval, RecordError> {
+    let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
+    let annotations = map.metadata.annotations.as_ref();
+    let word = annotations.and_then(|all| all.get(ALLOW_UNPIN)).cloned();
+    Ok(Approval { record: map.object_ref(&()), word, map })
+}
+
+/// Takes a used approval off the version that it was read from.
+///
+/// # Errors
+/// [`RecordError::Lost`] when the record is no longer that version.
+pub(crate) async fn used(
+    client: &Client,
+    settings: &Settings,
+    mut approval: Approval,
+) -> Result<(), RecordError> {
+    if let Some(annotations) = &mut approval.map.metadata.annotations {
+        annotations.remove(ALLOW_UNPIN);
+    }
+    put(client, settings, approval.map, &[]).await.map(drop)
+}
+
 /// Sets keys of the version of the ConfigMap that `map` is.
 async fn put(
     client: &Client,
@@ -189,7 +240,16 @@ async fn put(
     }
 }
 
-/// The anchors in the record; `now` is noted for those that are not there yet.
+fn first(noted: &Option<String>, known: Option<&String>, now: &str) -> String {
+    match noted.as_deref() {
+        None => now.to_owned(),
+        Some(UNKNOWN) => known.cloned().unwrap_or_default(),
+        Some(noted) => noted.to_owned(),
+    }
+}
+
+/// The anchors in the record; `now` is noted for those that are not there, `known` for those that were
+/// lost with an older record. What is not known stays [`UNKNOWN`] until a person takes it out.
 ///
 /// # Errors
 /// When there is no record, or it cannot be read or written.
@@ -197,15 +257,16 @@ pub(crate) async fn anchors(
     client: &Client,
     settings: &Settings,
     now: &Anchors,
+    known: Option<&Anchors>,
 ) -> Result<Anchors, RecordError> {
     let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
     let noted = |map: &ConfigMap, key: &str| map.data.as_ref()?.get(key).cloned();
     let (system, definition) = (noted(&map, SYSTEM_UID), noted(&map, DEFINITION_UID));
     let first = Anchors {
-        system: system.clone().unwrap_or_else(|| now.system.clone()),
-        definition: definition.clone().unwrap_or_else(|| now.definition.clone()),
+        system: first(&system, known.map(|known| &known.system), &now.system),
+        definition: first(&definition, known.map(|known| &known.definition), &now.definition),
     };
-    if system.is_none() || definition.is_none() {
+    if system.as_ref() != Some(&first.system) || definition.as_ref() != Some(&first.definition) {
         let values =
             [(SYSTEM_UID, first.system.clone()), (DEFINITION_UID, first.definition.clone())];
         put(client, settings, map, &values).await?;

@@ -23,7 +23,7 @@ use pinkeeper::{
     types::{Cid, Envelope, Member, PeerId, Response},
 };
 use pinkeeper_operator::{
-    controller::{Settings, Shared},
+    controller::{KnownAnchors, Settings, Shared},
     crd::{ClusterPeer, Pin, PinSpec},
     run::{RunError, run},
 };
@@ -110,13 +110,37 @@ impl World {
             disk: tempfile::tempdir().unwrap(),
         };
         for name in ["web", "docs"] {
-            let namespaces: Api<Namespace> = Api::all(world.client.clone());
-            let namespace: Namespace =
-                serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
-            namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+            world.add_namespace(name).await;
         }
         world.define().await;
         world
+    }
+
+    pub async fn add_namespace(&self, name: &str) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace: Namespace =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    }
+
+    /// Deletes a namespace, which then is terminating: Kubernetes' controller does not run here.
+    pub async fn end_namespace(&self, name: &str) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        namespaces.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Deletes an empty namespace, and does what that controller does then.
+    pub async fn remove_namespace(&self, name: &str) {
+        self.end_namespace(name).await;
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let mut namespace = namespaces.get(name).await.unwrap();
+        namespace.spec.get_or_insert_default().finalizers = None;
+        let params = PostParams::default();
+        namespaces.replace_subresource("finalize", name, &params, &namespace).await.unwrap();
+        eventually("the namespace is gone", async || {
+            namespaces.get_opt(name).await.unwrap().is_none().then_some(())
+        })
+        .await;
     }
 
     /// Creates the definitions that are not there and waits until they are served.
@@ -155,7 +179,9 @@ impl World {
     pub async fn run_as(&self, client: Client) -> Running {
         let disk = self.disk.path();
         let id = PeerId([7; 32]);
-        let log = DiskLog::open(&disk.join("log")).unwrap();
+        // A peer that has just stopped may hold its lock a moment longer.
+        let log =
+            eventually("the log is free", async || DiskLog::open(&disk.join("log")).ok()).await;
         let stores = Stores {
             flushed: log.flushed(),
             log,
@@ -200,6 +226,7 @@ impl World {
                 default_replicas: 1,
             }),
             reach: pinkeeper_operator::controller::api::Reach::default(),
+            anchors: KnownAnchors::default(),
             counters: pinkeeper_operator::controller::counters::Counters::default(),
         };
         let token = CancellationToken::new();

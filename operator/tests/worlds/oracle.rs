@@ -194,7 +194,8 @@ impl Seen {
         if !knows.local {
             return Some(format!("and knows that it does not lead ({knows:?})"));
         }
-        let newer = self.leaders.range(knows.term + 1..).find(|(_, (at, _))| now > *at + DEPOSED_MAX);
+        let newer =
+            self.leaders.range(knows.term + 1..).find(|(_, (at, _))| now > *at + DEPOSED_MAX);
         newer.map(|(term, (at, other))| {
             let ago = now - *at;
             format!("in term {}, but pod-{other} leads in term {term} since {ago:?}", knows.term)

@@ -33,7 +33,7 @@ impl World {
         let until = Instant::now() + SETTLE_MAX;
         loop {
             self.check().await?;
-            self.confirm_the_definition();
+            self.answer_the_pods();
             match self.unsettled() {
                 None => break,
                 Some(what) if Instant::now() >= until => return Err(format!("in vain: {what}")),
@@ -57,7 +57,9 @@ impl World {
     fn unsettled(&self) -> Option<String> {
         let mut states: Vec<PinSet> = Vec::new();
         for pod in &self.pods {
-            let Some(cluster) = pod.cluster() else { return Some(format!("pod-{} is away", pod.n)) };
+            let Some(cluster) = pod.cluster() else {
+                return Some(format!("pod-{} is away", pod.n));
+            };
             let members = cluster.members();
             if members.len() != self.pods.len() || members.values().any(|member| !member.voter) {
                 return Some(format!("pod-{} knows the members {members:?}", pod.n));
@@ -72,14 +74,20 @@ impl World {
         self.wrong_claims(state, &living)
             .or_else(|| self.wrong_retained(state))
             .or_else(|| self.wrong_holdings(state))
-            .or_else(|| living.iter().find_map(|(key, pin)| {
-                Some(format!("{key}: {}", self.wrong_status(state, pin)?))
-            }))
+            .or_else(|| {
+                living.iter().find_map(|(key, pin)| {
+                    Some(format!("{key}: {}", self.wrong_status(state, pin)?))
+                })
+            })
             .or_else(|| self.wrong_peers())
     }
 
     /// Living Pins have a claim each, and nothing else has.
-    fn wrong_claims(&self, state: &PinSet, living: &[(crate::api::store::Key, Value)]) -> Option<String> {
+    fn wrong_claims(
+        &self,
+        state: &PinSet,
+        living: &[(crate::api::store::Key, Value)],
+    ) -> Option<String> {
         let wanted: BTreeSet<(Uid, Cid)> =
             living.iter().filter_map(|(_, pin)| Some((Uid(uid(pin)), cid(pin)?))).collect();
         let claimed: BTreeSet<(Uid, Cid)> =
@@ -94,9 +102,10 @@ impl World {
     /// Kept without an owner is only what a Pin with that policy left.
     fn wrong_retained(&self, state: &PinSet) -> Option<String> {
         let left = |cid: &Cid| {
-            self.users.lives.values().any(|life| {
-                life.dead && life.cid == Some(*cid) && life.policies.contains("Retain")
-            })
+            self.users
+                .lives
+                .values()
+                .any(|life| life.dead && life.cid == Some(*cid) && life.policies.contains("Retain"))
         };
         state
             .iter()
@@ -138,7 +147,9 @@ impl World {
         let allocated: BTreeSet<String> = self
             .pods
             .iter()
-            .filter(|pod| cid(pin).is_some_and(|cid| state.get(&cid).is_some_and(|p| p.is_on(pod.host.id))))
+            .filter(|pod| {
+                cid(pin).is_some_and(|cid| state.get(&cid).is_some_and(|p| p.is_on(pod.host.id)))
+            })
             .map(|pod| pod_name(pod.n))
             .collect();
         let copies = pin["status"]["allocations"].as_array().cloned().unwrap_or_default();
@@ -154,7 +165,8 @@ impl World {
     /// Each pod has a ClusterPeer that says Ready and what it is.
     fn wrong_peers(&self) -> Option<String> {
         let server = self.api.lock();
-        let mut peers = server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
+        let mut peers =
+            server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
         let count = peers.clone().count();
         if count != self.pods.len() {
             return Some(format!("{count} ClusterPeers"));

@@ -76,7 +76,8 @@ impl Users {
             }
             (50..65, Some(key)) => self.change(random, &key),
             (65..70, Some(key)) => {
-                let label = json!({"metadata": {"labels": {"n": random.random_range(0..9).to_string()}}});
+                let label =
+                    json!({"metadata": {"labels": {"n": random.random_range(0..9).to_string()}}});
                 self.patch(&key, &label);
             }
             (70..88, Some(key)) => self.delete(&key),
@@ -102,7 +103,8 @@ impl Users {
         let Ok(made) = made else { return };
         self.trace.note(format!("a user creates {key}: {}", made["spec"]));
         let policy = made["spec"]["deletionPolicy"].as_str().unwrap_or_default().to_owned();
-        let life = Life { cid: text.parse().ok(), policies: BTreeSet::from([policy]), ..Life::default() };
+        let life =
+            Life { cid: text.parse().ok(), policies: BTreeSet::from([policy]), ..Life::default() };
         self.lives.insert(uid(&made), life);
     }
 

@@ -30,6 +30,8 @@ use crate::{
 };
 
 const PODS: u8 = 3;
+/// The annotation by which a person lets go what waits.
+const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
 /// Longest time between two things that happen.
@@ -251,7 +253,9 @@ impl World {
     }
 
     fn all_are_members(&self) -> bool {
-        self.pods.iter().all(|pod| pod.cluster().is_some_and(|c| c.members().len() == self.pods.len()))
+        self.pods
+            .iter()
+            .all(|pod| pod.cluster().is_some_and(|c| c.members().len() == self.pods.len()))
     }
 
     /// What must hold after every step.
@@ -283,17 +287,15 @@ impl World {
         Ok(())
     }
 
-    /// No claim goes but of a Pin that was deleted, or that a watch told to be.
+    /// No claim goes but of a Pin that was deleted; not of one that only went with the definition.
     fn check_claims(&mut self) -> Result<(), String> {
-        let told = self.api.lock().told_deleted.clone();
         for (n, pod) in self.pods.iter().enumerate() {
             let Some(cluster) = pod.cluster() else { continue };
             let now: BTreeSet<Uid> =
                 cluster.state().read(|pins| pins.objects().map(|(uid, _)| uid.clone()).collect());
             for gone in self.claimed[n].difference(&now) {
                 let life = self.users.lives.get(&gone.0);
-                let meant = self.confirmed || told.contains(&gone.0);
-                let may = life.is_some_and(|life| life.dead && (!life.swept || meant));
+                let may = life.is_some_and(|life| life.dead && (!life.swept || self.confirmed));
                 if !may {
                     return Err(format!("pod-{n} dropped the claim of {}: {life:?}", gone.0));
                 }
@@ -351,25 +353,46 @@ impl World {
         }
     }
 
-    /// Where claims wait for a person: the definition is another one, and that is meant.
-    pub fn confirm_the_definition(&mut self) {
-        self.api.change(|server| {
-            let definition = Key::new(Kind::Definition, "", DEFINITION);
-            let (Ok(record), Ok(definition)) =
-                (server.home().get(&record()), server.home().get(&definition))
-            else {
-                return;
-            };
-            let noted = &record["data"]["pinDefinitionUID"];
-            if noted.is_null() || *noted == definition["metadata"]["uid"] {
-                return;
+    /// Does what pods ask a person for: says that this definition and this Kubernetes are meant, and that
+    /// what was deleted is to be unpinned.
+    pub fn answer_the_pods(&mut self) {
+        let Ok(record) = self.api.lock().home().get(&record()) else { return };
+        let meant = |kind, name: &str| {
+            let object = self.api.lock().home().get(&Key::new(kind, "", name));
+            object.map_or(Value::Null, |object| object["metadata"]["uid"].clone())
+        };
+        for (key, now) in [
+            ("kubeSystemUID", meant(Kind::Namespace, "kube-system")),
+            ("pinDefinitionUID", meant(Kind::Definition, DEFINITION)),
+        ] {
+            if !record["data"][key].is_null() && record["data"][key] != now {
+                self.confirmed = true;
+                self.patch_the_record(&json!({"data": {key: null}}));
             }
-            self.trace.note("a person confirms the definition");
-            self.confirmed = true;
-            let patch = json!({"data": {"pinDefinitionUID": null}});
-            // It was there a moment ago.
-            let _ = server.home_mut().merge(&self::record(), &patch);
-        });
+        }
+        if let Some(digest) = self.waiting() {
+            let allowed = json!({ALLOW_UNPIN: digest});
+            if record["metadata"]["annotations"][ALLOW_UNPIN] != allowed[ALLOW_UNPIN] {
+                self.patch_the_record(&json!({"metadata": {"annotations": allowed}}));
+            }
+        }
+    }
+
+    fn patch_the_record(&self, patch: &Value) {
+        self.note(format!("a person patches the record with {patch}"));
+        // It was there a moment ago.
+        let _ = self.api.change(|server| server.home_mut().merge(&record(), patch));
+    }
+
+    /// The digest of unpins that wait, as a ClusterPeer tells it.
+    fn waiting(&self) -> Option<String> {
+        let server = self.api.lock();
+        let peers = server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
+        let mut conditions =
+            peers.flat_map(|(_, peer)| peer["status"]["conditions"].as_array()).flatten();
+        let waits = conditions.find(|c| c["type"] == "UnpinsWaiting" && c["status"] == "True")?;
+        let (_, rest) = waits["message"].as_str()?.split_once("allow-unpin=")?;
+        rest.split(' ').next().map(str::to_owned)
     }
 }
 

@@ -77,7 +77,8 @@ async fn each_line_is_answered_in_order_and_a_wrong_one_stops_no_other() {
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
     let text = response.text().await.unwrap();
-    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answers: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let pinned = |line: u32| json!({ "line": line, "cid": cid(line).to_string() });
     let wrong = [
         (2, "error decoding Cid"),

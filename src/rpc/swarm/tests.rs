@@ -6,7 +6,9 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
 use tokio::time::timeout;
 
 use super::*;
-use crate::types::{ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote, Write};
+use crate::types::{
+    ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote, Write,
+};
 
 /// Longest wait for anything that should take milliseconds, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -7,55 +7,33 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use k8s_openapi::{
-    api::core::v1::Namespace,
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-};
-use kube::{Api, core::PartialObjectMeta};
+use pinkeeper::state::Found;
 
-use super::{Missing, missing};
-use crate::{
-    controller::{
-        api::{self, Failure},
-        leading::{Leading, Work},
-        queue::Lane,
-    },
-    founding::record::{self, Anchors, RecordError},
+use super::{
+    Deletion, Missing,
+    anchors::{self, GETS_MAX, Unproven},
+    missing,
+};
+use crate::controller::{
+    api::{self, Failure},
+    leading::Leading,
 };
 
 /// How often all claims are compared, beside each relist.
 const EVERY: Duration = Duration::from_secs(600);
 /// After a comparison that could not prove something.
 const AGAIN: Duration = Duration::from_secs(5);
-/// GETs at a time.
-const GETS_MAX: usize = 8;
-/// The definition of Pins.
-const DEFINITION: &str = "pins.pinkeeper.dev";
-
-/// Why nothing was dropped.
-#[derive(Debug, thiserror::Error)]
-enum Unproven {
-    #[error("the API server: {0}")]
-    Api(#[from] kube::Error),
-    #[error("the record: {0}")]
-    Record(#[from] RecordError),
-    #[error("no answer in time")]
-    Timeout(#[from] tokio::time::error::Elapsed),
-    #[error("the definition {DEFINITION} is being deleted")]
-    Deleting,
-    #[error(
-        "the {what} is not the one that the Pins were claimed under (UID {now}, not {first}): \
-         another Kubernetes cluster, or the definition was deleted and made anew. If that is meant, \
-         remove {key} from the ConfigMap {record}"
-    )]
-    Other { what: &'static str, key: &'static str, first: String, now: String, record: String },
-}
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
     loop {
         let complete = lead.objects().is_complete();
-        let compared = if complete { compare(&lead).await } else { Ok(0) };
+        let compared = tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            compared = compare(&lead), if complete => compared,
+            else => Ok(0),
+        };
         let wait = match compared {
             Ok(0) => EVERY,
             Ok(_) => AGAIN,
@@ -80,7 +58,7 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
         lead.shared.cluster.state().read(|pins| missing(pins, &objects))
     };
     // Noted at the start of each leadership, while all is well, to compare with later.
-    check_anchors(lead).await?;
+    anchors::check(lead).await?;
     if missing.is_empty() {
         return Ok(0);
     }
@@ -92,13 +70,13 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
         .collect()
         .await;
     // After the GETs: a definition made anew in between answers 404 for everything.
-    check_anchors(lead).await?;
+    anchors::check(lead).await?;
     let doubtful = all - proven.len();
-    for Missing { uid, key } in proven {
+    // Together, so that they are ruled on together.
+    lead.deletions.push(proven.into_iter().map(|Missing { uid, key }| {
         tracing::info!(pin = %key, %uid, "a Pin was deleted while nobody watched");
-        // Behind the objects that are waiting to be claimed.
-        lead.claims.push(Lane::Later, Work::Gone(uid, 0));
-    }
+        Deletion { uid, generation: 0, namespace: key.namespace, found: Found::Compared }
+    }));
     Ok(doubtful)
 }
 
@@ -119,36 +97,4 @@ async fn is_gone(lead: &Leading, missing: &Missing) -> bool {
         }
         Err(_) => false,
     }
-}
-
-/// Reads the anchors and compares them with those seen first, here and in the record.
-async fn check_anchors(lead: &Leading) -> Result<(), Unproven> {
-    let client = &lead.shared.client;
-    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-    let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
-    let read = async {
-        let system = namespaces.get("kube-system").await?;
-        let definition = definitions.get(DEFINITION).await?;
-        Ok::<_, kube::Error>((system, definition))
-    };
-    let (system, definition) = tokio::time::timeout(api::DEADLINE, read).await??;
-    lead.shared.reach.answered();
-    if definition.metadata.deletion_timestamp.is_some() {
-        return Err(Unproven::Deleting);
-    }
-    let now = Anchors {
-        system: system.metadata.uid.unwrap_or_default(),
-        definition: definition.metadata.uid.unwrap_or_default(),
-    };
-    let settings = &lead.shared.settings;
-    let first = record::anchors(client, settings, &now).await?;
-    for (what, key, first, now) in [
-        ("cluster", record::SYSTEM_UID, first.system, now.system),
-        ("definition of Pins", record::DEFINITION_UID, first.definition, now.definition),
-    ] {
-        if first != now {
-            return Err(Unproven::Other { what, key, first, now, record: settings.record() });
-        }
-    }
-    Ok(())
 }

@@ -97,17 +97,6 @@ fn larger(a: Replication, b: Replication) -> Replication {
     Replication { min: a.min.max(b.min), max: a.max.max(b.max) }
 }
 
-/// The op that drops the claim of an object that is gone; absent when it has none.
-#[must_use]
-pub fn release(uid: &Uid, generation: i64, pins: &PinSet, basis: Basis) -> Option<Op> {
-    let cid = pins.cid_of(uid)?;
-    let owner = Owner::Object(uid.clone());
-    let claimed = pins.get(&cid)?.claims.get(&owner)?.generation;
-    // A deletion is the last thing that happens to an object: no generation of it is newer.
-    let fence = Some(Fence { term: basis.term, generation: generation.max(claimed) });
-    Some(Op::Release { cid, owner, at: basis.now, fence })
-}
-
 /// A claim whose object is not in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
@@ -208,10 +197,6 @@ mod tests {
             apply(&mut pins, &decision);
         }
         assert_eq!(pins.objects().count(), 2);
-        let gone = release(&a.uid, 1, &pins, BASIS).unwrap();
-        assert_eq!(pins.apply(3, &gone), Outcome::Changed);
-        assert_eq!(pins.len(), 1);
-        assert_eq!(release(&a.uid, 1, &pins, BASIS), None);
     }
 
     #[test]

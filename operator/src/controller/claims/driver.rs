@@ -1,4 +1,5 @@
-//! Proposes what [`decide`](super::decide) decides, in batches: one Raft entry for many objects.
+//! Proposes what [`decide`](super::decide) decides, in batches: one Raft entry for many objects. Gone
+//! objects have their turn when nothing is left to claim.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,19 +9,14 @@ use pinkeeper::{
 };
 use tokio::time::sleep;
 
-use super::{Basis, Decision, decide, release};
-use crate::controller::{
-    api::Backoff,
-    leading::{Leading, Work},
-    objects::ObjectKey,
-    queue::Lane,
-};
+use super::{Basis, Decision, decide, release::release};
+use crate::controller::{api::Backoff, leading::Leading, objects::ObjectKey, queue::Lane};
 
 /// Events are collected this long into one batch: far below what people notice, far above the time
 /// between two objects of one `kubectl apply`.
 const COLLECT: Duration = Duration::from_millis(3);
 /// Ops in one Raft entry: some 150 kB.
-const BATCH_LEN_MAX: usize = 512;
+pub(super) const BATCH_LEN_MAX: usize = 512;
 /// Waits between attempts when the cluster does not take a batch.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -32,6 +28,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
             biased;
             () = lead.token.cancelled() => return,
             () = lead.claims.pushed() => {}
+            () = lead.deletions.due() => {}
         }
         while !lead.claims.is_empty() {
             if lead.claims.len() < BATCH_LEN_MAX {
@@ -50,41 +47,42 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
                 },
             }
         }
+        let deletions = lead.deletions.take();
+        if deletions.is_empty() {
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            done = release(&lead, &deletions) => match done {
+                true => backoff.reset(),
+                false => lead.deletions.put_back(deletions, backoff.wait()),
+            },
+        }
     }
 }
 
-/// One op and where it came from.
+/// One op and the object it is of.
 #[derive(Debug)]
 struct Proposal {
-    work: Work,
+    key: ObjectKey,
     uid: Uid,
     generation: i64,
-    key: Option<ObjectKey>,
     op: Op,
 }
 
-/// The next batch: claims first, then releases.
+/// The next batch.
 fn collect(lead: &Leading) -> Vec<Proposal> {
     let mut claims = Vec::new();
-    let mut releases = Vec::new();
-    while claims.len() + releases.len() < BATCH_LEN_MAX {
-        let Some((_, work)) = lead.claims.pop(true) else { break };
+    while claims.len() < BATCH_LEN_MAX {
+        let Some((_, key)) = lead.claims.pop(true) else { break };
         let basis = Basis {
             term: lead.term,
             default_replicas: lead.shared.settings.default_replicas,
             now: lead.shared.clock.now(),
         };
-        match &work {
-            Work::Object(key) => claims.extend(claim_of(lead, key, basis)),
-            Work::Gone(uid, generation) => {
-                let state = lead.shared.cluster.state();
-                let op = state.read(|pins| release(uid, *generation, pins, basis));
-                let (uid, generation) = (uid.clone(), *generation);
-                releases.extend(op.map(|op| Proposal { work, uid, generation, key: None, op }));
-            }
-        }
+        claims.extend(claim_of(lead, &key, basis));
     }
-    claims.append(&mut releases);
     claims
 }
 
@@ -96,10 +94,9 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
     let pin = cluster.state().read(|pins| pins.get(cid).cloned());
     match decide(&object, pin.as_ref(), basis, |cid, wanted| cluster.candidates(cid, wanted)) {
         Decision::Claim(op) => Some(Proposal {
-            work: Work::Object(key.clone()),
+            key: key.clone(),
             uid: object.uid.clone(),
             generation: object.generation,
-            key: Some(key.clone()),
             op: *op,
         }),
         Decision::Same | Decision::Unusable => None,
@@ -113,7 +110,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, ops = batch.len(), "the cluster did not take claims; trying again");
-            batch.into_iter().for_each(|proposal| lead.claims.push(Lane::Fresh, proposal.work));
+            batch.into_iter().for_each(|proposal| lead.claims.push(Lane::Fresh, proposal.key));
             return false;
         }
     };
@@ -124,7 +121,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
             Outcome::Changed | Outcome::Unchanged => lead.refused(&proposal.uid, None),
             Outcome::Refused(Refused::OtherTerm) => {
                 other_term = true;
-                lead.claims.push(Lane::Fresh, proposal.work);
+                lead.claims.push(Lane::Fresh, proposal.key);
                 continue;
             }
             Outcome::Refused(why @ (Refused::OtherCid | Refused::TooManyClaims)) => {
@@ -133,9 +130,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
             // The object has changed meanwhile; its new version is in the queue.
             Outcome::Refused(why) => tracing::debug!(uid = %proposal.uid, %why, "a claim is stale"),
         }
-        if let Some(key) = proposal.key {
-            lead.statuses.push(Lane::Fresh, key);
-        }
+        lead.statuses.push(Lane::Fresh, proposal.key);
     }
     !other_term
 }

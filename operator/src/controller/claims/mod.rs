@@ -1,15 +1,31 @@
 //! Pin objects become claims: an object claims its CID, a deleted one releases it.
 //!
-//! [`decide`] is pure; [`driver`] proposes in batches; [`compare`] finds claims whose objects went
-//! away while nobody watched.
+//! [`decide`] and [`rule`] are pure; `driver` proposes in batches; `release` asks what has to be known
+//! about gone objects; `compare` finds claims whose objects went away while nobody watched; `brake`
+//! looks after what waits for a person. What may go without one, `pinkeeper::state` knows.
 //!
-//! Invariants: ops carry the term and the object's generation; within a batch claims go before
+//! Invariants: ops carry the term and the object's generation; claims that are known go before
 //! releases, so that content never loses its last claim in between; a claim is dropped only when a
-//! deletion was watched, or when a GET proved it.
+//! deletion was watched while the definition of Pins stands, or when a GET proved it; it is never
+//! dropped past the brake.
 
+mod anchors;
+mod brake;
 mod compare;
 mod decide;
+mod deletions;
 mod driver;
+mod release;
+mod rule;
+mod time;
 
-pub use self::decide::{Basis, Decision, Missing, decide, missing, release, replication};
-pub(super) use self::{compare::run as compare, driver::run};
+pub use self::{
+    brake::message,
+    decide::{Basis, Decision, Missing, decide, missing, replication},
+    deletions::Deletion,
+    rule::{free, rule},
+};
+pub(super) use self::{
+    brake::run as brake, compare::run as compare, deletions::Deletions, driver::run,
+    time::BrakeTime,
+};

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     controller::{
         api::{self, Backoff, Failure},
+        claims,
         leading::Shared,
     },
     crd::{self, ClusterPeerStatus},
@@ -116,6 +117,7 @@ impl Own {
         metrics.free_space = self.free_space;
         metrics.repository_size = self.repository_size;
         let members = cluster.members();
+        let unpins = cluster.state().read(|pins| claims::message(pins, &self.shared.settings));
         let situation = Situation {
             id: cluster.id(),
             member: cluster.member(),
@@ -124,6 +126,7 @@ impl Own {
             membership: members.get(&cluster.id()),
             metrics: &metrics,
             waiting,
+            unpins: unpins.as_deref(),
             now: self.shared.clock.now(),
         };
         own_status(situation, before)

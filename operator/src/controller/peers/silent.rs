@@ -75,9 +75,10 @@ fn silent<'a>(lead: &Leading, directory: &'a Directory) -> Vec<(&'a String, &'a 
 async fn mark(lead: &Leading, name: &str, listed: &Listed) {
     let message = "the leader has heard nothing of this peer for some 10 s";
     let mut status = listed.status.clone();
-    let ready = condition("Unknown", "PeerDown", message, &status, lead.shared.clock.now());
-    status.conditions.retain(|c| c.type_ != "Ready");
-    status.conditions.push(ready);
+    let ready =
+        condition("Ready", ("Unknown", "PeerDown", message), &status, lead.shared.clock.now());
+    // What else it said may be over.
+    status.conditions = vec![ready];
     status.role = None;
     let api = peers_in(&lead.shared.client, &lead.shared.settings.namespace);
     tracing::warn!(peer = name, "nothing was heard of a peer");

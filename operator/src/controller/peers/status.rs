@@ -27,6 +27,8 @@ pub struct Situation<'a> {
     pub metrics: &'a Metrics,
     /// What a blank peer waits for.
     pub waiting: &'a str,
+    /// What people are told of unpins that wait for them.
+    pub unpins: Option<&'a str>,
     /// Now.
     pub now: Timestamp,
 }
@@ -54,7 +56,10 @@ pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> Clust
         membership.map(|view| if view.voter { PeerRole::Voter } else { PeerRole::Learner })
     };
     ClusterPeerStatus {
-        conditions: vec![ready(situation, before)],
+        conditions: [ready(situation, before)]
+            .into_iter()
+            .chain(unpins(situation, before))
+            .collect(),
         peer_id: Some(situation.id.to_string()),
         cluster_id,
         addresses: addresses(&situation.member.addresses),
@@ -94,22 +99,27 @@ fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
         }
         Standing::Member { .. } => ("True", "Ready", ""),
     };
-    condition(status, reason, message, before, now)
+    condition("Ready", (status, reason, message), before, now)
 }
 
-/// The condition Ready; it keeps its transition time while its status stays.
+/// Only there while unpins wait for a person.
+fn unpins(situation: Situation<'_>, before: &ClusterPeerStatus) -> Option<Condition> {
+    let told = ("True", "TooManyDeleted", situation.unpins?);
+    Some(condition("UnpinsWaiting", told, before, situation.now))
+}
+
+/// A condition with its status, reason and message; it keeps its transition time while its status stays.
 pub(super) fn condition(
-    status: &str,
-    reason: &str,
-    message: &str,
+    kind: &str,
+    (status, reason, message): (&str, &str, &str),
     before: &ClusterPeerStatus,
     now: Timestamp,
 ) -> Condition {
-    let was = before.conditions.iter().find(|c| c.type_ == "Ready" && c.status == status);
+    let was = before.conditions.iter().find(|c| c.type_ == kind && c.status == status);
     let second = i64::try_from(now.0 / 1000).unwrap_or_default();
     let now = Time(jiff::Timestamp::from_second(second).unwrap_or_default());
     Condition {
-        type_: "Ready".into(),
+        type_: kind.into(),
         status: status.into(),
         reason: reason.into(),
         message: message.chars().take(crd::MESSAGE_LEN_MAX).collect(),
@@ -168,6 +178,7 @@ mod tests {
                 membership: role.is_some().then_some(&view),
                 metrics: &metrics,
                 waiting: "for others",
+                unpins: None,
                 now: Timestamp(5000),
             };
             let first = own_status(situation, &ClusterPeerStatus::default());
@@ -176,6 +187,12 @@ mod tests {
             assert_eq!(first.role, role);
             let later = Situation { now: Timestamp(9_999_000), ..situation };
             assert_eq!(own_status(later, &first), first, "the same is said later");
+            let told = own_status(Situation { unpins: Some("7 wait"), ..later }, &first);
+            assert_eq!(told.conditions[0], first.conditions[0]);
+            let unpins = &told.conditions[1];
+            assert_eq!((unpins.type_.as_str(), unpins.status.as_str()), ("UnpinsWaiting", "True"));
+            assert_eq!(unpins.message, "7 wait");
+            assert_eq!(own_status(later, &told), first, "said until nothing waits");
         }
     }
 

@@ -11,9 +11,9 @@ use crate::crd::{self, PinReason};
 pub struct Note {
     /// A warning, or news that all is well again.
     pub warning: bool,
-    /// Ready's reason.
-    pub reason: PinReason,
-    /// Ready's message.
+    /// Why, in one word: Ready's reason.
+    pub reason: &'static str,
+    /// What: Ready's message.
     pub text: String,
 }
 
@@ -34,7 +34,7 @@ pub fn note(
     let was_trouble = was.is_some_and(|was| TROUBLE.iter().any(|t| t.as_str() == was));
     let warning = TROUBLE.contains(&reason);
     let told = warning || (reason == PinReason::Pinned && was_trouble);
-    told.then_some(Note { warning, reason, text: now.message })
+    told.then_some(Note { warning, reason: reason.as_str(), text: now.message })
 }
 
 const TROUBLE: [PinReason; 4] = [

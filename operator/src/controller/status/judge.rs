@@ -364,7 +364,7 @@ pub(super) fn whole_seconds(time: Timestamp) -> Time {
     Time(jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX))
 }
 
-pub(super) fn millis(span: Duration) -> u64 {
+pub(in crate::controller) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

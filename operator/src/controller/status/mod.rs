@@ -21,7 +21,8 @@ pub use self::{
 };
 pub(super) use self::{
     driver::run,
-    tell::{QUEUE_LEN_MAX as NOTES_MAX, run as tell},
+    judge::millis,
+    tell::{QUEUE_LEN_MAX as NOTES_MAX, Told, run as tell},
 };
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,10 @@ pub enum End {
     Served,
     Refused(Refusal),
     /// The answer does not come; whether the request takes effect, and whether the client is told.
-    Lost { effect: bool, told: bool },
+    Lost {
+        effect: bool,
+        told: bool,
+    },
 }
 
 /// How a watch goes on.
@@ -77,7 +80,8 @@ impl Faults {
     pub fn of_request(&self, random: &mut StdRng) -> Fate {
         let mut hits = |often: u32| random.random_range(0..1000) < often;
         let (refused, slow) = (hits(self.refused), hits(self.slow));
-        let (unanswered, unheard, stale) = (hits(self.unanswered), hits(self.unheard), hits(self.stale));
+        let (unanswered, unheard, stale) =
+            (hits(self.unanswered), hits(self.unheard), hits(self.stale));
         let told = hits(500);
         let refusal = refusal(random);
         let end = if self.forbidden {

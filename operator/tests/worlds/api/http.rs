@@ -71,8 +71,9 @@ impl Call {
             (&Method::PUT, [name]) => Some(Self::Replace(of(name), json()?)),
             (&Method::PATCH, [name, "status"]) => {
                 let content = parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-                (content.starts_with("application/apply-patch") && params.contains_key("fieldManager"))
-                    .then_some(Self::ApplyStatus(of(name), json()?))
+                (content.starts_with("application/apply-patch")
+                    && params.contains_key("fieldManager"))
+                .then_some(Self::ApplyStatus(of(name), json()?))
             }
             (&Method::PATCH, [name]) => Some(Self::Merge(of(name), json()?)),
             _ => None,
@@ -86,7 +87,13 @@ fn collection(kind: Kind, namespace: &str, params: &BTreeMap<&str, &str>) -> Cal
     let namespace = namespace.to_owned();
     if params.get("watch") == Some(&"true") {
         let bookmarks = params.get("allowWatchBookmarks") == Some(&"true");
-        return Call::Watch { kind, namespace, revision, seconds: number("timeoutSeconds"), bookmarks };
+        return Call::Watch {
+            kind,
+            namespace,
+            revision,
+            seconds: number("timeoutSeconds"),
+            bookmarks,
+        };
     }
     let continued = params.get("continue").and_then(|token| {
         let (revision, offset) = token.split_once('-')?;

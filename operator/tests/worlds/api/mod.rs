@@ -28,7 +28,7 @@ use tokio::{
 use self::{
     faults::{End, Fate, Faults, WatchFate},
     http::{Call, From},
-    store::{Change, Happened, Key, Kind, Objects, Refusal, Store},
+    store::{Key, Kind, Objects, Refusal, Store},
     watch::Watch,
 };
 use crate::trace::Trace;
@@ -69,8 +69,6 @@ pub struct Server {
     connections: u64,
     /// Writes that pods sent.
     pub writes: u64,
-    /// UIDs of Pins whose deletion was told to a watch.
-    pub told_deleted: BTreeSet<String>,
     /// Requests that it does not understand.
     pub unknown: Vec<String>,
     witness: Option<Arc<dyn Witness>>,
@@ -105,7 +103,6 @@ impl SimApi {
             lives: vec![0; pods],
             connections: 0,
             writes: 0,
-            told_deleted: BTreeSet::new(),
             unknown: Vec::new(),
             witness: None,
         };
@@ -177,7 +174,11 @@ impl Server {
     }
 
     pub fn set_cut(&mut self, pod: usize, cut: bool) {
-        if cut { self.cut.insert(pod) } else { self.cut.remove(&pod) };
+        if cut {
+            self.cut.insert(pod)
+        } else {
+            self.cut.remove(&pod)
+        };
     }
 
     fn is_cut(&self, door: &Door) -> bool {
@@ -186,13 +187,6 @@ impl Server {
 
     fn fate_of_event(&mut self) -> (WatchFate, Duration) {
         self.faults.of_event(&mut self.random)
-    }
-
-    fn told(&mut self, change: &Change) {
-        if change.key.kind == Kind::Pin && change.happened == Happened::Deleted {
-            let uid = change.object["metadata"]["uid"].as_str().unwrap_or_default();
-            self.told_deleted.insert(uid.to_owned());
-        }
     }
 
     /// Carries out what is no watch.
@@ -371,7 +365,11 @@ impl Door {
             Call::Replace(key, object) => format!("replaces {key} by {}", object["data"]),
             Call::Merge(key, patch) => format!("patches {key} with {patch}"),
             Call::ApplyStatus(key, body) => {
-                format!("status of {key} on {}: {}", body["metadata"]["resourceVersion"], brief(&body["status"]))
+                format!(
+                    "status of {key} on {}: {}",
+                    body["metadata"]["resourceVersion"],
+                    brief(&body["status"])
+                )
             }
         };
         self.api.trace.note(format!("pod-{} {what}: {result}", self.pod));
@@ -380,7 +378,8 @@ impl Door {
 
 /// A status in one line.
 fn brief(status: &Value) -> String {
-    let ready = status["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
+    let ready =
+        status["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let ready = ready.map(|c| format!("Ready={} {}", text(&c["status"]), text(&c["reason"])));
     let copies: Vec<String> = status["allocations"]

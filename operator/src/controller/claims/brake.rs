@@ -1,0 +1,176 @@
+//! What waits for a person: told, let go when a person allows it, and freed when its namespace goes.
+//!
+//! The approval is an annotation of the record with the digest of what waits. It is applied in the
+//! log, where it is compared with the set once more, and only then taken off the record: a crash in
+//! between loses nothing. It is good once, because the digest also counts approvals.
+
+use std::{sync::Arc, time::Duration};
+
+use pinkeeper::state::{Op, Outcome, PinSet, Waiting, WaitingDigest};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    anchors,
+    release::submit,
+    rule::{free, some_waiting, waiting_namespaces},
+};
+use crate::{
+    controller::{
+        leading::{Leading, Settings},
+        status::{Note, Told},
+    },
+    founding::record::{self, ALLOW_UNPIN, Approval, RecordError},
+};
+
+/// How often it is looked at; the record is read only while something waits.
+const EVERY: Duration = Duration::from_secs(2);
+/// What waits is told when it has not changed for so long: a mass deletion takes its time.
+const SETTLED: Duration = Duration::from_secs(4);
+/// How often the namespaces of what waits are asked for.
+const NAMESPACES_EVERY: Duration = Duration::from_secs(30);
+/// Pins that are named as examples.
+const EXAMPLES: usize = 3;
+
+/// What people are told while something waits; the same for the same state, on every peer.
+#[must_use]
+pub fn message(pins: &PinSet, settings: &Settings) -> Option<String> {
+    let Waiting { cids, digest } = pins.waiting()?;
+    let (namespace, record) = (&settings.namespace, settings.record());
+    Some(format!(
+        "{cids} CIDs lost their last Pin, too many within an hour, and stay pinned until a person \
+         decides. To unpin them: kubectl annotate configmap -n {namespace} {record} --overwrite \
+         {ALLOW_UNPIN}={digest} (good once, for exactly these). To keep them, create Pins of them \
+         again. Among them: {}",
+        some_waiting(pins, EXAMPLES).join(", ")
+    ))
+}
+
+/// Runs until the leadership ends.
+pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
+    let mut brake = Brake {
+        lead: lead.clone(),
+        notes,
+        seen: (None, Instant::now()),
+        told: None,
+        passed_over: None,
+        namespaces_at: Instant::now(),
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            () = sleep(EVERY) => {}
+        }
+        tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            looked = brake.look() => if let Err(error) = looked {
+                tracing::warn!(%error, "whether unpins are allowed is not known");
+            }
+        }
+    }
+}
+
+struct Brake {
+    lead: Arc<Leading>,
+    notes: mpsc::Sender<Told>,
+    /// What waits, and since when it is that.
+    seen: (Option<Waiting>, Instant),
+    told: Option<Waiting>,
+    /// An annotation that names something else, and has been told of.
+    passed_over: Option<String>,
+    namespaces_at: Instant,
+}
+
+impl Brake {
+    async fn look(&mut self) -> Result<(), RecordError> {
+        let lead = self.lead.clone();
+        let waiting = lead.shared.cluster.state().read(PinSet::waiting);
+        let cids = waiting.map_or(0, |waiting| waiting.cids);
+        lead.shared.counters.unpins_waiting.set(i64::try_from(cids).unwrap_or(i64::MAX));
+        if self.seen.0 != waiting {
+            self.seen = (waiting, Instant::now());
+        }
+        let Some(waiting) = waiting else {
+            if self.told.take().is_some() {
+                tracing::info!("no unpin waits for a person any more");
+            }
+            return Ok(());
+        };
+        if self.namespaces_at.elapsed() >= NAMESPACES_EVERY {
+            self.free_with_namespaces().await;
+            self.namespaces_at = Instant::now();
+        }
+        let approval = record::approval(&lead.shared.client, &lead.shared.settings).await?;
+        if self.told != Some(waiting) && self.seen.1.elapsed() >= SETTLED {
+            self.told = Some(waiting);
+            let state = lead.shared.cluster.state();
+            if let Some(text) = state.read(|pins| message(pins, &lead.shared.settings)) {
+                tracing::warn!("{text}");
+                self.tell(&approval, true, "UnpinsWaiting", text);
+            }
+        }
+        self.decide(waiting, approval).await
+    }
+
+    /// Takes a person's word.
+    async fn decide(&mut self, waiting: Waiting, approval: Approval) -> Result<(), RecordError> {
+        let Some(word) = approval.word.clone() else { return Ok(()) };
+        if word.parse::<WaitingDigest>() != Ok(waiting.digest) {
+            if self.passed_over.as_ref() != Some(&word) {
+                let now = waiting.digest;
+                let text = format!(
+                    "{ALLOW_UNPIN}={word:.20} does not name what waits now, which is {now}: nothing \
+                     was unpinned; look at it again"
+                );
+                tracing::warn!("{text}");
+                self.tell(&approval, true, "UnpinsNotAllowed", text);
+                self.passed_over = Some(word);
+            }
+            return Ok(());
+        }
+        let (digest, term) = (waiting.digest, self.lead.term);
+        let cluster = &self.lead.shared.cluster;
+        let outcomes = match cluster.submit(term, vec![Op::Allow { digest, term }]).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                tracing::warn!(%error, "the cluster did not take an approval; trying again");
+                return Ok(());
+            }
+        };
+        if outcomes.first() == Some(&Outcome::Changed) {
+            let text = format!("{} CIDs are unpinned, as allowed ({digest})", waiting.cids);
+            tracing::info!("{text}");
+            self.tell(&approval, false, "UnpinsAllowed", text);
+            // Should this fail: it names nothing that could wait again.
+            record::used(&self.lead.shared.client, &self.lead.shared.settings, approval).await?;
+        }
+        Ok(())
+    }
+
+    async fn free_with_namespaces(&self) {
+        let lead = &self.lead;
+        let state = lead.shared.cluster.state();
+        let gone = anchors::gone(lead, state.read(waiting_namespaces)).await;
+        if gone.is_empty() {
+            return;
+        }
+        match anchors::check(lead).await {
+            Ok(()) => {
+                let ops = state.read(|pins| free(pins, &gone, lead.term, lead.brake_time.now()));
+                submit(lead, ops).await;
+            }
+            Err(error) => tracing::warn!(%error, "what waits is kept although namespaces are gone"),
+        }
+    }
+
+    fn tell(&self, approval: &Approval, warning: bool, reason: &'static str, text: String) {
+        let note = Note { warning, reason, text };
+        if self.notes.try_send((approval.record.clone(), note)).is_err() {
+            self.lead.shared.counters.events_left_out.inc();
+        }
+    }
+}

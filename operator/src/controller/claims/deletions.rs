@@ -1,0 +1,94 @@
+//! Objects that are gone, until their claims are ruled on: all that is known of them together.
+//!
+//! Its bound is the number of claims: each object is in it once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use pinkeeper::{state::Found, types::Uid};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+/// Deletions are collected this long: those of one command are ruled on together, and what has to be
+/// asked about them is asked at most ten times a second.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// An object that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// The object.
+    pub uid: Uid,
+    /// Its last known generation, 0 when not known.
+    pub generation: i64,
+    /// The namespace it was in.
+    pub namespace: String,
+    /// How that is known.
+    pub found: Found,
+}
+
+/// The deletions that wait to be ruled on.
+#[derive(Debug, Default)]
+pub(in crate::controller) struct Deletions {
+    inner: Mutex<Inner>,
+    pushed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    all: BTreeMap<Uid, Deletion>,
+    /// When they are to be taken; present when there are any.
+    due: Option<Instant>,
+}
+
+impl Deletions {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds some, at once: whoever takes them sees all or none.
+    pub(in crate::controller) fn push(&self, deletions: impl IntoIterator<Item = Deletion>) {
+        self.add(deletions, GATHER);
+    }
+
+    /// Puts back what could not be ruled on; it is due after `wait`.
+    pub(super) fn put_back(&self, deletions: Vec<Deletion>, wait: Duration) {
+        self.add(deletions, wait);
+    }
+
+    fn add(&self, deletions: impl IntoIterator<Item = Deletion>, wait: Duration) {
+        let mut inner = self.inner();
+        for deletion in deletions {
+            inner.all.entry(deletion.uid.clone()).or_insert(deletion);
+        }
+        if !inner.all.is_empty() {
+            inner.due.get_or_insert_with(|| Instant::now() + wait);
+            self.pushed.notify_one();
+        }
+    }
+
+    /// All of them, if they are due.
+    pub(super) fn take(&self) -> Vec<Deletion> {
+        let mut inner = self.inner();
+        if inner.due.is_none_or(|due| due > Instant::now()) {
+            return Vec::new();
+        }
+        inner.due = None;
+        std::mem::take(&mut inner.all).into_values().collect()
+    }
+
+    /// Resolves when some are due.
+    pub(super) async fn due(&self) {
+        loop {
+            let due = self.inner().due;
+            match due {
+                Some(due) => return sleep_until(due).await,
+                None => self.pushed.notified().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! From gone objects to ops, past the brake: pure.
+//!
+//! Invariant: all that is known to be gone is ruled on together, and each CID counts once: as a loss
+//! of the comparison if that found any of its Pins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pinkeeper::{
+    state::{Fence, Found, Lost, Op, PinSet, Ruling},
+    types::{Cid, Owner, Timestamp, Uid},
+};
+
+use super::Deletion;
+use crate::controller::objects::ObjectKey;
+
+/// The ops that drop the claims of gone objects, or let them wait. `gone` are the namespaces that went
+/// with all that was in them, `at` is the leader's time.
+#[must_use]
+pub fn rule(
+    pins: &PinSet,
+    deletions: &[Deletion],
+    gone: &BTreeSet<String>,
+    term: u64,
+    at: Timestamp,
+) -> Vec<Op> {
+    let mut contents: BTreeMap<Cid, Vec<(Option<Found>, &Deletion)>> = BTreeMap::new();
+    for deletion in deletions {
+        if let Some(cid) = pins.cid_of(&deletion.uid) {
+            let counts = (!gone.contains(&deletion.namespace)).then_some(deletion.found);
+            contents.entry(cid).or_default().push((counts, deletion));
+        }
+    }
+    let mut lost = Lost::default();
+    for (cid, of) in &mut contents {
+        // The last one is ruled on as the content's last claim: so those that do not count go first.
+        of.sort_by_key(|(counts, _)| *counts);
+        let unpins = pins
+            .get(cid)
+            .is_some_and(|pin| pin.goes_with_objects() && pin.claims.len() == of.len());
+        if let (true, Some((Some(found), _))) = (unpins, of.last()) {
+            lost.add(*found);
+        }
+    }
+    let holds = pins.brake(lost, at);
+    let op = |cid: Cid, counts: Option<Found>, deletion: &Deletion| {
+        let uid = deletion.uid.clone();
+        let ruling = counts.map_or(Ruling::Free, |found| holds.ruling(found));
+        let claim = pins.get(&cid)?.claims.get(&Owner::Object(uid.clone()))?;
+        // A deletion is the last thing that happens to an object: no generation of it is newer.
+        let generation = deletion.generation.max(claim.generation);
+        Some(Op::Gone { cid, uid, ruling, at, fence: Fence { term, generation } })
+    };
+    contents
+        .iter()
+        .flat_map(|(cid, of)| of.iter().filter_map(|(counts, d)| op(*cid, *counts, d)))
+        .collect()
+}
+
+/// The namespaces whose Pins wait for a person.
+#[must_use]
+pub(super) fn waiting_namespaces(pins: &PinSet) -> BTreeSet<String> {
+    waiting(pins).map(|(_, key)| key.namespace).collect()
+}
+
+/// The ops that let go what waits although its whole namespace is gone by now.
+#[must_use]
+pub fn free(pins: &PinSet, gone: &BTreeSet<String>, term: u64, at: Timestamp) -> Vec<Op> {
+    let freed = waiting(pins).filter(|(_, key)| gone.contains(&key.namespace));
+    freed
+        .map(|((uid, cid, generation), _)| Op::Gone {
+            cid,
+            uid,
+            ruling: Ruling::Free,
+            at,
+            fence: Fence { term, generation },
+        })
+        .collect()
+}
+
+/// What waits: object, content, generation, and the object's name when it was claimed.
+fn waiting(pins: &PinSet) -> impl Iterator<Item = ((Uid, Cid, i64), ObjectKey)> + '_ {
+    pins.waiting_objects().filter_map(|(uid, cid)| {
+        let claim = pins.get(cid)?.claims.get(&Owner::Waiting(uid.clone()))?;
+        let key = ObjectKey::parse(&claim.options.name)?;
+        Some(((uid.clone(), *cid, claim.generation), key))
+    })
+}
+
+/// Names of some Pins whose content waits, for people.
+#[must_use]
+pub(super) fn some_waiting(pins: &PinSet, count: usize) -> Vec<String> {
+    waiting(pins).take(count).map(|(_, key)| key.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pinkeeper::{
+        state::Outcome,
+        types::{ClaimOptions, Factor, Replication},
+    };
+
+    use super::*;
+
+    const TERM: u64 = 3;
+    const NOW: Timestamp = Timestamp(1000);
+
+    fn cid(n: u16) -> Cid {
+        let hash = cid::multihash::Multihash::<64>::wrap(0, &n.to_be_bytes()).unwrap();
+        cid::Cid::new_v1(0x55, hash).into()
+    }
+
+    fn claim(pins: &mut PinSet, n: u16, uid: &str, retain: bool) {
+        let one = Factor::Count(1);
+        let replication = Replication { min: one, max: one };
+        let name = format!("web/{uid}");
+        let claim = Op::Claim {
+            cid: cid(n),
+            owner: Owner::Object(Uid(uid.into())),
+            options: ClaimOptions { replication, retain, name },
+            candidates: Vec::new(),
+            at: NOW,
+            fence: Some(Fence { term: TERM, generation: 4 }),
+        };
+        assert_eq!(pins.apply(TERM, &claim), Outcome::Changed);
+    }
+
+    /// Pins of that many CIDs, each claimed by the object of its number.
+    fn pins(count: u16) -> PinSet {
+        let mut pins = PinSet::default();
+        (0..count).for_each(|n| claim(&mut pins, n, &n.to_string(), false));
+        pins
+    }
+
+    fn gone(uid: impl ToString, found: Found) -> Deletion {
+        Deletion { uid: Uid(uid.to_string()), generation: 0, namespace: "web".into(), found }
+    }
+
+    fn ruled(pins: &mut PinSet, deletions: &[Deletion], namespaces: &[&str]) -> (usize, u64) {
+        let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
+        for op in rule(pins, deletions, &namespaces, TERM, NOW) {
+            assert_eq!(pins.apply(TERM, &op), Outcome::Changed, "{op:?}");
+        }
+        (pins.len(), pins.waiting().map_or(0, |waiting| waiting.cids))
+    }
+
+    #[test]
+    fn all_that_is_known_passes_or_waits_together() {
+        use Found::{Compared, Watched};
+        // CIDs, deleted objects and how: what is pinned afterwards, and what of it waits.
+        let cases = [
+            (100, 10, Compared, (90, 0)),
+            (100, 11, Compared, (100, 11)),
+            (2, 2, Compared, (2, 2)),
+            (2, 1, Compared, (1, 0)),
+            (120, 100, Watched, (20, 0)),
+            (120, 101, Watched, (120, 101)),
+            (2, 2, Watched, (0, 0)),
+        ];
+        for (count, deleted, found, expected) in cases {
+            let mut pins = pins(count);
+            let deletions: Vec<Deletion> = (0..deleted).map(|n| gone(n, found)).collect();
+            assert_eq!(ruled(&mut pins, &deletions, &[]), expected, "{count} {deleted} {found:?}");
+        }
+    }
+
+    #[test]
+    fn small_parts_do_not_get_past_it() {
+        let mut pins = pins(200);
+        let steps: Vec<(usize, u64)> = (0..3)
+            .map(|step| {
+                let part = step * 9..(step + 1) * 9;
+                let part: Vec<_> = part.map(|n| gone(n, Found::Compared)).collect();
+                ruled(&mut pins, &part, &[])
+            })
+            .collect();
+        assert_eq!(steps, [(191, 0), (182, 0), (182, 9)]);
+        // Each counts once, also if the comparison finds it again.
+        let again = [gone(26, Found::Compared)];
+        assert_eq!(rule(&pins, &again, &BTreeSet::new(), TERM, NOW), []);
+    }
+
+    #[test]
+    fn what_does_not_unpin_and_what_went_with_its_namespace_does_not_count() {
+        let mut pins = pins(20);
+        // Two Pins of each; the second Pins go.
+        (0..20).for_each(|n| claim(&mut pins, n, &format!("second-{n}"), false));
+        let second = |n| gone(format!("second-{n}"), Found::Compared);
+        let seconds: Vec<_> = (0..20).map(second).collect();
+        assert_eq!(ruled(&mut pins, &seconds, &[]), (20, 0));
+        // Retained.
+        claim(&mut pins, 100, "kept", true);
+        assert_eq!(ruled(&mut pins, &[gone("kept", Found::Compared)], &[]), (21, 0));
+        let all: Vec<_> = (0..20).map(|n| gone(n, Found::Compared)).collect();
+        assert_eq!(ruled(&mut pins.clone(), &all, &[]), (21, 20));
+        assert_eq!(ruled(&mut pins, &all, &["web"]), (1, 0));
+        // None of that has counted.
+        assert_eq!(pins.window(), PinSet::default().window());
+    }
+
+    #[test]
+    fn two_pins_of_one_cid_count_once() {
+        let mut pins = pins(100);
+        (0..10).for_each(|n| claim(&mut pins, n, &format!("second-{n}"), false));
+        let both = |n| [gone(n, Found::Compared), gone(format!("second-{n}"), Found::Compared)];
+        let ten: Vec<_> = (0..10).flat_map(both).collect();
+        assert_eq!(ruled(&mut pins.clone(), &ten, &[]), (90, 0));
+        let mut eleven = ten;
+        eleven.push(gone(10, Found::Compared));
+        assert_eq!(ruled(&mut pins, &eleven, &[]), (100, 11));
+    }
+
+    #[test]
+    fn what_waits_is_freed_when_its_namespace_is_gone() {
+        let mut pins = pins(3);
+        let all: Vec<_> = (0..3).map(|n| gone(n, Found::Compared)).collect();
+        assert_eq!(ruled(&mut pins, &all, &[]), (3, 3));
+        assert_eq!(waiting_namespaces(&pins), BTreeSet::from(["web".to_owned()]));
+        assert_eq!(some_waiting(&pins, 2), ["web/0", "web/1"]);
+        assert_eq!(free(&pins, &BTreeSet::from(["docs".to_owned()]), TERM, NOW), []);
+        for op in free(&pins, &BTreeSet::from(["web".to_owned()]), TERM, NOW) {
+            assert_eq!(pins.apply(TERM, &op), Outcome::Changed);
+        }
+        assert!(pins.is_empty() && pins.waiting().is_none());
+    }
+
+    #[test]
+    fn an_older_generation_does_not_hinder_a_deletion() {
+        let mut pins = pins(1);
+        let deletion = Deletion { generation: 2, ..gone(0, Found::Watched) };
+        assert_eq!(ruled(&mut pins, &[deletion], &[]), (0, 0));
+    }
+}

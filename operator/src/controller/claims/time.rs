@@ -1,0 +1,105 @@
+//! The time that the brake counts by: of one leadership, from its beginning on.
+//!
+//! Invariant: it never goes back, not behind what was counted in earlier leaderships either, and it
+//! goes on as time passes, whatever the wall clock does.
+
+use std::time::Duration;
+
+use pinkeeper::types::Timestamp;
+use tokio::time::Instant;
+
+use crate::controller::status::millis;
+
+/// A leadership's time.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::controller) struct BrakeTime {
+    from: Timestamp,
+    since: Instant,
+}
+
+impl BrakeTime {
+    /// Begins: at the wall clock's time, or at that of the last that was counted if it is later.
+    pub(in crate::controller) fn begin(wall: Timestamp, counted: Timestamp) -> Self {
+        Self { from: wall.max(counted), since: Instant::now() }
+    }
+
+    /// Now.
+    pub(super) fn now(self) -> Timestamp {
+        let passed: Duration = self.since.elapsed();
+        Timestamp(self.from.0.saturating_add(millis(passed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pinkeeper::{
+        state::{Fence, Found, Lost, Op, Outcome, PinSet, Ruling},
+        types::{Cid, ClaimOptions, Factor, Owner, Replication, Uid},
+    };
+
+    use super::*;
+    use crate::controller::objects::tests::DOCS;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    /// A day into the epoch.
+    const WALL: Timestamp = Timestamp(24 * 3_600_000);
+
+    /// One CID is taken, found by the comparison.
+    fn take_one(pins: &mut PinSet, at: Timestamp) {
+        let (cid, uid): (Cid, _) = (DOCS.parse().unwrap(), Uid("a".into()));
+        let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
+        let options = ClaimOptions { replication, retain: false, name: "web/docs".into() };
+        let (owner, candidates) = (Owner::Object(uid.clone()), Vec::new());
+        let fence = Fence { term: 1, generation: 1 };
+        let fenced = Some(fence);
+        let ruling = Ruling::Take(Found::Compared);
+        for op in [
+            Op::Claim { cid, owner, options, candidates, at, fence: fenced },
+            Op::Gone { cid, uid, ruling, at, fence },
+        ] {
+            assert_eq!(pins.apply(1, &op), Outcome::Changed);
+        }
+    }
+
+    /// Whether it would have to wait if the comparison took the last one.
+    fn holds(pins: &PinSet, at: Timestamp) -> bool {
+        pins.brake(Lost { watched: 0, compared: 1 }, at).compared
+    }
+
+    fn begin(pins: &PinSet, wall: Timestamp) -> BrakeTime {
+        BrakeTime::begin(wall, pins.window().latest())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clocks_that_jump_neither_open_the_brake_nor_jam_it() {
+        // The next leader's clock is right, or a day behind, or long before there were any.
+        for wall in [WALL, Timestamp(WALL.0 / 24), Timestamp(0)] {
+            let mut pins = PinSet::default();
+            let first = begin(&pins, WALL);
+            take_one(&mut pins, first.now());
+            let next = begin(&pins, wall);
+            assert!(holds(&pins, next.now()), "{wall}");
+            tokio::time::advance(HOUR - Duration::from_secs(60)).await;
+            assert!(holds(&pins, next.now()), "{wall}");
+            tokio::time::advance(Duration::from_secs(180)).await;
+            assert!(!holds(&pins, next.now()), "{wall}");
+        }
+
+        // A leader with a clock a year ahead finds an empty window once; for those after it, and for
+        // itself, what it took then counts for an hour of leadership.
+        let mut pins = PinSet::default();
+        let first = begin(&pins, WALL);
+        take_one(&mut pins, first.now());
+        let ahead = Timestamp(WALL.0 * 365);
+        let wrong = begin(&pins, ahead);
+        assert!(!holds(&pins, wrong.now()));
+        take_one(&mut pins, wrong.now());
+        for wall in [WALL, ahead] {
+            assert!(holds(&pins, begin(&pins, wall).now()));
+        }
+        let right = begin(&pins, WALL);
+        tokio::time::advance(HOUR + Duration::from_secs(120)).await;
+        assert!(!holds(&pins, right.now()));
+    }
+}
