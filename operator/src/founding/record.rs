@@ -273,3 +273,22 @@ pub(crate) async fn anchors(
     }
     Ok(first)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lost_record_knew_is_noted_again_only_by_who_knows_it() {
+        let (known, noted) = ("before".to_owned(), "noted".to_owned());
+        let cases = [
+            (None, Some(&known), "now"),
+            (Some(noted), Some(&known), "noted"),
+            (Some(UNKNOWN.to_owned()), Some(&known), "before"),
+            (Some(UNKNOWN.to_owned()), None, UNKNOWN),
+        ];
+        for (noted, known, expected) in cases {
+            assert_eq!(first(&noted, known, "now"), expected, "{noted:?} {known:?}");
+        }
+    }
+}

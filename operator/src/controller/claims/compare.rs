@@ -32,7 +32,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
             biased;
             () = lead.token.cancelled() => return,
             compared = compare(&lead), if complete => compared,
-            else => Ok(0),
+            () = std::future::ready(()), if !complete => Ok(0),
         };
         let wait = match compared {
             Ok(0) => EVERY,
