@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{Settings, Shared, api::Reach, counters::Counters},
+    controller::{KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
     run::{self, RunError},
 };
 
@@ -206,6 +206,7 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
             default_replicas: args.default_replicas,
         }),
         reach: Reach::default(),
+        anchors: KnownAnchors::default(),
         counters,
     };
     Ok(run::run(peer, shared, &token).await?)

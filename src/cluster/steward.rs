@@ -63,8 +63,16 @@ impl Cluster {
                     if work.all {
                         full_due = Instant::now() + FULL_PERIOD;
                     }
-                    self.promote().await;
-                    self.settle(&mut work).await;
+                    let look = async {
+                        self.promote().await;
+                        self.settle(&mut work).await;
+                    };
+                    // Without a majority what it proposes is never answered.
+                    tokio::select! {
+                        biased;
+                        () = token.cancelled() => return Ok(()),
+                        () = look => {}
+                    }
                 }
             }
         }

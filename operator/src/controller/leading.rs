@@ -23,6 +23,7 @@ use super::{
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
 };
+use crate::founding::record::{self, Anchors};
 
 /// Where this peer is in Kubernetes, and what it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,24 @@ impl Settings {
     }
 }
 
+/// The anchors that this process saw last as those of the Pins, which a lost record may not take with
+/// it; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct KnownAnchors(Arc<Mutex<Option<Anchors>>>);
+
+impl KnownAnchors {
+    pub(super) fn get(&self) -> Option<Anchors> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of what the record says, if it says something of both.
+    pub(super) fn note(&self, anchors: &Anchors) {
+        if anchors.system != record::UNKNOWN && anchors.definition != record::UNKNOWN {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchors.clone());
+        }
+    }
+}
+
 /// What all controllers of this process share; a cheap handle.
 #[derive(Clone)]
 pub struct Shared {
@@ -66,6 +85,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Whether the API server answers.
     pub reach: Reach,
+    /// Which API server the Pins are in.
+    pub anchors: KnownAnchors,
     /// What was done, for Prometheus.
     pub counters: Counters,
 }

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::leading::{Settings, Shared};
+pub use self::leading::{KnownAnchors, Settings, Shared};
 use self::{api::Backoff, leading::Leading, peers::Directory};
 
 /// Waits between attempts to write behind all that was proposed before.

@@ -25,6 +25,8 @@ const FORMED: &str = "formed";
 pub(crate) const SYSTEM_UID: &str = "kubeSystemUID";
 /// UID of the definition of Pins that they were claimed under.
 pub(crate) const DEFINITION_UID: &str = "pinDefinitionUID";
+/// Instead of a UID, in a record that was made anew: the one that was noted is lost with the old record.
+pub(crate) const UNKNOWN: &str = "";
 
 /// The annotation by which a person lets go what waits: the digest of it.
 pub(crate) const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
@@ -135,14 +137,18 @@ pub(super) async fn create(
     epoch: u64,
     formed: bool,
 ) -> Result<Record, RecordError> {
+    let mut data = BTreeMap::from([
+        (CLUSTER_ID.into(), cluster.to_string()),
+        (EPOCH.into(), epoch.to_string()),
+        (FOUNDER.into(), settings.pod.clone()),
+        (FORMED.into(), formed.to_string()),
+    ]);
+    if formed {
+        data.extend([SYSTEM_UID, DEFINITION_UID].map(|key| (key.into(), UNKNOWN.into())));
+    }
     let map = ConfigMap {
         metadata: ObjectMeta { name: Some(settings.record()), ..ObjectMeta::default() },
-        data: Some(BTreeMap::from([
-            (CLUSTER_ID.into(), cluster.to_string()),
-            (EPOCH.into(), epoch.to_string()),
-            (FOUNDER.into(), settings.pod.clone()),
-            (FORMED.into(), formed.to_string()),
-        ])),
+        data: Some(data),
         ..ConfigMap::default()
     };
     let created = timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?;
@@ -234,7 +240,16 @@ async fn put(
     }
 }
 
-/// The anchors in the record; `now` is noted for those that are not there yet.
+fn first(noted: &Option<String>, known: Option<&String>, now: &str) -> String {
+    match noted.as_deref() {
+        None => now.to_owned(),
+        Some(UNKNOWN) => known.cloned().unwrap_or_default(),
+        Some(noted) => noted.to_owned(),
+    }
+}
+
+/// The anchors in the record; `now` is noted for those that are not there, `known` for those that were
+/// lost with an older record. What is not known stays [`UNKNOWN`] until a person takes it out.
 ///
 /// # Errors
 /// When there is no record, or it cannot be read or written.
@@ -242,18 +257,38 @@ pub(crate) async fn anchors(
     client: &Client,
     settings: &Settings,
     now: &Anchors,
+    known: Option<&Anchors>,
 ) -> Result<Anchors, RecordError> {
     let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
     let noted = |map: &ConfigMap, key: &str| map.data.as_ref()?.get(key).cloned();
     let (system, definition) = (noted(&map, SYSTEM_UID), noted(&map, DEFINITION_UID));
     let first = Anchors {
-        system: system.clone().unwrap_or_else(|| now.system.clone()),
-        definition: definition.clone().unwrap_or_else(|| now.definition.clone()),
+        system: first(&system, known.map(|known| &known.system), &now.system),
+        definition: first(&definition, known.map(|known| &known.definition), &now.definition),
     };
-    if system.is_none() || definition.is_none() {
+    if system.as_ref() != Some(&first.system) || definition.as_ref() != Some(&first.definition) {
         let values =
             [(SYSTEM_UID, first.system.clone()), (DEFINITION_UID, first.definition.clone())];
         put(client, settings, map, &values).await?;
     }
     Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lost_record_knew_is_noted_again_only_by_who_knows_it() {
+        let (known, noted) = ("before".to_owned(), "noted".to_owned());
+        let cases = [
+            (None, Some(&known), "now"),
+            (Some(noted), Some(&known), "noted"),
+            (Some(UNKNOWN.to_owned()), Some(&known), "before"),
+            (Some(UNKNOWN.to_owned()), None, UNKNOWN),
+        ];
+        for (noted, known, expected) in cases {
+            assert_eq!(first(&noted, known, "now"), expected, "{noted:?} {known:?}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ use pinkeeper::{
     types::{Cid, Envelope, Member, PeerId, Response},
 };
 use pinkeeper_operator::{
-    controller::{Settings, Shared},
+    controller::{KnownAnchors, Settings, Shared},
     crd::{ClusterPeer, Pin, PinSpec},
     run::{RunError, run},
 };
@@ -227,6 +227,7 @@ impl World {
                 default_replicas: 1,
             }),
             reach: pinkeeper_operator::controller::api::Reach::default(),
+            anchors: KnownAnchors::default(),
             counters: pinkeeper_operator::controller::counters::Counters::default(),
         };
         let token = CancellationToken::new();

@@ -13,7 +13,7 @@ use pinkeeper::{
     types::{Member, PeerId},
 };
 use pinkeeper_operator::{
-    controller::{Settings, Shared, api::Reach, counters::Counters},
+    controller::{KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
     run::{RunError, run},
 };
 use tokio::{task::JoinHandle, time::timeout};
@@ -77,6 +77,7 @@ impl Pod {
                 default_replicas: 2,
             }),
             reach: Reach::default(),
+            anchors: KnownAnchors::default(),
             counters: Counters::default(),
         };
         let token = CancellationToken::new();

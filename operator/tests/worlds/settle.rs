@@ -33,8 +33,7 @@ impl World {
         let until = Instant::now() + SETTLE_MAX;
         loop {
             self.check().await?;
-            self.confirm_the_definition();
-            self.allow_unpins();
+            self.answer_the_pods();
             match self.unsettled() {
                 None => break,
                 Some(what) if Instant::now() >= until => return Err(format!("in vain: {what}")),

@@ -32,8 +32,8 @@ use crate::{
 };
 
 const PODS: u8 = 3;
-/// The annotation of the record by which a person allows unpins.
-const ALLOW: &str = "pinkeeper.dev/allow-unpin";
+/// The annotation by which a person lets go what waits.
+const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
 /// Longest time between two things that happen.
@@ -289,17 +289,15 @@ impl World {
         Ok(())
     }
 
-    /// No claim goes but of a Pin that was deleted, or that a watch told to be.
+    /// No claim goes but of a Pin that was deleted; not of one that only went with the definition.
     fn check_claims(&mut self) -> Result<(), String> {
-        let told = self.api.lock().told_deleted.clone();
         for (n, pod) in self.pods.iter().enumerate() {
             let Some(cluster) = pod.cluster() else { continue };
             let now: BTreeSet<Uid> =
                 cluster.state().read(|pins| pins.objects().map(|(uid, _)| uid.clone()).collect());
             for gone in self.claimed[n].difference(&now) {
                 let life = self.users.lives.get(&gone.0);
-                let meant = self.confirmed || told.contains(&gone.0);
-                let may = life.is_some_and(|life| life.dead && (!life.swept || meant));
+                let may = life.is_some_and(|life| life.dead && (!life.swept || self.confirmed));
                 if !may {
                     return Err(format!("pod-{n} dropped the claim of {}: {life:?}", gone.0));
                 }
@@ -357,43 +355,46 @@ impl World {
         }
     }
 
-    /// Where claims wait for a person: the definition is another one, and that is meant.
-    pub fn confirm_the_definition(&mut self) {
-        self.api.change(|server| {
-            let definition = Key::new(Kind::Definition, "", DEFINITION);
-            let (Ok(record), Ok(definition)) =
-                (server.home().get(&record()), server.home().get(&definition))
-            else {
-                return;
-            };
-            let noted = &record["data"]["pinDefinitionUID"];
-            if noted.is_null() || *noted == definition["metadata"]["uid"] {
-                return;
+    /// Does what pods ask a person for: says that this definition and this Kubernetes are meant, and that
+    /// what was deleted is to be unpinned.
+    pub fn answer_the_pods(&mut self) {
+        let Ok(record) = self.api.lock().home().get(&record()) else { return };
+        let meant = |kind, name: &str| {
+            let object = self.api.lock().home().get(&Key::new(kind, "", name));
+            object.map_or(Value::Null, |object| object["metadata"]["uid"].clone())
+        };
+        for (key, now) in [
+            ("kubeSystemUID", meant(Kind::Namespace, "kube-system")),
+            ("pinDefinitionUID", meant(Kind::Definition, DEFINITION)),
+        ] {
+            if !record["data"][key].is_null() && record["data"][key] != now {
+                self.confirmed = true;
+                self.patch_the_record(&json!({"data": {key: null}}));
             }
-            self.trace.note("a person confirms the definition");
-            self.confirmed = true;
-            let patch = json!({"data": {"pinDefinitionUID": null}});
-            // It was there a moment ago.
-            let _ = server.home_mut().merge(&self::record(), &patch);
-        });
+        }
+        if let Some(digest) = self.waiting() {
+            let allowed = json!({ALLOW_UNPIN: digest});
+            if record["metadata"]["annotations"][ALLOW_UNPIN] != allowed[ALLOW_UNPIN] {
+                self.patch_the_record(&json!({"metadata": {"annotations": allowed}}));
+            }
+        }
     }
 
-    /// Whoever deletes so much that it waits is asked, and means it.
-    pub fn allow_unpins(&mut self) {
-        let waiting = |cluster: &Cluster| cluster.state().read(PinSet::waiting);
-        let waiting = self.pods.iter().find_map(|pod| waiting(pod.cluster()?));
-        let Some(waiting) = waiting else { return };
-        let digest = waiting.digest.to_string();
-        self.api.change(|server| {
-            let Ok(record) = server.home().get(&record()) else { return };
-            if record["metadata"]["annotations"][ALLOW] == json!(digest) {
-                return;
-            }
-            self.trace.note(format!("a person allows what waits: {waiting:?}"));
-            let patch = json!({"metadata": {"annotations": {ALLOW: digest}}});
-            // It was there a moment ago.
-            let _ = server.home_mut().merge(&self::record(), &patch);
-        });
+    fn patch_the_record(&self, patch: &Value) {
+        self.note(format!("a person patches the record with {patch}"));
+        // It was there a moment ago.
+        let _ = self.api.change(|server| server.home_mut().merge(&record(), patch));
+    }
+
+    /// The digest of unpins that wait, as a ClusterPeer tells it.
+    fn waiting(&self) -> Option<String> {
+        let server = self.api.lock();
+        let peers = server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
+        let mut conditions =
+            peers.flat_map(|(_, peer)| peer["status"]["conditions"].as_array()).flatten();
+        let waits = conditions.find(|c| c["type"] == "UnpinsWaiting" && c["status"] == "True")?;
+        let (_, rest) = waits["message"].as_str()?.split_once("allow-unpin=")?;
+        rest.split(' ').next().map(str::to_owned)
     }
 }
 

@@ -74,12 +74,18 @@ pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
         definition: definition.metadata.uid.unwrap_or_default(),
     };
     let settings = &lead.shared.settings;
-    let first = record::anchors(client, settings, &now).await?;
+    let known = lead.shared.anchors.get();
+    let first = record::anchors(client, settings, &now, known.as_ref()).await?;
+    lead.shared.anchors.note(&first);
     for (what, key, first, now) in [
         ("cluster", record::SYSTEM_UID, first.system, now.system),
         ("definition of Pins", record::DEFINITION_UID, first.definition, now.definition),
     ] {
         if first != now {
+            let first = match first.as_str() {
+                record::UNKNOWN => "the one before, lost with the last record".to_owned(),
+                _ => first,
+            };
             return Err(Unproven::Other { what, key, first, now, record: settings.record() });
         }
     }

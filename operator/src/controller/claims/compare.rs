@@ -28,7 +28,12 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
     loop {
         let complete = lead.objects().is_complete();
-        let compared = if complete { compare(&lead).await } else { Ok(0) };
+        let compared = tokio::select! {
+            biased;
+            () = lead.token.cancelled() => return,
+            compared = compare(&lead), if complete => compared,
+            () = std::future::ready(()), if !complete => Ok(0),
+        };
         let wait = match compared {
             Ok(0) => EVERY,
             Ok(_) => AGAIN,

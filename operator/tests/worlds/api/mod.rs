@@ -28,7 +28,7 @@ use tokio::{
 use self::{
     faults::{End, Fate, Faults, WatchFate},
     http::{Call, From},
-    store::{Change, Happened, Key, Kind, Objects, Refusal, Store},
+    store::{Key, Kind, Objects, Refusal, Store},
     watch::Watch,
 };
 use crate::trace::Trace;
@@ -69,8 +69,6 @@ pub struct Server {
     connections: u64,
     /// Writes that pods sent.
     pub writes: u64,
-    /// UIDs of Pins whose deletion was told to a watch.
-    pub told_deleted: BTreeSet<String>,
     /// Requests that it does not understand.
     pub unknown: Vec<String>,
     witness: Option<Arc<dyn Witness>>,
@@ -105,7 +103,6 @@ impl SimApi {
             lives: vec![0; pods],
             connections: 0,
             writes: 0,
-            told_deleted: BTreeSet::new(),
             unknown: Vec::new(),
             witness: None,
         };
@@ -190,13 +187,6 @@ impl Server {
 
     fn fate_of_event(&mut self) -> (WatchFate, Duration) {
         self.faults.of_event(&mut self.random)
-    }
-
-    fn told(&mut self, change: &Change) {
-        if change.key.kind == Kind::Pin && change.happened == Happened::Deleted {
-            let uid = change.object["metadata"]["uid"].as_str().unwrap_or_default();
-            self.told_deleted.insert(uid.to_owned());
-        }
     }
 
     /// Carries out what is no watch.

@@ -143,7 +143,6 @@ impl Watch {
             return Look::Nothing;
         };
         if fate == WatchFate::GoesOn {
-            server.told(&change);
             self.revision = change.revision;
             let what = match change.happened {
                 Happened::Added => "ADDED",
