@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use pinkeeper::types::Cid;
 use rustix::process::Signal;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -190,11 +190,6 @@ impl PeerProcess {
     /// What it is told; the next start heeds changes.
     pub fn setup(&mut self) -> &mut Setup {
         &mut self.setup
-    }
-
-    /// One more key in its configuration file, from the next start on.
-    pub fn set(&mut self, key: &str, value: Value) {
-        self.extra.insert(key.to_owned(), value);
     }
 
     /// Other ports from the next start on.
