@@ -106,15 +106,16 @@ impl Sources {
 }
 
 /// Bytes on a volume.
-#[derive(Clone, Copy)]
-struct Volume {
+#[derive(Clone, Copy, Debug)]
+pub struct Volume {
     /// What an unprivileged process can still write.
-    free: u64,
+    pub free: u64,
     whole: u64,
 }
 
 /// The volume of a folder.
-fn space_on(folder: &std::path::Path) -> Option<Volume> {
+#[must_use]
+pub fn space_on(folder: &std::path::Path) -> Option<Volume> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Some(Volume { free: bytes(stat.f_bavail), whole: bytes(stat.f_blocks) })

@@ -18,7 +18,7 @@ pub mod informer;
 #[derive(Debug)]
 pub struct Monitor {
     latest: Mutex<BTreeMap<PeerId, (Metrics, Instant)>>,
-    /// When it was empty last.
+    /// When it began to listen.
     since: Mutex<Instant>,
 }
 
@@ -79,7 +79,7 @@ impl Monitor {
         }
     }
 
-    /// Whether every peer that is not down has reported: a new leader has to give each the time.
+    /// Whether a peer without metrics is down: a new leader has to give each the time to report.
     #[must_use]
     pub fn has_heard(&self) -> bool {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > informer::TTL

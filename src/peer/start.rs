@@ -15,7 +15,7 @@ use crate::{
     consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
     ipfs::kubo::{KuboClient, KuboUrlError},
-    monitor::informer::free_on,
+    monitor::informer::space_on,
     rest::{self, BindError, RestMetrics, SharedRegistry},
     rpc::{
         Inbound, RpcMetrics,
@@ -205,9 +205,9 @@ async fn open(
 }
 
 fn check_space(folder: &Path) -> Result<(), StartError> {
-    match free_on(folder) {
-        Some(free) if free < SPACE_MIN => {
-            Err(StartError::DiskFull { folder: folder.display().to_string(), free })
+    match space_on(folder) {
+        Some(volume) if volume.free < SPACE_MIN => {
+            Err(StartError::DiskFull { folder: folder.display().to_string(), free: volume.free })
         }
         // A system that does not say will say so when it is written to.
         _ => Ok(()),
