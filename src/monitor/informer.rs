@@ -121,12 +121,6 @@ pub fn space_on(folder: &std::path::Path) -> Option<Volume> {
     Some(Volume { free: bytes(stat.f_bavail), whole: bytes(stat.f_blocks) })
 }
 
-/// Bytes an unprivileged process can still write on the volume of a folder.
-#[must_use]
-pub fn free_on(folder: &std::path::Path) -> Option<u64> {
-    space_on(folder).map(|volume| volume.free)
-}
-
 /// Space for content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Space {

@@ -79,7 +79,7 @@ impl Monitor {
         }
     }
 
-    /// Whether every peer that is not down has reported: a new leader has to give each the time.
+    /// Whether a peer without metrics is down: a new leader has to give each the time to report.
     #[must_use]
     pub fn has_heard(&self) -> bool {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > informer::TTL
