@@ -142,7 +142,7 @@ impl SimFile {
                     let mut hasher = DefaultHasher::new();
                     hasher.write_u64(salt ^ *turn);
                     hasher.write_usize(*start);
-                    hasher.finish() % 2 == 0
+                    hasher.finish().is_multiple_of(2)
                 }
             };
             if kept {

@@ -84,7 +84,8 @@ impl SimLog {
         let halves = self.lock();
         let mut durable = halves.durable.clone();
         let kept = random_u64() % (halves.unsynced.len() as u64 + 1);
-        halves.unsynced.iter().take(kept as usize).for_each(|record| durable.apply(record.clone()));
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        halves.unsynced.iter().take(kept).for_each(|record| durable.apply(record.clone()));
         let last = durable.last().map(|id| index_of(&id));
         let halves = Halves { volatile: durable.clone(), durable, ..Halves::default() };
         Self {

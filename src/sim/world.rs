@@ -163,7 +163,7 @@ impl World {
     pub(super) fn crowd(&mut self) {
         let cid = self.any_cid();
         for n in (0..self.hosts.len()).flat_map(|n| [n; 5]) {
-            let wait = Duration::from_millis(self.random.random_range(0..1_500));
+            let wait = Duration::from_millis(self.random.random_range(300..1_200));
             let (request, kind) = (
                 PinRequest { cid, options: self.any_options(false) },
                 self.random.random_range(0..3),
@@ -351,6 +351,10 @@ fn host(n: u8, random: &mut StdRng, network: &SimNetwork) -> Host {
         stall_time: Duration::from_secs(10),
         ..tracker::Config::default()
     };
+    // Some ledgers are slow all the time: a crash can then come between an intent and its pin.
+    if random.random_bool(0.3) {
+        host.volume.set_sync_time(Duration::from_millis(random.random_range(0..1_500)));
+    }
     for cid in 0..FOREIGN {
         if random.random_bool(0.5) {
             host.daemon.pin_foreign(cid_of(cid));
