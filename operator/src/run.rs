@@ -6,7 +6,10 @@
 use std::sync::Arc;
 
 use kube::{Client, Config};
-use pinkeeper::{cluster::FatalError, consensus::random_u64, peer::Peer, types::ClusterId};
+use pinkeeper::{
+    cluster::{FatalError, new_cluster_id},
+    peer::Peer,
+};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +91,7 @@ fn controllers(shared: &Shared, stop: &CancellationToken) -> JoinSet<Result<(), 
     let (listed, told) = (directory.subscribe(), waiting.subscribe());
     let mut tasks = JoinSet::new();
     let founding =
-        founding::run(shared.clone(), listed.clone(), waiting, new_cluster, stop.clone());
+        founding::run(shared.clone(), listed.clone(), waiting, new_cluster_id, stop.clone());
     tasks.spawn(async move { Ok(founding.await?) });
     let watching = peers::watch(shared.clone(), directory, stop.clone());
     let own = peers::keep_own(shared.clone(), listed.clone(), told, stop.clone());
@@ -106,11 +109,4 @@ fn controllers(shared: &Shared, stop: &CancellationToken) -> JoinSet<Result<(), 
         });
     }
     tasks
-}
-
-fn new_cluster() -> ClusterId {
-    let halves = [random_u64(), random_u64()].map(u64::to_be_bytes);
-    let mut id = [0; 16];
-    id.copy_from_slice(halves.as_flattened());
-    ClusterId(id)
 }

@@ -116,10 +116,10 @@ impl Cluster {
             tracing::warn!(%to, %cluster, wanted = ?self.wanted_cluster(), "a peer of another cluster answered");
             return Ok(None);
         }
-        if let Err(error) = self.consensus().bind(cluster, epoch) {
-            tracing::error!(%error, "the disk was not bound to the cluster");
-            return Ok(None);
-        }
+        // The store answers nothing after an error of the disk, until it is opened anew.
+        self.consensus()
+            .bind(cluster, epoch)
+            .map_err(|error| FatalError::Disk(error.to_string()))?;
         Ok(Some(reply))
     }
 

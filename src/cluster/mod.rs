@@ -40,7 +40,7 @@ use self::{placement::Proposed, writes::Waiting};
 pub use crate::consensus::{Leadership, MemberView};
 use crate::{
     clock::Clock,
-    consensus::{Consensus, OpenError, ProposeError},
+    consensus::{Consensus, OpenError, ProposeError, random_u64},
     ipfs::SharedIpfs,
     monitor::Monitor,
     rpc::{Inbound, SharedTransport},
@@ -95,9 +95,21 @@ pub enum FatalError {
     /// Consensus stopped.
     #[error("consensus stopped: {0}")]
     Consensus(String),
+    /// The disk failed while this peer was taken in.
+    #[error("the disk was not bound to the cluster: {0}")]
+    Disk(String),
     /// A task that never ends has ended.
     #[error("a part has stopped: {0}")]
     Stopped(String),
+}
+
+/// An ID for a cluster that is about to be founded.
+#[must_use]
+pub fn new_cluster_id() -> ClusterId {
+    let halves = [random_u64(), random_u64()].map(u64::to_be_bytes);
+    let mut id = [0; 16];
+    id.copy_from_slice(halves.as_flattened());
+    ClusterId(id)
 }
 
 /// Why ops were not acknowledged.
@@ -185,7 +197,7 @@ impl Cluster {
             writes,
             own_collection: collect::Runs::default(),
             collection_rounds: collect::Runs::default(),
-            boot: crate::consensus::random_u64(),
+            boot: random_u64(),
             parts,
         };
         let cluster = Self(Arc::new(inner));

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AssembleError, Assembly, Peer};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy},
+    cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy, new_cluster_id},
     config::PeerConfig,
     consensus::{DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
@@ -22,7 +22,7 @@ use crate::{
         swarm::{self, Started, SwarmOptions, SwarmTransport},
     },
     tracker::{self, Ledger, LedgerError, LedgerPort},
-    types::{ClusterId, Member, PeerId},
+    types::{Member, PeerId},
 };
 
 /// Requests of other peers that wait to be served.
@@ -114,7 +114,7 @@ impl Peer {
         if !self.cluster.members().is_empty() {
             return Ok(());
         }
-        let cluster = self.cluster.cluster_id().unwrap_or_else(random_cluster);
+        let cluster = self.cluster.cluster_id().unwrap_or_else(new_cluster_id);
         self.cluster.found(cluster, 1).await?;
         tracing::info!(%cluster, "a cluster was founded");
         Ok(())
@@ -127,13 +127,6 @@ impl Peer {
             Ok(())
         });
     }
-}
-
-fn random_cluster() -> ClusterId {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&random_u64().to_be_bytes());
-    id[8..].copy_from_slice(&random_u64().to_be_bytes());
-    ClusterId(id)
 }
 
 /// Peers to join by, by address alone.

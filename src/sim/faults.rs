@@ -29,6 +29,9 @@ impl World {
         self.trace.note(format!("peer-{n} ends: {why}"));
         let first = self.judge.forget_peer(self.hosts[n].id);
         self.clients[n].abort_all();
+        if n == 0 {
+            self.founding.abort_all();
+        }
         self.hosts[n].crash();
         if first.is_some_and(|first| first.elapsed() > KNOWN_AFTER) && self.chance(15) {
             self.trace.note(format!("peer-{n} has lost its log"));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    cluster::JoinPolicy,
+    cluster::{FoundError, JoinPolicy},
     state::PinSet,
     tracker,
     types::{Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, Replication, Uid},
@@ -50,6 +50,8 @@ pub struct World {
     objects: Vec<Object>,
     /// Requests under way at each host; they end with its process.
     pub(super) clients: Vec<JoinSet<()>>,
+    /// The first host's process ends when it cannot found the cluster.
+    pub(super) founding: JoinSet<Result<(), FoundError>>,
     faults_end: Instant,
 }
 
@@ -76,6 +78,7 @@ impl World {
             trace,
             cids: random.random_range(10..=if longest > 12 { CIDS_MAX } else { 40 }),
             objects: Vec::new(),
+            founding: JoinSet::new(),
             faults_end: Instant::now() + faults,
             random,
         };
@@ -245,6 +248,9 @@ impl World {
 
     /// Ends processes that can go on no longer, and starts those whose time has come.
     async fn supervise(&mut self) {
+        if let Some(Ok(Err(error))) = self.founding.try_join_next() {
+            self.crash(0, &error.to_string());
+        }
         for n in 0..self.hosts.len() {
             while self.clients[n].try_join_next().is_some() {}
             if let Some(error) = self.hosts[n].failure() {
@@ -285,10 +291,7 @@ impl World {
         let Some(peer) = &self.hosts[0].peer else { return };
         let cluster = peer.cluster.clone();
         if cluster.members().is_empty() {
-            self.clients[0].spawn(async move {
-                // What is wrong with the disk is found at the next start.
-                let _ = cluster.found(ClusterId([9; 16]), 1).await;
-            });
+            self.founding.spawn(async move { cluster.found(ClusterId([9; 16]), 1).await });
         }
     }
 

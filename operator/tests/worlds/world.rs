@@ -7,9 +7,7 @@ use std::{
 };
 
 use pinkeeper::{
-    cluster::Cluster,
     sim::network::SimNetwork,
-    state::PinSet,
     types::{Cid, Uid},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
