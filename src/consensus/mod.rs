@@ -8,6 +8,7 @@ mod disk_log;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
 mod image;
+mod leadership;
 mod machine;
 mod network;
 mod raft_types;
@@ -23,16 +24,16 @@ use std::{
 };
 
 use openraft::{
-    ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy,
-    alias::WatchReceiverOf,
-    async_runtime::{instant::Instant as _, watch::WatchReceiver},
-    errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
+    ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, InitializeError, LinearizableReadError, RaftError},
     storage::RaftLogStorage,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 
 pub use self::{
     disk_log::DiskLog,
+    leadership::{ConsensusWatch, Leadership},
     raft_types::CodecError,
     runtime::{random_u64, seed_randomness},
     state_store::{StateStore, StoreError},
@@ -55,9 +56,6 @@ const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 const ENTRIES_KEPT: u64 = 2_000;
 /// Largest number of entries in one message; with 4 KiB an entry this stays in a frame.
 const ENTRIES_PER_MESSAGE: u64 = 300;
-/// Of the longest election timeout: a leader that no majority has answered for so many of them acts as
-/// one no more, since another may have been elected.
-const UNANSWERED_MAX: u32 = 2;
 /// Time the installation of a whole snapshot may take.
 const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
 
@@ -160,18 +158,6 @@ pub enum ProposeError {
     /// The membership cannot be changed so, or a change is under way.
     #[error("the membership cannot be changed now: {0}")]
     Membership(String),
-}
-
-/// Who leads, as this peer knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The leader.
-    pub leader: Option<PeerId>,
-    /// The term.
-    pub term: u64,
-    /// This peer leads, has applied everything that was acknowledged in earlier terms, and was answered
-    /// by a majority lately.
-    pub local: bool,
 }
 
 /// A member of the cluster.
@@ -393,14 +379,13 @@ impl Consensus {
     /// Who leads, now.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        leadership_of(&self.raft.metrics().borrow_watched(), self.id, self.lease * UNANSWERED_MAX)
+        self.watch().leadership()
     }
 
     /// Follows leadership, membership and progress from now on.
     #[must_use]
     pub fn watch(&self) -> ConsensusWatch {
-        let patience = self.lease * UNANSWERED_MAX;
-        ConsensusWatch { id: self.id, patience, metrics: self.raft.metrics() }
+        ConsensusWatch::new(self.id, self.lease, self.raft.metrics())
     }
 
     /// All members, by this peer's log.
@@ -513,66 +498,6 @@ impl Consensus {
             tracing::warn!(%error, "consensus did not stop cleanly");
         }
     }
-}
-
-/// Follows what consensus knows.
-pub struct ConsensusWatch {
-    id: PeerId,
-    patience: Duration,
-    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
-}
-
-impl std::fmt::Debug for ConsensusWatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConsensusWatch").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl ConsensusWatch {
-    /// Waits for a change.
-    ///
-    /// # Errors
-    /// When consensus has stopped; says why.
-    pub async fn changed(&mut self) -> Result<(), String> {
-        let rest = self.leadership().local.then(|| self.rest()).flatten();
-        tokio::select! {
-            biased;
-            changed = self.metrics.changed() => changed.map_err(|_| "it has ended".to_owned())?,
-            () = sleep(rest.unwrap_or_default()), if rest.is_some() => {}
-        }
-        match &self.metrics.borrow_watched().running_state {
-            Ok(()) => Ok(()),
-            Err(Fatal::Stopped) => Err("it was stopped".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// Who leads, now.
-    #[must_use]
-    pub fn leadership(&self) -> Leadership {
-        leadership_of(&self.metrics.borrow_watched(), self.id, self.patience)
-    }
-
-    /// Time until this leader is unanswered for too long; without end for the only voter.
-    fn rest(&self) -> Option<Duration> {
-        let metrics = self.metrics.borrow_watched();
-        let answered = metrics.last_quorum_acked.filter(|_| !is_only_voter(&metrics));
-        answered.map(|at| self.patience.saturating_sub(at.into_inner().elapsed()))
-    }
-}
-
-fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId, patience: Duration) -> Leadership {
-    let term = metrics.current_term;
-    // A leader's first entry is of its own term; once applied, so is everything before it.
-    let caught_up = metrics.last_applied.is_some_and(|applied| *applied.leader_id == term);
-    let answered = metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < patience);
-    let leader = metrics.current_leader;
-    let leads = leader == Some(id) && metrics.state.is_leader();
-    Leadership { leader, term, local: leads && caught_up && (answered || is_only_voter(metrics)) }
-}
-
-fn is_only_voter(metrics: &RaftMetrics<TypeConfig>) -> bool {
-    metrics.membership_config.voter_ids().count() == 1
 }
 
 fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
