@@ -11,8 +11,6 @@ mod oracle;
 mod pods;
 #[path = "worlds/settle.rs"]
 mod settle;
-#[path = "worlds/trace.rs"]
-mod trace;
 #[path = "worlds/users.rs"]
 mod users;
 #[path = "worlds/world.rs"]

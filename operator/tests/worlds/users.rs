@@ -2,16 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pinkeeper::types::Cid;
+use pinkeeper::{sim::trace::Trace, types::Cid};
 use rand::{RngExt as _, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::{
-    api::{
-        SimApi,
-        store::{Key, Kind},
-    },
-    trace::Trace,
+use crate::api::{
+    SimApi,
+    store::{Key, Kind},
 };
 
 /// The definition of Pins.

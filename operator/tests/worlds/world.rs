@@ -7,7 +7,7 @@ use std::{
 };
 
 use pinkeeper::{
-    sim::network::SimNetwork,
+    sim::{network::SimNetwork, trace::Trace},
     types::{Cid, Uid},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -25,7 +25,6 @@ use crate::{
     },
     oracle::{Oracle, needed},
     pods::{NAMESPACE, Pod, RECORD},
-    trace::Trace,
     users::{DEFINITION, FOREIGN, Users, cid_of, pins, uid},
 };
 
@@ -64,7 +63,7 @@ impl World {
     /// All pods start at once, on empty disks.
     pub async fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let trace = Trace::new();
+        let trace = Trace::new(false);
         let network = SimNetwork::new(seed ^ 0x5eed);
         let mut millis = |most: u64| Duration::from_millis(random.random_range(1..most));
         let pods: Vec<Pod> =

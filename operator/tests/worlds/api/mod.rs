@@ -18,6 +18,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request, response::Response};
+use pinkeeper::sim::trace::Trace;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
@@ -31,7 +32,6 @@ use self::{
     store::{Key, Kind, Objects, Refusal, Store},
     watch::Watch,
 };
-use crate::trace::Trace;
 
 /// How long kube's client waits for a connection to say something, by default.
 const READ_TIMEOUT: Duration = Duration::from_secs(295);
