@@ -286,10 +286,21 @@ impl DiskLog {
     /// # Errors
     /// When the disk fails.
     pub fn set_cluster(&self, cluster: ClusterId, epoch: u64) -> io::Result<()> {
-        let mut log = self.lock();
         let cluster = StoredCluster(encode(CLUSTER_VERSION, &(cluster, epoch)));
-        let written = log.save_user_data(Some(cluster))?;
-        self.sync(&mut log, written, Then::Nothing)
+        self.write(|log| {
+            let written = log.save_user_data(Some(cluster))?;
+            self.sync(log, written, Then::Nothing)
+        })
+    }
+
+    /// Writes to the log. An error is the one that ended the log's thread, if it has ended: later
+    /// requests only learn that nobody takes them.
+    fn write<T>(
+        &self,
+        act: impl FnOnce(&mut RaftLog<Records>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut log = self.lock();
+        act(&mut log).map_err(|error| log.wait_worker_idle().err().unwrap_or(error))
     }
 
     /// Has everything up to `written` synced, which is the last record.
@@ -363,20 +374,21 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
 
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
         let (synced, waiter) = oneshot::channel();
-        {
-            let mut log = self.lock();
+        self.write(|log| {
             let written = log.save_vote(StoredVote(vote_out(vote)))?;
-            self.sync(&mut log, written, Then::Vote(synced))?;
-        }
-        waiter.await.map_err(|_| io::Error::other("the log's thread has stopped"))?
+            self.sync(log, written, Then::Vote(synced))
+        })?;
+        let ended = |_| self.write(|_| Err(io::Error::other("the log's thread has ended")));
+        waiter.await.unwrap_or_else(ended)
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
         let Some(committed) = committed else { return Ok(()) };
-        let mut log = self.lock();
-        log.commit(StoredPosition(position_out(committed)))?;
-        // Not worth a sync of its own: a lost commit position is learnt again.
-        log.flush(false, None)
+        self.write(|log| {
+            log.commit(StoredPosition(position_out(committed)))?;
+            // Not worth a sync of its own: a lost commit position is learnt again.
+            log.flush(false, None)
+        })
     }
 
     async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
@@ -392,30 +404,34 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut log = self.lock();
-        let written = log.append(entries.into_iter().map(|entry| {
+        let entries = entries.into_iter().map(|entry| {
             let body = encode(BODY_VERSION, &body_out(&entry.payload));
             (StoredPosition(position_out(entry.log_id)), StoredBody(body))
-        }))?;
-        let last = log.log_state().last().map(|position| position.0.index);
-        let flushed = self.flushed.clone();
-        self.sync(&mut log, written, Then::Entries { callback, last, flushed })
+        });
+        self.write(|log| {
+            let written = log.append(entries)?;
+            let last = log.log_state().last().map(|position| position.0.index);
+            let flushed = self.flushed.clone();
+            self.sync(log, written, Then::Entries { callback, last, flushed })
+        })
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
-        let mut log = self.lock();
         let first_removed = last.map_or(0, |id| id.index + 1);
-        if log.log_state().last().is_none_or(|position| position.0.index < first_removed) {
-            return Ok(());
-        }
-        log.truncate(first_removed)?;
-        // On disk with the entries that take the place of the removed ones.
-        log.flush(false, None)
+        self.write(|log| {
+            if log.log_state().last().is_none_or(|position| position.0.index < first_removed) {
+                return Ok(());
+            }
+            log.truncate(first_removed)?;
+            // On disk with the entries that take the place of the removed ones.
+            log.flush(false, None)
+        })
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
-        let mut log = self.lock();
-        let written = log.purge(StoredPosition(position_out(upto)))?;
-        self.sync(&mut log, written, Then::Nothing)
+        self.write(|log| {
+            let written = log.purge(StoredPosition(position_out(upto)))?;
+            self.sync(log, written, Then::Nothing)
+        })
     }
 }

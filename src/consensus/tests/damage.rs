@@ -160,6 +160,24 @@ async fn what_was_not_synced_may_be_torn_and_the_log_goes_on() {
     }
 }
 
+#[tokio::test]
+async fn a_write_after_the_logs_thread_has_ended_says_why_it_ended() {
+    let folder = damage::folder();
+    written(&folder.path().join("log")).await;
+    let mut log = open(folder.path()).unwrap();
+    // Its thread ends when it cannot remove a file that is not needed any more.
+    let in_log = |(name, _): &(PathBuf, Vec<u8>)| name.starts_with("log/");
+    let (first, _) = files(folder.path()).into_iter().find(in_log).unwrap();
+    std::fs::remove_file(folder.path().join(first)).unwrap();
+    log.purge(entry(16).log_id).await.unwrap();
+    for term in 3..5 {
+        let error = log.save_vote(&vote_in(vote(term))).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+    }
+    let error = log.save_committed(Some(entry(17).log_id)).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+}
+
 fn pins(count: u64, created: u64) -> Vec<(Cid, Option<Pin>)> {
     let pin = |n: u64| {
         let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
