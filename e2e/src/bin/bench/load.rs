@@ -160,7 +160,7 @@ pub(crate) async fn post_all(
         // Beside answers there are the head and the chunks' lengths.
         if line.starts_with(b"{") {
             let text = String::from_utf8_lossy(&line);
-            ensure!(!text.contains("error"), "a line was refused: {text}");
+            ensure!(!text.contains("\"error\""), "a line was refused: {text}");
             accepted += 1;
         }
     }
