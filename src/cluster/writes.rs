@@ -167,7 +167,7 @@ impl Cluster {
 
     fn release(&self, cid: Cid) -> Result<Op, Refusal> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
-        if let Some((Owner::Waiting(_), claim)) = pin.claims.last_key_value() {
+        if let Some((Owner::Waiting(_), claim)) = pin.claims.last() {
             return Err(Refusal::Invalid(format!(
                 "{cid} waits to be unpinned since its Pin {} was deleted: kubectl describe \
                  clusterpeers says how to allow it",
@@ -188,5 +188,5 @@ impl Cluster {
 }
 
 fn by_rest(pin: &Pin) -> bool {
-    pin.claims.contains_key(&Owner::Rest)
+    pin.claims.contains(&Owner::Rest)
 }

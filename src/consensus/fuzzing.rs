@@ -81,12 +81,12 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
 
     use crate::{
         state::Op,
-        types::{Allocation, Cid, ClusterId, Member, PeerId, Timestamp},
+        types::{Allocation, Cid, Claims, ClusterId, Member, PeerId, Timestamp},
     };
     let hash = cid::multihash::Multihash::wrap(0x12, &[5; 32]).unwrap();
     let cid = Cid::from(cid::Cid::new_v1(0x55, hash));
     let pin = Pin {
-        claims: BTreeMap::new(),
+        claims: Claims::default(),
         allocations: vec![Allocation { peer: PeerId([3; 32]), leaving: true }],
         created: Timestamp(9),
     };

@@ -149,7 +149,9 @@ mod tests {
     use super::{super::state_store::StateStore, *};
     use crate::{
         state::{Fence, Found, Op, Outcome, Ruling, Window},
-        types::{Allocation, ClaimOptions, Factor, Owner, PeerId, Replication, Timestamp, Uid},
+        types::{
+            Allocation, ClaimOptions, Claims, Factor, Owner, PeerId, Replication, Timestamp, Uid,
+        },
     };
 
     /// The brake has counted one.
@@ -177,7 +179,7 @@ mod tests {
             .map(|n| {
                 let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
                 let pin = Pin {
-                    claims: std::collections::BTreeMap::new(),
+                    claims: Claims::default(),
                     allocations: vec![Allocation { peer: PeerId::from(n), leaving: n % 2 == 0 }],
                     created: Timestamp(n),
                 };

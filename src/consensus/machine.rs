@@ -4,7 +4,7 @@
 //! Applying has no side effects: it changes the state and tells that it changed. What must then be
 //! done is decided by those who watch the state.
 
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -12,7 +12,7 @@ use openraft::{
     alias::{SnapshotMetaOf, SnapshotOf},
     storage::{EntryResponder, RaftStateMachine},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::{
     image,
@@ -27,11 +27,9 @@ use crate::{
     types::{Cid, ClusterId, Pin},
 };
 
-/// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
-/// the more pins the fewer pages, and the longer it takes.
-const PINS_PER_TRANSACTION: usize = 2048;
-/// The least time between two transactions with fewer.
-const STORE_PERIOD: Duration = Duration::from_millis(100);
+/// Changed pins that are stored before a checkpoint asks for it: a transaction copies each page it
+/// touches, so the more pins the fewer pages, and the longer nothing is applied meanwhile.
+const PINS_PER_TRANSACTION: usize = 16 * 1024;
 
 /// A snapshot's contents.
 #[derive(Debug)]
@@ -51,7 +49,6 @@ pub(super) struct Machine {
     membership: RaftMembership,
     /// Pins changed since the last transaction. The log has what changed them until a checkpoint.
     unstored: BTreeSet<Cid>,
-    stored_at: Instant,
     /// The log's last index on disk; a checkpoint must not be ahead of it, or a crash would leave a
     /// log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
@@ -73,8 +70,8 @@ impl Machine {
         let head = view.head.clone();
         let membership = store.membership(&head)?;
         state.set_entries(head.entries());
-        let (unstored, stored_at) = (BTreeSet::new(), Instant::now());
-        Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
+        let unstored = BTreeSet::new();
+        Ok(Self { store, state, head, membership, unstored, flushed, cluster })
     }
 
     /// The state, shared with everybody who reads it.
@@ -110,7 +107,6 @@ impl Machine {
             let pins: Vec<(Cid, Option<Pin>)> = unstored.into_iter().map(pin).collect();
             (pins, state.window().clone())
         });
-        self.stored_at = Instant::now();
         self.store.apply(&pins, &window, &self.head)
     }
 
@@ -166,9 +162,6 @@ impl RaftStateMachine<TypeConfig> for Machine {
             if let Some(responder) = responder {
                 responder.send(outcomes);
             }
-        }
-        if self.stored_at.elapsed() >= STORE_PERIOD {
-            self.store().map_err(io::Error::other)?;
         }
         if is_first {
             // From here on a lost log is noticed: an empty one beside this state is refused, and does

@@ -181,5 +181,5 @@ impl Client {
 }
 
 fn is_by_rest(pin: &Pin) -> bool {
-    pin.claims.contains_key(&Owner::Rest)
+    pin.claims.contains(&Owner::Rest)
 }

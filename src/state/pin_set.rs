@@ -10,7 +10,9 @@ use super::{
     brake::{AtStake, Holds, Lost, Ruling, Waiting, WaitingDigest, WaitingSet, Window},
     op::{Applied, Fence, Op, Outcome, Refused},
 };
-use crate::types::{Allocation, Cid, Claim, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
+use crate::types::{
+    Allocation, Cid, Claim, ClaimOptions, Claims, Owner, PeerId, Pin, Timestamp, Uid,
+};
 
 /// Claims one pin may have: bounds a record's size.
 const CLAIMS_MAX: usize = 1024;
@@ -110,7 +112,7 @@ impl PinSet {
 
     /// Puts back a pin as it was stored.
     pub fn restore(&mut self, cid: Cid, pin: Pin) {
-        for owner in pin.claims.keys() {
+        for owner in pin.claims.owners() {
             if let Owner::Object(uid) = owner {
                 self.objects.insert(uid.clone(), cid);
             }
@@ -126,7 +128,7 @@ impl PinSet {
         if pin.goes_with_objects() {
             self.at_stake = self.at_stake.saturating_add_signed(by);
         }
-        if let Some((Owner::Waiting(uid), _)) = pin.claims.last_key_value() {
+        if let Some((Owner::Waiting(uid), _)) = pin.claims.last() {
             if by > 0 { self.waiting.insert(uid, cid) } else { self.waiting.remove(uid) }
         }
     }
@@ -206,7 +208,7 @@ impl PinSet {
         let claim = Claim { options: options.clone(), generation, since };
         let same = known == Some(&claim);
         let pin = self.pins.entry(cid).or_insert_with(|| Pin {
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
             allocations: Vec::new(),
             created: at,
         });
@@ -215,7 +217,7 @@ impl PinSet {
         let before = pin.claims.len();
         if known_since.is_none() {
             let ownerless = |of: &Owner| matches!(of, Owner::Retained | Owner::Waiting(_));
-            pin.claims.retain(|of, _| of == owner || !ownerless(of));
+            pin.claims.retain(|of| of == owner || !ownerless(of));
         }
         let adopted = pin.claims.len() < before;
         let grown = top_up(pin, candidates);
@@ -267,7 +269,7 @@ impl PinSet {
         check_term(term, Some(fence))?;
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
         let waiting = Owner::Waiting(uid.clone());
-        if pin.claims.contains_key(&waiting) {
+        if pin.claims.contains(&waiting) {
             // It has counted already.
             return match ruling {
                 Ruling::Wait(_) => Ok(Outcome::Unchanged),
@@ -283,8 +285,9 @@ impl PinSet {
         match ruling {
             Ruling::Wait(found) if unpins => {
                 self.window.count(at, found, true);
-                let claim = pin.claims.remove(&owner);
-                pin.claims.extend(claim.map(|claim| (waiting, claim)));
+                if let Some(claim) = pin.claims.remove(&owner) {
+                    pin.claims.insert(waiting, claim);
+                }
                 self.objects.remove(uid);
                 return Ok(Outcome::Changed);
             }

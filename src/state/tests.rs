@@ -119,7 +119,7 @@ fn retain_leaves_an_ownerless_claim_also_beside_others_until_somebody_takes_it_u
     pins.apply(TERM, &claim(1, object("b"), 1, 1, false, 1));
     pins.apply(TERM, &release(1, object("a"), 1));
     pins.apply(TERM, &release(1, object("b"), 1));
-    let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.keys().collect();
+    let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.owners().collect();
     assert_eq!(owners, [&Owner::Retained]);
     pins.apply(TERM, &claim(1, object("c"), 1, 1, false, 1));
     pins.apply(TERM, &release(1, object("c"), 1));
@@ -195,7 +195,7 @@ fn whoever_takes_waiting_content_up_ends_the_waiting() {
         waiting(&mut pins, 1, "a");
         let other = waiting(&mut pins, 2, "b");
         assert_eq!(pins.apply(TERM, &claim(1, owner.clone(), 1, 1, false, 1)), Outcome::Changed);
-        let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.keys().collect();
+        let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.owners().collect();
         assert_eq!(owners, [&owner]);
         let left = pins.waiting().unwrap();
         assert!(left.cids == 1 && left.digest != other.digest);
@@ -213,7 +213,7 @@ fn only_a_last_claim_that_unpins_waits() {
         assert_eq!(pins.apply(TERM, &gone(n, name, WAIT)), Outcome::Changed);
         assert!(pins.waiting().is_none() && pins.window() == PinSet::default().window());
     }
-    assert!(pins.get(&cid(2)).unwrap().claims.contains_key(&Owner::Retained));
+    assert!(pins.get(&cid(2)).unwrap().claims.contains(&Owner::Retained));
     pins.apply(TERM, &gone(1, "b", WAIT));
     assert_eq!((pins.waiting().unwrap().cids, pins.len()), (1, 2));
     // Its namespace goes later.
@@ -277,7 +277,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
             prop_assert!(!again, "a peer twice");
             *counts.entry(allocation.peer).or_default() += 1;
         }
-        for owner in pin.claims.keys() {
+        for owner in pin.claims.owners() {
             if let Owner::Object(uid) = owner {
                 prop_assert!(claimed.insert(uid.clone(), *cid).is_none(), "two CIDs of one object");
             }

@@ -203,13 +203,11 @@ impl Driver {
         match changed {
             Ok(Changed::Cids(cids)) => {
                 let me = self.ports.me;
-                let wanted: Vec<bool> = self
-                    .ports
-                    .state
-                    .read(|pins| cids.iter().map(|cid| is_wanted(pins, cid, me)).collect());
-                for (cid, wanted) in cids.iter().zip(wanted) {
-                    self.feed(Event::Desired(*cid, wanted));
-                }
+                let look = |pins: &PinSet| {
+                    cids.iter().map(|cid| (*cid, is_wanted(pins, cid, me))).collect()
+                };
+                let wanted = self.ports.state.read(look);
+                self.feed(Event::Desired(wanted));
             }
             // A closed channel cannot be: the state's handle in `ports` holds a sender.
             Ok(Changed::Everything) | Err(RecvError::Lagged(_) | RecvError::Closed) => {

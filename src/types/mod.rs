@@ -5,6 +5,7 @@
 
 mod bytes;
 mod cid;
+mod claims;
 mod garbage;
 mod message;
 mod peer;
@@ -14,6 +15,7 @@ mod time;
 
 pub use self::{
     cid::{Cid, CidError},
+    claims::Claims,
     garbage::{CollectResult, Collected, Collections, Garbage, Run},
     message::{
         Append, AppendReply, CallerPolicy, Entry, EntryBody, Envelope, Hello, HelloReply, Lane,

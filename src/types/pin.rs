@@ -1,10 +1,10 @@
 //! Pins: claims by owners, and allocations to peers.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PeerId, Timestamp};
+use super::{Claims, PeerId, Timestamp};
 
 /// How many copies: a number, or one on every peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ pub struct Allocation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// Who wants it.
-    pub claims: BTreeMap<Owner, Claim>,
+    pub claims: Claims,
     /// Where it is kept, in order of allocation; no peer twice.
     pub allocations: Vec<Allocation>,
     /// When the first claim was accepted.

@@ -223,7 +223,7 @@ async fn what_went_while_nobody_ran_waits_or_goes_with_its_namespace() {
         .shared
         .cluster
         .state()
-        .read(|pins| pins.get(&cid(120)).unwrap().claims.keys().cloned().collect());
+        .read(|pins| pins.get(&cid(120)).unwrap().claims.owners().cloned().collect());
     assert_eq!(owners, BTreeSet::from([Owner::Retained]));
 
     // More than a person would; some before, some after a restart.

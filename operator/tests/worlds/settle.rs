@@ -112,7 +112,7 @@ impl World {
         };
         state
             .iter()
-            .find(|(cid, pin)| pin.claims.contains_key(&Owner::Retained) && !left(cid))
+            .find(|(cid, pin)| pin.claims.contains(&Owner::Retained) && !left(cid))
             .map(|(cid, _)| format!("{cid} is retained for nobody"))
     }
 

@@ -50,7 +50,7 @@ fn pin(min: u16, max: u16, holders: &[u8], leaving: &[u8]) -> Pin {
     let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving };
     let holding = holders.iter().map(|n| allocation(n, false));
     Pin {
-        claims: BTreeMap::from([(Owner::Rest, claim)]),
+        claims: [(Owner::Rest, claim)].into_iter().collect(),
         allocations: holding.chain(leaving.iter().map(|n| allocation(n, true))).collect(),
         created: Timestamp(0),
     }

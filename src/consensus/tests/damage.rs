@@ -19,7 +19,7 @@ use crate::{
     high_water::HighWater,
     sim::{damage, disk::SimFile},
     state::{PinSet, Window},
-    types::{Allocation, Cid, Entry, EntryBody, Member, PeerId, Pin, Timestamp, Vote},
+    types::{Allocation, Cid, Claims, Entry, EntryBody, Member, PeerId, Pin, Timestamp, Vote},
 };
 
 /// Small, so that the log has several files.
@@ -182,7 +182,7 @@ fn pins(count: u64, created: u64) -> Vec<(Cid, Option<Pin>)> {
     let pin = |n: u64| {
         let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
         let pin = Pin {
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
             allocations: vec![Allocation { peer: PeerId::from(n), leaving: false }],
             created: Timestamp(created),
         };

@@ -97,7 +97,7 @@ impl Server {
         let claim = Claim { options, generation: 1, since: Timestamp(5000) };
         let owner = Owner::Object(crate::types::Uid("u".to_owned()));
         let pin = Pin {
-            claims: BTreeMap::from([(owner, claim)]),
+            claims: [(owner, claim)].into_iter().collect(),
             allocations: vec![
                 Allocation { peer: A, leaving: false },
                 Allocation { peer: B, leaving: false },

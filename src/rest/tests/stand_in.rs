@@ -141,7 +141,7 @@ impl StandIn {
         let claim = Claim { options: request.options, generation: 0, since: Timestamp(1000) };
         let peers = self.members.keys();
         let pin = Pin {
-            claims: BTreeMap::from([(Owner::Rest, claim)]),
+            claims: [(Owner::Rest, claim)].into_iter().collect(),
             allocations: peers.map(|peer| Allocation { peer: *peer, leaving: false }).collect(),
             created: Timestamp(1000),
         };

@@ -109,8 +109,8 @@ pub enum Event {
         /// The wanted ones.
         wanted: Vec<Cid>,
     },
-    /// This CID is wanted here or not.
-    Desired(Cid, bool),
+    /// Each of these CIDs is wanted here or not.
+    Desired(Vec<(Cid, bool)>),
     /// Answer to [`Action::Probe`]: the daemon's ID.
     Probed(Result<String, IpfsError>),
     /// Answer to [`Action::Bind`]: whether the entries were void.
@@ -339,7 +339,9 @@ impl Machine {
             Event::DesiredRange { after, until, wanted } => {
                 self.desired_range(after, until, &wanted);
             }
-            Event::Desired(cid, wanted) => self.desired(cid, wanted),
+            Event::Desired(cids) => {
+                cids.into_iter().for_each(|(cid, wanted)| self.desired(cid, wanted));
+            }
             Event::Probed(result) => self.probed(result),
             Event::Bound(result) => self.was_bound(result),
             Event::Asked(cids, result) => self.asked(&cids, result),

@@ -238,7 +238,7 @@ impl Model {
     fn apply(&mut self) {
         let old = std::mem::replace(&mut self.local, self.committed.clone());
         for cid in old.symmetric_difference(&self.committed.clone()) {
-            self.feed(Event::Desired(*cid, self.committed.contains(cid)));
+            self.feed(Event::Desired(vec![(*cid, self.committed.contains(cid))]));
         }
     }
 
@@ -342,7 +342,7 @@ impl Model {
         }
         self.feed(Event::Confirmed(answers));
         for cid in old.symmetric_difference(&self.committed.clone()) {
-            self.feed(Event::Desired(*cid, self.committed.contains(cid)));
+            self.feed(Event::Desired(vec![(*cid, self.committed.contains(cid))]));
         }
     }
 

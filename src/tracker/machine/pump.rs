@@ -180,10 +180,10 @@ impl Machine {
 
     fn next_questions(&mut self) -> Vec<Cid> {
         let mut batch = Vec::new();
+        let mut room = [const { None }; READY_MAX.len()];
         while batch.len() < ASK_LEN {
             let Some((&(lane, sequence), &cid)) = self.queue.first_key_value() else { break };
-            let ready = self.ready.range(..=(lane, u64::MAX)).count();
-            if ready + self.asking + batch.len() >= READY_MAX[lane as usize] + ASK_LEN {
+            if batch.len() >= *room[lane as usize].get_or_insert_with(|| self.room_to_ask(lane)) {
                 break;
             }
             let alone = self.alone.contains(&cid);
@@ -198,6 +198,12 @@ impl Machine {
             }
         }
         batch
+    }
+
+    /// How many more may be asked about, so that not too many wait for their turn with an answer.
+    fn room_to_ask(&self, lane: Lane) -> usize {
+        let ready = self.ready.range(..=(lane, u64::MAX)).count();
+        (READY_MAX[lane as usize] + ASK_LEN).saturating_sub(ready + self.asking)
     }
 
     fn start_confirm(&mut self) {

@@ -50,7 +50,7 @@ impl Bench {
     }
 
     fn want(&mut self, n: u16) {
-        self.feed(Event::Desired(cid(n), true));
+        self.feed(Event::Desired(vec![(cid(n), true)]));
     }
 
     /// Answers all questions with "not pinned".
@@ -211,7 +211,7 @@ fn a_direct_pin_of_somebody_else_is_widened_and_never_taken_away() {
     assert_eq!(bench.written[0].1.unwrap().origin, Origin::Foreign);
     bench.feed(Event::PinDone(cid(1), Ok(())));
     assert_eq!(bench.state(1), Some(PinState::Pinned));
-    bench.feed(Event::Desired(cid(1), false));
+    bench.feed(Event::Desired(vec![(cid(1), false)]));
     bench.advance(100);
     bench.actions.retain(|action| *action != Action::List);
     assert_eq!((bench.take(), bench.state(1)), (vec![], None));
@@ -260,7 +260,7 @@ fn a_ledger_that_cannot_be_written_is_told_and_nothing_is_pinned() {
     let now = |s| Now { at: Duration::from_secs(s), wall: Timestamp(0) };
     let mut machine = Machine::new(config(), now(0), Some("d".to_owned()), Vec::new());
     machine.handle(now(0), Event::Probed(Ok("d".to_owned())));
-    machine.handle(now(0), Event::Desired(cid(1), true));
+    machine.handle(now(0), Event::Desired(vec![(cid(1), true)]));
     let actions = machine.handle(now(0), Event::Asked(vec![cid(1)], Ok(vec![Held::No])));
     assert!(matches!(actions[..], [Action::Write(_)]), "{actions:?}");
     let actions = machine.handle(now(0), Event::Written(Err("the ledger: disk full".to_owned())));
@@ -432,7 +432,7 @@ fn a_daemon_that_hangs_is_away_since_it_was_heard_last() {
     let mut machine = Machine::new(config(), now(0), Some("d".to_owned()), Vec::new());
     machine.handle(now(1), Event::Probed(Ok("d".to_owned())));
     machine.handle(now(1), Event::ListEnded(Ok(())));
-    machine.handle(now(1), Event::Desired(cid(1), true));
+    machine.handle(now(1), Event::Desired(vec![(cid(1), true)]));
     assert_eq!(machine.handle(now(3), Event::Tick), [Action::Probe]);
     machine.handle(now(7), Event::Probed(Err(IpfsError::Slow("no answer".to_owned()))));
     let status = machine.status(&cid(1)).unwrap();

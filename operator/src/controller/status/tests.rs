@@ -54,7 +54,7 @@ impl World {
         let holders = (1..).zip(states);
         Self {
             pin: Pin {
-                claims: BTreeMap::from([(Owner::Object(uid), claim)]),
+                claims: [(Owner::Object(uid), claim)].into_iter().collect(),
                 allocations: holders
                     .clone()
                     .map(|(number, _)| Allocation { peer: id(number), leaving: false })

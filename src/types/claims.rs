@@ -1,0 +1,164 @@
+//! The claims of one pin.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{Claim, Owner};
+
+/// Who wants a pin, and what each asks for; in order of the owners.
+///
+/// Nearly every pin has one claim, and there may be a million pins: so it is one sorted run, where a
+/// tree's first node alone would take a kilobyte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims(Vec<(Owner, Claim)>);
+
+impl Claims {
+    /// What an owner asks for.
+    #[must_use]
+    pub fn get(&self, owner: &Owner) -> Option<&Claim> {
+        let at = self.find(owner).ok()?;
+        self.0.get(at).map(|(_, claim)| claim)
+    }
+
+    /// Whether an owner has a claim.
+    #[must_use]
+    pub fn contains(&self, owner: &Owner) -> bool {
+        self.find(owner).is_ok()
+    }
+
+    /// Puts a claim in, in the place of the owner's earlier one.
+    pub fn insert(&mut self, owner: Owner, claim: Claim) {
+        match self.find(&owner) {
+            Ok(at) => self.0[at].1 = claim,
+            Err(at) => {
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
+                self.0.insert(at, (owner, claim));
+            }
+        }
+    }
+
+    /// Takes an owner's claim out.
+    pub fn remove(&mut self, owner: &Owner) -> Option<Claim> {
+        let at = self.find(owner).ok()?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Leaves only the claims of some owners.
+    pub fn retain(&mut self, stays: impl Fn(&Owner) -> bool) {
+        self.0.retain(|(owner, _)| stays(owner));
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none: then nobody wants the pin any more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Owner, &Claim)> {
+        self.0.iter().map(|(owner, claim)| (owner, claim))
+    }
+
+    /// All owners.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.0.iter().map(|(owner, _)| owner)
+    }
+
+    /// What all owners ask for.
+    pub fn values(&self) -> impl Iterator<Item = &Claim> {
+        self.0.iter().map(|(_, claim)| claim)
+    }
+
+    /// The one of the last owner.
+    #[must_use]
+    pub fn last(&self) -> Option<(&Owner, &Claim)> {
+        self.0.last().map(|(owner, claim)| (owner, claim))
+    }
+
+    fn find(&self, owner: &Owner) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(owner))
+    }
+}
+
+impl FromIterator<(Owner, Claim)> for Claims {
+    fn from_iter<I: IntoIterator<Item = (Owner, Claim)>>(claims: I) -> Self {
+        let mut all = Self::default();
+        claims.into_iter().for_each(|(owner, claim)| all.insert(owner, claim));
+        all
+    }
+}
+
+/// As a map has it.
+impl Serialize for Claims {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Claims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Claims;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of claims")
+            }
+
+            // Room is not made for as many as the bytes say there are: they may be wrong.
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
+                let mut claims = Claims::default();
+                while let Some((owner, claim)) = map.next_entry()? {
+                    claims.insert(owner, claim);
+                }
+                Ok(claims)
+            }
+        }
+
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::types::{ClaimOptions, Factor, Replication, Timestamp, Uid};
+
+    fn claim(generation: i64) -> Claim {
+        let one = Factor::Count(1);
+        let replication = Replication { min: one, max: one };
+        let options = ClaimOptions { replication, retain: false, name: String::new() };
+        Claim { options, generation, since: Timestamp(1) }
+    }
+
+    #[test]
+    fn they_are_a_map_and_stored_as_one() {
+        let owner = |name: &str| Owner::Object(Uid(name.to_owned()));
+        let owners = [owner("b"), Owner::Rest, owner("a"), Owner::Retained, owner("a")];
+        let numbered = owners.into_iter().zip(0..).map(|(owner, n)| (owner, claim(n)));
+        let mut map: BTreeMap<Owner, Claim> = numbered.clone().collect();
+        let mut claims: Claims = numbered.collect();
+        assert!(claims.iter().eq(map.iter()));
+        let bytes = postcard::to_stdvec(&map).unwrap();
+        assert_eq!(postcard::to_stdvec(&claims).unwrap(), bytes);
+        assert_eq!(postcard::from_bytes::<Claims>(&bytes).unwrap(), claims);
+        assert_eq!(claims.remove(&owner("b")), map.remove(&owner("b")));
+        assert_eq!((claims.remove(&owner("b")), claims.get(&owner("b"))), (None, None));
+        claims.retain(|owner| *owner != Owner::Rest);
+        map.remove(&Owner::Rest);
+        assert!(claims.iter().eq(map.iter()) && claims.contains(&owner("a")));
+        assert_eq!(claims.last().unwrap().0, &Owner::Retained);
+    }
+}
