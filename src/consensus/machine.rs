@@ -4,7 +4,7 @@
 //! Applying has no side effects: it changes the state and tells that it changed. What must then be
 //! done is decided by those who watch the state.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -47,8 +47,8 @@ pub(super) struct Machine {
     state: SharedState,
     head: Head,
     membership: RaftMembership,
-    /// Pins changed since the last transaction. The log has what changed them until a checkpoint.
-    unstored: BTreeSet<Cid>,
+    /// Pins changed since the last transaction, perhaps with repetitions. The log has what changed them until a checkpoint.
+    unstored: Vec<Cid>,
     /// The log's last index on disk; a checkpoint must not be ahead of it, or a crash would leave a
     /// log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
@@ -70,7 +70,7 @@ impl Machine {
         let head = view.head.clone();
         let membership = store.membership(&head)?;
         state.set_entries(head.entries());
-        let unstored = BTreeSet::new();
+        let unstored = Vec::new();
         Ok(Self { store, state, head, membership, unstored, flushed, cluster })
     }
 
@@ -95,13 +95,15 @@ impl Machine {
             let cids: Arc<[Cid]> = cids.into();
             ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
         });
-        self.unstored.extend(cids.iter().copied());
+        self.unstored.extend_from_slice(&cids);
         outcomes
     }
 
     /// Stores what is applied.
     fn store(&mut self) -> Result<(), StoreError> {
-        let unstored = std::mem::take(&mut self.unstored);
+        let mut unstored = std::mem::take(&mut self.unstored);
+        unstored.sort_unstable();
+        unstored.dedup();
         let (pins, window) = self.state.read(|state| {
             let pin = |cid| (cid, state.get(&cid).cloned());
             let pins: Vec<(Cid, Option<Pin>)> = unstored.into_iter().map(pin).collect();

@@ -1,6 +1,7 @@
 //! What the cluster agreed on: claims and allocations of every pin, and what the brake counts.
 
 mod brake;
+mod derived;
 mod op;
 mod pin_set;
 mod shared;

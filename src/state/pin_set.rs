@@ -4,10 +4,11 @@
 //! a leaving peer is removed only when the pin's minimum of other holders was confirmed; a claim that
 //! waits for a person is its pin's only one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
-    brake::{AtStake, Holds, Lost, Ruling, Waiting, WaitingDigest, WaitingSet, Window},
+    brake::{AtStake, Holds, Lost, Ruling, Waiting, WaitingDigest, Window},
+    derived::Derived,
     op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{
@@ -23,12 +24,7 @@ pub struct PinSet {
     pins: BTreeMap<Cid, Pin>,
     /// Derived: what each object claims.
     objects: BTreeMap<Uid, Cid>,
-    /// Derived: how many pins are on each peer.
-    allocations: BTreeMap<PeerId, u64>,
-    /// Derived: how many pins hang on objects alone.
-    at_stake: u64,
-    /// Derived: claims that wait for a person.
-    waiting: WaitingSet,
+    derived: Derived,
     /// What the brake counts.
     window: Window,
 }
@@ -77,18 +73,18 @@ impl PinSet {
     /// How many pins are on each peer, leaving ones included.
     #[must_use]
     pub fn allocations_by_peer(&self) -> &BTreeMap<PeerId, u64> {
-        &self.allocations
+        &self.derived.allocations
     }
 
     /// What waits for a person, if anything does.
     #[must_use]
     pub fn waiting(&self) -> Option<Waiting> {
-        self.waiting.summary(&self.window)
+        self.derived.waiting.summary(&self.window)
     }
 
     /// The objects whose claims wait for a person, and what they claim.
     pub fn waiting_objects(&self) -> impl Iterator<Item = (&Uid, &Cid)> {
-        self.waiting.iter()
+        self.derived.waiting.iter()
     }
 
     /// What the brake counts.
@@ -101,7 +97,8 @@ impl PinSet {
     /// leader's time.
     #[must_use]
     pub fn brake(&self, lost: Lost, at: Timestamp) -> Holds {
-        let at_stake = AtStake { cids: self.at_stake, waiting: self.waiting.cids() };
+        let at_stake =
+            AtStake { cids: self.derived.at_stake, waiting: self.derived.waiting.cids() };
         self.window.holds(lost, at_stake, at)
     }
 
@@ -117,27 +114,15 @@ impl PinSet {
                 self.objects.insert(uid.clone(), cid);
             }
         }
+        self.derived.put_in(cid, &pin);
         self.pins.insert(cid, pin);
-        self.derive(cid, 1);
-    }
-
-    /// Takes a pin out of what is derived (-1), or puts it in (1).
-    fn derive(&mut self, cid: Cid, by: i64) {
-        let Some(pin) = self.pins.get(&cid) else { return };
-        count(&mut self.allocations, pin, by);
-        if pin.goes_with_objects() {
-            self.at_stake = self.at_stake.saturating_add_signed(by);
-        }
-        if let Some((Owner::Waiting(uid), _)) = pin.claims.last() {
-            if by > 0 { self.waiting.insert(uid, cid) } else { self.waiting.remove(uid) }
-        }
     }
 
     /// Adds the pins that an op may change.
     pub fn touched(&self, op: &Op, cids: &mut Vec<Cid>) {
         match op.cid() {
             Some(cid) => cids.push(cid),
-            None => cids.extend(self.waiting.iter().map(|(_, cid)| *cid)),
+            None => cids.extend(self.derived.waiting.iter().map(|(_, cid)| *cid)),
         }
     }
 
@@ -158,22 +143,23 @@ impl PinSet {
 
     /// Applies an op of a log entry written in `term`.
     pub fn apply(&mut self, term: u64, op: &Op) -> Outcome {
-        let cid = op.cid();
-        cid.into_iter().for_each(|cid| self.derive(cid, -1));
         let result = match op {
             Op::Claim { cid, owner, options, candidates, at, fence } => {
                 self.claim(term, *cid, owner, options, candidates, *at, *fence)
             }
             Op::Release { cid, owner, at, fence } => self.release(term, *cid, owner, *at, *fence),
-            Op::Allocate { cid, candidates } => self.allocate(*cid, candidates),
-            Op::Leave { cid, peers } => self.leave(*cid, peers),
-            Op::LetGo { cid, peer, confirmed } => self.let_go(*cid, *peer, confirmed),
+            Op::Allocate { cid, candidates } => {
+                self.move_pin(*cid, |pin| allocate(pin, candidates))
+            }
+            Op::Leave { cid, peers } => self.move_pin(*cid, |pin| leave(pin, peers)),
+            Op::LetGo { cid, peer, confirmed } => {
+                self.move_pin(*cid, |pin| let_go(pin, *peer, confirmed))
+            }
             Op::Gone { cid, uid, ruling, at, fence } => {
                 self.gone(term, *cid, uid, *ruling, *at, *fence)
             }
             Op::Allow { digest, term: of } => self.allow(term, *digest, *of),
         };
-        cid.into_iter().for_each(|cid| self.derive(cid, 1));
         result.unwrap_or_else(Outcome::Refused)
     }
 
@@ -195,23 +181,32 @@ impl PinSet {
         {
             return Err(Refused::OtherCid);
         }
-        let known = self.pins.get(&cid).and_then(|pin| pin.claims.get(owner));
+        let entry = self.pins.entry(cid);
+        let pin = match &entry {
+            Entry::Occupied(pin) => Some(pin.get()),
+            Entry::Vacant(_) => None,
+        };
+        let known = pin.and_then(|pin| pin.claims.get(owner));
         if known.is_some_and(|claim| generation < claim.generation) {
             return Err(Refused::OlderGeneration);
         }
-        if known.is_none() && self.pins.get(&cid).is_some_and(|pin| pin.claims.len() >= CLAIMS_MAX)
-        {
+        if known.is_none() && pin.is_some_and(|pin| pin.claims.len() >= CLAIMS_MAX) {
             return Err(Refused::TooManyClaims);
         }
         let known_since = known.map(|claim| claim.since);
         let since = known_since.unwrap_or(at);
         let claim = Claim { options: options.clone(), generation, since };
         let same = known == Some(&claim);
-        let pin = self.pins.entry(cid).or_insert_with(|| Pin {
-            claims: Claims::default(),
-            allocations: Vec::new(),
-            created: at,
-        });
+        let pin = match entry {
+            Entry::Occupied(pin) => {
+                self.derived.take_out(pin.get());
+                pin.into_mut()
+            }
+            Entry::Vacant(place) => {
+                let (claims, allocations) = (Claims::default(), Vec::new());
+                place.insert(Pin { claims, allocations, created: at })
+            }
+        };
         pin.claims.insert(owner.clone(), claim);
         // An owner that takes kept content up again decides on it from then on.
         let before = pin.claims.len();
@@ -221,6 +216,7 @@ impl PinSet {
         }
         let adopted = pin.claims.len() < before;
         let grown = top_up(pin, candidates);
+        self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), cid);
         }
@@ -236,23 +232,26 @@ impl PinSet {
         fence: Option<Fence>,
     ) -> Result<Outcome, Refused> {
         check_term(term, fence)?;
-        let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
-        let Some(claim) = pin.claims.get(owner) else { return Ok(Outcome::Unchanged) };
+        let Entry::Occupied(mut entry) = self.pins.entry(cid) else {
+            return Err(Refused::NoSuchPin);
+        };
+        let Some(claim) = entry.get().claims.get(owner) else { return Ok(Outcome::Unchanged) };
         if fence.is_some_and(|f| f.generation < claim.generation) {
             return Err(Refused::OlderGeneration);
         }
+        self.derived.take_out(entry.get());
+        let pin = entry.get_mut();
         let claim = pin.claims.remove(owner);
         if let Owner::Object(uid) = owner {
             self.objects.remove(uid);
         }
-        match claim {
-            Some(claim) if claim.options.retain => {
-                pin.claims.insert(Owner::Retained, Claim { generation: 0, since: at, ..claim });
-            }
-            _ if pin.claims.is_empty() => {
-                self.pins.remove(&cid);
-            }
-            _ => {}
+        if let Some(claim) = claim.filter(|claim| claim.options.retain) {
+            pin.claims.insert(Owner::Retained, Claim { generation: 0, since: at, ..claim });
+        }
+        if pin.claims.is_empty() {
+            entry.remove();
+        } else {
+            self.derived.put_in(cid, pin);
         }
         Ok(Outcome::Changed)
     }
@@ -285,9 +284,11 @@ impl PinSet {
         match ruling {
             Ruling::Wait(found) if unpins => {
                 self.window.count(at, found, true);
+                self.derived.take_out(pin);
                 if let Some(claim) = pin.claims.remove(&owner) {
                     pin.claims.insert(waiting, claim);
                 }
+                self.derived.put_in(cid, pin);
                 self.objects.remove(uid);
                 return Ok(Outcome::Changed);
             }
@@ -304,55 +305,56 @@ impl PinSet {
         if self.waiting().map(|waiting| waiting.digest) != Some(digest) {
             return Err(Refused::OtherDigest);
         }
-        let cids: Vec<Cid> = self.waiting.iter().map(|(_, cid)| *cid).collect();
+        let cids: Vec<Cid> = self.waiting_objects().map(|(_, cid)| *cid).collect();
         for cid in cids {
-            self.derive(cid, -1);
-            self.pins.remove(&cid);
+            if let Some(pin) = self.pins.remove(&cid) {
+                self.derived.take_out(&pin);
+            }
         }
         self.window.begin_anew();
         Ok(Outcome::Changed)
     }
 
-    fn allocate(&mut self, cid: Cid, candidates: &[PeerId]) -> Result<Outcome, Refused> {
+    /// Changes where a pin is kept.
+    fn move_pin(
+        &mut self,
+        cid: Cid,
+        change: impl FnOnce(&mut Pin) -> Result<Outcome, Refused>,
+    ) -> Result<Outcome, Refused> {
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
-        Ok(if top_up(pin, candidates) { Outcome::Changed } else { Outcome::Unchanged })
-    }
-
-    fn leave(&mut self, cid: Cid, peers: &[PeerId]) -> Result<Outcome, Refused> {
-        let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
-        let mut outcome = Outcome::Unchanged;
-        for allocation in &mut pin.allocations {
-            if peers.contains(&allocation.peer) && !allocation.leaving {
-                allocation.leaving = true;
-                outcome = Outcome::Changed;
-            }
-        }
-        Ok(outcome)
-    }
-
-    fn let_go(&mut self, cid: Cid, peer: PeerId, confirmed: &[PeerId]) -> Result<Outcome, Refused> {
-        let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
-        let Some(index) = pin.allocations.iter().position(|a| a.peer == peer && a.leaving) else {
-            return Ok(Outcome::Unchanged);
-        };
-        let holders: Vec<PeerId> = pin.holders().collect();
-        let confirmed = holders.iter().filter(|holder| confirmed.contains(holder)).count();
-        if confirmed < pin.replication().min.of(holders.len()) {
-            return Err(Refused::TooFewConfirmed);
-        }
-        pin.allocations.remove(index);
-        Ok(Outcome::Changed)
+        self.derived.take_out(pin);
+        let outcome = change(pin);
+        self.derived.put_in(cid, pin);
+        outcome
     }
 }
 
-fn count(allocations: &mut BTreeMap<PeerId, u64>, pin: &Pin, by: i64) {
-    for allocation in &pin.allocations {
-        let number = allocations.entry(allocation.peer).or_default();
-        *number = number.saturating_add_signed(by);
-        if *number == 0 {
-            allocations.remove(&allocation.peer);
+fn allocate(pin: &mut Pin, candidates: &[PeerId]) -> Result<Outcome, Refused> {
+    Ok(if top_up(pin, candidates) { Outcome::Changed } else { Outcome::Unchanged })
+}
+
+fn leave(pin: &mut Pin, peers: &[PeerId]) -> Result<Outcome, Refused> {
+    let mut outcome = Outcome::Unchanged;
+    for allocation in &mut pin.allocations {
+        if peers.contains(&allocation.peer) && !allocation.leaving {
+            allocation.leaving = true;
+            outcome = Outcome::Changed;
         }
     }
+    Ok(outcome)
+}
+
+fn let_go(pin: &mut Pin, peer: PeerId, confirmed: &[PeerId]) -> Result<Outcome, Refused> {
+    let Some(index) = pin.allocations.iter().position(|a| a.peer == peer && a.leaving) else {
+        return Ok(Outcome::Unchanged);
+    };
+    let holders: Vec<PeerId> = pin.holders().collect();
+    let confirmed = holders.iter().filter(|holder| confirmed.contains(holder)).count();
+    if confirmed < pin.replication().min.of(holders.len()) {
+        return Err(Refused::TooFewConfirmed);
+    }
+    pin.allocations.remove(index);
+    Ok(Outcome::Changed)
 }
 
 fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {

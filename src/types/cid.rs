@@ -39,6 +39,12 @@ impl Cid {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// The first eight bytes, in an order that never contradicts that of all: what is missing is zero.
+    fn head(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.bytes;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// [`Self::as_bytes`] to keep.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -94,7 +100,9 @@ impl From<cid::Cid> for Cid {
 
 impl Ord for Cid {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.as_bytes().cmp(other.as_bytes())
+        // Nearly always the first bytes decide, and comparing them alone is quicker.
+        let order = self.head().cmp(&other.head());
+        order.then_with(|| self.as_bytes().cmp(other.as_bytes()))
     }
 }
 

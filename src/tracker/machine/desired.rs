@@ -38,10 +38,11 @@ impl Machine {
     pub(super) fn desired(&mut self, cid: Cid, wanted: bool) {
         match self.entries.get(&cid) {
             None if wanted => {
-                let entry =
-                    Entry { wanted, seen: self.list_number, ..Entry::new(Phase::Queued, self.now) };
-                self.insert(cid, entry);
-                self.enqueue(cid, Lane::Fresh);
+                let (lane, sequence) = (Lane::Fresh, self.next_sequence());
+                let seen = self.list_number;
+                let new = Entry::new(Phase::Queued, self.now);
+                self.insert(cid, Entry { wanted, lane, sequence, seen, ..new });
+                self.queue.insert((lane, sequence), cid);
             }
             Some(entry) if entry.wanted != wanted || entry.phase == Phase::Unknown => {
                 self.update(&cid, |entry| entry.wanted = wanted);

@@ -389,8 +389,14 @@ impl Machine {
 
     fn insert(&mut self, cid: Cid, entry: Entry) {
         self.count(None, entry.state());
+        // A pin nobody was told of is taken for one that waits for its turn: most are told once.
+        let expected = self
+            .status_of(&cid, &entry)
+            .is_some_and(|status| status.state == PinState::Queued && status.message.is_empty());
         self.entries.insert(cid, entry);
-        self.touch(cid);
+        if !expected {
+            self.touch(cid);
+        }
     }
 
     fn remove(&mut self, cid: &Cid) {

@@ -58,7 +58,7 @@ impl Machine {
         }
     }
 
-    fn status_of(&self, cid: &Cid, entry: &Entry) -> Option<PinStatus> {
+    pub(super) fn status_of(&self, cid: &Cid, entry: &Entry) -> Option<PinStatus> {
         let state = entry.state()?;
         if entry.wanted && self.away_shown {
             let Daemon::Down { reason } = &self.daemon else {
