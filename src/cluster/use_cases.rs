@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use futures::future::join_all;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     CALL_DEADLINE, Cluster,
     serve::{PAGE_LEN, PAGE_RECORDS_MAX, refusal},
+    writes::Written,
 };
 use crate::{
     rpc::CallError,
@@ -54,6 +56,25 @@ impl Cluster {
         self.write(Write::Pin(request)).await
     }
 
+    /// Pins many together for the REST API, at most [`Write::BATCH_LEN_MAX`]: one answer for each, in
+    /// order.
+    pub async fn pin_all(&self, requests: Vec<PinRequest>) -> Vec<Result<Pin, UseCaseError>> {
+        if requests.is_empty() {
+            return Vec::new();
+        }
+        let writes: Vec<Write> = requests.into_iter().map(Write::Pin).collect();
+        let together = self.write_all_once(writes.clone());
+        let written = timeout(LEADER_DEADLINE, together).await.unwrap_or_else(|_| {
+            let late = || Refusal::Failed("the leader did not answer in time".to_owned());
+            writes.iter().map(|_| Err(late())).collect()
+        });
+        let mut answers: Vec<_> = written.into_iter().map(settled).collect();
+        // Those that the leader did not do now are tried like any other.
+        let open = writes.into_iter().zip(&mut answers).filter(|(_, answer)| answer.is_err());
+        join_all(open.map(async |(write, answer)| *answer = Ok(self.write(write).await))).await;
+        answers.into_iter().flatten().collect()
+    }
+
     /// Releases what the REST API pinned; answers the pin as it was.
     ///
     /// # Errors
@@ -62,18 +83,8 @@ impl Cluster {
         self.write(Write::Unpin(cid)).await
     }
 
-    /// A write that may have taken effect is not tried again: it could take effect twice, and undo
-    /// what others did in between.
     async fn write(&self, write: Write) -> Result<Pin, UseCaseError> {
-        let attempt = || async {
-            match self.write_once(write.clone()).await {
-                Err(refusal) if refusal.is_uncertain() => {
-                    Ok(Err(UseCaseError::Unknown(refusal.to_string())))
-                }
-                written => written.map(Ok),
-            }
-        };
-        self.until_answered(attempt).await?
+        self.until_answered(async || settled(self.write_once(write.clone()).await)).await?
     }
 
     /// One pin.
@@ -169,6 +180,17 @@ impl Cluster {
                 .collect()
         });
         pins.into_iter().map(|(cid, pin)| (cid, pin, self.board().statuses(&cid))).collect()
+    }
+}
+
+/// The answer to a write, or why to try again. A write that may have taken effect is not tried again:
+/// it could take effect twice, and undo what others did in between.
+fn settled(written: Written) -> Result<Result<Pin, UseCaseError>, Refusal> {
+    match written {
+        Err(refusal) if refusal.is_uncertain() => {
+            Ok(Err(UseCaseError::Unknown(refusal.to_string())))
+        }
+        written => written.map(Ok),
     }
 }
 

@@ -72,18 +72,22 @@ impl Cluster {
     async fn send_batch(self, batch: Vec<Waiting>) {
         let (writes, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.write, waiting.answer)).unzip();
+        for (answer, written) in answers.into_iter().zip(self.write_all_once(writes).await) {
+            // The caller may have given up.
+            let _ = answer.send(written);
+        }
+    }
+
+    /// Has the leader do writes together, at most [`Write::BATCH_LEN_MAX`]; one attempt.
+    pub(super) async fn write_all_once(&self, writes: Vec<Write>) -> Vec<Written> {
         let count = writes.len();
-        let written = match self.ask_once(Request::Writes(writes)).await {
+        match self.ask_once(Request::Writes(writes)).await {
             Ok(Response::Written(written)) if written.len() == count => written,
             Ok(_) => {
                 let refusal = Refusal::Failed("the leader answers another question".to_owned());
                 vec![Err(refusal); count]
             }
             Err(refusal) => vec![Err(refusal); count],
-        };
-        for (answer, written) in answers.into_iter().zip(written) {
-            // The caller may have given up.
-            let _ = answer.send(written);
         }
     }
 

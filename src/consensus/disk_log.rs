@@ -17,7 +17,7 @@ use std::{
 };
 
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
 };
 use raft_log::{
@@ -28,8 +28,8 @@ use raft_log::{
 use tokio::sync::{oneshot, watch};
 
 use super::raft_types::{
-    CodecError, RaftEntry, RaftLogId, RaftVote, TypeConfig, body_out, decode, encode, entry_in,
-    position_in, position_out, vote_in, vote_out,
+    CodecError, Payload, RaftEntry, RaftLogId, RaftVote, TypeConfig, body_out, decode, encode,
+    entry_in, position_in, position_out, vote_in, vote_out,
 };
 use crate::{
     high_water::HighWater,
@@ -63,8 +63,15 @@ struct Records;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct StoredPosition(LogPosition);
 
+/// What an entry holds.
 #[derive(Clone, Debug)]
-struct StoredBody(Vec<u8>);
+enum StoredBody {
+    /// As it was appended.
+    Appended(Payload),
+    /// As it was read from the disk; understood by whoever needs it, because a form that is not
+    /// understood is no damage.
+    Read(Vec<u8>),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct StoredVote(Vote);
@@ -102,8 +109,13 @@ impl Types for Records {
         log_id.0.index
     }
 
-    fn payload_size(payload: &StoredBody) -> u64 {
-        payload.0.len() as u64
+    fn payload_size(body: &StoredBody) -> u64 {
+        let len = match body {
+            StoredBody::Appended(EntryPayload::Normal(batch)) => batch.size(),
+            StoredBody::Appended(_) => 0,
+            StoredBody::Read(bytes) => bytes.len(),
+        };
+        len as u64
     }
 }
 
@@ -175,13 +187,16 @@ impl Decode for StoredPosition {
 
 impl Encode for StoredBody {
     fn encode<W: Write>(&self, to: W) -> io::Result<usize> {
-        put(to, &self.0)
+        match self {
+            Self::Appended(payload) => put(to, &encode(BODY_VERSION, &body_out(payload))),
+            Self::Read(bytes) => put(to, bytes),
+        }
     }
 }
 
 impl Decode for StoredBody {
     fn decode<R: Read>(from: R) -> io::Result<Self> {
-        take(from).map(Self)
+        take(from).map(Self::Read)
     }
 }
 
@@ -341,9 +356,14 @@ impl RaftLogReader<TypeConfig> for DiskLog {
         let log = self.lock();
         log.read(start, end)
             .map(|record| {
-                let (id, body) = record?;
-                let body: EntryBody = decode("a log entry", BODY_VERSION, &body.0)?;
-                Ok(entry_in(Entry { id: id.0, body })?)
+                let (StoredPosition(id), body) = record?;
+                Ok(match body {
+                    StoredBody::Appended(payload) => RaftEntry { log_id: position_in(id), payload },
+                    StoredBody::Read(bytes) => {
+                        let body: EntryBody = decode("a log entry", BODY_VERSION, &bytes)?;
+                        entry_in(Entry { id, body })?
+                    }
+                })
             })
             .collect()
     }
@@ -402,8 +422,8 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| {
-            let body = encode(BODY_VERSION, &body_out(&entry.payload));
-            (StoredPosition(position_out(entry.log_id)), StoredBody(body))
+            let position = position_out(entry.log_id);
+            (StoredPosition(position), StoredBody::Appended(entry.payload))
         });
         self.write(|log| {
             let written = log.append(entries)?;

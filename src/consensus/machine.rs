@@ -148,7 +148,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes(Vec::new()),
                 EntryPayload::Normal(batch) => {
-                    self.apply_ops(*entry.log_id.leader_id, &batch.0, responder.is_some())
+                    self.apply_ops(*entry.log_id.leader_id, batch.ops(), responder.is_some())
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());

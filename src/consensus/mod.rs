@@ -338,7 +338,7 @@ impl Consensus {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
-        match self.raft.client_write(Batch(ops)).await {
+        match self.raft.client_write(Batch::new(ops)).await {
             Ok(response) => Ok(response.data.0),
             Err(error) => Err(write_error(error)),
         }
@@ -565,7 +565,7 @@ pub(crate) mod sim {
 
     pub(crate) fn ops_of(entry: &RaftEntry) -> Vec<Op> {
         match &entry.payload {
-            openraft::EntryPayload::Normal(batch) => batch.0.clone(),
+            openraft::EntryPayload::Normal(batch) => batch.ops().to_vec(),
             openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 //! On disk and on the wire there are only our own types ([`crate::types`]), in our own versioned
 //! form; openraft's never leave `consensus`.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use openraft::{
     EntryPayload, Membership, StoredMembership,
@@ -18,13 +18,38 @@ use crate::{
     types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote},
 };
 
-/// Ops that are applied together, in order.
+/// Ops that are applied together, in order; with their form on disk and on the wire, so that an entry
+/// is written or read once on each peer, however often it is logged, sent and applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch(pub Vec<Op>);
+pub struct Batch {
+    ops: Arc<[Op]>,
+    bytes: Arc<[u8]>,
+}
+
+impl Batch {
+    pub(super) fn new(ops: Vec<Op>) -> Self {
+        let bytes = encode(BATCH_VERSION, &ops).into();
+        Self { ops: ops.into(), bytes }
+    }
+
+    fn read(bytes: Vec<u8>) -> Result<Self, CodecError> {
+        let ops: Vec<Op> = decode("a log entry's ops", BATCH_VERSION, &bytes)?;
+        Ok(Self { ops: ops.into(), bytes: bytes.into() })
+    }
+
+    pub(super) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Bytes of memory that it takes, roughly.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.ops)
+    }
+}
 
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ops", self.0.len())
+        write!(f, "{} ops", self.ops.len())
     }
 }
 
@@ -136,10 +161,12 @@ pub(super) fn entry_out(entry: &RaftEntry) -> Entry {
     Entry { id: position_out(entry.log_id), body: body_out(&entry.payload) }
 }
 
-pub(super) fn body_out(payload: &EntryPayload<Batch, PeerId, Member>) -> EntryBody {
+pub(super) type Payload = EntryPayload<Batch, PeerId, Member>;
+
+pub(super) fn body_out(payload: &Payload) -> EntryBody {
     match payload {
         EntryPayload::Blank => EntryBody::Blank,
-        EntryPayload::Normal(batch) => EntryBody::Ops(encode(BATCH_VERSION, &batch.0)),
+        EntryPayload::Normal(batch) => EntryBody::Ops(batch.bytes.to_vec()),
         EntryPayload::Membership(membership) => membership_out(membership),
     }
 }
@@ -164,12 +191,10 @@ pub(super) fn entry_in(entry: Entry) -> Result<RaftEntry, CodecError> {
     Ok(RaftEntry { log_id: position_in(entry.id), payload: body_in(entry.body)? })
 }
 
-fn body_in(body: EntryBody) -> Result<EntryPayload<Batch, PeerId, Member>, CodecError> {
+fn body_in(body: EntryBody) -> Result<Payload, CodecError> {
     Ok(match body {
         EntryBody::Blank => EntryPayload::Blank,
-        EntryBody::Ops(bytes) => {
-            EntryPayload::Normal(Batch(decode("a log entry's ops", BATCH_VERSION, &bytes)?))
-        }
+        EntryBody::Ops(bytes) => EntryPayload::Normal(Batch::read(bytes)?),
         EntryBody::Membership { .. } => EntryPayload::Membership(membership_in(body)?),
     })
 }

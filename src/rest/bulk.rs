@@ -1,9 +1,10 @@
 //! `POST /pins` with NDJSON: many pins in one request, one a line.
 //!
-//! Each line is answered by one line, in order, while the request is still being read. Invariants:
-//! a line that is wrong gets its error and stops no other; at most [`AHEAD_MAX`] lines wait for their
-//! answers, beyond that nothing is read, so that a client which does not read its answers is held
-//! back; a client that goes away ends it as soon as an answer cannot be written.
+//! Each line is answered by one line, in order, while the request is still being read; lines that have
+//! arrived together are pinned together. Invariants: a line that is wrong gets its error and stops no
+//! other; at most [`GROUPS_MAX`] groups wait for their answers, beyond that nothing is read, so that a
+//! client which does not read its answers is held back; a client that goes away ends it as soon as an
+//! answer cannot be written.
 
 use std::{fmt, io, pin::pin};
 
@@ -17,14 +18,14 @@ use futures::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de};
 
 use super::{Api, error::ApiError, pins::Given, query::Parameters};
-use crate::types::{Cid, PinRequest};
+use crate::types::{Cid, PinRequest, Write};
 
 /// What a request and its answer are made of.
 const NDJSON: &str = "application/x-ndjson";
-/// Lines that may wait for their answers: several batches of the cluster's writes.
-pub(super) const AHEAD_MAX: usize = 1024;
-/// Answers written together, if they are ready.
-const ANSWERS_LEN: usize = 256;
+/// Groups of lines that may wait for their answers: one is gathered while others are written.
+pub(super) const GROUPS_MAX: usize = 4;
+/// Bytes in an answer, roughly.
+const ANSWER_LEN: usize = 100;
 /// Bytes in one line: room for the longest name, escaped.
 const LINE_LEN_MAX: usize = 16 * 1024;
 
@@ -43,10 +44,9 @@ pub(super) async fn pin_all(
     }
     let answers = Lines::new(body)
         .stream()
-        .map(move |line| answer(api.clone(), line))
-        .buffered(AHEAD_MAX)
-        .ready_chunks(ANSWERS_LEN)
-        .map(text);
+        .ready_chunks(Write::BATCH_LEN_MAX)
+        .map(move |lines| pin_group(api.clone(), lines))
+        .buffered(GROUPS_MAX);
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(answers)).into_response())
 }
 
@@ -60,39 +60,46 @@ struct Answer {
     error: Option<ApiError>,
 }
 
-/// Acknowledged pins become an answer with a CID, others one with an error.
-async fn answer(api: Api, line: io::Result<(u64, Line)>) -> io::Result<Answer> {
-    let (line, content) = line?;
-    let pinned = match content {
-        Line::Whole(text) => pin_one(&api, &text).await,
-        Line::TooLong => {
-            Err(ApiError::bad_request(format!("the line is longer than {LINE_LEN_MAX} bytes")))
+/// Acknowledged pins become an answer with a CID, others one with an error. What the client sent and
+/// is not whole breaks the answer off.
+async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<Bytes> {
+    let mut requests = Vec::with_capacity(lines.len());
+    let mut answers = Vec::with_capacity(lines.len());
+    for line in lines {
+        let (line, content) = line?;
+        let answer = match parse(&api, content) {
+            Ok(request) => {
+                requests.push(request.clone());
+                Answer { line, cid: Some(request.cid), error: None }
+            }
+            Err(error) => Answer { line, cid: None, error: Some(error) },
+        };
+        answers.push(answer);
+    }
+    let pinned = api.source.pin_all(requests).await;
+    let asked = answers.iter_mut().filter(|answer| answer.cid.is_some());
+    for (answer, pinned) in asked.zip(pinned) {
+        if let Err(error) = pinned {
+            (answer.cid, answer.error) = (None, Some(error.into()));
         }
-    };
-    Ok(match pinned {
-        Ok(cid) => Answer { line, cid: Some(cid), error: None },
-        Err(error) => Answer { line, cid: None, error: Some(error) },
-    })
-}
-
-async fn pin_one(api: &Api, text: &[u8]) -> Result<Cid, ApiError> {
-    let Fields(fields) = serde_json::from_slice(text)
-        .map_err(|error| ApiError::bad_request(format!("the line is no JSON object: {error}")))?;
-    let mut given = Parameters::new(fields)?;
-    let cid = given.take_cid()?;
-    let options = given.pin(api.replication)?;
-    api.source.pin(PinRequest { cid, options }).await?;
-    Ok(cid)
-}
-
-/// Answers as lines of text. An error breaks the answer off: what the client sent is not whole.
-fn text(answers: Vec<io::Result<Answer>>) -> io::Result<Bytes> {
-    let mut text = Vec::new();
+    }
+    let mut text = Vec::with_capacity(answers.len() * ANSWER_LEN);
     for answer in answers {
-        serde_json::to_writer(&mut text, &answer?)?;
+        serde_json::to_writer(&mut text, &answer)?;
         text.push(b'\n');
     }
     Ok(text.into())
+}
+
+fn parse(api: &Api, line: Line) -> Result<PinRequest, ApiError> {
+    let Line::Whole(text) = line else {
+        return Err(ApiError::bad_request(format!("the line is longer than {LINE_LEN_MAX} bytes")));
+    };
+    let Fields(fields) = serde_json::from_slice(&text)
+        .map_err(|error| ApiError::bad_request(format!("the line is no JSON object: {error}")))?;
+    let mut given = Parameters::new(fields)?;
+    let cid = given.take_cid()?;
+    Ok(PinRequest { cid, options: given.pin(api.replication)? })
 }
 
 /// A line's fields, spelled as the query parameters of a single pin are.

@@ -86,6 +86,14 @@ impl Source {
         ask!(self, peer => peer.pin(request).await)
     }
 
+    /// One answer for each, in order; at most [`crate::types::Write::BATCH_LEN_MAX`].
+    pub(super) async fn pin_all(
+        &self,
+        requests: Vec<PinRequest>,
+    ) -> Vec<Result<Pin, UseCaseError>> {
+        ask!(self, peer => peer.pin_all(requests).await)
+    }
+
     pub(super) async fn unpin(&self, cid: Cid) -> Result<Pin, UseCaseError> {
         ask!(self, peer => peer.unpin(cid).await)
     }

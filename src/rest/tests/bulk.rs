@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header::CONTENT_TYPE};
+use axum::{
+    body::BodyDataStream,
+    http::{HeaderMap, header::CONTENT_TYPE},
+};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -11,10 +14,13 @@ use tokio::{
 };
 
 use super::*;
-use crate::rest::{
-    bulk::{AHEAD_MAX, pin_all},
-    pins::Given,
-    query::Parameters,
+use crate::{
+    rest::{
+        bulk::{GROUPS_MAX, pin_all},
+        pins::Given,
+        query::Parameters,
+    },
+    types::Write,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -129,21 +135,37 @@ async fn answers_come_while_the_request_goes_on() {
     server.stop().await;
 }
 
+/// The answers to so many lines that arrive at once.
+async fn answers(server: &Server, count: u32) -> BodyDataStream {
+    let source = Source::StandIn(server.cluster.clone());
+    let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, "application/x-ndjson".parse().unwrap())]);
+    let lines: String = (0..count).map(|n| format!("{{\"cid\":\"{}\"}}\n", cid(n))).collect();
+    let given = Given(Parameters::new(Vec::new()).unwrap());
+    let api = State(Api { source, replication });
+    let answer = pin_all(api, headers, given, lines.into()).await.unwrap();
+    answer.into_body().into_data_stream()
+}
+
 #[tokio::test]
 async fn few_lines_are_ahead_of_their_answers() {
     let server = Server::start().await;
     server.cluster.open.send_replace(false);
     let mut waiting = server.cluster.waiting.subscribe();
-    let mut bulk = Bulk::begin(&server).await;
-    let count = u32::try_from(AHEAD_MAX).unwrap() + 500;
-    let lines: String = (0..count).map(|n| format!("{{\"cid\":\"{}\"}}\n", cid(n))).collect();
-    bulk.send(&lines).await;
-    let full = timeout(PATIENCE, waiting.wait_for(|waiting| *waiting >= AHEAD_MAX)).await;
-    assert_eq!(*full.unwrap().unwrap(), AHEAD_MAX);
-    server.cluster.open.send_replace(true);
-    for line in 1..=count {
-        assert_eq!(bulk.answer().await.unwrap()["line"], line);
+    let ahead = GROUPS_MAX * Write::BATCH_LEN_MAX;
+    let count = ahead + 500;
+    let mut answers = answers(&server, u32::try_from(count).unwrap()).await;
+    tokio::select! {
+        _ = answers.next() => panic!("an answer to what waits"),
+        full = timeout(PATIENCE, waiting.wait_for(|waiting| *waiting >= ahead)) => {
+            assert_eq!(*full.unwrap().unwrap(), ahead);
+        }
     }
+    server.cluster.open.send_replace(true);
+    let text = timeout(PATIENCE, answers.map(Result::unwrap).collect::<Vec<_>>()).await.unwrap();
+    let text = String::from_utf8(text.concat()).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().map(|line| line["line"].as_u64().unwrap()).eq(1..=count as u64));
     server.stop().await;
 }
 
@@ -153,14 +175,7 @@ async fn an_answer_that_nobody_wants_leaves_no_pins_behind() {
     let server = Server::start().await;
     server.cluster.open.send_replace(false);
     let mut waiting = server.cluster.waiting.subscribe();
-    let source = Source::StandIn(server.cluster.clone());
-    let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-    let headers = HeaderMap::from_iter([(CONTENT_TYPE, "application/x-ndjson".parse().unwrap())]);
-    let lines: String = (0..10).map(|n| format!("{{\"cid\":\"{}\"}}\n", cid(n))).collect();
-    let given = Given(Parameters::new(Vec::new()).unwrap());
-    let api = State(Api { source, replication });
-    let answer = pin_all(api, headers, given, lines.into()).await.unwrap();
-    let mut answers = answer.into_body().into_data_stream();
+    let mut answers = answers(&server, 10).await;
     assert!(answers.next().now_or_never().is_none());
     assert_eq!(*waiting.borrow_and_update(), 10);
     drop(answers);

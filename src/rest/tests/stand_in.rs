@@ -137,6 +137,13 @@ impl StandIn {
         Ok(results.filter(|(peer, _)| !local || *peer == own).collect())
     }
 
+    pub(in crate::rest) async fn pin_all(
+        &self,
+        requests: Vec<PinRequest>,
+    ) -> Vec<Result<Pin, UseCaseError>> {
+        futures::future::join_all(requests.into_iter().map(|request| self.pin(request))).await
+    }
+
     pub(in crate::rest) async fn pin(&self, request: PinRequest) -> Result<Pin, UseCaseError> {
         let claim = Claim { options: request.options, generation: 0, since: Timestamp(1000) };
         let peers = self.members.keys();
