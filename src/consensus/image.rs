@@ -186,7 +186,8 @@ mod tests {
                 (Cid::from(cid::Cid::new_v1(0x55, hash)), Some(pin))
             })
             .collect();
-        store.apply(&pins, &window(), &Head::default()).unwrap();
+        let all = pins.iter().map(|(cid, pin)| (cid, pin.as_ref()));
+        store.apply(all, &window(), &Head::default()).unwrap();
         store
     }
 

@@ -24,12 +24,12 @@ use super::{
 };
 use crate::{
     state::{Applied, Changed, Op, SharedState},
-    types::{Cid, ClusterId, Pin},
+    types::{Cid, ClusterId},
 };
 
 /// Changed pins that are stored before a checkpoint asks for it: a transaction copies each page it
 /// touches, so the more pins the fewer pages, and the longer nothing is applied meanwhile.
-const PINS_PER_TRANSACTION: usize = 16 * 1024;
+const PINS_PER_TRANSACTION: usize = 64 * 1024;
 
 /// A snapshot's contents.
 #[derive(Debug)]
@@ -104,12 +104,10 @@ impl Machine {
         let mut unstored = std::mem::take(&mut self.unstored);
         unstored.sort_unstable();
         unstored.dedup();
-        let (pins, window) = self.state.read(|state| {
-            let pin = |cid| (cid, state.get(&cid).cloned());
-            let pins: Vec<(Cid, Option<Pin>)> = unstored.into_iter().map(pin).collect();
-            (pins, state.window().clone())
-        });
-        self.store.apply(&pins, &window, &self.head)
+        self.state.read(|state| {
+            let pins = unstored.iter().map(|cid| (cid, state.get(cid)));
+            self.store.apply(pins, state.window(), &self.head)
+        })
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
@@ -159,6 +157,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
             self.head.applied = Some(position_out(entry.log_id));
             self.state.set_entries(self.head.entries());
             if self.unstored.len() >= PINS_PER_TRANSACTION {
+                // What the entries before this one have woken must not wait on this thread meanwhile.
+                tokio::task::yield_now().await;
                 self.store().map_err(io::Error::other)?;
             }
             if let Some(responder) = responder {

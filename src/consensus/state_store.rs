@@ -175,9 +175,9 @@ impl StateStore {
     }
 
     /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced.
-    pub(super) fn apply(
+    pub(super) fn apply<'a>(
         &self,
-        pins: &[(Cid, Option<Pin>)],
+        pins: impl IntoIterator<Item = (&'a Cid, Option<&'a Pin>)>,
         window: &Window,
         head: &Head,
     ) -> Result<(), StoreError> {

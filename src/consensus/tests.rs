@@ -67,11 +67,11 @@ fn a_log_shorter_than_the_state_is_refused_unless_a_snapshot_was_installed() {
     let folder = TempDir::new().unwrap();
     let stores = stores(&folder);
     let at = Some(LogPosition { term: 1, index: 5 });
-    stores.state.apply(&[], &Window::default(), &Head { applied: at, ..Head::default() }).unwrap();
+    stores.state.apply([], &Window::default(), &Head { applied: at, ..Head::default() }).unwrap();
     assert!(matches!(check_stores(&stores), Err(OpenError::LogTooShort { .. })));
     stores
         .state
-        .apply(&[], &Window::default(), &Head { applied: at, installed: at, ..Head::default() })
+        .apply([], &Window::default(), &Head { applied: at, installed: at, ..Head::default() })
         .unwrap();
     check_stores(&stores).unwrap();
 }

@@ -198,6 +198,12 @@ fn head(index: u64) -> Head {
 /// What a state says: in words that can be compared, and its pins.
 type Told = (String, PinSet);
 
+fn put_pins(store: &StateStore, count: u64, created: u64, index: u64) {
+    let pins = pins(count, created);
+    let pins = pins.iter().map(|(cid, pin)| (cid, pin.as_ref()));
+    store.apply(pins, &Window::default(), &head(index)).unwrap();
+}
+
 fn told(store: &StateStore) -> Result<Told, StoreError> {
     let view = store.view()?;
     Ok((format!("{:?} {:?}", store.cluster()?, view.head), view.pin_set()?))
@@ -231,13 +237,13 @@ fn a_state_damaged_anywhere_is_whole_or_refused() {
     let file = SimFile::with_contents(Vec::new());
     let store = StateStore::with_backend(file.clone()).unwrap();
     store.set_cluster(CLUSTER.0, CLUSTER.1).unwrap();
-    store.apply(&pins(60, 1), &Window::default(), &head(4)).unwrap();
+    put_pins(&store, 60, 1, 4);
     store.checkpoint().unwrap();
     let before = told(&store).unwrap();
-    store.apply(&pins(120, 2), &Window::default(), &head(9)).unwrap();
+    put_pins(&store, 120, 2, 9);
     store.checkpoint().unwrap();
     let last = told(&store).unwrap();
-    store.apply(&pins(10, 3), &Window::default(), &head(12)).unwrap();
+    put_pins(&store, 10, 3, 12);
     let end = told(&store).unwrap();
 
     // After a crash redb may fall back to the checkpoint before the last; the log covers that, or
@@ -251,9 +257,9 @@ fn a_state_damaged_anywhere_is_whole_or_refused() {
 fn a_state_older_than_what_the_log_has_given_away_is_refused() {
     let folder = TempDir::new().unwrap();
     let mut stores = stores(&folder);
-    stores.state.apply(&[], &Window::default(), &head(9)).unwrap();
+    stores.state.apply([], &Window::default(), &head(9)).unwrap();
     futures::executor::block_on(stores.log.purge(position_in(head(9).applied.unwrap()))).unwrap();
     check_stores(&stores).unwrap();
-    stores.state.apply(&[], &Window::default(), &head(8)).unwrap();
+    stores.state.apply([], &Window::default(), &head(8)).unwrap();
     assert!(matches!(check_stores(&stores), Err(OpenError::StateTooOld { .. })));
 }

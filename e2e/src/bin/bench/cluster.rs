@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
+use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
     peer::{PeerProcess, Setup, leader_of},
     stand_in_kubo::StandInKubo,
-    trio::{SECRET, whole},
+    trio::{SECRET, number, whole},
 };
 use serde_json::{Value, json};
 
@@ -57,6 +58,12 @@ impl Cluster {
         let url = self.peers[peer].rest_url("");
         let address = url.strip_prefix("http://").context("no http URL")?;
         Ok(address.trim_end_matches('/').parse()?)
+    }
+
+    /// Whether all three peers have pinned it, as the leader says.
+    pub(crate) async fn is_pinned(&self, cid: &Cid) -> anyhow::Result<bool> {
+        let statuses = self.peers[self.leader()?].statuses(cid).await?;
+        Ok(number(&statuses, "pinned") == 3)
     }
 
     /// Pins that are not yet pinned by all three peers, as the leader says.
