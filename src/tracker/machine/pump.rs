@@ -200,10 +200,12 @@ impl Machine {
         batch
     }
 
-    /// How many more may be asked about, so that not too many wait for their turn with an answer.
+    /// How many more may be asked about, so that not too many wait for their turn with an answer. Not
+    /// a few at a time: a question has a fixed price, and so has the write to the ledger that follows.
     fn room_to_ask(&self, lane: Lane) -> usize {
         let ready = self.ready.range(..=(lane, u64::MAX)).count();
-        (READY_MAX[lane as usize] + ASK_LEN).saturating_sub(ready + self.asking)
+        let room = (READY_MAX[lane as usize] + ASK_LEN).saturating_sub(ready + self.asking);
+        if room < ASK_LEN { 0 } else { room }
     }
 
     fn start_confirm(&mut self) {
