@@ -295,10 +295,7 @@ impl DiskLog {
 
     /// Writes to the log. An error is the one that ended the log's thread, if it has ended: later
     /// requests only learn that nobody takes them.
-    fn write<T>(
-        &self,
-        act: impl FnOnce(&mut RaftLog<Records>) -> io::Result<T>,
-    ) -> io::Result<T> {
+    fn write<T>(&self, act: impl FnOnce(&mut RaftLog<Records>) -> io::Result<T>) -> io::Result<T> {
         let mut log = self.lock();
         act(&mut log).map_err(|error| log.wait_worker_idle().err().unwrap_or(error))
     }

@@ -143,6 +143,18 @@ pub enum OpenError {
     Raft(String),
 }
 
+impl OpenError {
+    /// The disk is full, which may be relieved without anybody who looks at this peer.
+    #[must_use]
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Store(StoreError::Full { .. }) => true,
+            Self::Log { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
 /// Why a proposal was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
