@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use pinkeeper_e2e::{
     peer::{PeerProcess, Setup, leader_of},
     stand_in_kubo::StandInKubo,
-    trio::{SECRET, whole},
+    trio::{FORM_DEADLINE, SECRET, whole},
 };
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ impl Cluster {
             peers.push(peer);
         }
         peers.iter_mut().try_for_each(PeerProcess::start)?;
-        whole(&peers).await;
+        whole(&peers, FORM_DEADLINE).await;
         Ok(Self { peers })
     }
 
