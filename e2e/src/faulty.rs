@@ -14,9 +14,9 @@ use crate::{
     clients::Recorder,
     daemon::identity_cid,
     network::{Cuts, Network},
-    peer::{PeerProcess, Setup, leader_of, until},
+    peer::{PeerProcess, leader_of, until},
     stand_in_kubo::StandInKubo,
-    trio::SECRET,
+    trio::{next_of, whole},
 };
 
 /// Time a cluster has to be whole after faults: connections that were cut come back slowly.
@@ -120,13 +120,7 @@ impl Faulty {
         let mut peers: Vec<PeerProcess> = Vec::new();
         for (n, daemon) in daemons.iter().enumerate() {
             daemon.set_pin_time(PIN_TIME);
-            let setup = Setup {
-                name: format!("peer-{n}"),
-                secret: SECRET.to_owned(),
-                found: n == 0,
-                bootstrap: peers.first().map(PeerProcess::address).into_iter().collect(),
-                ipfs_api: daemon.url(),
-            };
+            let setup = next_of(&peers, &format!("peer-{n}"), daemon.url());
             peers.push(PeerProcess::new(setup)?.at(network.place(n)));
         }
         peers.iter_mut().try_for_each(PeerProcess::start)?;
@@ -162,15 +156,7 @@ impl Faulty {
     /// # Panics
     /// When that does not come.
     pub async fn whole(&self) -> Duration {
-        let voters = format!("pinkeeper_voters {}", self.count());
-        let is_part = async |peer: &PeerProcess| {
-            peer.is_ready().await
-                && peer.health("metrics").await.is_ok_and(|(_, text)| text.contains(&voters))
-        };
-        until("every peer is ready and votes", WHOLE_DEADLINE, || async {
-            join_all(self.peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
-        })
-        .await
+        whole(&self.peers, WHOLE_DEADLINE).await
     }
 
     /// Does it.

@@ -63,13 +63,7 @@ impl Trio {
         let daemons = try_join_all((0..3).map(|_| Daemon::start())).await?;
         let mut peers: Vec<PeerProcess> = Vec::new();
         for (name, daemon) in ["a", "b", "c"].into_iter().zip(&daemons) {
-            peers.push(PeerProcess::new(Setup {
-                name: name.to_owned(),
-                secret: SECRET.to_owned(),
-                found: peers.is_empty(),
-                bootstrap: peers.first().map(PeerProcess::address).into_iter().collect(),
-                ipfs_api: daemon.url(),
-            })?);
+            peers.push(PeerProcess::new(next_of(&peers, name, daemon.url()))?);
         }
         prepare(&mut peers)?;
         let begin = Instant::now();
@@ -85,7 +79,7 @@ impl Trio {
     /// # Panics
     /// When that does not come.
     pub async fn whole(&self) -> Duration {
-        whole(&self.peers).await
+        whole(&self.peers, FORM_DEADLINE).await
     }
 
     /// The peer that leads.
@@ -126,21 +120,34 @@ impl Trio {
     }
 }
 
-/// [`Trio::whole`] of any three peers.
+/// What the next peer of a cluster is told; the first founds it, the others join by the first.
+#[must_use]
+pub fn next_of(peers: &[PeerProcess], name: &str, ipfs_api: String) -> Setup {
+    Setup {
+        name: name.to_owned(),
+        secret: SECRET.to_owned(),
+        found: peers.is_empty(),
+        bootstrap: peers.first().map(PeerProcess::address).into_iter().collect(),
+        ipfs_api,
+    }
+}
+
+/// Waits until each of these peers is ready and knows that all of them are members and vote.
 ///
 /// # Panics
 /// When that does not come.
-pub async fn whole(peers: &[PeerProcess]) -> Duration {
-    until("three peers are one cluster", FORM_DEADLINE, || async {
+pub async fn whole(peers: &[PeerProcess], deadline: Duration) -> Duration {
+    let count = peers.len();
+    let voters = format!("pinkeeper_voters {count}");
+    let is_part = async |peer: &PeerProcess| {
+        peer.is_ready().await
+            && peer.members().await.is_ok_and(|(_, members)| members.len() == count)
+            && peer.health("metrics").await.is_ok_and(|(_, text)| text.contains(&voters))
+    };
+    until(&format!("{count} peers are one cluster"), deadline, || async {
         join_all(peers.iter().map(is_part)).await.into_iter().all(|whole| whole)
     })
     .await
-}
-
-async fn is_part(peer: &PeerProcess) -> bool {
-    peer.is_ready().await
-        && peer.members().await.is_ok_and(|(_, members)| members.len() == 3)
-        && peer.health("metrics").await.is_ok_and(|(_, text)| text.contains("pinkeeper_voters 3"))
 }
 
 /// How many peers have a status.

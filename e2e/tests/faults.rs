@@ -40,6 +40,19 @@ struct Scenario {
 }
 
 impl Scenario {
+    /// Clients work on so many peers while one fault after the other comes, each for whoever leads.
+    async fn under(count: usize, kinds: &[fn(usize) -> Fault]) {
+        let mut scenario = Self::start(count).await;
+        let clients = Clients::start(&scenario.recorder, &cids(), count as u64);
+        scenario.progress(&(0..count).collect::<Vec<_>>(), "at first").await;
+        for kind in kinds {
+            let leader = scenario.cluster.leader().unwrap();
+            scenario.suffer(&kind(leader)).await;
+        }
+        clients.stop().await;
+        scenario.judge().await;
+    }
+
     async fn start(count: usize) -> Self {
         let cluster = Faulty::start(count).await.unwrap();
         let mut foreign = vec![BTreeSet::new(); count];
@@ -136,9 +149,6 @@ fn unhurt(fault: &Fault, count: usize) -> Vec<usize> {
 
 #[tokio::test]
 async fn three_peers_under_faults() {
-    let mut scenario = Scenario::start(3).await;
-    let clients = Clients::start(&scenario.recorder, &cids(), 1);
-    scenario.progress(&[0, 1, 2], "at first").await;
     let kinds: [fn(usize) -> Fault; 8] = [
         |leader| Fault::Kill(vec![leader]),
         |leader| Fault::Pause(vec![leader]),
@@ -149,19 +159,11 @@ async fn three_peers_under_faults() {
         |leader| Fault::Unplug(leader),
         |leader| Fault::Kill(vec![(leader + 1) % 3]),
     ];
-    for kind in kinds {
-        let leader = scenario.cluster.leader().unwrap();
-        scenario.suffer(&kind(leader)).await;
-    }
-    clients.stop().await;
-    scenario.judge().await;
+    Scenario::under(3, &kinds).await;
 }
 
 #[tokio::test]
 async fn five_peers_under_faults() {
-    let mut scenario = Scenario::start(5).await;
-    let clients = Clients::start(&scenario.recorder, &cids(), 2);
-    scenario.progress(&[0, 1, 2, 3, 4], "at first").await;
     let kinds: [fn(usize) -> Fault; 5] = [
         |leader| Fault::Kill(vec![leader, (leader + 1) % 5]),
         |leader| Fault::split(&[leader, (leader + 1) % 5], 5),
@@ -169,12 +171,7 @@ async fn five_peers_under_faults() {
         |leader| Fault::between(leader, (leader + 1) % 5),
         |leader| Fault::one_way(leader, (leader + 3) % 5),
     ];
-    for kind in kinds {
-        let leader = scenario.cluster.leader().unwrap();
-        scenario.suffer(&kind(leader)).await;
-    }
-    clients.stop().await;
-    scenario.judge().await;
+    Scenario::under(5, &kinds).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use clap::{Arg, ArgMatches, Command, FromArgMatches, parser::ValueSource};
 use pinkeeper::{
     clock::Clock,
-    cluster::JoinPolicy,
+    cluster::{FoundError, JoinPolicy},
     config::{ConfigError, KEYS, PeerConfig, PeerOptions},
     peer::{Peer, StartError},
     telemetry,
@@ -48,7 +48,12 @@ impl ProcessError {
     #[must_use]
     pub fn is_config(&self) -> bool {
         match self {
-            Self::Start(StartError::DiskFull { .. }) => false,
+            Self::Start(
+                StartError::DiskFull { .. } | StartError::Found(FoundError::Consensus(_)),
+            ) => false,
+            Self::Start(StartError::Disk(error) | StartError::Found(FoundError::Disk(error))) => {
+                !error.is_full_disk()
+            }
             Self::Config(_) | Self::Start(_) | Self::Kubernetes(_) => true,
             Self::Run(error) => error.exit_code() == ConfigError::EXIT_CODE,
             Self::Signals(_) => false,
@@ -234,4 +239,31 @@ fn stop_on_signal() -> Result<CancellationToken, ProcessError> {
         stop.cancel();
     });
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use pinkeeper::{
+        consensus::{OpenError, StateStore},
+        sim::disk::{SimDisk, SimFile},
+        types::ClusterId,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fills_up_while_a_cluster_is_founded_needs_another_start_and_no_person() {
+        let disk = SimDisk::new(Duration::ZERO);
+        let store = StateStore::with_backend(SimFile::new(disk.clone())).unwrap();
+        disk.set_full(true);
+        let full = || OpenError::from(store.set_cluster(ClusterId([1; 16]), 1).unwrap_err());
+        let error = ProcessError::Start(StartError::Found(FoundError::Disk(full())));
+        assert!(error.to_string().contains("free some space"), "{error}");
+        assert!(!error.is_config());
+        let other = FoundError::OtherCluster { own: None, asked: ClusterId([1; 16]) };
+        assert!(ProcessError::Start(StartError::Found(other)).is_config());
+    }
 }

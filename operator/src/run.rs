@@ -37,8 +37,9 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Founding(_) | Self::Peer(FatalError::DaemonTaken(_)) => 2,
-            Self::Peer(_) | Self::Stopped(_) => 1,
+            Self::Founding(FoundingError::OtherCluster(..))
+            | Self::Peer(FatalError::DaemonTaken(_)) => 2,
+            Self::Founding(FoundingError::NotFounded(_)) | Self::Peer(_) | Self::Stopped(_) => 1,
         }
     }
 }

@@ -5,6 +5,8 @@
 
 #[path = "worlds/api/mod.rs"]
 mod api;
+#[path = "worlds/founding.rs"]
+mod founding;
 #[path = "worlds/oracle.rs"]
 mod oracle;
 #[path = "worlds/pods.rs"]
@@ -15,6 +17,8 @@ mod settle;
 mod users;
 #[path = "worlds/world.rs"]
 mod world;
+
+use std::time::Duration;
 
 use pinkeeper::sim::run_seeded;
 
@@ -54,6 +58,23 @@ fn in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written() {
             panic!("{trace}\nseed {seed}: {reason}");
         }
     }
+}
+
+#[test]
+fn a_founder_whose_disk_fills_up_founds_once_there_is_space() {
+    let mut ends = 0;
+    for seed in 0..10 {
+        let after = Duration::from_millis(seed);
+        let (trace, result) = run_seeded(seed, async {
+            let mut world = World::new(seed).await;
+            let result = world.fill_the_founders_disk(after).await;
+            world.heal().await;
+            let settled = world.settle().await;
+            (world.trace.text(), result.and_then(|ends| settled.map(|()| ends)))
+        });
+        ends += result.unwrap_or_else(|reason| panic!("{trace}\nfull after {after:?}: {reason}"));
+    }
+    assert!(ends > 0, "the disk was full too late each time");
 }
 
 #[test]

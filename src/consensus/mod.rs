@@ -47,13 +47,9 @@ use self::{
 use crate::{
     rpc::SharedTransport,
     state::{Applied, Op, SharedState},
-    types::{ClusterId, LogPosition, Member, PeerId},
+    types::{ClusterId, LogPosition, Member, PeerId, SnapshotChunk},
 };
 
-/// Entries after which the state is checkpointed and the log before it may be purged.
-const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
-/// Entries kept behind a checkpoint, so that a peer that was away briefly needs no snapshot.
-const ENTRIES_KEPT: u64 = 2_000;
 /// Largest number of entries in one message; with 4 KiB an entry this stays in a frame.
 const ENTRIES_PER_MESSAGE: u64 = 300;
 /// Time the installation of a whole snapshot may take.
@@ -69,6 +65,24 @@ pub struct Timing {
     pub election_min: Duration,
     /// The longest such wait, and the lease: so long after a leader's last word nobody else gets votes.
     pub election_max: Duration,
+}
+
+/// When the state is checkpointed, and how it is sent to a peer that is too far behind for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// Entries after which the state is checkpointed and the log before it may be purged.
+    pub every: u64,
+    /// Entries kept behind a checkpoint, so that a peer that was away briefly needs no snapshot.
+    pub kept: u64,
+    /// Bytes of a snapshot in one message, at most [`SnapshotChunk::LEN_MAX`].
+    pub piece_len: usize,
+}
+
+/// Of every process; only worlds have others.
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: 5_000, kept: 2_000, piece_len: SnapshotChunk::LEN_MAX }
+    }
 }
 
 /// Why consensus cannot start.
@@ -141,6 +155,18 @@ pub enum OpenError {
     /// openraft refused.
     #[error("consensus cannot start: {0}")]
     Raft(String),
+}
+
+impl OpenError {
+    /// The disk is full, which may be relieved without anybody who looks at this peer.
+    #[must_use]
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Store(StoreError::Full { .. }) => true,
+            Self::Log { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
 }
 
 /// Why a proposal was not acknowledged.
@@ -254,6 +280,7 @@ impl Consensus {
     pub async fn open<L: BoundLog>(
         id: PeerId,
         timing: Timing,
+        checkpoints: Checkpoints,
         stores: Stores<L>,
         transport: SharedTransport,
     ) -> Result<Self, OpenError> {
@@ -269,11 +296,13 @@ impl Consensus {
         }
         let machine = Machine::load(stores.state.clone(), stores.flushed, cluster.clone())?;
         let state = machine.state();
-        let network = Network { transport, cluster: cluster.clone() };
+        let piece_len = checkpoints.piece_len;
+        let network = Network { transport, cluster: cluster.clone(), piece_len };
         let log = stores.log.clone();
-        let raft = Raft::new(id, Arc::new(config(timing)?), network, stores.log, machine)
-            .await
-            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let raft =
+            Raft::new(id, Arc::new(config(timing, checkpoints)?), network, stores.log, machine)
+                .await
+                .map_err(|error| OpenError::Raft(error.to_string()))?;
         Ok(Self {
             id,
             lease: timing.election_max,
@@ -511,7 +540,7 @@ fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Pr
     }
 }
 
-fn config(timing: Timing) -> Result<Config, OpenError> {
+fn config(timing: Timing, checkpoints: Checkpoints) -> Result<Config, OpenError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "pinkeeper".to_owned(),
@@ -519,8 +548,8 @@ fn config(timing: Timing) -> Result<Config, OpenError> {
         election_timeout_min: millis(timing.election_min),
         election_timeout_max: millis(timing.election_max),
         max_payload_entries: ENTRIES_PER_MESSAGE,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(checkpoints.every),
+        max_in_snapshot_log_to_keep: checkpoints.kept,
         install_snapshot_timeout: SNAPSHOT_DEADLINE_MS,
         enable_pre_vote: Some(true),
         // A leader that restarts must be elected again: its lease may have been given away.

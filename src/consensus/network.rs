@@ -42,6 +42,8 @@ const OPS_LEN_MAX: usize = 2 * 1024 * 1024;
 pub(super) struct Network {
     pub(super) transport: SharedTransport,
     pub(super) cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
+    /// Bytes of a snapshot in one message.
+    pub(super) piece_len: usize,
 }
 
 /// Raft's way to one peer.
@@ -94,7 +96,7 @@ impl Connection {
 
     async fn send_image(&self, vote: RaftVote, image: &[u8]) -> Rpc<SnapshotResponse<TypeConfig>> {
         let transfer = random_u64();
-        let mut chunks = image.chunks(SnapshotChunk::LEN_MAX).peekable();
+        let mut chunks = image.chunks(self.network.piece_len).peekable();
         let mut offset = 0;
         while let Some(data) = chunks.next() {
             let last = chunks.peek().is_none();

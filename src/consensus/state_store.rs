@@ -6,7 +6,7 @@
 //! (the log is what makes them durable); [`StateStore::checkpoint`] syncs all before it. The log may
 //! be purged only up to a checkpoint.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
@@ -49,6 +49,14 @@ pub enum StoreError {
         path: String,
         /// Why.
         source: Box<redb::Error>,
+    },
+    /// Its disk is full.
+    #[error(
+        "there is no space for the state in {path}; free some space or enlarge the volume, then start the peer again"
+    )]
+    Full {
+        /// The file.
+        path: String,
     },
     /// A record in it.
     #[error(
@@ -331,5 +339,11 @@ fn not_understood(path: &str, source: CodecError) -> StoreError {
 }
 
 fn failed(path: &str, error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Database { path: path.to_owned(), source: Box::new(error.into()) }
+    let (path, error) = (path.to_owned(), error.into());
+    match error {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+            StoreError::Full { path }
+        }
+        error => StoreError::Database { path, source: Box::new(error) },
+    }
 }

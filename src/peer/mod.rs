@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     cluster::{AddressBook, Cluster, FatalError, GcPolicy, JoinPolicy, Parts, ReadBarrier},
-    consensus::{BoundLog, Consensus, OpenError, Stores, Timing},
+    consensus::{BoundLog, Checkpoints, Consensus, OpenError, Stores, Timing},
     ipfs::SharedIpfs,
     monitor::informer::Sources,
     rpc::{Inbound, SharedTransport},
@@ -34,6 +34,8 @@ pub struct Assembly<L> {
     pub member: Member,
     /// Raft's timing.
     pub timing: Timing,
+    /// When Raft's log is shortened.
+    pub checkpoints: Checkpoints,
     /// Log and state.
     pub stores: Stores<L>,
     /// The way to other peers.
@@ -101,6 +103,7 @@ impl Peer {
             id,
             member,
             timing,
+            checkpoints,
             stores,
             transport,
             inbound,
@@ -116,7 +119,7 @@ impl Peer {
         } = assembly;
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let consensus = Consensus::open(id, timing, stores, transport.clone()).await?;
+        let consensus = Consensus::open(id, timing, checkpoints, stores, transport.clone()).await?;
         let barrier = ReadBarrier { consensus: consensus.clone(), transport: transport.clone() };
         let ports = Ports {
             ipfs: ipfs.clone(),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{judge::Judge, trace::Trace};
 use crate::{
@@ -141,6 +141,19 @@ impl Client {
                 missing.all(|(cid, _)| history.was(from, cid, |now| now.is_none()))
             });
         }
+    }
+
+    /// Has garbage collected.
+    pub async fn collect(self, local: bool) {
+        let began = Instant::now();
+        let answer = timeout(self.patience, self.cluster.collect_garbage(local)).await;
+        for (peer, result) in answer.iter().flatten().flatten() {
+            if result.is_ok() {
+                self.judge.expect_collected(*peer, began);
+            }
+        }
+        let name = &self.cluster.member().name;
+        self.trace.note(format!("{name} was asked to collect, local {local}: {answer:?}"));
     }
 
     /// Does for an object what a controller on this peer would, if the peer believes that it leads.

@@ -89,7 +89,8 @@ impl History {
         index.checked_sub(1).and_then(|last| self.entries.get(last)).map_or(0, |e| e.hash)
     }
 
-    /// Takes in the entries `from..until` that a peer has applied from its log.
+    /// Takes in the entries `from..until` that a peer has applied from its log, or `by_snapshot` as far
+    /// as they are known.
     ///
     /// # Errors
     /// When another peer has applied something else there, or an allocation was let go although too
@@ -98,11 +99,14 @@ impl History {
         &mut self,
         log: &SimLog,
         (from, until): (u64, u64),
+        by_snapshot: bool,
         confirmed: impl Fn(PeerId, &Cid) -> bool,
     ) -> Result<(), String> {
         for index in from..until {
             let known = self.entries.get(usize::try_from(index).unwrap_or(usize::MAX));
             match (log.entry(index), known) {
+                // What its own log has there was never applied.
+                (_, Some(_)) if by_snapshot => {}
                 (Some((position, ops)), Some(known)) => {
                     if known.position != position || known.ops != ops {
                         return Err(format!(
@@ -112,9 +116,7 @@ impl History {
                     }
                 }
                 (Some((position, ops)), None) => self.apply(position, ops, &confirmed)?,
-                // Taken over with a snapshot.
-                (None, Some(_)) => {}
-                (None, None) => return Err(format!("entry {index} was applied and is in no log")),
+                (None, _) => return Err(format!("entry {index} was applied and is in no log")),
             }
         }
         Ok(())

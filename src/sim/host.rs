@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     clock::{Clock, SimulatedClock},
-    cluster::{AddressBook, FatalError, JoinPolicy},
-    consensus::{StateStore, StoreError, Stores, Timing},
+    cluster::{AddressBook, FatalError, GcPolicy, JoinPolicy},
+    consensus::{Checkpoints, StateStore, StoreError, Stores, Timing},
     ipfs::fake::StandInDaemon,
     peer::{AssembleError, Assembly, Peer},
     tracker::{self, Ledger, LedgerError, LedgerPort},
@@ -66,6 +66,10 @@ pub struct Host {
     pub tracker: tracker::Config,
     /// Raft's timing, from the next start on; the defaults of `config`.
     pub timing: Timing,
+    /// When Raft's log is shortened, from the next start on.
+    pub checkpoints: Checkpoints,
+    /// When garbage is collected unasked, from the next start on.
+    pub gc: Option<GcPolicy>,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
     network: SimNetwork,
@@ -100,6 +104,8 @@ impl Host {
             member: make.member,
             clock: SimulatedClock::new(START),
             timing: TIMING,
+            checkpoints: Checkpoints::default(),
+            gc: None,
             peer: None,
             network,
             log: SimLog::new(disk.clone()),
@@ -124,6 +130,7 @@ impl Host {
             id: self.id,
             member: self.member.clone(),
             timing: self.timing,
+            checkpoints: self.checkpoints,
             stores: Stores {
                 log: self.log.clone(),
                 flushed: self.log.flushed(),
@@ -142,7 +149,7 @@ impl Host {
             tags: BTreeMap::new(),
             clock: Clock::Simulated(self.clock.clone()),
             join,
-            gc: None,
+            gc: self.gc,
         };
         self.peer = Some(Peer::assemble(assembly).await?);
         Ok(())

@@ -56,6 +56,8 @@ struct Replica {
     hash: u64,
     /// Entries compared with the history.
     compared: u64,
+    /// Some of the entries after these came by a snapshot.
+    by_snapshot: bool,
     /// When it was first seen to have applied anything.
     first: Option<Instant>,
     /// What had been agreed before its start.
@@ -102,7 +104,7 @@ impl Judge {
         let (judge, id, mut changes) = (self.clone(), host.id, state.subscribe());
         let watcher = tokio::spawn(async move {
             while !matches!(changes.recv().await, Err(RecvError::Closed)) {
-                judge.lock().observe(id);
+                judge.lock().observe();
             }
         });
         let mut watched = self.lock();
@@ -113,6 +115,7 @@ impl Judge {
             pins: BTreeMap::new(),
             hash: 0,
             compared: state.entries(),
+            by_snapshot: false,
             first: None,
             base: watched.history.len_before_now(),
             dropped: BTreeMap::new(),
@@ -122,13 +125,13 @@ impl Judge {
         };
         replica.look_at_all(0);
         watched.replicas.insert(id, replica);
-        watched.observe(id);
+        watched.observe();
     }
 
     /// Looks at a peer for the last time before its process ends; says since when it has taken part.
     pub fn forget_peer(&self, id: PeerId) -> Option<Instant> {
         let mut watched = self.lock();
-        watched.observe(id);
+        watched.observe();
         let replica = watched.replicas.remove(&id)?;
         replica.watcher.abort();
         replica.first
@@ -153,11 +156,20 @@ impl Judge {
         }
     }
 
+    /// Says that an answer was false, unless a daemon has said since then that it has collected its
+    /// garbage.
+    pub fn expect_collected(&self, peer: PeerId, since: Instant) {
+        let mut watched = self.lock();
+        let said = watched.daemons.get(&peer).and_then(StandInDaemon::collected_at);
+        if said < Some(since) {
+            watched.accuse(format!("garbage of {peer} was collected, it was said, and is not"));
+        }
+    }
+
     /// Everything it knows, as of now.
     pub fn watched(&self) -> MutexGuard<'_, Watched> {
         let mut watched = self.lock();
-        let all: Vec<PeerId> = watched.replicas.keys().copied().collect();
-        all.into_iter().for_each(|id| watched.observe(id));
+        watched.observe();
         watched
     }
 
@@ -182,6 +194,10 @@ impl Judge {
                         ));
                     }
                 }
+                if host.daemon.holds(&cid) && !host.daemon.stores(&cid) {
+                    let name = &host.member.name;
+                    watched.accuse(format!("the daemon of {name} pins {cid} and has lost it"));
+                }
             }
         }
         watched.violation.clone().map_or(Ok(()), Err)
@@ -198,16 +214,30 @@ impl Watched {
         self.violation.get_or_insert(what);
     }
 
-    /// Compares what changed on a replica with the history.
-    fn observe(&mut self, id: PeerId) {
-        let Some(replica) = self.replicas.get_mut(&id) else { return };
+    /// Compares what changed on the replicas with the history: first on those that have applied all of
+    /// it themselves, so that the entries of a snapshot are known.
+    fn observe(&mut self) {
         let agreed = self.history.len_before_now();
-        replica.take_changes(agreed);
+        for (id, replica) in &mut self.replicas {
+            if replica.take_changes(agreed) {
+                self.trace.note(format!("{id} has installed a snapshot"));
+                replica.by_snapshot = true;
+            }
+        }
+        let mut order: Vec<(bool, PeerId)> =
+            self.replicas.iter().map(|(id, replica)| (replica.by_snapshot, *id)).collect();
+        order.sort_unstable();
+        order.into_iter().for_each(|(_, id)| self.compare(id));
+    }
+
+    fn compare(&mut self, id: PeerId) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
         let range = (replica.compared, replica.state.entries());
         let daemons = &self.daemons;
         let confirmed =
             |peer: PeerId, cid: &Cid| daemons.get(&peer).is_some_and(|d| d.has_confirmed(cid));
-        let extended = self.history.extend(&replica.log, range, confirmed);
+        let extended = self.history.extend(&replica.log, range, replica.by_snapshot, confirmed);
+        replica.by_snapshot = false;
         replica.compared = range.1;
         if range.1 > 0 {
             replica.first.get_or_insert_with(Instant::now);
@@ -222,7 +252,7 @@ impl Watched {
 
     /// An unpin has reached a daemon.
     fn unpin(&mut self, id: PeerId, cid: &Cid) {
-        self.observe(id);
+        self.observe();
         if self.daemons.get(&id).is_some_and(|daemon| daemon.foreign().contains(cid)) {
             return self.accuse(format!("{id} unpins {cid}, which is somebody else's"));
         }
@@ -245,12 +275,18 @@ impl Watched {
 }
 
 impl Replica {
-    fn take_changes(&mut self, agreed: u64) {
+    /// Says whether the state was replaced as a whole.
+    fn take_changes(&mut self, agreed: u64) -> bool {
+        let mut replaced = false;
         loop {
             match self.changes.try_recv() {
                 Ok(Changed::Cids(cids)) => self.look_at(&cids, agreed),
-                Ok(Changed::Everything) | Err(TryRecvError::Lagged(_)) => self.look_at_all(agreed),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+                Ok(Changed::Everything) => {
+                    replaced = true;
+                    self.look_at_all(agreed);
+                }
+                Err(TryRecvError::Lagged(_)) => self.look_at_all(agreed),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return replaced,
             }
         }
     }

@@ -51,6 +51,8 @@ struct Halves {
     durable: Contents,
     /// Records that are not synced, in order.
     unsynced: VecDeque<Record>,
+    /// Entries that were purged, for those who look on.
+    purged: BTreeMap<u64, RaftEntry>,
     /// Records ever written, and of these the synced ones.
     written: u64,
     synced: u64,
@@ -102,11 +104,11 @@ impl SimLog {
         self.flushed.subscribe()
     }
 
-    /// The entry at an index: its position and its ops; none when it is not in the log (any more).
+    /// The entry at an index, also if it was purged in this life: its position and its ops.
     #[must_use]
     pub fn entry(&self, index: u64) -> Option<(LogPosition, Vec<Op>)> {
         let halves = self.lock();
-        let entry = halves.volatile.entries.get(&index)?;
+        let entry = halves.volatile.entries.get(&index).or_else(|| halves.purged.get(&index))?;
         Some((position_of(entry.log_id), ops_of(entry)))
     }
 
@@ -117,6 +119,11 @@ impl SimLog {
     fn write(&self, records: impl IntoIterator<Item = Record>) {
         let mut halves = self.lock();
         for record in records {
+            if let Record::Purge(upto) = &record {
+                let Halves { volatile, purged, .. } = &mut *halves;
+                let gone = volatile.entries.range(..=index_of(upto));
+                purged.extend(gone.map(|(index, entry)| (*index, entry.clone())));
+            }
             halves.volatile.apply(record.clone());
             halves.unsynced.push_back(record);
             halves.written += 1;

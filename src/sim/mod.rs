@@ -16,6 +16,7 @@ pub mod history;
 pub mod host;
 pub mod judge;
 pub mod log;
+mod more;
 pub mod network;
 mod runtime;
 pub mod trace;

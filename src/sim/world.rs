@@ -10,6 +10,7 @@ use super::{
     host::{Host, Make},
     judge::Judge,
     log::SimLog,
+    more::More,
     network::SimNetwork,
     trace::Trace,
 };
@@ -37,6 +38,7 @@ const FOREIGN: u32 = 6;
 #[derive(Debug)]
 pub struct World {
     pub(super) random: StdRng,
+    pub(super) more: More,
     pub(super) network: SimNetwork,
     pub(super) hosts: Vec<Host>,
     /// When a host without a process starts one.
@@ -63,11 +65,13 @@ impl World {
         network.set_trace(trace.clone());
         let judge = Judge::new(trace.clone());
         let count = if seed % 4 == 3 { 5 } else { 3 };
-        let hosts: Vec<Host> = (0..count).map(|n| host(n, &mut random, &network)).collect();
+        let mut hosts: Vec<Host> = (0..count).map(|n| host(n, &mut random, &network)).collect();
         hosts.iter().for_each(|host| judge.watch_daemon(host));
+        let more = More::draw(seed);
+        hosts.iter_mut().for_each(|host| more.configure(host));
         // Most worlds are short, so that there can be many.
         let longest = if random.random_bool(0.1) { FAULTS_MAX.as_secs() } else { 12 };
-        let faults = Duration::from_secs(random.random_range(5..=longest));
+        let faults = Duration::from_secs(random.random_range(5..=longest)) + more.longer();
         let mut world = Self {
             network,
             restarts: vec![Instant::now(); hosts.len()],
@@ -81,6 +85,7 @@ impl World {
             founding: JoinSet::new(),
             faults_end: Instant::now() + faults,
             random,
+            more,
         };
         for n in 0..world.hosts.len() {
             world.start(n).await;
@@ -95,6 +100,7 @@ impl World {
     pub async fn run(&mut self) -> Result<(), String> {
         while Instant::now() < self.faults_end {
             self.step();
+            self.step_more();
             let pause = self.random.random_range(1..300);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.supervise().await;
@@ -190,7 +196,7 @@ impl World {
         })
     }
 
-    fn client(&self, n: usize, patience: Duration) -> Option<Client> {
+    pub(super) fn client(&self, n: usize, patience: Duration) -> Option<Client> {
         let cluster = self.hosts[n].peer.as_ref()?.cluster.clone();
         Some(Client { judge: self.judge.clone(), trace: self.trace.clone(), cluster, patience })
     }

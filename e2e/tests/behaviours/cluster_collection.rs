@@ -4,7 +4,7 @@ use futures::future::{join, join_all};
 use pinkeeper_e2e::{
     daemon::Daemon,
     peer::{PeerProcess, Setup},
-    trio::{SECRET, Trio},
+    trio::{Trio, next_of},
 };
 use serde_json::{Value, json};
 
@@ -92,14 +92,7 @@ async fn peers_collect_one_after_the_other_and_a_dead_daemon_stops_no_other() {
 #[tokio::test]
 async fn a_full_volume_is_collected_unasked_once_something_was_unpinned() {
     let daemon = Daemon::start().await.unwrap();
-    let setup = Setup {
-        name: "a".to_owned(),
-        secret: SECRET.to_owned(),
-        found: true,
-        bootstrap: Vec::new(),
-        ipfs_api: daemon.url(),
-    };
-    let mut peer = PeerProcess::new(setup).unwrap();
+    let mut peer = PeerProcess::new(next_of(&[], "a", daemon.url())).unwrap();
     // Any volume in use is as full as that.
     peer.set("ipfs_path", json!(daemon.repository()));
     peer.set("gc_watermark", json!(1));
@@ -121,13 +114,7 @@ async fn a_full_volume_is_collected_unasked_once_something_was_unpinned() {
 #[tokio::test]
 async fn a_peer_without_a_cluster_collects_nothing() {
     let daemon = Daemon::start().await.unwrap();
-    let setup = Setup {
-        name: "a".to_owned(),
-        secret: SECRET.to_owned(),
-        found: false,
-        bootstrap: Vec::new(),
-        ipfs_api: daemon.url(),
-    };
+    let setup = Setup { found: false, ..next_of(&[], "a", daemon.url()) };
     let mut peer = PeerProcess::new(setup).unwrap();
     peer.start().unwrap();
     until("it serves", || async { peer.get("id").await.is_ok() }).await;

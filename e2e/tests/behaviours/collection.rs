@@ -1,18 +1,33 @@
 //! Its garbage collection, which waits for every pin in flight while everything else waits for it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use pinkeeper::{
     ipfs::{Ipfs as _, IpfsError},
-    types::PinState,
+    types::{CollectResult, PinState},
 };
 use pinkeeper_e2e::daemon::{Daemon, identity_cid};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use super::{Tracked, broken_file, empty, start_pin, until};
 
 /// Time a collection of little has, with what must be waited for before it.
 const SOON: Duration = Duration::from_secs(20);
+
+/// A daemon's tracker that collects for a while, and the outcome to come.
+async fn collecting(daemon: &Daemon, folder: &Path) -> (Tracked, JoinHandle<CollectResult>) {
+    let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_be_bytes).collect();
+    daemon.add(bytes).await.unwrap();
+    let tracked = Tracked::start(daemon, folder, empty());
+    until("settled", || async { tracked.handle.is_settled() }).await;
+    let handle = tracked.handle.clone();
+    let collection = tokio::spawn(async move { handle.collect_garbage().await });
+    until("it begins", || async { tracked.handle.garbage().collecting }).await;
+    (tracked, collection)
+}
 
 #[tokio::test]
 async fn what_is_unpinned_is_gone_after_a_collection_and_nothing_else() {
@@ -104,15 +119,8 @@ async fn a_stalled_pin_of_somebody_else_is_not_waited_for() {
 #[tokio::test]
 async fn pins_wanted_during_a_collection_are_made_after_it() {
     let daemon = Daemon::start().await.unwrap();
-    // Enough to collect for a while.
-    let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_be_bytes).collect();
-    daemon.add(bytes).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let tracked = Tracked::start(&daemon, folder.path(), empty());
-    until("settled", || async { tracked.handle.is_settled() }).await;
-    let handle = tracked.handle.clone();
-    let collection = tokio::spawn(async move { handle.collect_garbage().await });
-    until("it begins", || async { tracked.handle.garbage().collecting }).await;
+    let (tracked, collection) = collecting(&daemon, folder.path()).await;
     for n in 0..100 {
         tracked.want(identity_cid(n));
     }
@@ -135,14 +143,8 @@ async fn pins_wanted_during_a_collection_are_made_after_it() {
 #[tokio::test]
 async fn a_collection_on_a_daemon_that_is_killed_says_so() {
     let mut daemon = Daemon::start().await.unwrap();
-    let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_be_bytes).collect();
-    daemon.add(bytes).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let tracked = Tracked::start(&daemon, folder.path(), empty());
-    until("settled", || async { tracked.handle.is_settled() }).await;
-    let handle = tracked.handle.clone();
-    let collection = tokio::spawn(async move { handle.collect_garbage().await });
-    until("it begins", || async { tracked.handle.garbage().collecting }).await;
+    let (tracked, collection) = collecting(&daemon, folder.path()).await;
     daemon.kill().await.unwrap();
     let reason = timeout(SOON, collection).await.unwrap().unwrap().unwrap_err();
     assert!(reason.contains("daemon"), "{reason}");

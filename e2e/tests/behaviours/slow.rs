@@ -5,9 +5,9 @@ use std::time::Duration;
 use pinkeeper::{tracker, types::PinState};
 use pinkeeper_e2e::{
     daemon::{Daemon, identity_cid},
-    peer::{PeerProcess, Setup},
+    peer::PeerProcess,
     proxy::Proxy,
-    trio::SECRET,
+    trio::next_of,
 };
 use tokio::time::Instant;
 
@@ -19,14 +19,7 @@ const TOLD_DEADLINE: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn a_daemon_that_hangs_is_told_within_ten_seconds() {
     let daemon = Daemon::start().await.unwrap();
-    let mut peer = PeerProcess::new(Setup {
-        name: "a".to_owned(),
-        secret: SECRET.to_owned(),
-        found: true,
-        bootstrap: Vec::new(),
-        ipfs_api: daemon.url(),
-    })
-    .unwrap();
+    let mut peer = PeerProcess::new(next_of(&[], "a", daemon.url())).unwrap();
     peer.start().unwrap();
     until("it is ready", || peer.is_ready()).await;
     let cid = identity_cid(1);

@@ -35,6 +35,10 @@ pub enum FoundingError {
          ConfigMap {1}"
     )]
     OtherCluster(String, String),
+    /// Founding has failed, most often because the disk is full. A store answers nothing after an
+    /// error of its disk until it is opened anew, so only another start can go on.
+    #[error("the cluster was not founded: {0}")]
+    NotFounded(String),
 }
 
 struct Driver<F> {
@@ -73,7 +77,7 @@ pub async fn run(
                 SOON
             }
             Ok(Done::Moved) => Duration::ZERO,
-            Ok(Done::Foreign(error)) => return Err(error),
+            Ok(Done::Failed(error)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the record could not be read or written; trying again");
                 SOON
@@ -105,7 +109,7 @@ enum Done {
     Settled,
     Waiting(String),
     Moved,
-    Foreign(FoundingError),
+    Failed(FoundingError),
 }
 
 impl<F: FnMut() -> ClusterId> Driver<F> {
@@ -140,7 +144,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             (Step::Wait(why), _) => return Ok(Done::Waiting(why)),
             (Step::OtherCluster(what), _) => {
                 let error = FoundingError::OtherCluster(what, settings.record());
-                return Ok(Done::Foreign(error));
+                return Ok(Done::Failed(error));
             }
             (Step::Join(id, worry), _) => {
                 if self.joining.replace(id) != Some(id) {
@@ -168,15 +172,11 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
                 tracing::warn!(cluster = %id, from = read.founder, "took the unformed record over");
             }
             (Step::Found(id, epoch), _) => {
-                // Once only: if it fails, the record must be won again.
-                self.won = None;
-                match cluster.found(id, epoch).await {
-                    Ok(()) => tracing::info!(cluster = %id, "founded the cluster"),
-                    Err(error) => {
-                        tracing::error!(%error, "the cluster was not founded");
-                        return Ok(Done::Waiting(format!("founding has failed: {error}")));
-                    }
+                if let Err(error) = cluster.found(id, epoch).await {
+                    return Ok(Done::Failed(FoundingError::NotFounded(error.to_string())));
                 }
+                self.won = None;
+                tracing::info!(cluster = %id, "founded the cluster");
             }
             (Step::MarkFormed, Some(read)) => {
                 let next = Record { formed: true, ..read.clone() };

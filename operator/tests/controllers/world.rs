@@ -15,7 +15,7 @@ use kube::{
 use pinkeeper::{
     clock::Clock,
     cluster::{AddressBook, JoinPolicy},
-    consensus::{DiskLog, StateStore, Stores, Timing},
+    consensus::{Checkpoints, DiskLog, StateStore, Stores, Timing},
     ipfs::{Ipfs, fake::StandInDaemon},
     peer::{Assembly, Peer},
     rpc::{CallError, Transport},
@@ -201,6 +201,7 @@ impl World {
                 election_min: Duration::from_millis(150),
                 election_max: Duration::from_millis(300),
             },
+            checkpoints: Checkpoints::default(),
             stores,
             transport: Arc::new(Alone),
             inbound,

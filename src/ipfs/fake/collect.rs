@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use futures::stream::{self, Stream, StreamExt as _};
 use http::Response;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     End, Request, StandInDaemon,
@@ -63,7 +63,12 @@ impl StandInDaemon {
         let daemon = self.clone();
         daemon.world().log(Request::Collect);
         let pieces = async move {
-            match daemon.remove_garbage(life).await {
+            let ended = daemon.remove_garbage(life).await;
+            // A clean end without a word says so too.
+            if matches!(ended, Ok(_) | Err(End::Clean(None))) {
+                daemon.world().collected_at = Some(Instant::now());
+            }
+            match ended {
                 Ok(removed) => {
                     let item = |cid: Cid| Ok(line(&json!({"Key": {"/": cid.to_string()}})));
                     removed.into_iter().map(item).collect::<Vec<Piece>>()

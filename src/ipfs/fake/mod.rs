@@ -82,6 +82,8 @@ struct World {
     collecting: bool,
     /// Whoever asked for it gave it up, and it still waits for the pins in flight.
     orphaned: bool,
+    /// When it last said that a collection is done.
+    collected_at: Option<Instant>,
     /// Of `pins`: pinned by others than the peer.
     foreign: BTreeSet<Cid>,
     /// When another daemon took its place last.
@@ -164,6 +166,7 @@ impl StandInDaemon {
             locks: 0,
             collecting: false,
             orphaned: false,
+            collected_at: None,
             foreign: BTreeSet::new(),
             replaced: None,
             strays: BTreeSet::new(),
@@ -309,6 +312,12 @@ impl StandInDaemon {
     #[must_use]
     pub fn stores(&self, cid: &Cid) -> bool {
         self.world().blocks.contains(cid)
+    }
+
+    /// When it last said that it has collected its garbage.
+    #[must_use]
+    pub fn collected_at(&self) -> Option<Instant> {
+        self.world().collected_at
     }
 
     /// All it holds.

@@ -7,7 +7,7 @@ use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
     peer::{PeerProcess, Setup, leader_of},
     stand_in_kubo::StandInKubo,
-    trio::{SECRET, number, whole},
+    trio::{FORM_DEADLINE, SECRET, number, whole},
 };
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ impl Cluster {
             peers.push(peer);
         }
         peers.iter_mut().try_for_each(PeerProcess::start)?;
-        whole(&peers).await;
+        whole(&peers, FORM_DEADLINE).await;
         Ok(Self { peers })
     }
 

@@ -8,7 +8,7 @@ use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
     daemon::{Daemon, identity_cid},
     outage,
-    trio::whole,
+    trio::{FORM_DEADLINE, whole},
 };
 use tokio::time::{Instant, sleep};
 
@@ -201,7 +201,7 @@ async fn measure_outage(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
         let outage = outage::of_killed_leader(&mut cluster.peers, first..).await?;
         figures.push(Figure { key: "outage", value: outage.time.as_secs_f64(), floor: None });
         cluster.peers[outage.killed].start()?;
-        whole(&cluster.peers).await;
+        whole(&cluster.peers, FORM_DEADLINE).await;
     }
     Ok(figures)
 }

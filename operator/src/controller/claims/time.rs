@@ -3,12 +3,8 @@
 //! Invariant: it never goes back, not behind what was counted in earlier leaderships either, and it
 //! goes on as time passes, whatever the wall clock does.
 
-use std::time::Duration;
-
 use pinkeeper::types::Timestamp;
 use tokio::time::Instant;
-
-use crate::controller::status::millis;
 
 /// A leadership's time.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +21,16 @@ impl BrakeTime {
 
     /// Now.
     pub(super) fn now(self) -> Timestamp {
-        let passed: Duration = self.since.elapsed();
-        Timestamp(self.from.0.saturating_add(millis(passed)))
+        let passed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Timestamp(self.from.0.saturating_add(passed))
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use pinkeeper::{
         state::{Fence, Found, Lost, Op, Outcome, PinSet, Ruling},
         types::{Cid, ClaimOptions, Factor, Owner, Replication, Uid},

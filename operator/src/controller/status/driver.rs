@@ -12,7 +12,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use pinkeeper::{
     state::{Changed, PinSet},
-    types::{Cid, PeerId, Timestamp},
+    types::{Cid, PeerId},
 };
 use tokio::{
     sync::{broadcast, broadcast::error::RecvError, mpsc},
@@ -21,7 +21,8 @@ use tokio::{
 
 use super::{
     events::{Bucket, note},
-    judge::{Difference, GATHERING, Verdict, View, difference, judge, millis},
+    graces::{Held, Moment},
+    judge::{Difference, Verdict, View, difference, judge},
     presence::{Facts, Presence},
     tell::Told,
     timers::Timers,
@@ -59,11 +60,14 @@ type Finished = (ObjectKey, Write, Written);
 struct Driver {
     lead: Arc<Leading>,
     notes: mpsc::Sender<Told>,
+    /// When this leadership's graces began to count.
+    began: Instant,
     presence: Presence,
-    gathering_until: Timestamp,
     /// Of the last look at the peers.
     facts: BTreeMap<PeerId, Facts>,
     timers: Timers,
+    /// News of an object that is held back.
+    held: BTreeMap<ObjectKey, Held>,
     /// Since when an object has had something unsettled to say.
     noticed: BTreeMap<ObjectKey, Instant>,
     /// When an unsettled object was last written.
@@ -103,15 +107,16 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
 
 impl Driver {
     fn new(lead: Arc<Leading>, notes: mpsc::Sender<Told>) -> Self {
-        let now = lead.shared.clock.now();
+        let now = Moment { at: Duration::ZERO, wall: lead.shared.clock.now() };
         let presence = Presence::default().look(&lead.shared.cluster, now);
         Self {
             lead,
             notes,
+            began: Instant::now(),
             facts: presence.facts(now),
-            gathering_until: Timestamp(now.0 + millis(GATHERING)),
             presence,
             timers: Timers::default(),
+            held: BTreeMap::new(),
             noticed: BTreeMap::new(),
             written: BTreeMap::new(),
             under_way: BTreeSet::new(),
@@ -121,6 +126,10 @@ impl Driver {
             paused_until: None,
             pause: Backoff::new(PAUSE.0, PAUSE.1),
         }
+    }
+
+    fn now(&self) -> Moment {
+        Moment { at: self.began.elapsed(), wall: self.lead.shared.clock.now() }
     }
 
     fn has_room(&self) -> bool {
@@ -167,11 +176,15 @@ impl Driver {
         let now = Instant::now();
         let object = self.lead.objects().get(key).cloned();
         let Some(object) = object else { return self.forget(key) };
-        let Some(verdict) = self.judge(&object) else { return };
+        let Some(mut verdict) = self.judge(&object) else { return };
         if let Some(recheck) = verdict.recheck {
-            let wait = recheck.0.saturating_sub(self.lead.shared.clock.now().0) + 1;
-            self.timers.set(key, now + Duration::from_millis(wait), Lane::Later);
+            self.timers.set(key, self.began + recheck, Lane::Later);
         }
+        let held = std::mem::take(&mut verdict.held);
+        match held.is_empty() {
+            true => self.held.remove(key),
+            false => self.held.insert(key.clone(), held),
+        };
         match difference(object.status.as_ref(), &verdict.status) {
             Difference::None => self.forget(key),
             Difference::Words => {
@@ -196,6 +209,7 @@ impl Driver {
         self.noticed.remove(key);
         if self.lead.objects().get(key).is_none() {
             self.written.remove(key);
+            self.held.remove(key);
         }
     }
 
@@ -209,8 +223,9 @@ impl Driver {
         };
         // Whoever joined since the last look may have a copy already.
         if cluster.state().read(is_new) {
-            self.presence = self.presence.look(&cluster, self.lead.shared.clock.now());
+            self.presence = self.presence.look(&cluster, self.now());
         }
+        let (now, held) = (self.now(), self.held.get(&object.key).cloned().unwrap_or_default());
         let reports = cid.map(|cid| cluster.board().statuses(cid)).unwrap_or_default();
         cluster.state().read(|pins| {
             let view = View {
@@ -219,8 +234,8 @@ impl Driver {
                 reports: &reports,
                 peers: &self.presence.peers,
                 default_replicas: self.lead.shared.settings.default_replicas,
-                gathering_until: self.gathering_until,
-                now: self.lead.shared.clock.now(),
+                held: &held,
+                now,
             };
             judge(object, view)
         })
@@ -324,8 +339,8 @@ impl Driver {
 
     /// Pins of peers that went, came back or spoke are looked at again.
     fn look_at_peers(&mut self) {
+        let now = self.now();
         let shared = &self.lead.shared;
-        let now = shared.clock.now();
         self.presence = self.presence.look(&shared.cluster, now);
         // A silence that begins or ends is no news for statuses; one that outlasts the grace is.
         let facts = self.presence.facts(now);

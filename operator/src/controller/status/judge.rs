@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing is said about a generation whose claim is not in the state; Ready is judged by
 //! the object's own spec; without news about a copy, what was last written about it stays; the same
-//! view gives the same status, so that nothing is written when nothing changes.
+//! view gives the same status, so that nothing is written when nothing changes; only the leader's own
+//! time decides.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +13,10 @@ use pinkeeper::{
     types::{Owner, PeerId, Pin, PinState, PinStatus as Report, Timestamp},
 };
 
-use super::conditions::conditions;
+use super::{
+    conditions::conditions,
+    graces::{Graces, Held, Moment},
+};
 use crate::{
     controller::{claims::replication, objects::PinObject},
     crd::{self, AllocationState, PinAllocation, PinReason},
@@ -26,7 +30,7 @@ pub(super) const GATHERING: Duration = Duration::from_secs(10);
 /// content that nobody has end as the attempts before.
 const RETRY_HIDDEN: Duration = Duration::from_secs(120);
 /// How long a copy that was confirmed may wait for its confirmation anew.
-const ASKING: Duration = Duration::from_secs(10);
+pub(super) const ASKING: Duration = Duration::from_secs(10);
 
 /// A peer as far as statuses need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub struct PeerView {
     /// Its reports are complete in this leadership.
     pub reported: bool,
     /// Since when nothing was heard of it, if so.
-    pub silent: Option<Timestamp>,
+    pub silent: Option<Moment>,
 }
 
 /// What is known about the object's content.
@@ -52,10 +56,10 @@ pub struct View<'a> {
     pub peers: &'a BTreeMap<PeerId, PeerView>,
     /// Copies of a Pin that names no number.
     pub default_replicas: u16,
-    /// Until then a new leader hears of its peers, and too few of them say nothing.
-    pub gathering_until: Timestamp,
+    /// What the last look at this object held back.
+    pub held: &'a Held,
     /// Now.
-    pub now: Timestamp,
+    pub now: Moment,
 }
 
 /// A status and what to do with it.
@@ -67,8 +71,10 @@ pub struct Verdict {
     pub reason: PinReason,
     /// Nothing more is expected to happen soon: worth writing at once.
     pub settled: bool,
-    /// The verdict may change by time alone, then.
-    pub recheck: Option<Timestamp>,
+    /// The verdict may change by time alone, then (as in [`Moment::at`]).
+    pub recheck: Option<Duration>,
+    /// What it holds back, for the next look.
+    pub held: Held,
 }
 
 /// Judges one object; absent when there is nothing to say about this generation yet.
@@ -80,11 +86,11 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
             "{error}. The cid of a Pin cannot be changed: delete this Pin and create one with the \
              right CID"
         );
-        return Some(stalled(object, PinReason::InvalidCID, &message, view.now));
+        return Some(stalled(object, PinReason::InvalidCID, &message, view.now.wall));
     }
     if let Some(refused) = view.refused {
         let message = format!("the cluster refuses it: {refused}");
-        return Some(stalled(object, PinReason::Unallocatable, &message, view.now));
+        return Some(stalled(object, PinReason::Unallocatable, &message, view.now.wall));
     }
     let pin = view.pin?;
     let claim = pin.claims.get(&Owner::Object(object.uid.clone()))?;
@@ -92,18 +98,17 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
         return None;
     }
     let (min, wanted) = replication(spec, view.default_replicas);
-    let mut recheck = None;
-    let copies = copies(object, pin, view, &mut recheck);
+    let mut graces = Graces::new(view.now.at, view.held);
+    let copies = copies(object, pin, view, &mut graces);
     let count = Count::of(&copies, usize::from(min), usize::from(wanted), view.peers.len());
     let mut reason = reason(&copies, &count);
-    if reason == PinReason::NotEnoughPeers && view.now < view.gathering_until {
+    if reason == PinReason::NotEnoughPeers && graces.last(Duration::ZERO, GATHERING) {
         reason = PinReason::Queued;
-        let until = view.gathering_until;
-        recheck = Some(recheck.map_or(until, |other: Timestamp| other.min(until)));
     }
     let under = count.confirmed < count.wanted;
     let message = message(reason, &copies, &count);
-    let conditions = conditions(object, reason, reason.is_ready() && under, &message, view.now);
+    let conditions =
+        conditions(object, reason, reason.is_ready() && under, &message, view.now.wall);
     let status = crd::PinStatus {
         conditions,
         observed_generation: Some(object.generation),
@@ -111,7 +116,8 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
         ready_replicas: Some(i32::try_from(count.confirmed).unwrap_or(i32::MAX)),
         allocations: copies.into_iter().take(crd::ALLOCATIONS_LEN_MAX).collect(),
     };
-    Some(Verdict { status, reason, settled: reason.is_ready() && !under, recheck })
+    let Graces { held, ends: recheck, .. } = graces;
+    Some(Verdict { status, reason, settled: reason.is_ready() && !under, recheck, held })
 }
 
 fn stalled(object: &PinObject, reason: PinReason, message: &str, now: Timestamp) -> Verdict {
@@ -120,7 +126,7 @@ fn stalled(object: &PinObject, reason: PinReason, message: &str, now: Timestamp)
         observed_generation: Some(object.generation),
         ..crd::PinStatus::default()
     };
-    Verdict { status, reason, settled: true, recheck: None }
+    Verdict { status, reason, settled: true, recheck: None, held: Held::new() }
 }
 
 /// What is shown of each allocation, by name. A name is shown once: two identities under one name
@@ -129,7 +135,7 @@ fn copies(
     object: &PinObject,
     pin: &Pin,
     view: View<'_>,
-    recheck: &mut Option<Timestamp>,
+    graces: &mut Graces<'_>,
 ) -> Vec<PinAllocation> {
     let before = object.status.as_ref().map_or(&[][..], |status| &status.allocations[..]);
     let mut copies: BTreeMap<String, PinAllocation> = BTreeMap::new();
@@ -137,8 +143,8 @@ fn copies(
         let peer = view.peers.get(&allocation.peer);
         let name = peer.map_or_else(|| allocation.peer.to_string(), |peer| peer.name.clone());
         let before = before.iter().find(|copy| copy.peer == name);
-        let report = view.reports.get(&allocation.peer);
-        let mut copy = copy(name, peer, before, report, view.now, recheck);
+        let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
+        let mut copy = copy(name, peer, before, report, view.now.wall, graces);
         if allocation.leaving {
             copy = PinAllocation { state: AllocationState::Leaving, ..copy };
         }
@@ -157,17 +163,10 @@ fn copy(
     name: String,
     peer: Option<&PeerView>,
     before: Option<&PinAllocation>,
-    report: Option<&Report>,
+    report: Option<(PeerId, &Report)>,
     now: Timestamp,
-    recheck: &mut Option<Timestamp>,
+    graces: &mut Graces<'_>,
 ) -> PinAllocation {
-    let mut waiting = |since: Timestamp, span: Duration| {
-        let until = Timestamp(since.0.saturating_add(millis(span)));
-        if now < until {
-            *recheck = Some(recheck.map_or(until, |other| other.min(until)));
-        }
-        now < until
-    };
     let shown = |state, since, message: &str| {
         // A state keeps the time it was first written with: a restarted peer reports a later one.
         let first = before.filter(|copy| copy.state == state).and_then(|copy| copy.since.clone());
@@ -178,12 +177,13 @@ fn copy(
         return shown(AllocationState::PeerDown, now, "the peer is no longer a member");
     };
     if let Some(since) = peer.silent
-        && !waiting(since, GRACE)
+        && !graces.last(since.at, GRACE)
     {
+        let since = since.wall;
         let message = format!("nothing was heard of the peer since {}", whole_seconds(since).0);
         return shown(AllocationState::PeerDown, since, &message);
     }
-    let Some(report) = report else {
+    let Some((id, report)) = report else {
         return match before {
             Some(before) if !peer.reported => before.clone(),
             _ => shown(AllocationState::Queued, now, ""),
@@ -191,7 +191,7 @@ fn copy(
     };
     let state = state_of(report.state);
     if let Some(before) = before
-        && stays(before.state, state, report, &mut waiting)
+        && stays(before.state, state, report, |grace| graces.hold(id, report, grace))
     {
         return before.clone();
     }
@@ -203,20 +203,20 @@ fn stays(
     before: AllocationState,
     state: AllocationState,
     report: &Report,
-    waiting: &mut impl FnMut(Timestamp, Duration) -> bool,
+    held: impl FnOnce(Duration) -> bool,
 ) -> bool {
     use AllocationState::{
         ContentNotFound, DaemonDown, PeerDown, PinError, Pinned, Pinning, Queued,
     };
     match (before, state) {
-        (Pinned, DaemonDown) => waiting(report.since, GRACE),
+        (Pinned, DaemonDown) => held(GRACE),
         // A peer that starts asks its daemon first.
-        (Pinned, Queued) if report.attempts == 0 => waiting(report.since, ASKING),
+        (Pinned, Queued) if report.attempts == 0 => held(ASKING),
         (ContentNotFound | PinError | DaemonDown, Queued) => report.attempts > 0,
         (ContentNotFound | PinError | DaemonDown, Pinning) => {
-            report.attempts > 0 && waiting(report.since, RETRY_HIDDEN)
+            report.attempts > 0 && held(RETRY_HIDDEN)
         }
-        (PeerDown, Queued) if report.attempts == 0 => waiting(report.since, ASKING),
+        (PeerDown, Queued) if report.attempts == 0 => held(ASKING),
         _ => false,
     }
 }
@@ -362,10 +362,6 @@ pub(super) fn bounded(text: &str) -> String {
 pub(super) fn whole_seconds(time: Timestamp) -> Time {
     let second = i64::try_from(time.0 / 1000).unwrap_or(i64::MAX);
     Time(jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX))
-}
-
-pub(in crate::controller) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a status differs from the one on the object.

@@ -8,6 +8,7 @@
 mod conditions;
 mod driver;
 mod events;
+mod graces;
 mod judge;
 mod presence;
 mod tell;
@@ -17,11 +18,11 @@ mod writer;
 pub use self::{
     driver::LINGER,
     events::{Bucket, Note, note},
+    graces::{Held, Moment},
     judge::{Difference, GRACE, PeerView, Verdict, View, difference, judge},
 };
 pub(super) use self::{
     driver::run,
-    judge::millis,
     tell::{QUEUE_LEN_MAX as NOTES_MAX, Told, run as tell},
 };
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use pinkeeper::{
-    cluster::Cluster,
-    types::{PeerId, Timestamp},
-};
+use pinkeeper::{cluster::Cluster, types::PeerId};
 
-use super::judge::{GRACE, PeerView};
+use super::{
+    graces::Moment,
+    judge::{GRACE, PeerView},
+};
 
 /// The peers as statuses see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) struct Presence {
 
 impl Presence {
     /// Looks anew; peers that are silent keep the time since when.
-    pub(super) fn look(&self, cluster: &Cluster, now: Timestamp) -> Self {
+    pub(super) fn look(&self, cluster: &Cluster, now: Moment) -> Self {
         let alive = cluster.peer_metrics();
         let view = |(id, member): (PeerId, pinkeeper::cluster::MemberView)| {
             let reported = cluster.board().reported(&id);
@@ -31,9 +31,8 @@ impl Presence {
     }
 
     /// What decides about statuses: Pins of a peer need another look when it changes.
-    pub(super) fn facts(&self, now: Timestamp) -> BTreeMap<PeerId, Facts> {
-        let grace = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
-        let gone = |since: Timestamp| now.0 >= since.0.saturating_add(grace);
+    pub(super) fn facts(&self, now: Moment) -> BTreeMap<PeerId, Facts> {
+        let gone = |since: Moment| now.at >= since.at.saturating_add(GRACE);
         let facts = |(id, peer): (&PeerId, &PeerView)| {
             (*id, (peer.name.clone(), peer.reported, peer.silent.is_some_and(gone)))
         };

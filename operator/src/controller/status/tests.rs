@@ -1,7 +1,7 @@
 //! The table of reasons, what stays while there is no news, and that statuses settle.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use pinkeeper::{
     state::Refused,
@@ -12,7 +12,10 @@ use pinkeeper::{
 };
 use proptest::prelude::*;
 
-use super::{Difference, GRACE, PeerView, Verdict, View, difference, judge};
+use super::{
+    Difference, GRACE, Held, Moment, PeerView, Verdict, View, difference, judge,
+    judge::{ASKING, GATHERING},
+};
 use crate::{
     controller::objects::{
         PinObject,
@@ -21,7 +24,12 @@ use crate::{
     crd::{self, AllocationState, PinReason},
 };
 
-const NOW: Timestamp = Timestamp(1_700_000_000_000);
+/// What all clocks show at first.
+const WALL: Timestamp = Timestamp(1_700_000_000_000);
+/// Long after the leadership began.
+const NOW: Moment = Moment { at: Duration::from_secs(3_600), wall: WALL };
+/// A year.
+const YEAR_MS: u64 = 365 * 86_400_000;
 
 fn id(number: u8) -> PeerId {
     PeerId([number; 32])
@@ -35,7 +43,7 @@ fn object(replicas: i32, min: i32) -> PinObject {
 }
 
 fn report(state: PinState, attempts: u32) -> Report {
-    Report { state, since: NOW, message: String::new(), attempts }
+    Report { state, since: WALL, message: String::new(), attempts }
 }
 
 /// A cluster of `members` peers, with the pin on the first of them, as many as reports.
@@ -43,13 +51,15 @@ struct World {
     pin: Pin,
     reports: BTreeMap<PeerId, Report>,
     peers: BTreeMap<PeerId, PeerView>,
+    /// Of the last look.
+    held: Held,
 }
 
 impl World {
     fn new(members: u8, states: &[PinState]) -> Self {
         let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
         let options = ClaimOptions { replication, retain: false, name: "web/docs".into() };
-        let claim = Claim { options, generation: 1, since: NOW };
+        let claim = Claim { options, generation: 1, since: WALL };
         let uid = object(1, 1).uid;
         let holders = (1..).zip(states);
         Self {
@@ -59,7 +69,7 @@ impl World {
                     .clone()
                     .map(|(number, _)| Allocation { peer: id(number), leaving: false })
                     .collect(),
-                created: NOW,
+                created: WALL,
             },
             reports: holders.map(|(number, state)| (id(number), report(*state, 0))).collect(),
             peers: (1..=members)
@@ -68,23 +78,26 @@ impl World {
                     (id(number), PeerView { name, reported: true, silent: None })
                 })
                 .collect(),
+            held: Held::new(),
         }
     }
 
-    fn view(&self, now: Timestamp) -> View<'_> {
+    fn view(&self, now: Moment) -> View<'_> {
         View {
             pin: Some(&self.pin),
             refused: None,
             reports: &self.reports,
             peers: &self.peers,
             default_replicas: 2,
-            gathering_until: NOW,
+            held: &self.held,
             now,
         }
     }
 
-    fn judge(&self, object: &PinObject, now: Timestamp) -> Verdict {
-        judge(object, self.view(now)).unwrap()
+    fn judge(&mut self, object: &PinObject, now: Moment) -> Verdict {
+        let verdict = judge(object, self.view(now)).unwrap();
+        self.held.clone_from(&verdict.held);
+        verdict
     }
 }
 
@@ -100,8 +113,9 @@ fn message(status: &crd::PinStatus) -> &str {
     &status.conditions[0].message
 }
 
-fn after(span: std::time::Duration) -> Timestamp {
-    Timestamp(NOW.0 + u64::try_from(span.as_millis()).unwrap())
+fn after(span: Duration) -> Moment {
+    let wall = Timestamp(WALL.0 + u64::try_from(span.as_millis()).unwrap());
+    Moment { at: NOW.at + span, wall }
 }
 
 /// What kstatus makes of it (<https://github.com/kubernetes-sigs/cli-utils>, pkg/kstatus).
@@ -196,17 +210,16 @@ fn messages_name_numbers_and_the_next_step() {
 #[test]
 fn a_new_leader_does_not_call_peers_missing_before_it_has_heard_of_them() {
     let world = World::new(3, &[]);
-    let until = after(GRACE);
-    let verdict = judge(&object(1, 1), View { gathering_until: until, ..world.view(NOW) }).unwrap();
-    assert_eq!((verdict.reason, verdict.recheck), (PinReason::Queued, Some(until)));
-    let verdict =
-        judge(&object(1, 1), View { gathering_until: until, ..world.view(until) }).unwrap();
+    let at = |at| world.view(Moment { at, ..NOW });
+    let verdict = judge(&object(1, 1), at(Duration::ZERO)).unwrap();
+    assert_eq!((verdict.reason, verdict.recheck), (PinReason::Queued, Some(GATHERING)));
+    let verdict = judge(&object(1, 1), at(GATHERING)).unwrap();
     assert_eq!(verdict.reason, PinReason::NotEnoughPeers);
 }
 
 #[test]
 fn each_object_is_judged_by_its_own_spec() {
-    let world = World::new(3, &[PinState::Pinned, PinState::Pinning]);
+    let mut world = World::new(3, &[PinState::Pinned, PinState::Pinning]);
     assert_eq!(world.judge(&object(1, 1), NOW).reason, PinReason::Pinned);
     assert_eq!(world.judge(&object(2, 2), NOW).reason, PinReason::Pinning);
 }
@@ -226,7 +239,7 @@ fn a_silent_peer_keeps_its_state_for_the_grace() {
     }
     let soon = world.judge(&object, after(GRACE / 2));
     assert_eq!(difference(object.status.as_ref(), &soon.status), Difference::None);
-    assert_eq!(soon.recheck, Some(after(GRACE)));
+    assert_eq!(soon.recheck, Some(after(GRACE).at));
     let late = world.judge(&object, after(GRACE));
     assert_eq!(late.reason, PinReason::DaemonDown);
     assert_eq!(late.status.allocations[0].state, AllocationState::PeerDown);
@@ -239,9 +252,55 @@ fn a_daemon_that_is_away_shortly_changes_nothing() {
     let object = object(1, 1);
     let object = written(&object, world.judge(&object, NOW));
     world.reports.insert(id(1), report(PinState::DaemonDown, 1));
-    let soon = world.judge(&object, after(GRACE / 2));
-    assert_eq!(difference(object.status.as_ref(), &soon.status), Difference::None);
+    for soon in [Duration::ZERO, GRACE / 2] {
+        let soon = world.judge(&object, after(soon));
+        assert_eq!(difference(object.status.as_ref(), &soon.status), Difference::None);
+        assert_eq!(soon.recheck, Some(after(GRACE).at));
+    }
     assert_eq!(world.judge(&object, after(GRACE)).reason, PinReason::DaemonDown);
+}
+
+#[test]
+fn clocks_of_others_and_clocks_that_jump_decide_nothing() {
+    let away = |state, since: u64| Report { since: Timestamp(since), ..report(state, 0) };
+    for (state, grace) in [(PinState::DaemonDown, GRACE), (PinState::Queued, ASKING)] {
+        for since in [0, WALL.0 - YEAR_MS, WALL.0, WALL.0 + YEAR_MS, u64::MAX] {
+            let mut world = World::new(1, &[PinState::Pinned]);
+            let object = object(1, 1);
+            let object = written(&object, world.judge(&object, NOW));
+            world.reports.insert(id(1), away(state, since));
+            let mut look = |span, wall| {
+                let now = Moment { wall: Timestamp(wall), ..after(span) };
+                let verdict = world.judge(&object, now);
+                (difference(object.status.as_ref(), &verdict.status), verdict.recheck)
+            };
+            let (stays, end) =
+                ((Difference::None, Some(after(grace).at)), (Difference::Facts, None));
+            let step = Duration::from_millis(1);
+            assert_eq!(look(Duration::ZERO, WALL.0), stays, "{state:?} since {since}");
+            assert_eq!(look(step, WALL.0 + YEAR_MS), stays, "{state:?} since {since}");
+            assert_eq!(look(grace - step, 0), stays, "{state:?} since {since}");
+            assert_eq!(look(grace, 0), end, "{state:?} since {since}");
+            // It was not written: the grace does not begin again.
+            assert_eq!(look(grace + step, WALL.0), end, "{state:?} since {since}");
+        }
+    }
+}
+
+#[test]
+fn a_grace_is_for_one_report() {
+    let mut world = World::new(1, &[PinState::Pinned]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    for (number, span) in (1..).zip([Duration::ZERO, GRACE, GRACE * 2]) {
+        // It was back, and away again before anybody looked.
+        let since = Timestamp(number);
+        world.reports.insert(id(1), Report { since, ..report(PinState::DaemonDown, 1) });
+        let verdict = world.judge(&object, after(span));
+        assert_eq!(difference(object.status.as_ref(), &verdict.status), Difference::None);
+    }
+    world.reports.insert(id(1), report(PinState::Pinned, 0));
+    assert!(world.judge(&object, after(GRACE * 2)).held.is_empty());
 }
 
 #[test]
@@ -251,8 +310,10 @@ fn a_retry_does_not_hide_why_the_last_attempt_failed() {
     let object = written(&object, world.judge(&object, NOW));
     for state in [PinState::Queued, PinState::Pinning] {
         world.reports.insert(id(1), report(state, 1));
-        let retry = world.judge(&object, after(GRACE));
-        assert_eq!(difference(object.status.as_ref(), &retry.status), Difference::None);
+        for soon in [Duration::ZERO, GRACE] {
+            let retry = world.judge(&object, after(soon));
+            assert_eq!(difference(object.status.as_ref(), &retry.status), Difference::None);
+        }
     }
     assert_eq!(world.judge(&object, after(GRACE * 3)).reason, PinReason::Pinning);
     world.reports.insert(id(1), report(PinState::Pinned, 0));
@@ -314,7 +375,7 @@ proptest! {
         }
         let stored = serde_json::to_value(&verdict.status).unwrap();
         let object = PinObject { status: serde_json::from_value(stored).unwrap(), ..object };
-        let again = world.judge(&object, Timestamp(NOW.0 + minutes * 60_000));
+        let again = world.judge(&object, after(Duration::from_secs(minutes * 60)));
         prop_assert_eq!(difference(object.status.as_ref(), &again.status), Difference::None);
     }
 }
