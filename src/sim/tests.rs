@@ -67,7 +67,7 @@ fn in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said()
 
 #[test]
 fn worlds_come_to_snapshots_and_to_collections_of_garbage() {
-    let told: Vec<String> = (0..20).map(|seed| run(seed, false).1.text()).collect();
+    let told: Vec<String> = (0..40).map(|seed| run(seed, false).1.text()).collect();
     for what in ["has installed a snapshot", "to collect, local false: Ok(Ok("] {
         let worlds = told.iter().filter(|text| text.contains(what)).count();
         assert!(worlds > 1, "{what}: in {worlds} of {} worlds", told.len());

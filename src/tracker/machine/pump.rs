@@ -7,6 +7,8 @@ use crate::types::{Cid, Progress};
 
 /// CIDs in one question.
 const ASK_LEN: usize = 64;
+/// CIDs in a question while nothing may start: a short one is answered sooner.
+const ASK_LEN_MIN: usize = 8;
 /// Questions under way at once.
 const ASKS_MAX: usize = 4;
 /// No more questions in a lane while that many CIDs of it or a better one may start.
@@ -180,8 +182,9 @@ impl Machine {
 
     fn next_questions(&mut self) -> Vec<Cid> {
         let mut batch = Vec::new();
+        let len = self.ready.len().clamp(ASK_LEN_MIN, ASK_LEN);
         let mut room = [const { None }; READY_MAX.len()];
-        while batch.len() < ASK_LEN {
+        while batch.len() < len {
             let Some((&(lane, sequence), &cid)) = self.queue.first_key_value() else { break };
             if batch.len() >= *room[lane as usize].get_or_insert_with(|| self.room_to_ask(lane)) {
                 break;
