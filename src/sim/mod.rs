@@ -18,6 +18,7 @@ pub mod judge;
 pub mod log;
 pub mod network;
 mod runtime;
+pub mod seeds;
 pub mod trace;
 pub mod world;
 
