@@ -53,13 +53,13 @@ header() { sed -n "s/^$2: //p;/^diff /q" "$root/e2e/planted/$1.patch" | head -n 
 
 # build WORLDS FOLDER: builds the copy's tests, as few as these worlds need, and puts the programs there.
 build() {
-  local packages=(-p pinkeeper --lib) output program
+  local packages=(-p pinkeeper --lib) output program path
   [ "$1" = peers ] || packages=(--workspace --exclude pinkeeper-e2e --lib --test worlds)
   output=$(cd "$copy" && cargo test "${packages[@]}" --no-run 2>&1) || { echo "$output"; return 1; }
   mkdir -p "$2"
   for program in pinkeeper pinkeeper_operator worlds; do
-    rm -f "$2/$program"
-    cp "$(grep -oE "[^( ]*/deps/$program-[0-9a-f]+" <<< "$output")" "$2/$program" 2>/dev/null || true
+    path=$(grep -oE "[^( ]*/deps/$program-[0-9a-f]+" <<< "$output") || continue
+    cp "$path" "$2/$program"
   done
 }
 
