@@ -9,11 +9,10 @@ use std::{
 const THREADS: usize = 2;
 
 /// Runs the worlds of `kept` and of the first `count` seeds, or only those that the environment names
-/// (`PINKEEPER_SIM_FROM`, `PINKEEPER_SIM_SEEDS`), until `report` says of one why it failed. Says the
-/// same; worlds that ran beside that one may have failed too.
+/// (`PINKEEPER_SIM_FROM`, `PINKEEPER_SIM_SEEDS`), until `report` says of one why it failed.
 ///
 /// # Errors
-/// The reports of failed worlds.
+/// That report; and that of the world that ran beside it, if it failed too.
 ///
 /// # Panics
 /// When `report` does.
