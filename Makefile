@@ -121,4 +121,4 @@ soak: faults
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools
 	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR) \
-	  $(PINKEEPER_CACHE)/planted $(PINKEEPER_CACHE)/target-planted
+	  $(PINKEEPER_CACHE)/planted $(PINKEEPER_CACHE)/planted-programs $(PINKEEPER_CACHE)/target-planted

@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
 # Proves that the simulated worlds bite: plants each defect of e2e/planted/ into a copy of the
-# repository, where the unit tests must still pass and the worlds must find it.
+# repository. There the unit tests must still pass, and a world must fail that does not fail without
+# the defect. The last line says how many were found.
 #
 #   e2e/local/planted.sh [NAME…]      only these, without .patch
 #
-# A patch begins with what the defect is. Lines of these forms change the commands (run in the copy,
-# with PINKEEPER_SIM_SEEDS and PINKEEPER_SIM_FROM set for the world):
-#   Unit: cargo test …       tests that do not see it        (default: the peer's, without the worlds)
-#   World: cargo test …      the world that finds it          (default: the peer's)
-#   Seeds: N                 seeds it has to be found within  (default: 400)
+# A patch begins with what the defect is. Lines of these forms may follow:
+#   Worlds: pods      the worlds that find it (default: peers)
+#   Seed: N           the seed that found it before; it is tried first, then all others
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 cache=${PINKEEPER_CACHE:-$HOME/.cache/pinkeeper}
 copy=$cache/planted
 logs=$cache/logs/planted
-unit_default='cargo test -p pinkeeper --lib -- --skip sim::'
-world_default='cargo test -p pinkeeper --lib -- --exact sim::tests::in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said'
-seeds_default=400
+programs=$cache/planted-programs
+# Seeds that a defect has to be found within.
+declare -A seeds=([peers]=400 [pods]=100)
 
 names=("$@")
 if [ ${#names[@]} = 0 ]; then
   for patch in e2e/planted/*.patch; do names+=("$(basename "$patch" .patch)"); done
 fi
-mkdir -p "$copy" "$logs"
+rm -rf "$programs"
+mkdir -p "$copy" "$logs" "$programs"
 # Builds of the copy go to a folder of their own, which begins with the dependencies as they are built
 # already, and stays: the next run is incremental.
 target=$cache/target-planted
@@ -33,8 +33,7 @@ if [ ! -e "$target" ] && [ -e "$built/deps" ]; then
   cp -a --reflink=auto "$built" "$target/x86_64-unknown-linux-musl/debug"
   [ ! -e "$built/../../debug" ] || cp -a --reflink=auto "$built/../../debug" "$target/debug"
 fi
-export CARGO_TARGET_DIR=$target
-export RUST_BACKTRACE=0
+export CARGO_TARGET_DIR=$target CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 
 # The repository as it is here; files that are equal keep their times, so that little is built anew.
 mirror() {
@@ -49,35 +48,79 @@ mirror() {
   rm -rf "$copy.new"
 }
 
-# The header's line for a key, or a default.
+# header NAME KEY DEFAULT: what a patch's header says.
 header() { sed -n "s/^$2: //p;/^diff /q" "$root/e2e/planted/$1.patch" | head -n 1 | grep . || echo "$3"; }
 
-failed=0
-printf '%-32s %-34s %8s\n' defect result seconds
+# build WORLDS FOLDER: builds the copy's tests, as few as these worlds need, and puts the programs there.
+build() {
+  local packages=(-p pinkeeper --lib) output program path
+  [ "$1" = peers ] || packages=(--workspace --exclude pinkeeper-e2e --lib --test worlds)
+  output=$(cd "$copy" && cargo test "${packages[@]}" --no-run 2>&1) || { echo "$output"; return 1; }
+  mkdir -p "$2"
+  for program in pinkeeper pinkeeper_operator worlds; do
+    path=$(grep -oE "[^( ]*/deps/$program-[0-9a-f]+" <<< "$output") || continue
+    cp "$path" "$2/$program"
+  done
+}
+
+# units FOLDER: runs the unit tests of what was built.
+units() {
+  (cd "$copy" && "$1/pinkeeper" --skip sim::) || return 1
+  [ ! -e "$1/pinkeeper_operator" ] || (cd "$copy/operator" && "$1/pinkeeper_operator")
+}
+
+# worlds WORLDS FOLDER FROM SEEDS: runs worlds until one fails.
+worlds() {
+  export PINKEEPER_SIM_FROM=$3 PINKEEPER_SIM_SEEDS=$4
+  if [ "$1" = peers ]; then
+    cd "$copy" && "$2/pinkeeper" --exact \
+      sim::tests::in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said
+  else
+    cd "$copy/operator" && "$2/worlds" --exact \
+      in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written
+  fi
+}
+
+# try NAME LOG: plants a defect and says what became of it.
+try() {
+  local name=$1 log=$2 kind known found=
+  kind=$(header "$name" Worlds peers)
+  known=$(header "$name" Seed '')
+  mirror
+  (cd "$copy" && patch -p1 -f --no-backup-if-mismatch < "$root/e2e/planted/$name.patch") >> "$log" 2>&1 ||
+    { echo 'DOES NOT APPLY'; return; }
+  build "$kind" "$programs/planted-$kind" >> "$log" 2>&1 || { echo 'DOES NOT BUILD'; return; }
+  units "$programs/planted-$kind" >> "$log" 2>&1 || { echo 'UNIT TESTS FAIL'; return; }
+  # Whether worlds of these seeds find it.
+  finds() {
+    (worlds "$kind" "$programs/planted-$kind" "$1" "$2") > "$log.world" 2>&1 && return 1
+    cat "$log.world" >> "$log"
+    found=$(sed -nE 's/^seed ([0-9]+): .*/\1/p' "$log.world" | head -n 1)
+  }
+  { [ -n "$known" ] && finds "$known" 1; } || finds 0 "${seeds[$kind]}" ||
+    { echo "NOT FOUND in ${seeds[$kind]} worlds of $kind"; return; }
+  [ -n "$found" ] || { echo 'WORLDS DID NOT RUN'; return; }
+  (worlds "$kind" "$programs/sound-$kind" "$found" 1) >> "$log" 2>&1 ||
+    { echo "SEED $found FAILS WITHOUT IT"; return; }
+  echo "found by seed $found of $kind"
+}
+
+mirror
+for kind in $(for name in "${names[@]}"; do header "$name" Worlds peers; done | sort -u); do
+  build "$kind" "$programs/sound-$kind"
+done
+printf '%-34s %-34s %8s\n' defect result seconds
+found=0
 for name in "${names[@]}"; do
   log=$logs/$name.log
   : > "$log"
-  mirror
-  result=
   began=$SECONDS
-  if ! (cd "$copy" && patch -p1 -f --no-backup-if-mismatch < "$root/e2e/planted/$name.patch") >> "$log" 2>&1; then
-    result='DOES NOT APPLY'
-  elif ! (cd "$copy" && bash -c "$(header "$name" Unit "$unit_default")") >> "$log" 2>&1; then
-    result='UNIT TESTS FAIL'
-  else
-    began=$SECONDS
-    seeds=$(header "$name" Seeds "$seeds_default")
-    if (cd "$copy" && PINKEEPER_SIM_FROM=0 PINKEEPER_SIM_SEEDS=$seeds bash -c "$(header "$name" World "$world_default")") > "$log.world" 2>&1; then
-      result="NOT FOUND in $seeds seeds"
-    else
-      seed=$(grep -oE '^seed [0-9]+' "$log.world" | head -n 1 || true)
-      if [ -n "$seed" ]; then result="found by $seed"; else result='WORLD DID NOT RUN'; fi
-    fi
-    cat "$log.world" >> "$log"
-    rm "$log.world"
-  fi
-  case $result in found*) ;; *) failed=1; result="$result (see $log)" ;; esac
-  printf '%-32s %-34s %8s\n' "$name" "$result" $((SECONDS - began))
+  result=$(try "$name" "$log")
+  rm -f "$log.world"
+  case $result in found*) found=$((found + 1)) ;; *) result="$result (see $log)" ;; esac
+  printf '%-34s %-34s %8s\n' "$name" "$result" $((SECONDS - began))
 done
 mirror
-exit $failed
+rm -rf "$programs"
+echo "$found found, $((${#names[@]} - found)) not found"
+[ "$found" = ${#names[@]} ]

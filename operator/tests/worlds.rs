@@ -20,11 +20,11 @@ mod world;
 
 use std::time::Duration;
 
-use pinkeeper::sim::run_seeded;
+use pinkeeper::sim::{run_seeded, seeds::run_worlds};
 
 use self::world::World;
 
-/// Seeds of every run, unless the environment says more (`make sim SEEDS=1000 FROM=5000`).
+/// Seeds of every run, unless the environment names others (`make sim SEEDS=1000 FROM=5000`).
 const SEEDS: u64 = 20;
 /// Seeds that once failed. 23: a restored record knew nothing of the definition that the Pins were under.
 /// 101: a leader without a majority did not end when it was told to.
@@ -43,21 +43,15 @@ fn run(seed: u64) -> (String, Result<(), String>) {
     })
 }
 
-/// First seed and how many.
-fn asked() -> (u64, u64) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    (number("PINKEEPER_SIM_FROM").unwrap_or(0), number("PINKEEPER_SIM_SEEDS").unwrap_or(SEEDS))
+/// A report of a world that failed.
+fn tried(seed: u64) -> Option<String> {
+    let (trace, result) = run(seed);
+    result.err().map(|reason| format!("{trace}\nseed {seed}: {reason}"))
 }
 
 #[test]
 fn in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written() {
-    let (from, count) = asked();
-    for seed in KEPT.iter().copied().chain(from..from + count) {
-        let (trace, result) = run(seed);
-        if let Err(reason) = result {
-            panic!("{trace}\nseed {seed}: {reason}");
-        }
-    }
+    run_worlds(KEPT, SEEDS, tried).unwrap_or_else(|failed| panic!("{failed}"));
 }
 
 #[test]

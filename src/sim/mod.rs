@@ -19,6 +19,7 @@ pub mod log;
 mod more;
 pub mod network;
 mod runtime;
+pub mod seeds;
 pub mod trace;
 pub mod world;
 

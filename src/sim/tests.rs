@@ -1,17 +1,11 @@
 //! Worlds by seed. A failing seed is printed with the end of what happened, and then kept in `KEPT`.
 
-use std::{
-    fs,
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-};
+use std::fs;
 
-use super::{run_seeded, trace::Trace, world::World};
+use super::{run_seeded, seeds::run_worlds, trace::Trace, world::World};
 
-/// Seeds of every run, unless the environment says more (`make sim SEEDS=1000 FROM=5000`).
+/// Seeds of every run, unless the environment names others (`make sim SEEDS=1000 FROM=5000`).
 const SEEDS: u64 = 200;
-/// Worlds at a time, each on its own thread.
-const THREADS: usize = 2;
 /// Lines of a failed world that are printed; a file has them all.
 const LINES_SHOWN: usize = 40;
 /// Seeds that once failed, and of what.
@@ -43,26 +37,10 @@ fn tried(seed: u64) -> Option<String> {
     Some(format!("seed {seed}: {reason}\n{last}\n(whole: {place})"))
 }
 
-/// First seed and how many.
-fn asked() -> (u64, u64) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    (number("PINKEEPER_SIM_FROM").unwrap_or(0), number("PINKEEPER_SIM_SEEDS").unwrap_or(SEEDS))
-}
-
 #[test]
 fn in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said() {
-    let (from, count) = asked();
-    let seeds: Vec<u64> = KEPT.iter().map(|(seed, _)| *seed).chain(from..from + count).collect();
-    let next = AtomicU64::new(0);
-    let failed: Vec<String> = thread::scope(|scope| {
-        let work = || {
-            let turn = || usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
-            std::iter::from_fn(|| seeds.get(turn())).find_map(|seed| tried(*seed))
-        };
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
-    });
-    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    let kept: Vec<u64> = KEPT.iter().map(|(seed, _)| *seed).collect();
+    run_worlds(&kept, SEEDS, tried).unwrap_or_else(|failed| panic!("{failed}"));
 }
 
 #[test]

@@ -19,6 +19,8 @@ use crate::{
 
 /// Virtual time everything has to become true in: a connection that hangs is given up after 295 s.
 const SETTLE_MAX: Duration = Duration::from_secs(480);
+/// A person does what pods ask for after so long: until then they have to wait.
+const PERSON_AFTER: Duration = Duration::from_secs(20);
 /// How long what is settled stays so, with room for what is told late (numbers of a ClusterPeer).
 const CALM: Duration = Duration::from_secs(30);
 /// Virtual time without a single write.
@@ -30,10 +32,12 @@ impl World {
     /// # Errors
     /// What is not, or who does.
     pub async fn settle(&mut self) -> Result<(), String> {
-        let until = Instant::now() + SETTLE_MAX;
+        let (until, person) = (Instant::now() + SETTLE_MAX, Instant::now() + PERSON_AFTER);
         loop {
             self.check().await?;
-            self.answer_the_pods();
+            if Instant::now() >= person {
+                self.answer_the_pods();
+            }
             match self.unsettled() {
                 None => break,
                 Some(what) if Instant::now() >= until => return Err(format!("in vain: {what}")),
