@@ -4,7 +4,7 @@
 //! Applying has no side effects: it changes the state and tells that it changed. What must then be
 //! done is decided by those who watch the state.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -12,7 +12,7 @@ use openraft::{
     alias::{SnapshotMetaOf, SnapshotOf},
     storage::{EntryResponder, RaftStateMachine},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     image,
@@ -27,9 +27,11 @@ use crate::{
     types::{Cid, ClusterId},
 };
 
-/// Changed pins that are stored before a checkpoint asks for it: a transaction copies each page it
-/// touches, so the more pins the fewer pages, and the longer nothing is applied meanwhile.
+/// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
+/// the more pins the fewer pages, and the longer nothing is applied meanwhile.
 const PINS_PER_TRANSACTION: usize = 64 * 1024;
+/// The least time between two transactions with fewer.
+const STORE_PERIOD: Duration = Duration::from_secs(1);
 
 /// A snapshot's contents.
 #[derive(Debug)]
@@ -49,6 +51,7 @@ pub(super) struct Machine {
     membership: RaftMembership,
     /// Pins changed since the last transaction, perhaps with repetitions. The log has what changed them until a checkpoint.
     unstored: Vec<Cid>,
+    stored_at: Instant,
     /// The log's last index on disk; a checkpoint must not be ahead of it, or a crash would leave a
     /// log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
@@ -70,8 +73,8 @@ impl Machine {
         let head = view.head.clone();
         let membership = store.membership(&head)?;
         state.set_entries(head.entries());
-        let unstored = Vec::new();
-        Ok(Self { store, state, head, membership, unstored, flushed, cluster })
+        let (unstored, stored_at) = (Vec::new(), Instant::now());
+        Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
     }
 
     /// The state, shared with everybody who reads it.
@@ -104,6 +107,7 @@ impl Machine {
         let mut unstored = std::mem::take(&mut self.unstored);
         unstored.sort_unstable();
         unstored.dedup();
+        self.stored_at = Instant::now();
         self.state.read(|state| {
             let pins = unstored.iter().map(|cid| (cid, state.get(cid)));
             self.store.apply(pins, state.window(), &self.head)
@@ -164,6 +168,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             if let Some(responder) = responder {
                 responder.send(outcomes);
             }
+        }
+        if self.stored_at.elapsed() >= STORE_PERIOD {
+            self.store().map_err(io::Error::other)?;
         }
         if is_first {
             // From here on a lost log is noticed: an empty one beside this state is refused, and does
