@@ -84,7 +84,10 @@ impl Machine {
         match self.collection {
             Collection::Draining { until } => {
                 let drained = self.flights.is_empty() && self.unpinning == 0;
-                if drained || until <= self.now.at {
+                if until <= self.now.at && self.unpinning > 0 {
+                    // It cannot be taken back, and must not be beside a collection.
+                    self.end_collection(Err("an unpin does not end".to_owned()));
+                } else if drained || until <= self.now.at {
                     self.give_way();
                     let until = self.now.at + self.config.collect_time;
                     self.collection = Collection::Running { until };
