@@ -381,6 +381,21 @@ fn a_collection_ends_in_any_case_and_pins_go_on() {
 }
 
 #[test]
+fn no_collection_begins_beside_an_unpin_that_does_not_end() {
+    let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
+    let mut bench = Bench::with_ledger(config(), vec![(cid(1), entry)]);
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted: vec![] });
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    assert!(bench.take().contains(&Action::Unpin(cid(1))));
+    bench.feed(Event::CollectGarbage);
+    bench.advance(60);
+    let actions = bench.take();
+    assert!(!actions.contains(&Action::CollectGarbage), "{actions:?}");
+    let failed = Action::EndCollection(Err("an unpin does not end".to_owned()));
+    assert!(actions.contains(&failed), "{actions:?}");
+}
+
+#[test]
 fn what_may_be_unpinned_is_confirmed_again_after_a_collection() {
     let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
     let mut bench = Bench::with_ledger(config(), vec![(cid(1), entry)]);
