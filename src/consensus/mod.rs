@@ -5,6 +5,7 @@
 //! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
 
 mod disk_log;
+mod errors;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
 mod image;
@@ -26,19 +27,21 @@ use std::{
 use openraft::{
     ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy,
     async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, InitializeError, LinearizableReadError, RaftError},
+    errors::{InitializeError, LinearizableReadError, RaftError},
     storage::RaftLogStorage,
 };
 use tokio::sync::watch;
 
 pub use self::{
     disk_log::DiskLog,
+    errors::{OpenError, ProposeError},
     leadership::{ConsensusWatch, Leadership},
     raft_types::CodecError,
     runtime::{random_u64, seed_randomness},
     state_store::{StateStore, StoreError},
 };
 use self::{
+    errors::write_error,
     machine::Machine,
     network::Network,
     raft_types::{Batch, TypeConfig},
@@ -83,107 +86,6 @@ impl Default for Checkpoints {
     fn default() -> Self {
         Self { every: 5_000, kept: 2_000, piece_len: SnapshotChunk::LEN_MAX }
     }
-}
-
-/// Why consensus cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The log.
-    #[error(
-        "the Raft log in {folder} cannot be used: {source}; if the disk is sound, restore the folder or give the peer an empty data folder so that it joins anew"
-    )]
-    Log {
-        /// Its folder.
-        folder: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The state.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A record of the log.
-    #[error(
-        "the Raft log beside the state is not understood: {0}; if the disk is sound, restore the data folder or give the peer an empty one so that it joins anew"
-    )]
-    Record(#[from] CodecError),
-    /// Log and state are not of one disk.
-    #[error(
-        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they are not of one disk; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
-    )]
-    Mixed {
-        /// What the log says.
-        log: Option<(ClusterId, u64)>,
-        /// What the state says.
-        state: Option<(ClusterId, u64)>,
-    },
-    /// The log lost entries that the state includes.
-    #[error(
-        "the Raft log ends at {log:?}, before the state's {state:?}: entries that were acknowledged are lost on this disk; give the peer an empty data folder so that it joins anew"
-    )]
-    LogTooShort {
-        /// The log's last position.
-        log: Option<LogPosition>,
-        /// The state's position.
-        state: Option<LogPosition>,
-    },
-    /// The state lacks what the log has given away.
-    #[error(
-        "the Raft log begins after {log:?}, and the state ends at {state:?} before it: what lies between is lost on this disk; give the peer an empty data folder so that it joins anew"
-    )]
-    StateTooOld {
-        /// The last position purged from the log.
-        log: Option<LogPosition>,
-        /// The state's position.
-        state: Option<LogPosition>,
-    },
-    /// There was a state.
-    #[error(
-        "the state in {path} is gone, and this peer has taken part before; put it back, or give the peer an empty data folder so that it joins anew as another peer"
-    )]
-    StateGone {
-        /// Its file.
-        path: String,
-    },
-    /// Log and state are another peer's.
-    #[error(
-        "the identity in {folder} is gone, and the log and state there belong to it; put it back, or give the peer an empty data folder so that it joins anew as another peer"
-    )]
-    IdentityGone {
-        /// The data folder.
-        folder: String,
-    },
-    /// openraft refused.
-    #[error("consensus cannot start: {0}")]
-    Raft(String),
-}
-
-impl OpenError {
-    /// The disk is full, which may be relieved without anybody who looks at this peer.
-    #[must_use]
-    pub fn is_full_disk(&self) -> bool {
-        match self {
-            Self::Store(StoreError::Full { .. }) => true,
-            Self::Log { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            _ => false,
-        }
-    }
-}
-
-/// Why a proposal was not acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// This peer is not the leader, or no longer; nothing was written.
-    #[error("this peer is not the leader")]
-    NotLeader(Option<PeerId>),
-    /// Leadership was lost meanwhile; whether it was written is unknown.
-    #[error("leadership was lost; whether the write took effect is unknown")]
-    Unknown,
-    /// The peer stops.
-    #[error("the peer is stopping: {0}")]
-    Stopped(String),
-    /// The membership cannot be changed so, or a change is under way.
-    #[error("the membership cannot be changed now: {0}")]
-    Membership(String),
 }
 
 /// A member of the cluster.
@@ -526,17 +428,6 @@ impl Consensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not stop cleanly");
         }
-    }
-}
-
-fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            ProposeError::NotLeader(forward.leader_id)
-        }
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Unknown,
-        RaftError::APIError(error) => ProposeError::Membership(error.to_string()),
-        RaftError::Fatal(error) => ProposeError::Stopped(error.to_string()),
     }
 }
 

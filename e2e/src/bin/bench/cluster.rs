@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
-    peer::{PeerProcess, Setup, leader_of},
+    peer::{PeerProcess, leader_of},
     stand_in_kubo::StandInKubo,
-    trio::{FORM_DEADLINE, SECRET, number, whole},
+    trio::{FORM_DEADLINE, next_of, number, whole},
 };
 use serde_json::{Value, json};
 
@@ -21,13 +21,7 @@ impl Cluster {
     pub(crate) async fn start(daemons: &[String]) -> anyhow::Result<Self> {
         let mut peers: Vec<PeerProcess> = Vec::new();
         for (name, daemon) in ["a", "b", "c"].into_iter().zip(daemons) {
-            let mut peer = PeerProcess::new(Setup {
-                name: name.to_owned(),
-                secret: SECRET.to_owned(),
-                found: peers.is_empty(),
-                bootstrap: peers.first().map(PeerProcess::address).into_iter().collect(),
-                ipfs_api: daemon.clone(),
-            })?;
+            let mut peer = PeerProcess::new(next_of(&peers, name, daemon.clone()))?;
             // The shipped defaults; the tests' own settings are for tests.
             for (key, value) in [
                 ("heartbeat_ms", json!(100)),
