@@ -5,12 +5,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::time::Instant;
 
-use crate::types::Timestamp;
+use crate::types::{Timestamp, millis};
 
 /// Where wall-clock time comes from.
 #[derive(Clone, Debug)]
@@ -60,8 +60,4 @@ impl SimulatedClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.start.load(Ordering::Relaxed).saturating_add(millis(self.origin.elapsed())))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

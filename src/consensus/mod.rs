@@ -50,7 +50,7 @@ use self::{
 use crate::{
     rpc::SharedTransport,
     state::{Applied, Op, SharedState},
-    types::{ClusterId, LogPosition, Member, PeerId, SnapshotChunk},
+    types::{ClusterId, LogPosition, Member, PeerId, SnapshotChunk, millis},
 };
 
 /// Largest number of entries in one message; with 4 KiB an entry this stays in a frame.
@@ -432,7 +432,6 @@ impl Consensus {
 }
 
 fn config(timing: Timing, checkpoints: Checkpoints) -> Result<Config, OpenError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "pinkeeper".to_owned(),
         heartbeat_interval: millis(timing.heartbeat),

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ipfs::{IpfsError, RepositoryStat, SharedIpfs},
     tracker::TrackerHandle,
-    types::Metrics,
+    types::{Metrics, millis},
 };
 
 /// Between two looks at the daemon; a dead or hanging daemon is known within this and one call's
@@ -53,7 +53,7 @@ impl Sources {
             tags: self.tags.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.addresses.clone(),
-            ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
+            ttl_ms: millis(TTL),
             full_percent: None,
             garbage: self.tracker.garbage(),
         }

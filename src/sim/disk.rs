@@ -14,7 +14,7 @@ use std::{
 
 use redb::StorageBackend;
 
-use crate::consensus::random_u64;
+use crate::{consensus::random_u64, types::millis};
 
 /// The disk; clones are the same.
 #[derive(Clone, Debug)]
@@ -34,8 +34,7 @@ impl SimDisk {
 
     /// From now on a sync takes that long.
     pub fn set_sync_time(&self, time: Duration) {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.sync_ms.store(millis, Ordering::Relaxed);
+        self.sync_ms.store(millis(time), Ordering::Relaxed);
     }
 
     /// While `true`, nothing can be written.

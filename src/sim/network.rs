@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::trace::Trace;
 use crate::{
     rpc::{CallError, Inbound, Transport},
-    types::{Envelope, PeerId, Response},
+    types::{Envelope, PeerId, Response, millis},
 };
 
 /// Longest time a message is under way on a good link.
@@ -112,8 +112,7 @@ impl SimNetwork {
 
     /// Messages on this way take up to `delay`.
     pub fn set_way_delay(&self, from: PeerId, to: PeerId, delay: Duration) {
-        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        self.lock().slow_ways.insert((from, to), millis);
+        self.lock().slow_ways.insert((from, to), millis(delay));
     }
 
     /// Loses that many messages of a thousand.

@@ -25,5 +25,5 @@ pub use self::{
     peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
     pin::{Allocation, Claim, ClaimOptions, Factor, Owner, Pin, Replication, Uid},
     status::{PinState, PinStatus, Progress},
-    time::Timestamp,
+    time::{Timestamp, millis},
 };

@@ -1,6 +1,6 @@
 //! Wall-clock instants as data.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,12 @@ impl Timestamp {
             .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
             .unwrap_or_default()
     }
+}
+
+/// A duration in whole milliseconds, as numbers of time are kept here; the largest if it is longer.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// RFC 3339 in UTC, as IPFS Cluster and Kubernetes write it.

@@ -3,7 +3,7 @@
 //! Invariant: it never goes back, not behind what was counted in earlier leaderships either, and it
 //! goes on as time passes, whatever the wall clock does.
 
-use pinkeeper::types::Timestamp;
+use pinkeeper::types::{Timestamp, millis};
 use tokio::time::Instant;
 
 /// A leadership's time.
@@ -21,8 +21,7 @@ impl BrakeTime {
 
     /// Now.
     pub(super) fn now(self) -> Timestamp {
-        let passed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Timestamp(self.from.0.saturating_add(passed))
+        Timestamp(self.from.0.saturating_add(millis(self.since.elapsed())))
     }
 }
 
