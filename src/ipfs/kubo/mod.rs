@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _, StreamExt as _,
-    future::BoxFuture,
+    future::{self, BoxFuture},
     stream::{self, BoxStream},
 };
 use tokio::sync::watch;
@@ -35,6 +35,10 @@ const QUICK_DEADLINE: Duration = Duration::from_secs(10);
 const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Single questions at a time. Each waits for the pin that Kubo is writing; those that come together
+/// wait once.
+const SINGLE_AT_ONCE: usize = 16;
 
 /// With more direct pins than that, each is asked about instead of listing them.
 const DIRECT_LEN_MAX: usize = 1000;
@@ -105,20 +109,30 @@ impl KuboClient {
     }
 
     /// Kubo stops at the first CID that is not pinned so, having named those before it. So the answer
-    /// is taken piece by piece: long questions while everything is pinned, single ones where it is not.
+    /// is taken piece by piece: long questions while everything is pinned, some single ones at a time
+    /// where it is not.
     async fn ask_pinned_as(&self, kind: &str, cids: &[Cid]) -> Result<Vec<bool>, IpfsError> {
         let mut answers = Vec::with_capacity(cids.len());
         let mut window = cids.len().clamp(1, ASK_LEN_MAX);
         while answers.len() < cids.len() {
             let rest = &cids[answers.len()..];
-            let asked = &rest[..window.min(rest.len())];
-            let held = self.leading_pinned(kind, asked).await?;
-            answers.extend(std::iter::repeat_n(true, held));
-            if held < asked.len() {
-                answers.push(false);
-                window = 1;
-            } else {
+            if window > 1 {
+                let asked = &rest[..window.min(rest.len())];
+                let held = self.leading_pinned(kind, asked).await?;
+                answers.extend(std::iter::repeat_n(true, held));
                 window = (window * 2).min(ASK_LEN_MAX);
+                if held < asked.len() {
+                    answers.push(false);
+                    window = 1;
+                }
+            } else {
+                let asked = &rest[..SINGLE_AT_ONCE.min(rest.len())];
+                let single = |cid| self.leading_pinned(kind, std::slice::from_ref(cid));
+                let held = future::try_join_all(asked.iter().map(single)).await?;
+                if !held.contains(&0) {
+                    window = (asked.len() * 2).min(ASK_LEN_MAX);
+                }
+                answers.extend(held.iter().map(|held| *held == 1));
             }
         }
         Ok(answers)
