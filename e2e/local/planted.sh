@@ -69,14 +69,14 @@ units() {
   [ ! -e "$1/pinkeeper_operator" ] || (cd "$copy/operator" && "$1/pinkeeper_operator")
 }
 
-# worlds WORLDS FOLDER FROM SEEDS: runs worlds until one fails.
+# worlds WORLDS FOLDER FROM SEEDS: runs worlds until one fails; not for ever, should time stand still in one.
 worlds() {
   export PINKEEPER_SIM_FROM=$3 PINKEEPER_SIM_SEEDS=$4
   if [ "$1" = peers ]; then
-    cd "$copy" && "$2/pinkeeper" --exact \
+    cd "$copy" && timeout 900 "$2/pinkeeper" --exact \
       sim::tests::in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said
   else
-    cd "$copy/operator" && "$2/worlds" --exact \
+    cd "$copy/operator" && timeout 900 "$2/worlds" --exact \
       in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written
   fi
 }

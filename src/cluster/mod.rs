@@ -176,6 +176,14 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// Work with nothing to finish: it ends wherever it is.
+async fn until(
+    token: CancellationToken,
+    work: impl Future<Output = Result<(), FatalError>>,
+) -> Result<(), FatalError> {
+    token.run_until_cancelled_owned(work).await.unwrap_or(Ok(()))
+}
+
 impl Cluster {
     /// Starts this peer's part; its tasks go into `tasks`. The first error a task returns is one the
     /// peer cannot go on with.
@@ -206,9 +214,9 @@ impl Cluster {
         tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
         tasks.spawn(cluster.clone().send_writes(queue, token.clone()));
         tasks.spawn(cluster.clone().join_until_member(token.clone()));
-        tasks.spawn(cluster.clone().report(token.clone()));
-        tasks.spawn(cluster.clone().push_metrics(token.clone()));
-        tasks.spawn(cluster.clone().connect_daemons(token.clone()));
+        tasks.spawn(until(token.clone(), cluster.clone().report()));
+        tasks.spawn(until(token.clone(), cluster.clone().push_metrics()));
+        tasks.spawn(until(token.clone(), cluster.clone().connect_daemons()));
         tasks.spawn(cluster.clone().look_after(token.clone()));
         tasks.spawn(cluster.clone().collect_own(token.clone()));
         tasks.spawn(cluster.clone().lead_collections(token.clone()));

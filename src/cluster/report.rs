@@ -4,18 +4,24 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt as _, stream};
-use tokio::{sync::broadcast, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{Cluster, FatalError, Leadership};
 use crate::{
     monitor::informer,
     state::Changed,
-    types::{Cid, PeerId, PinStatus, Refusal, Request, Response, StatusBatch, StatusReply},
+    types::{
+        Cid, DaemonInfo, PeerId, PinStatus, Refusal, Request, Response, StatusBatch, StatusReply,
+    },
 };
 
-/// Changes are collected this long, so that many pins make one batch.
+/// The first change after a quiet time is told that soon, and what changes with it.
 const LINGER: Duration = Duration::from_millis(10);
+/// Between two batches, while pins change all the time: each is work for two peers.
+const PERIOD: Duration = Duration::from_millis(50);
 /// Wait after the leader did not take a batch.
 const RETRY: Duration = Duration::from_millis(200);
 /// Statuses in one batch: with long messages still far below a frame.
@@ -40,41 +46,38 @@ enum Push {
 
 impl Cluster {
     /// Keeps the leader informed of this peer's pins.
-    pub(super) async fn report(self, token: CancellationToken) -> Result<(), FatalError> {
+    pub(super) async fn report(self) -> Result<(), FatalError> {
         let mut leadership = self.leadership();
         let mut changes = self.0.parts.tracker.subscribe();
         let mut pending = BTreeSet::new();
         let mut told: Option<Told> = None;
+        let mut next = Instant::now();
         loop {
             let now = *leadership.borrow_and_update();
             let current = told.take().filter(|told| is_same(told, now));
             told = match self.report_once(current, now, &mut pending).await {
                 Ok(told) => told,
                 Err(()) => {
-                    tokio::select! {
-                        biased;
-                        () = token.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(RETRY) => {}
-                    }
+                    sleep(RETRY).await;
                     None
                 }
             };
             tokio::select! {
                 biased;
-                () = token.cancelled() => return Ok(()),
                 changed = leadership.changed() => if changed.is_err() { return Ok(()) },
                 changed = changes.recv() => {
                     if !collect(changed, &mut pending) {
                         told = None;
                     }
-                    tokio::time::sleep(LINGER).await;
+                    sleep_until(next.max(Instant::now() + LINGER)).await;
+                    next = Instant::now() + PERIOD;
                     while let Ok(changed) = changes.try_recv() {
                         if !collect(Ok(changed), &mut pending) {
                             told = None;
                         }
                     }
                 }
-                () = tokio::time::sleep(RETRY), if told.is_none() && now.leader.is_some() => {}
+                () = sleep(RETRY), if told.is_none() && now.leader.is_some() => {}
             }
         }
     }
@@ -163,7 +166,7 @@ impl Cluster {
 
     /// Pushes this peer's metrics: at half their time to live, at once when they changed or somebody
     /// else leads.
-    pub(super) async fn push_metrics(self, token: CancellationToken) -> Result<(), FatalError> {
+    pub(super) async fn push_metrics(self) -> Result<(), FatalError> {
         let mut leadership = self.leadership();
         let mut metrics = self.local_metrics();
         loop {
@@ -190,17 +193,16 @@ impl Cluster {
             }
             tokio::select! {
                 biased;
-                () = token.cancelled() => return Ok(()),
                 changed = leadership.changed() => if changed.is_err() { return Ok(()) },
                 changed = metrics.changed() => if changed.is_err() { return Ok(()) },
-                () = tokio::time::sleep(wait) => {}
+                () = sleep(wait) => {}
             }
         }
     }
 
     /// Keeps the daemons connected to each other: nothing else makes sure that a second replica finds
     /// the content.
-    pub(super) async fn connect_daemons(self, token: CancellationToken) -> Result<(), FatalError> {
+    pub(super) async fn connect_daemons(self) -> Result<(), FatalError> {
         let mut daemons = self.0.daemons.subscribe();
         let mut metrics = self.local_metrics();
         let mut due = Instant::now();
@@ -208,30 +210,23 @@ impl Cluster {
             let others = daemons.borrow_and_update().clone();
             let up = metrics.borrow_and_update().daemon.is_some();
             // Side by side: one that is away must not keep the others waiting.
-            let connects = stream::iter(others.iter().filter(|_| up)).for_each_concurrent(
-                CONNECTS_MAX,
-                async |daemon| {
-                    let connect = self.0.parts.ipfs.connect(reachable(&daemon.addresses));
-                    if let Err(error) = connect.await {
-                        tracing::debug!(daemon = %daemon.id, %error, "daemons were not connected");
-                    }
-                },
-            );
-            tokio::select! {
-                biased;
-                () = token.cancelled() => return Ok(()),
-                () = connects => {}
-            }
+            let connect = async |daemon: &DaemonInfo| {
+                let connect = self.0.parts.ipfs.connect(reachable(&daemon.addresses));
+                if let Err(error) = connect.await {
+                    tracing::debug!(daemon = %daemon.id, %error, "daemons were not connected");
+                }
+            };
+            let others = stream::iter(others.iter().filter(|_| up));
+            others.for_each_concurrent(CONNECTS_MAX, connect).await;
             due = (due + CONNECT_PERIOD).max(Instant::now());
             tokio::select! {
                 biased;
-                () = token.cancelled() => return Ok(()),
                 changed = daemons.changed() => if changed.is_err() { return Ok(()) },
                 // The daemon beside this peer is there, or there again, and knows nobody.
                 came = metrics.wait_for(|m| !up && m.daemon.is_some()) => {
                     if came.is_err() { return Ok(()) }
                 }
-                () = tokio::time::sleep_until(due) => {}
+                () = sleep_until(due) => {}
             }
         }
     }
