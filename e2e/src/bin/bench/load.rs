@@ -52,6 +52,12 @@ pub(crate) fn cid(number: u32) -> Cid {
     cid::Cid::new_v1(0x55, hash).into()
 }
 
+/// So many CIDs that were not used yet.
+pub(crate) fn new_cids(numbers: &Numbers, count: u32, cid_of: fn(u32) -> Cid) -> Vec<Cid> {
+    let first = numbers.skip(count);
+    (first..first + count).map(cid_of).collect()
+}
+
 /// When a load ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
@@ -118,25 +124,19 @@ pub(crate) async fn post_each(
     Ok(Load { accepted, time: begin.elapsed() })
 }
 
-/// One `POST /pins` with so many lines of NDJSON, sent as fast as they are taken.
+/// One `POST /pins` with a line of NDJSON for each CID, sent as fast as they are taken.
 ///
 /// # Errors
 /// When a line is not accepted.
-pub(crate) async fn post_all(
-    address: SocketAddr,
-    count: u32,
-    numbers: &Numbers,
-) -> anyhow::Result<Load> {
+pub(crate) async fn post_all(address: SocketAddr, cids: &[Cid]) -> anyhow::Result<Load> {
     /// Lines in one piece of the body.
-    const PIECE: u32 = 256;
-    let mut pieces = Vec::new();
-    for first in (0..count).step_by(PIECE as usize) {
-        let mut text = String::new();
-        for _ in first..count.min(first + PIECE) {
-            text.push_str(&format!("{{\"cid\":\"{}\"}}\n", cid(numbers.next())));
-        }
-        pieces.push(format!("{:x}\r\n{text}\r\n", text.len()));
-    }
+    const PIECE: usize = 256;
+    let piece = |cids: &[Cid]| {
+        let text: String = cids.iter().map(|cid| format!("{{\"cid\":\"{cid}\"}}\n")).collect();
+        format!("{:x}\r\n{text}\r\n", text.len())
+    };
+    let pieces: Vec<String> = cids.chunks(PIECE).map(piece).collect();
+    let count = u32::try_from(cids.len())?;
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();

@@ -1,6 +1,6 @@
 //! The measurements: what each does in one run.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use futures::{FutureExt as _, future::BoxFuture};
@@ -16,7 +16,7 @@ use crate::{
     cluster::{Cluster, stand_ins, urls},
     direct,
     floor::Floor,
-    load::{Numbers, Until, cid, post_all, post_each},
+    load::{Numbers, Until, cid, new_cids, post_all, post_each},
     report::{Figure, Row},
 };
 
@@ -80,7 +80,7 @@ const PINNED: Row = Row {
 
 const KUBO: Row = Row {
     key: "kubo",
-    what: "to pinned on 3 Kubos, content without a fetch",
+    what: "to pinned on 3 Kubos, content without a fetch, asked for by one `POST /pins`",
     unit: "pins/s",
     goal: "≥ 85 % of the floor",
     floor: DIRECTLY,
@@ -136,55 +136,56 @@ async fn measure_accepted(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
 
 async fn measure_bulk(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let floor = Floor::start().await?;
-    let least = post_all(floor.address, BULK_PINS, &numbers).await?.rate();
+    let cids = || new_cids(&numbers, BULK_PINS, cid);
+    let least = post_all(floor.address, &cids()).await?.rate();
     drop(floor);
     let daemons = stand_ins(SLOW_PIN).await?;
     let cluster = Cluster::start(&urls(&daemons)).await?;
-    let load = post_all(cluster.rest(cluster.leader()?)?, BULK_PINS, &numbers).await?;
+    let load = post_all(cluster.rest(cluster.leader()?)?, &cids()).await?;
     Ok(vec![Figure { key: "bulk", value: load.rate(), floor: Some(least) }])
 }
 
 async fn measure_pinned(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let daemons = stand_ins(Duration::ZERO).await?;
     let others = stand_ins(Duration::ZERO).await?;
-    let cids = (0..STAND_IN_PINS).map(|_| cid(numbers.next())).collect();
-    let floor = direct::pin(&urls(&others), cids).await?.rate();
+    let cids = || new_cids(&numbers, STAND_IN_PINS, cid);
+    let floor = direct::pin(&urls(&others), cids()).await?.rate();
     drop(others);
     let cluster = Cluster::start(&urls(&daemons)).await?;
-    let value = to_pinned(&cluster, &numbers, STAND_IN_PINS, cid).await?;
+    let cids: Arc<[Cid]> = cids().into();
+    let (asked, next) = (cids.clone(), Numbers::default());
+    let new_cid = move || asked[next.next() as usize];
+    let begin = Instant::now();
+    let leader = cluster.rest(cluster.leader()?)?;
+    post_each(leader, CLIENTS, Until::Count(STAND_IN_PINS), new_cid).await?;
+    let value = until_pinned(&cluster, &cids, begin).await?;
     Ok(vec![Figure { key: "pinned", value, floor: Some(floor) }])
 }
 
-/// The floor is measured before and after in the same daemons, which grow slower with their pins.
+/// Asked for in one bulk request, so that pins are measured and not requests. The floor is measured
+/// before and after in the same daemons, which grow slower with their pins.
 async fn measure_kubo(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
     let daemons = futures::future::try_join_all((0..3).map(|_| Daemon::start())).await?;
     let urls: Vec<String> = daemons.iter().map(Daemon::url).collect();
-    let new_cids = || (0..KUBO_PINS).map(|_| identity_cid(numbers.next())).collect();
-    let before = direct::pin(&urls, new_cids()).await?.rate();
+    let cids = || new_cids(&numbers, KUBO_PINS, identity_cid);
+    let before = direct::pin(&urls, cids()).await?.rate();
     let cluster = Cluster::start(&urls).await?;
-    let value = to_pinned(&cluster, &numbers, KUBO_PINS, identity_cid).await?;
+    let asked = cids();
+    let begin = Instant::now();
+    post_all(cluster.rest(cluster.leader()?)?, &asked).await?;
+    let value = until_pinned(&cluster, &asked, begin).await?;
     drop(cluster);
-    let after = direct::pin(&urls, new_cids()).await?.rate();
+    let after = direct::pin(&urls, cids()).await?.rate();
     Ok(vec![Figure { key: "kubo", value, floor: Some(f64::midpoint(before, after)) }])
 }
 
-/// Pins so many CIDs at the leader, one request each, and waits until it says that all of them are
-/// pinned on all peers: pins per second. It is asked about the last pin, and rarely until most are
-/// done, because every question is work for every peer.
-async fn to_pinned(
-    cluster: &Cluster,
-    numbers: &Numbers,
-    count: u32,
-    cid_of: fn(u32) -> Cid,
-) -> anyhow::Result<f64> {
-    let begin = Instant::now();
-    let (first, next) = (numbers.skip(count), Numbers::default());
-    let new_cid = move || cid_of(first + next.next());
-    let leader = cluster.rest(cluster.leader()?)?;
-    post_each(leader, CLIENTS, Until::Count(count), new_cid).await?;
-    for (number, look) in [(count - count / 20, LOOK), (count - 1, LOOK / 10)] {
-        let cid = cid_of(first + number);
-        while !cluster.is_pinned(&cid).await? {
+/// Waits until the leader says that all these are pinned on all peers: pins per second since `begin`.
+/// It is asked about the last one, and rarely until most are done, because a question is work for
+/// every peer.
+async fn until_pinned(cluster: &Cluster, cids: &[Cid], begin: Instant) -> anyhow::Result<f64> {
+    let count = cids.len();
+    for (cid, look) in [(&cids[count - count / 20], LOOK), (&cids[count - 1], LOOK / 10)] {
+        while !cluster.is_pinned(cid).await? {
             ensure!(begin.elapsed() < PINNED_DEADLINE, "{cid} is not pinned");
             sleep(look).await;
         }
@@ -193,7 +194,7 @@ async fn to_pinned(
         ensure!(begin.elapsed() < PINNED_DEADLINE, "pins straggle");
         sleep(LOOK).await;
     }
-    Ok(f64::from(count) / begin.elapsed().as_secs_f64())
+    Ok(f64::from(u32::try_from(count)?) / begin.elapsed().as_secs_f64())
 }
 
 async fn measure_outage(numbers: Numbers) -> anyhow::Result<Vec<Figure>> {
