@@ -32,7 +32,7 @@ release: build-tools ## Build the static binary with optimisation across crates 
 	@echo "the binary: $(RELEASE)/pinkeeper"
 
 .PHONY: demo
-demo: tools build ## Show the main job on a local Kubernetes (first time about 20 minutes, then 1)
+demo: tools build ## Show the main job on a local Kubernetes (first time up to 25 minutes, then 3)
 	@$(LOCAL)/demo.sh up
 
 .PHONY: demo-down

@@ -255,7 +255,7 @@ fn no_role_is_wider_than_needed() {
     };
     assert_eq!(allowed("pinkeeper.dev", "pins"), verbs(&["get", "list", "watch"]));
     assert_eq!(allowed("pinkeeper.dev", "pins/status"), verbs(&["patch"]));
-    assert_eq!(allowed("events.k8s.io", "events"), verbs(&["create", "patch"]));
+    assert_eq!(allowed("events.k8s.io", "events"), verbs(&["create"]));
     assert_eq!(allowed("", "namespaces"), verbs(&["get"]));
 }
 

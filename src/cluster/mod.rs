@@ -26,6 +26,7 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,7 @@ use crate::{
     clock::Clock,
     consensus::{Consensus, OpenError, ProposeError, random_u64},
     ipfs::SharedIpfs,
-    monitor::Monitor,
+    monitor::{Monitor, informer},
     rpc::{Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
@@ -159,6 +160,8 @@ struct Inner {
     monitor: Monitor,
     /// Daemons of the other peers.
     daemons: watch::Sender<Vec<DaemonInfo>>,
+    /// When a leader last took this peer's metrics.
+    answered: watch::Sender<Option<Instant>>,
     /// Allocations proposed lately.
     proposed: Mutex<Proposed>,
     /// Writes of users that wait for their batch.
@@ -201,6 +204,7 @@ impl Cluster {
             board: Board::default(),
             monitor: Monitor::default(),
             daemons: watch::Sender::default(),
+            answered: watch::Sender::default(),
             proposed: Mutex::default(),
             writes,
             own_collection: collect::Runs::default(),
@@ -359,6 +363,19 @@ impl Cluster {
         }
     }
 
+    /// Whether this peer leads with a majority, or the leader has answered it lately. That consensus
+    /// names a leader is not enough: it goes on naming the last one when there is none any more.
+    #[must_use]
+    pub fn is_led(&self) -> bool {
+        let now = *self.0.leadership.borrow();
+        let answered = || self.0.answered.borrow().is_some_and(|at| at.elapsed() < informer::TTL);
+        match now.leader {
+            Some(leader) if leader == self.id() => now.local,
+            Some(_) => answered(),
+            None => false,
+        }
+    }
+
     /// Whether this peer can serve; if not, why, for people.
     ///
     /// # Errors
@@ -369,9 +386,9 @@ impl Cluster {
         if self.standing() == Standing::Blank {
             return Err("this peer has not joined a cluster yet".to_owned());
         }
-        if self.0.leadership.borrow().leader.is_none() {
+        if !self.is_led() {
             return Err(
-                "no leader is known; a majority of the voters must be up and reachable".to_owned()
+                "no leader answers; a majority of the voters must be up and reachable".to_owned()
             );
         }
         let progress = self.consensus().progress();

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use tokio::{
-    sync::broadcast,
+    sync::broadcast::{self, error::TryRecvError},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -71,10 +71,8 @@ impl Cluster {
                     }
                     sleep_until(next.max(Instant::now() + LINGER)).await;
                     next = Instant::now() + PERIOD;
-                    while let Ok(changed) = changes.try_recv() {
-                        if !collect(Ok(changed), &mut pending) {
-                            told = None;
-                        }
+                    if !collect_rest(&mut changes, &mut pending) {
+                        told = None;
                     }
                 }
                 () = sleep(RETRY), if told.is_none() && now.leader.is_some() => {}
@@ -178,6 +176,7 @@ impl Cluster {
             if let Some(leader) = leader {
                 match self.ask_leader(leader, Request::Metrics(current)).await {
                     Ok(Response::Known(daemons, addresses)) => {
+                        self.0.answered.send_replace(Some(Instant::now()));
                         self.learn_addresses(addresses);
                         self.0.daemons.send_if_modified(|known| {
                             let changed = *known != daemons;
@@ -247,6 +246,18 @@ fn collect(
             true
         }
         Ok(Changed::Everything) | Err(_) => false,
+    }
+}
+
+/// Adds what else has changed by now; `false` as above. A lag has to be met here: it is told once.
+fn collect_rest(changes: &mut broadcast::Receiver<Changed>, pending: &mut BTreeSet<Cid>) -> bool {
+    let mut all = true;
+    loop {
+        all &= match changes.try_recv() {
+            Ok(changed) => collect(Ok(changed), pending),
+            Err(TryRecvError::Lagged(_)) => false,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return all,
+        };
     }
 }
 

@@ -40,7 +40,8 @@ impl Cluster {
             };
             let Some(Inbound { from, envelope, reply }) = request else { break };
             while in_work.try_join_next().is_some() {}
-            let Ok(slot) = slots.clone().acquire_owned().await else { break };
+            let slot = token.run_until_cancelled(slots.clone().acquire_owned()).await;
+            let Some(Ok(slot)) = slot else { break };
             let cluster = self.clone();
             in_work.spawn(async move {
                 // The caller may have given up; then nobody waits for the answer.
@@ -102,7 +103,7 @@ impl Cluster {
             Request::PinView(cid) => {
                 self.catch_up().await?;
                 let pin = self.state().read(|pins| pins.get(&cid).cloned());
-                Ok(Response::PinView(pin.map(|pin| (pin, self.0.board.statuses(&cid)))))
+                Ok(Response::PinView(pin.map(|pin| (pin, self.statuses_but(&self.silent(), &cid)))))
             }
             Request::PinViews(after) => {
                 self.catch_up().await?;

@@ -89,6 +89,15 @@ impl Cluster {
             .collect()
     }
 
+    /// Peers whose statuses count: heard of lately, with a daemon, and with their full set told since
+    /// they started. What is left on the board of others says what was, and nobody may let a copy go
+    /// because of it.
+    fn present(&self) -> BTreeSet<PeerId> {
+        let mut peers = self.takers();
+        peers.retain(|peer| self.board().reported(peer));
+        peers
+    }
+
     /// Makes caught-up learners voters, up to the right number.
     async fn promote(&self) {
         let members = self.members();
@@ -112,9 +121,12 @@ impl Cluster {
             let later = rest.map(|first| work.cids.split_off(&first)).unwrap_or_default();
             let batch = std::mem::replace(&mut work.cids, later);
             let placement = self.placement();
+            let present = self.present();
             let unsettled = self.unsettled(placement.members, &batch);
-            let ops: Vec<Op> =
-                unsettled.iter().flat_map(|(cid, pin)| self.needed(&placement, cid, pin)).collect();
+            let ops: Vec<Op> = unsettled
+                .iter()
+                .flat_map(|(cid, pin)| self.needed(&placement, &present, cid, pin))
+                .collect();
             if ops.is_empty() {
                 tokio::task::yield_now().await;
                 continue;
@@ -140,9 +152,16 @@ impl Cluster {
         })
     }
 
-    fn needed(&self, placement: &Placement, cid: &Cid, pin: &Pin) -> Vec<Op> {
+    fn needed(
+        &self,
+        placement: &Placement,
+        present: &BTreeSet<PeerId>,
+        cid: &Cid,
+        pin: &Pin,
+    ) -> Vec<Op> {
         let members = placement.members;
-        let statuses = self.board().statuses(cid);
+        let mut statuses = self.board().statuses(cid);
+        statuses.retain(|peer, _| present.contains(peer));
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
             self.candidates_in(placement, cid, pin.replication())
         } else {

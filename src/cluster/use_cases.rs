@@ -1,6 +1,9 @@
 //! What users can ask of any peer: pin, unpin, look. A peer that does not lead asks the leader.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -84,7 +87,11 @@ impl Cluster {
     }
 
     async fn write(&self, write: Write) -> Result<Pin, UseCaseError> {
-        self.until_answered(async || settled(self.write_once(write.clone()).await)).await?
+        self.until_answered(
+            async || settled(self.write_once(write.clone()).await),
+            UseCaseError::Unknown,
+        )
+        .await?
     }
 
     /// One pin.
@@ -113,25 +120,31 @@ impl Cluster {
     }
 
     pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
-        self.until_answered(|| self.ask_once(request.clone())).await
+        self.until_answered(|| self.ask_once(request.clone()), UseCaseError::NoLeader).await
     }
 
-    /// Tries until the leader, wherever it is, has done or refused it.
+    /// Tries until the leader, wherever it is, has done or refused it. `late` is what an attempt comes
+    /// to that was not answered in time.
     async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
         &self,
         attempt: impl Fn() -> F,
+        late: impl Fn(String) -> UseCaseError,
     ) -> Result<T, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
-        let mut reason = "it may have lost its majority".to_owned();
         loop {
-            match timeout_at(deadline, attempt()).await {
+            let reason = match timeout_at(deadline, attempt()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(Refusal::NotFound)) => return Err(UseCaseError::NotFound),
                 Ok(Err(Refusal::Invalid(reason))) => return Err(UseCaseError::Invalid(reason)),
                 Ok(Err(Refusal::Collecting(reason))) => return Err(UseCaseError::Busy(reason)),
-                Ok(Err(refusal)) => reason = refusal.to_string(),
-                Err(_) => {}
-            }
+                Ok(Err(refusal)) => refusal.to_string(),
+                Err(_) => {
+                    return Err(late(format!(
+                        "the leader did not answer within {LEADER_DEADLINE:?}: it may have lost its \
+                         majority"
+                    )));
+                }
+            };
             // Also when every attempt is refused at once and never times out.
             if Instant::now() >= deadline {
                 return Err(UseCaseError::NoLeader(format!(
@@ -179,7 +192,30 @@ impl Cluster {
                 .map(|(cid, pin)| (*cid, pin.clone()))
                 .collect()
         });
-        pins.into_iter().map(|(cid, pin)| (cid, pin, self.board().statuses(&cid))).collect()
+        let silent = self.silent();
+        let shown = |(cid, pin)| (cid, pin, self.statuses_but(&silent, &cid));
+        pins.into_iter().map(shown).collect()
+    }
+
+    /// Members that this leader has heard nothing of for too long: what they told is no longer so for
+    /// sure.
+    pub(super) fn silent(&self) -> BTreeSet<PeerId> {
+        if !self.0.monitor.has_heard() {
+            return BTreeSet::new();
+        }
+        let heard = self.peer_metrics();
+        self.members().into_keys().filter(|peer| !heard.contains_key(peer)).collect()
+    }
+
+    /// What peers told of a pin, without the silent ones.
+    pub(super) fn statuses_but(
+        &self,
+        silent: &BTreeSet<PeerId>,
+        cid: &Cid,
+    ) -> BTreeMap<PeerId, PinStatus> {
+        let mut statuses = self.board().statuses(cid);
+        statuses.retain(|peer, _| !silent.contains(peer));
+        statuses
     }
 }
 

@@ -73,9 +73,10 @@ pub struct PeerOptions {
     pub health_listen: Option<SocketAddr>,
     /// Milliseconds between a leader's heartbeats.
     pub heartbeat_ms: Option<u64>,
-    /// Milliseconds without a heartbeat after which a peer stands for election: at least.
+    /// Milliseconds that a peer waits, once a leader counts as lost, before it stands for election: at
+    /// least.
     pub election_min_ms: Option<u64>,
-    /// The same: at most.
+    /// The same: at most; and milliseconds without a heartbeat until a leader counts as lost.
     pub election_max_ms: Option<u64>,
     /// How long a pin may make no progress before it is stopped and tried again later.
     pub pin_stall_timeout: Option<Period>,
@@ -148,8 +149,8 @@ pub const KEYS: [Key; 25] = [
     key("rest_listen", Spelling::Text, "where the REST API listens (default: 127.0.0.1:9094)"),
     key("health_listen", Spelling::Text, "health and metrics (default: 0.0.0.0:9095)"),
     key("heartbeat_ms", Spelling::Number, "between a leader's heartbeats (default: 100)"),
-    key("election_min_ms", Spelling::Number, "shortest wait for a leader (default: 300)"),
-    key("election_max_ms", Spelling::Number, "longest wait for a leader (default: 500)"),
+    key("election_min_ms", Spelling::Number, "shortest wait before standing (default: 300)"),
+    key("election_max_ms", Spelling::Number, "longest such wait, and lease (default: 500)"),
     key("pin_stall_timeout", Spelling::Text, "a pin without progress stops after (default: 2m)"),
     key("concurrent_pins", Spelling::Number, "pins in work at once (default: 10)"),
     key(

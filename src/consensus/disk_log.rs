@@ -12,7 +12,10 @@ use std::{
     io::{self, Read, Write},
     ops::{Bound, RangeBounds},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -93,6 +96,8 @@ enum Then {
         callback: IOFlushed<TypeConfig>,
         last: Option<u64>,
         flushed: watch::Sender<Option<u64>>,
+        /// Whether the log was not truncated since.
+        current: Box<dyn Fn() -> bool + Send>,
     },
     Vote(oneshot::Sender<io::Result<()>>),
     Nothing,
@@ -126,9 +131,15 @@ impl raft_log::Callback for Synced {
             self.mark.raise(self.upto);
         }
         match self.then {
-            Then::Entries { callback, last, flushed } => {
+            Then::Entries { callback, last, flushed, current } => {
                 if result.is_ok() {
-                    flushed.send_replace(last);
+                    flushed.send_if_modified(|flushed| {
+                        let current = current();
+                        if current {
+                            *flushed = last;
+                        }
+                        current
+                    });
                 }
                 callback.io_completed(result);
             }
@@ -241,6 +252,8 @@ pub(super) fn read_and_write(mut bytes: &[u8]) -> io::Result<()> {
 pub struct DiskLog {
     log: Arc<Mutex<RaftLog<Records>>>,
     flushed: watch::Sender<Option<u64>>,
+    /// So far, in this process.
+    truncations: Arc<AtomicU64>,
     mark: Arc<HighWater>,
 }
 
@@ -278,7 +291,12 @@ impl DiskLog {
         whole::check_beginning(&log)?;
         let last = log.log_state().last().map(|position| position.0.index);
         let flushed = watch::Sender::new(last);
-        Ok(Self { log: Arc::new(Mutex::new(log)), flushed, mark: Arc::new(mark) })
+        Ok(Self {
+            log: Arc::new(Mutex::new(log)),
+            flushed,
+            truncations: Arc::default(),
+            mark: Arc::new(mark),
+        })
     }
 
     /// The last index known to be on disk.
@@ -429,7 +447,10 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
             let written = log.append(entries)?;
             let last = log.log_state().last().map(|position| position.0.index);
             let flushed = self.flushed.clone();
-            self.sync(log, written, Then::Entries { callback, last, flushed })
+            let truncations = Arc::clone(&self.truncations);
+            let then = truncations.load(Ordering::SeqCst);
+            let current = Box::new(move || truncations.load(Ordering::SeqCst) == then);
+            self.sync(log, written, Then::Entries { callback, last, flushed, current })
         })
     }
 
@@ -440,6 +461,9 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
                 return Ok(());
             }
             log.truncate(first_removed)?;
+            // What takes the place of the removed entries is not on disk because they were.
+            self.truncations.fetch_add(1, Ordering::SeqCst);
+            self.flushed.send_modify(|flushed| *flushed = (*flushed).min(last.map(|id| id.index)));
             // On disk with the entries that take the place of the removed ones.
             log.flush(false, None)
         })

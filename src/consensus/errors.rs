@@ -104,6 +104,9 @@ pub enum ProposeError {
     /// Leadership was lost meanwhile; whether it was written is unknown.
     #[error("leadership was lost; whether the write took effect is unknown")]
     Unknown,
+    /// The log was not applied in time.
+    #[error("the log was not applied in time: {0}")]
+    Late(String),
     /// The peer stops.
     #[error("the peer is stopping: {0}")]
     Stopped(String),

@@ -28,6 +28,7 @@ use openraft::{
     ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy,
     async_runtime::watch::WatchReceiver,
     errors::{InitializeError, LinearizableReadError, RaftError},
+    metrics::WaitError,
     storage::RaftLogStorage,
 };
 use tokio::sync::watch;
@@ -303,6 +304,7 @@ impl Consensus {
     ) -> Result<(), ProposeError> {
         match self.raft.wait(Some(deadline)).applied_index_at_least(index, "read index").await {
             Ok(_) => Ok(()),
+            Err(error @ WaitError::Timeout(..)) => Err(ProposeError::Late(error.to_string())),
             Err(error) => Err(ProposeError::Stopped(error.to_string())),
         }
     }

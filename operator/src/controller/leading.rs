@@ -11,7 +11,7 @@ use pinkeeper::{
     clock::Clock,
     cluster::{Cluster, Leadership},
     state::Refused,
-    types::Uid,
+    types::{Cid, Uid},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -162,6 +162,15 @@ impl Leading {
             Some(refusal) => self.refusals().insert(uid.clone(), refusal),
             None => self.refusals().remove(uid),
         };
+    }
+
+    /// Objects of a CID whose claims were refused.
+    pub(super) fn refused_of(&self, cid: &Cid) -> Vec<ObjectKey> {
+        let (objects, refusals) = (self.objects(), self.refusals());
+        let is_refused = |key: &&ObjectKey| {
+            objects.get(key).is_some_and(|object| refusals.contains_key(&object.uid))
+        };
+        objects.of(cid).filter(is_refused).cloned().collect()
     }
 
     /// Why the claim of an object's generation was refused, if it was.

@@ -24,12 +24,15 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::leading::{KnownAnchors, Settings, Shared};
 use self::{api::Backoff, leading::Leading, peers::Directory};
 
+/// Between the end of a controller that has ended by itself and a new start.
+const START_ANEW: Duration = Duration::from_secs(1);
 /// Waits between attempts to write behind all that was proposed before.
 const CATCH_UP: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -42,8 +45,15 @@ pub async fn run(
     let mut leadership = shared.cluster.leadership();
     loop {
         let now = *leadership.borrow_and_update();
-        if now.local {
-            lead(&shared, now.term, &directory, token.child_token()).await;
+        if now.local
+            && lead(&shared, now.term, &directory, token.child_token()).await == End::Broken
+        {
+            // At the next turn, also if nothing changes; not at once.
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return,
+                () = sleep(START_ANEW) => continue,
+            }
         }
         // What changed while leading has not been looked at yet: then this returns at once.
         tokio::select! {
@@ -54,13 +64,22 @@ pub async fn run(
     }
 }
 
+/// How a leadership ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// Somebody else leads, or the peer stops.
+    Over,
+    /// A controller has ended by itself.
+    Broken,
+}
+
 /// One leadership, from its first moment until all its tasks have ended.
 async fn lead(
     shared: &Shared,
     term: u64,
     directory: &watch::Receiver<Arc<Directory>>,
     token: CancellationToken,
-) {
+) -> End {
     tracing::info!(term, "this peer leads: its controllers start");
     let lead = Arc::new(Leading::new(shared.clone(), term, token.clone()));
     let (told, notes) = mpsc::channel(status::NOTES_MAX);
@@ -78,21 +97,23 @@ async fn lead(
     };
     let mut leadership = shared.cluster.leadership();
     let ended = leadership.wait_for(|now| !now.local || now.term != term);
-    tokio::select! {
+    let end = tokio::select! {
         biased;
-        () = token.cancelled() => {}
+        () = token.cancelled() => End::Over,
         // Also when the peer is gone.
-        _ = ended => {}
+        _ = ended => End::Over,
         // None ends by itself: then something is broken, and a new start is the way on.
         Some(ended) = work => {
             tracing::error!(?ended, "a controller has ended by itself; all start anew");
+            End::Broken
         }
-    }
+    };
     token.cancel();
     while tasks.join_next().await.is_some() {}
     // The next leader counts.
     shared.counters.unpins_waiting.set(0);
     tracing::info!(term, "the controllers of this leadership have ended");
+    end
 }
 
 /// Waits until all that an earlier leadership of this peer proposed in this term is applied, or never
@@ -101,6 +122,6 @@ async fn catch_up(lead: &Leading) {
     let mut backoff = Backoff::new(CATCH_UP.0, CATCH_UP.1);
     while let Err(error) = lead.shared.cluster.submit(lead.term, Vec::new()).await {
         tracing::debug!(%error, "the controllers wait for the log");
-        tokio::time::sleep(backoff.wait()).await;
+        sleep(backoff.wait()).await;
     }
 }

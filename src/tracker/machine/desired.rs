@@ -55,6 +55,10 @@ impl Machine {
     /// An entry that was here is wanted now.
     pub(super) fn want(&mut self, cid: Cid) {
         match self.phase(&cid) {
+            // The list that is being read has named it already, and will not again.
+            Some(Phase::Unknown) if self.listing && self.entries[&cid].seen == self.list_number => {
+                self.is_pinned(cid);
+            }
             Some(Phase::Unknown) => {
                 self.update(&cid, |entry| entry.phase = Phase::Recheck);
                 self.list_at = self.list_at.min(self.now.at);

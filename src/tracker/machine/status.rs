@@ -61,18 +61,19 @@ impl Machine {
     pub(super) fn status_of(&self, cid: &Cid, entry: &Entry) -> Option<PinStatus> {
         let state = entry.state()?;
         if entry.wanted && self.away_shown {
-            let Daemon::Down { reason } = &self.daemon else {
-                return Some(self.away("the ledger is being bound to it"));
+            let message = match (&self.daemon, &self.write_error) {
+                (Daemon::Down { reason }, _) => format!("the daemon is away: {reason}"),
+                (_, Some(error)) => format!("the ledger cannot be bound to the daemon: {error}"),
+                _ => "the ledger is being bound to the daemon".to_owned(),
             };
-            return Some(self.away(reason));
+            return Some(self.away(&message));
         }
         let message = self.message(cid, entry, state);
         let message = message.chars().take(MESSAGE_LEN_MAX).collect();
         Some(PinStatus { state, since: entry.since, message, attempts: entry.attempts })
     }
 
-    fn away(&self, reason: &str) -> PinStatus {
-        let message = format!("the daemon is away: {reason}");
+    fn away(&self, message: &str) -> PinStatus {
         PinStatus {
             state: PinState::DaemonDown,
             since: self.away_since.wall,

@@ -13,7 +13,7 @@ use pinkeeper::{
 };
 
 use super::{Deletion, anchors, driver::BATCH_LEN_MAX, rule};
-use crate::controller::leading::Leading;
+use crate::controller::{leading::Leading, queue::Lane};
 
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
@@ -55,7 +55,10 @@ pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
         for (op, outcome) in batch.iter().zip(outcomes) {
             lead.shared.counters.claims.inc();
             match outcome {
-                Outcome::Changed => tell(lead, op),
+                Outcome::Changed => {
+                    tell(lead, op);
+                    claim_again(lead, op);
+                }
                 Outcome::Unchanged => {}
                 Outcome::Refused(Refused::OtherTerm) => return false,
                 Outcome::Refused(why) => tracing::debug!(?op, %why, "a release is stale"),
@@ -63,6 +66,14 @@ pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
         }
     }
     true
+}
+
+/// A claim was refused while there were too many; now there is room.
+fn claim_again(lead: &Leading, op: &Op) {
+    let Some(cid) = op.cid() else { return };
+    for key in lead.refused_of(&cid) {
+        lead.claims.push(Lane::Fresh, key);
+    }
 }
 
 /// People who are to decide find here what waits, one by one.

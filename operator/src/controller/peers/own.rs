@@ -123,6 +123,7 @@ impl Own {
             member: cluster.member(),
             standing: cluster.standing(),
             leadership: *cluster.leadership().borrow(),
+            led: cluster.is_led(),
             membership: members.get(&cluster.id()),
             metrics: &metrics,
             waiting,

@@ -73,7 +73,7 @@ fn silent<'a>(lead: &Leading, directory: &'a Directory) -> Vec<(&'a String, &'a 
 /// Writes the whole status again with another Ready: one field manager owns all of it, and what it
 /// leaves out would go.
 async fn mark(lead: &Leading, name: &str, listed: &Listed) {
-    let message = "the leader has heard nothing of this peer for some 10 s";
+    let message = "the leader hears nothing of this peer";
     let mut status = listed.status.clone();
     let ready =
         condition("Ready", ("Unknown", "PeerDown", message), &status, lead.shared.clock.now());

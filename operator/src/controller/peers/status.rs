@@ -21,6 +21,8 @@ pub struct Situation<'a> {
     pub standing: Standing,
     /// Who leads.
     pub leadership: Leadership,
+    /// A leader answers it, or it leads itself.
+    pub led: bool,
     /// Itself in the membership.
     pub membership: Option<&'a MemberView>,
     /// Its peer metrics.
@@ -88,12 +90,14 @@ fn addresses(all: &[String]) -> Vec<String> {
 }
 
 fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
-    let Situation { standing, leadership, metrics, waiting, now, .. } = situation;
+    let Situation { standing, led, metrics, waiting, now, .. } = situation;
     let (status, reason, message) = match standing {
         Standing::Blank => ("False", "Joining", waiting),
-        Standing::Member { .. } if leadership.leader.is_none() => {
-            ("False", "NoLeader", "the cluster has no leader that this peer knows")
-        }
+        Standing::Member { .. } if !led => (
+            "False",
+            "NoLeader",
+            "no leader answers this peer: a majority of the voters must be up",
+        ),
         Standing::Member { .. } if metrics.daemon.is_none() => {
             ("False", "DaemonDown", "the IPFS daemon beside this peer does not answer")
         }
@@ -163,12 +167,12 @@ mod tests {
         let of = Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 };
         let leader = Some(PeerId([2; 32]));
         let cases = [
-            (Standing::Blank, None, true, "False", "Joining", None),
-            (of, None, true, "False", "NoLeader", None),
-            (of, leader, false, "False", "DaemonDown", Some(PeerRole::Voter)),
-            (of, leader, true, "True", "Ready", Some(PeerRole::Voter)),
+            (Standing::Blank, false, true, "False", "Joining", None),
+            (of, false, true, "False", "NoLeader", Some(PeerRole::Voter)),
+            (of, true, false, "False", "DaemonDown", Some(PeerRole::Voter)),
+            (of, true, true, "True", "Ready", Some(PeerRole::Voter)),
         ];
-        for (standing, leader, daemon, status, reason, role) in cases {
+        for (standing, led, daemon, status, reason, role) in cases {
             let metrics = metrics(daemon);
             let view = MemberView { member: member.clone(), voter: true };
             let situation = Situation {
@@ -176,6 +180,7 @@ mod tests {
                 member: &member,
                 standing,
                 leadership: Leadership { leader, term: 1, local: false },
+                led,
                 membership: role.is_some().then_some(&view),
                 metrics: &metrics,
                 waiting: "for others",

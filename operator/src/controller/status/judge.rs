@@ -94,7 +94,9 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
     }
     let pin = view.pin?;
     let claim = pin.claims.get(&Owner::Object(object.uid.clone()))?;
-    if claim.generation != object.generation {
+    // A claim of a later generation than the object's is one from before a restore of the API server's
+    // data, or the object was not read anew yet; then the write will be refused.
+    if claim.generation < object.generation {
         return None;
     }
     let (min, wanted) = replication(spec, view.default_replicas);
@@ -179,9 +181,7 @@ fn copy(
     if let Some(since) = peer.silent
         && !graces.last(since.at, GRACE)
     {
-        let since = since.wall;
-        let message = format!("nothing was heard of the peer since {}", whole_seconds(since).0);
-        return shown(AllocationState::PeerDown, since, &message);
+        return shown(AllocationState::PeerDown, since.wall, "nothing is heard of the peer");
     }
     let Some((id, report)) = report else {
         return match before {
