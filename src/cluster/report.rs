@@ -267,3 +267,29 @@ fn reachable(addresses: &[String]) -> Vec<String> {
     let remote: Vec<String> = addresses.iter().filter(|a| !is_local(a)).cloned().collect();
     if remote.is_empty() { addresses.to_vec() } else { remote }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn changed() -> Changed {
+        let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
+        Changed::Cids([cid].into())
+    }
+
+    #[test]
+    fn changes_lost_while_others_are_collected_are_noticed() {
+        let (sender, mut changes) = broadcast::channel(2);
+        let mut pending = BTreeSet::new();
+        sender.send(changed()).unwrap();
+        assert!(collect_rest(&mut changes, &mut pending));
+        assert_eq!(pending.len(), 1);
+        for _ in 0..3 {
+            sender.send(changed()).unwrap();
+        }
+        assert!(!collect_rest(&mut changes, &mut pending), "one was overwritten");
+        assert!(collect_rest(&mut changes, &mut pending), "that is told once");
+    }
+}

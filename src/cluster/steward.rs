@@ -160,14 +160,13 @@ impl Cluster {
         pin: &Pin,
     ) -> Vec<Op> {
         let members = placement.members;
-        let mut statuses = self.board().statuses(cid);
-        statuses.retain(|peer, _| present.contains(peer));
+        let statuses = self.board().statuses(cid);
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
             self.candidates_in(placement, cid, pin.replication())
         } else {
             Vec::new()
         };
-        settle_pin(*cid, pin, members, &candidates, &statuses)
+        settle_pin(*cid, pin, members, &candidates, &confirmed_by(&statuses, present))
     }
 }
 
@@ -201,18 +200,26 @@ fn next_voters(
     Some(now.into_iter().chain(added).collect())
 }
 
+/// Peers that say that they hold it, of those whose word counts.
+fn confirmed_by(
+    statuses: &BTreeMap<PeerId, PinStatus>,
+    present: &BTreeSet<PeerId>,
+) -> BTreeSet<PeerId> {
+    let pinned = statuses.iter().filter(|(_, status)| status.state == PinState::Pinned);
+    pinned.map(|(peer, _)| *peer).filter(|peer| present.contains(peer)).collect()
+}
+
 /// Ops that bring one pin to the wanted number of holders.
 fn settle_pin(
     cid: Cid,
     pin: &Pin,
     members: usize,
     candidates: &[PeerId],
-    statuses: &BTreeMap<PeerId, PinStatus>,
+    confirmed: &BTreeSet<PeerId>,
 ) -> Vec<Op> {
     let mut ops = Vec::new();
     let holders: Vec<PeerId> = pin.holders().collect();
     let wanted = pin.replication().max.of(members);
-    let pinned = |peer: &PeerId| statuses.get(peer).is_some_and(|s| s.state == PinState::Pinned);
     if holders.len() < wanted {
         let free: Vec<PeerId> =
             candidates.iter().filter(|peer| !holders.contains(peer)).copied().collect();
@@ -221,13 +228,17 @@ fn settle_pin(
         }
     } else if holders.len() > wanted {
         // Those that do not hold it yet go first, then the ones allocated last.
-        let mut order: Vec<(bool, usize, PeerId)> =
-            holders.iter().enumerate().map(|(n, peer)| (pinned(peer), n, *peer)).collect();
-        order.sort_unstable_by_key(|(pinned, n, _)| (*pinned, std::cmp::Reverse(*n)));
+        let mut order: Vec<(bool, usize, PeerId)> = holders
+            .iter()
+            .enumerate()
+            .map(|(n, peer)| (confirmed.contains(peer), n, *peer))
+            .collect();
+        order.sort_unstable_by_key(|(confirmed, n, _)| (*confirmed, std::cmp::Reverse(*n)));
         let peers = order.into_iter().take(holders.len() - wanted).map(|(_, _, p)| p).collect();
         ops.push(Op::Leave { cid, peers });
     }
-    let confirmed: Vec<PeerId> = holders.into_iter().filter(|peer| pinned(peer)).collect();
+    let confirmed: Vec<PeerId> =
+        holders.into_iter().filter(|peer| confirmed.contains(peer)).collect();
     if confirmed.len() >= pin.replication().min.of(members) {
         let leaving = pin.allocations.iter().filter(|allocation| allocation.leaving);
         ops.extend(leaving.map(|allocation| Op::LetGo {

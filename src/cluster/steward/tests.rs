@@ -68,7 +68,8 @@ fn pinned(peers: &[u8]) -> BTreeMap<PeerId, PinStatus> {
 
 fn settle(pin: &Pin, candidates: &[u8], holding: &[u8]) -> Vec<Op> {
     let candidates: Vec<PeerId> = candidates.iter().map(|n| peer(*n)).collect();
-    settle_pin(cid(), pin, 5, &candidates, &pinned(holding))
+    let present = (1..=5).map(peer).collect();
+    settle_pin(cid(), pin, 5, &candidates, &confirmed_by(&pinned(holding), &present))
 }
 
 fn cid() -> Cid {
@@ -96,4 +97,15 @@ fn a_leaving_peer_is_let_go_only_when_enough_others_hold_it() {
     assert_eq!(settle(&pin, &[], &[1, 3]), []);
     let let_go = Op::LetGo { cid: cid(), peer: peer(3), confirmed: vec![peer(1), peer(2)] };
     assert_eq!(settle(&pin, &[], &[1, 2, 3]), [let_go]);
+}
+
+#[test]
+fn what_an_absent_peer_has_told_is_no_reason_to_let_a_copy_go() {
+    let present = BTreeSet::from([peer(2), peer(3)]);
+    let settle =
+        |pin: &Pin| settle_pin(cid(), pin, 5, &[], &confirmed_by(&pinned(&[1, 2]), &present));
+    // Of two copies the one on the absent peer leaves, although it was allocated first.
+    let leave = Op::Leave { cid: cid(), peers: vec![peer(1)] };
+    assert_eq!(settle(&pin(1, 1, &[1, 2], &[])), [leave]);
+    assert_eq!(settle(&pin(1, 1, &[1], &[2])), [], "the leaving one may be the only one");
 }

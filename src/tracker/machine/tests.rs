@@ -256,6 +256,20 @@ fn the_ledger_at_start_is_checked_against_what_is_wanted() {
 }
 
 #[test]
+fn what_the_list_has_named_before_it_was_wanted_is_pinned_at_once() {
+    let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
+    let ledger = vec![(cid(1), entry), (cid(2), entry)];
+    let mut bench = Bench::with_ledger(config(), ledger);
+    bench.want(1);
+    assert!(bench.take().contains(&Action::List));
+    bench.feed(Event::Listed(vec![cid(1), cid(2)]));
+    bench.want(2);
+    assert_eq!(bench.state(2), Some(PinState::Pinned));
+    bench.feed(Event::ListEnded(Ok(())));
+    assert_eq!(bench.state(2), Some(PinState::Pinned));
+}
+
+#[test]
 fn a_ledger_that_cannot_be_written_is_told_and_nothing_is_pinned() {
     let now = |s| Now { at: Duration::from_secs(s), wall: Timestamp(0) };
     let mut machine = Machine::new(config(), now(0), Some("d".to_owned()), Vec::new());
