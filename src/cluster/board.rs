@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     state::Changed,
-    types::{Cid, PeerId, PinStatus, StatusBatch, StatusReply},
+    types::{Cid, PeerId, PinState, PinStatus, StatusBatch, StatusReply},
 };
 
 /// Batches of changes a slow subscriber may be behind before it must look at everything.
@@ -62,6 +62,36 @@ impl Board {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
+    }
+
+    /// Who says that it holds which pin, of those named; of all without names.
+    pub(super) fn pinned(&self, cids: Option<&[Cid]>) -> Vec<(PeerId, Cid)> {
+        let is_pinned = |status: &PinStatus| status.state == PinState::Pinned;
+        let mut found = Vec::new();
+        for (peer, reported) in self.lock().iter() {
+            let all = &reported.statuses;
+            match cids {
+                Some(cids) => {
+                    let pinned = |cid: &&Cid| all.get(cid).is_some_and(is_pinned);
+                    found.extend(cids.iter().filter(pinned).map(|cid| (*peer, *cid)));
+                }
+                None => {
+                    let pinned = all.iter().filter(|(_, status)| is_pinned(status));
+                    found.extend(pinned.map(|(cid, _)| (*peer, *cid)));
+                }
+            }
+        }
+        found
+    }
+
+    /// Forgets statuses: what a peer tells next of such a pin counts again.
+    pub(super) fn forget(&self, statuses: &[(PeerId, Cid)]) {
+        let mut peers = self.lock();
+        for (peer, cid) in statuses {
+            if let Some(reported) = peers.get_mut(peer) {
+                reported.statuses.remove(cid);
+            }
+        }
     }
 
     /// Forgets everything.
@@ -131,7 +161,7 @@ impl Reported {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::types::{PinState, Timestamp};
+    use crate::types::Timestamp;
 
     const A: PeerId = PeerId([1; 32]);
 

@@ -49,7 +49,10 @@ impl Cluster {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(()),
-                changed = state_changes.recv() => work.add(changed),
+                changed = state_changes.recv() => {
+                    self.forget_released(&changed);
+                    work.add(changed);
+                }
                 changed = board_changes.recv() => work.add(changed),
                 _ = ticks.tick() => {
                     let now: BTreeSet<PeerId> = self.takers();
@@ -76,6 +79,19 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// A peer that a pin was taken from will unpin it; should it be given the pin again before it has
+    /// done so, what it once told of it must not count as a copy.
+    fn forget_released(&self, changed: &Result<Changed, RecvError>) {
+        let mut told = match changed {
+            Ok(Changed::Cids(cids)) => self.board().pinned(Some(cids)),
+            Ok(Changed::Everything) | Err(_) => self.board().pinned(None),
+        };
+        self.state().read(|pins| {
+            told.retain(|(peer, cid)| !pins.get(cid).is_some_and(|pin| pin.is_on(*peer)));
+        });
+        self.board().forget(&told);
     }
 
     /// Peers that take content now.

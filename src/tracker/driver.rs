@@ -212,6 +212,8 @@ impl Driver {
             // A closed channel cannot be: the state's handle in `ports` holds a sender.
             Ok(Changed::Everything) | Err(RecvError::Lagged(_) | RecvError::Closed) => {
                 self.comparison = Some(None);
+                // As after each change: the leader may have forgotten what it was told.
+                let _ = self.shared.changes.send(Changed::Everything);
             }
         }
     }

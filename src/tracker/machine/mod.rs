@@ -340,7 +340,14 @@ impl Machine {
                 self.desired_range(after, until, &wanted);
             }
             Event::Desired(cids) => {
-                cids.into_iter().for_each(|(cid, wanted)| self.desired(cid, wanted));
+                for (cid, wanted) in cids {
+                    self.desired(cid, wanted);
+                    // It may have been taken away and given back without being seen here: the leader has
+                    // forgotten that it is pinned.
+                    if self.phase(&cid) == Some(Phase::Pinned) {
+                        self.touch(cid);
+                    }
+                }
             }
             Event::Probed(result) => self.probed(result),
             Event::Bound(result) => self.was_bound(result),
