@@ -57,13 +57,7 @@ impl Machine {
                     self.daemon_up(id);
                 }
             }
-            Err(reason) => {
-                if self.write_error.as_deref() != Some(reason.as_str()) {
-                    tracing::warn!(%reason, "the ledger was not bound to the daemon; trying again");
-                }
-                self.write_error = Some(reason.into());
-                self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
-            }
+            Err(reason) => self.ledger_failed(reason),
         }
     }
 

@@ -111,13 +111,18 @@ impl Machine {
         self.ready.insert((lane, sequence), (cid, self.now.at));
     }
 
+    /// The ledger was not written, or not bound to the daemon: that is tried again, and told once.
+    pub(super) fn ledger_failed(&mut self, reason: String) {
+        if self.write_error.as_deref() != Some(reason.as_str()) {
+            tracing::warn!(%reason, "pins wait for the ledger, which is tried again");
+        }
+        self.write_error = Some(reason.into());
+        self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
+    }
+
     pub(super) fn written(&mut self, result: Result<(), String>) {
         if let Err(reason) = result {
-            if self.write_error.as_deref() != Some(reason.as_str()) {
-                tracing::warn!(%reason, "pins wait for the ledger, which is tried again");
-            }
-            self.write_error = Some(reason.into());
-            self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
+            self.ledger_failed(reason);
             let waiting: Vec<Cid> = self.writing.iter().map(|(cid, _)| *cid).collect();
             for cid in waiting {
                 self.touch(cid);
