@@ -71,6 +71,21 @@ impl Small {
         Self::start(|at| Volume::in_file(at, SIZE), |peer| peer.data().into_boxed_path()).await
     }
 
+    /// The state alone is on a volume that can hang.
+    async fn with_state_on_images() -> Self {
+        Self::start(
+            |data| {
+                let at = data.with_extension("state");
+                let volume = Volume::in_file(&at, SIZE)?;
+                std::fs::create_dir_all(data)?;
+                std::os::unix::fs::symlink(at.join("state.redb"), data.join("state.redb"))?;
+                Ok(volume)
+            },
+            |peer| peer.data().into_boxed_path(),
+        )
+        .await
+    }
+
     /// Asks a peer for one more pin; says whether that was acknowledged.
     async fn pin(&mut self, peer: usize) -> Result<(), String> {
         let cid = identity_cid(5_000 + self.made);
@@ -275,4 +290,18 @@ async fn a_disk_that_hangs_stops_nobody_and_its_peer_catches_up() {
     println!("the leader's disk hung: {} pins, at most {longest:?} for one", small.made);
     small.recovers().await;
     assert!(small.trio.peers.iter_mut().all(|peer| peer.is_running().unwrap()));
+}
+
+/// The log goes on, so that nothing but the leader itself can know that it applies nothing any more.
+#[tokio::test]
+async fn a_leader_whose_state_hangs_makes_room_for_another() {
+    let mut small = Small::with_state_on_images().await;
+    let hung = small.trio.leader().unwrap();
+    let other = (hung + 1) % 3;
+    let longest = pins_while_hanging(&mut small, other, hung).await;
+    println!("the leader's state hung: {} pins, at most {longest:?} for one", small.made);
+    let log = small.trio.peers[hung].logged();
+    assert!(log.contains("handing over leadership"), "{log}");
+    assert!(longest < HANG, "it was waited for");
+    small.recovers().await;
 }

@@ -14,6 +14,7 @@ mod placement;
 mod report;
 mod serve;
 mod steward;
+mod stuck;
 mod use_cases;
 mod writes;
 
@@ -215,6 +216,7 @@ impl Cluster {
         let cluster = Self(Arc::new(inner));
         tasks.spawn(cluster.clone().follow_leadership(token.clone()));
         tasks.spawn(cluster.clone().stand(token.clone()));
+        tasks.spawn(cluster.clone().notice_stuck_disk(token.clone()));
         tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
         tasks.spawn(cluster.clone().send_writes(queue, token.clone()));
         tasks.spawn(cluster.clone().join_until_member(token.clone()));
@@ -341,7 +343,7 @@ impl Cluster {
     /// A leader asks the voter whose log is most complete to take over, and waits a little until it
     /// has; others do nothing.
     pub async fn hand_over(&self) {
-        if !self.0.leadership.borrow().local {
+        if self.consensus().leadership().leader != Some(self.id()) {
             return;
         }
         let to = self

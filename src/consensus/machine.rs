@@ -20,10 +20,11 @@ use super::{
         Outcomes, RaftLogId, RaftMembership, TypeConfig, position_in, position_out,
         stored_membership_out,
     },
+    runtime::block,
     state_store::{Head, StateStore, StoreError, View},
 };
 use crate::{
-    state::{Applied, Changed, Op, SharedState},
+    state::{Applied, Changed, Op, PinSet, SharedState},
     types::{Cid, ClusterId},
 };
 
@@ -108,9 +109,11 @@ impl Machine {
         unstored.sort_unstable();
         unstored.dedup();
         self.stored_at = Instant::now();
-        self.state.read(|state| {
-            let pins = unstored.iter().map(|cid| (cid, state.get(cid)));
-            self.store.apply(pins, state.window(), &self.head)
+        block(|| {
+            self.state.read(|state| {
+                let pins = unstored.iter().map(|cid| (cid, state.get(cid)));
+                self.store.apply(pins, state.window(), &self.head)
+            })
         })
     }
 
@@ -121,6 +124,21 @@ impl Machine {
                 of.0, own.0
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// What a snapshot holds.
+    fn contents(&self, snapshot: SnapshotData) -> Result<(Head, PinSet), io::Error> {
+        match snapshot {
+            SnapshotData::Own(view) => {
+                let pins = view.pin_set().map_err(io::Error::other)?;
+                Ok((view.head, pins))
+            }
+            SnapshotData::Received(bytes) => {
+                let image = image::read(&bytes)?;
+                self.check_cluster(image.cluster)?;
+                Ok((image.head, image.pins))
+            }
         }
     }
 
@@ -189,20 +207,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         meta: &SnapshotMetaOf<TypeConfig>,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        let (head, installed) = match snapshot {
-            SnapshotData::Own(view) => {
-                let pins = view.pin_set().map_err(io::Error::other)?;
-                (view.head, pins)
-            }
-            SnapshotData::Received(bytes) => {
-                let image = image::read(&bytes)?;
-                self.check_cluster(image.cluster)?;
-                (image.head, image.pins)
-            }
-        };
+        let (head, installed) = block(|| self.contents(snapshot))?;
         self.head = Head { installed: head.applied, ..head };
         self.membership = meta.last_membership.clone();
-        self.store.replace(&installed, &self.head).map_err(io::Error::other)?;
+        block(|| self.store.replace(&installed, &self.head)).map_err(io::Error::other)?;
         self.unstored.clear();
         self.state.write(|pins| {
             *pins = installed;
@@ -235,7 +243,7 @@ impl Machine {
                 .map_err(|_| io::Error::other("the log has stopped"))?;
         }
         self.store().map_err(io::Error::other)?;
-        self.store.checkpoint().map_err(io::Error::other)?;
+        block(|| self.store.checkpoint()).map_err(io::Error::other)?;
         let view = self.store.view().map_err(io::Error::other)?;
         let meta = Self::meta(&view.head, self.membership.clone());
         Ok(Snapshot { meta, snapshot: SnapshotData::Own(Box::new(view)) })

@@ -105,6 +105,8 @@ pub struct LogProgress {
     pub last: Option<u64>,
     /// Last index applied.
     pub applied: Option<u64>,
+    /// Last index that is on a majority's disks, as far as this peer knows.
+    pub committed: Option<u64>,
 }
 
 /// The log, state and cluster binding that consensus runs on.
@@ -355,6 +357,7 @@ impl Consensus {
         LogProgress {
             last: metrics.last_log_index,
             applied: metrics.last_applied.map(|id| id.index),
+            committed: metrics.cluster_committed.map(|id| id.index),
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     image,
     machine::SnapshotData,
     raft_types::{RaftVote, TypeConfig, entry_out, position_in, position_out, vote_in, vote_out},
-    runtime::random_u64,
+    runtime::{block, random_u64},
 };
 use crate::{
     rpc::{CallError, SharedTransport},
@@ -213,7 +213,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let cluster = self.network.cluster.get().copied();
         let image = match (snapshot.snapshot, cluster) {
             (SnapshotData::Own(view), Some(cluster)) => {
-                image::write(&view, cluster).map_err(|error| NetworkError::new(&error))?
+                block(|| image::write(&view, cluster)).map_err(|error| NetworkError::new(&error))?
             }
             (SnapshotData::Received(image), _) => image,
             (_, None) => return Err(NetworkError::from_string("this peer has no cluster").into()),

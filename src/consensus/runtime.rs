@@ -1,10 +1,14 @@
 //! openraft's runtime: tokio, with random numbers (election timeouts) from one source that a
-//! simulated world can seed.
+//! simulated world can seed, and a way to wait for the disk.
 
 use std::{cell::RefCell, convert::Infallible, future::Future, time::Duration};
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand::{Rng, SeedableRng, TryRng, rngs::StdRng};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+};
 
 thread_local! {
     static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_rng(&mut rand::rng()));
@@ -19,6 +23,15 @@ pub fn seed_randomness(seed: u64) {
 #[must_use]
 pub fn random_u64() -> u64 {
     RANDOM.with_borrow_mut(Rng::next_u64)
+}
+
+/// Does work that may wait for the disk, or takes long, without taking a thread from the runtime's
+/// tasks. On a runtime of one thread, as in simulated worlds, everything waits for it.
+pub(super) fn block<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// The handle openraft draws from.

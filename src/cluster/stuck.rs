@@ -1,0 +1,92 @@
+//! A leader whose disk hangs hands leadership over.
+//!
+//! Raft does not notice: the other voters' disks commit, and heartbeats need no disk. But what is not
+//! applied here is never answered to anybody.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, FatalError};
+use crate::consensus::LogProgress;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// A leader that has applied nothing of what is committed for so long is stuck. Longer than storing
+/// the largest transaction or a checkpoint takes on a disk that is well.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How far applying was, and since when.
+#[derive(Default)]
+struct Applying(Option<(Option<u64>, Instant)>);
+
+impl Applying {
+    /// Whether nothing was applied for too long, by now, though something waits.
+    fn is_stuck(&mut self, progress: LogProgress, now: Instant) -> bool {
+        if progress.applied >= progress.committed {
+            self.0 = None;
+            return false;
+        }
+        match self.0 {
+            Some((applied, since)) if applied == progress.applied => now - since >= PATIENCE,
+            _ => {
+                self.0 = Some((progress.applied, now));
+                false
+            }
+        }
+    }
+}
+
+impl Cluster {
+    pub(super) async fn notice_stuck_disk(
+        self,
+        token: CancellationToken,
+    ) -> Result<(), FatalError> {
+        let mut applying = Applying::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                () = sleep(LOOK) => {}
+            }
+            let leads = self.consensus().leadership().leader == Some(self.id());
+            let stuck = applying.is_stuck(self.consensus().progress(), Instant::now());
+            if leads && stuck {
+                tracing::warn!(
+                    patience = ?PATIENCE,
+                    "nothing committed is applied, as when the disk hangs: handing over leadership"
+                );
+                applying = Applying::default();
+                tokio::select! {
+                    biased;
+                    () = token.cancelled() => return Ok(()),
+                    () = self.hand_over() => {}
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_stuck_when_nothing_that_waits_is_applied_for_long() {
+        let start = Instant::now();
+        let mut applying = Applying::default();
+        let mut is_stuck = |applied, committed, after| {
+            let progress = LogProgress { last: committed, applied, committed };
+            applying.is_stuck(progress, start + after)
+        };
+        let second = Duration::from_secs(1);
+        assert!(!is_stuck(None, None, Duration::ZERO));
+        assert!(!is_stuck(None, Some(1), second), "it begins to wait");
+        assert!(!is_stuck(Some(0), Some(2), second * 4), "slow, but it goes on");
+        assert!(!is_stuck(Some(0), Some(9), second * 6));
+        assert!(is_stuck(Some(0), Some(9), second * 7));
+        assert!(!is_stuck(Some(9), Some(9), second * 20));
+        assert!(!is_stuck(Some(9), Some(10), second * 40), "idle time does not count");
+    }
+}
