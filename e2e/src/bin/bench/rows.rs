@@ -31,7 +31,7 @@ const BULK_PINS: u32 = 200_000;
 /// Pins brought to pinned on stand-in daemons.
 const STAND_IN_PINS: u32 = 30_000;
 /// Pins brought to pinned on real daemons.
-const KUBO_PINS: u32 = 3_000;
+const KUBO_PINS: u32 = 6_000;
 /// Time in which all must be pinned.
 const PINNED_DEADLINE: Duration = Duration::from_secs(120);
 /// Between two looks at whether all is pinned: each costs the leader a list of all pins.
@@ -192,7 +192,7 @@ async fn until_pinned(cluster: &Cluster, cids: &[Cid], begin: Instant) -> anyhow
     }
     while cluster.unfinished().await? > 0 {
         ensure!(begin.elapsed() < PINNED_DEADLINE, "pins straggle");
-        sleep(LOOK).await;
+        sleep(LOOK / 10).await;
     }
     Ok(f64::from(u32::try_from(count)?) / begin.elapsed().as_secs_f64())
 }
