@@ -96,8 +96,9 @@ enum Then {
         callback: IOFlushed<TypeConfig>,
         last: Option<u64>,
         flushed: watch::Sender<Option<u64>>,
-        /// Whether the log was not truncated since.
-        current: Box<dyn Fn() -> bool + Send>,
+        /// Truncations so far, and how many there were when the entries were appended.
+        truncations: Arc<AtomicU64>,
+        then: u64,
     },
     Vote(oneshot::Sender<io::Result<()>>),
     Nothing,
@@ -131,10 +132,10 @@ impl raft_log::Callback for Synced {
             self.mark.raise(self.upto);
         }
         match self.then {
-            Then::Entries { callback, last, flushed, current } => {
+            Then::Entries { callback, last, flushed, truncations, then } => {
                 if result.is_ok() {
                     flushed.send_if_modified(|flushed| {
-                        let current = current();
+                        let current = truncations.load(Ordering::SeqCst) == then;
                         if current {
                             *flushed = last;
                         }
@@ -449,8 +450,7 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
             let flushed = self.flushed.clone();
             let truncations = Arc::clone(&self.truncations);
             let then = truncations.load(Ordering::SeqCst);
-            let current = Box::new(move || truncations.load(Ordering::SeqCst) == then);
-            self.sync(log, written, Then::Entries { callback, last, flushed, current })
+            self.sync(log, written, Then::Entries { callback, last, flushed, truncations, then })
         })
     }
 

@@ -1,5 +1,7 @@
 //! Serves Raft messages and snapshots that come from other peers.
 
+use std::sync::PoisonError;
+
 use openraft::{
     Snapshot,
     alias::SnapshotMetaOf,
@@ -17,7 +19,7 @@ use crate::types::{Append, AppendReply, RaftMessage, RaftReply, Refusal, Respons
 const IMAGE_LEN_MAX: usize = 2 * 1024 * 1024 * 1024;
 
 /// Pieces of the snapshot that is arriving. There is one leader, so there is one transfer; a new one
-/// replaces what is left of an old one.
+/// replaces what is left of an old one, and entries show that none is under way any more.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotInbox {
     transfer: u64,
@@ -77,6 +79,9 @@ impl Consensus {
     }
 
     async fn append(&self, append: Append) -> Result<RaftReply, Refusal> {
+        if !append.entries.is_empty() {
+            *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = SnapshotInbox::default();
+        }
         let entries = append.entries.into_iter().map(entry_in).collect::<Result<Vec<_>, _>>();
         let request = AppendEntriesRequest::<TypeConfig> {
             vote: vote_in(append.vote),
@@ -103,7 +108,7 @@ impl Consensus {
     async fn take_snapshot(&self, chunk: SnapshotChunk) -> Result<Response, Refusal> {
         let vote = vote_in(chunk.vote);
         let taken = {
-            let mut inbox = self.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
             inbox.take(chunk)?
         };
         let Some(bytes) = taken else { return Ok(Response::Done) };
