@@ -12,6 +12,10 @@ const LINES_SHOWN: usize = 40;
 const KEPT: &[(u64, &str)] = &[
     (35, "a peer whose full disk could not be bound to the cluster lived on outside of it"),
     (61, "a founder whose disk was full, too"),
+    (
+        20_651,
+        "a barrier asked for before a pin was wanted once more counted when it was not any more",
+    ),
 ];
 
 fn run(seed: u64, whole: bool) -> (Result<(), String>, Trace) {

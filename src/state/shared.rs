@@ -47,10 +47,11 @@ impl SharedState {
         read(&self.pins.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes and tells what changed. Only consensus (and tests) may call it.
+    /// Writes and tells what changed; whoever reads the new state has been told already. Only consensus
+    /// (and tests) may call it.
     pub fn write<R>(&self, write: impl FnOnce(&mut PinSet) -> (R, Option<Changed>)) -> R {
-        let (result, changed) =
-            write(&mut self.pins.write().unwrap_or_else(PoisonError::into_inner));
+        let mut pins = self.pins.write().unwrap_or_else(PoisonError::into_inner);
+        let (result, changed) = write(&mut pins);
         if let Some(changed) = changed {
             // Without subscribers there is nobody to tell.
             let _ = self.changes.send(changed);

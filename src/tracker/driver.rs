@@ -11,7 +11,10 @@ use std::{
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{
-        broadcast::{self, error::RecvError},
+        broadcast::{
+            self,
+            error::{RecvError, TryRecvError},
+        },
         mpsc, oneshot, watch,
     },
     time::{Instant, sleep_until, timeout},
@@ -57,6 +60,7 @@ pub(super) struct Driver {
     /// Everything under way; none as answer when it was cancelled.
     running: FuturesUnordered<BoxFuture<'static, Option<Event>>>,
     /// Cancels what is under way with the daemon.
+    state_changes: broadcast::Receiver<Changed>,
     daemon_token: CancellationToken,
     flights: BTreeMap<Cid, Flight>,
     list: Option<mpsc::Receiver<ListPiece>>,
@@ -81,6 +85,8 @@ impl Driver {
         let ledger = ports.ledger.ledger();
         let (bound, entries) = (ledger.daemon()?, ledger.entries()?);
         let origin = Instant::now();
+        // Before the first look at the state: what changes from here on is told.
+        let state_changes = ports.state.subscribe();
         let now = Now { at: Duration::ZERO, wall: ports.clock.now() };
         let shared = Shared {
             machine: Machine::new(config, now, bound, entries).into(),
@@ -92,6 +98,7 @@ impl Driver {
             ports,
             shared: Arc::new(shared),
             origin,
+            state_changes,
             running: FuturesUnordered::new(),
             daemon_token: CancellationToken::new(),
             flights: BTreeMap::new(),
@@ -110,15 +117,13 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self, token: CancellationToken) {
-        // Before the first look at the state: what changes from here on is told.
-        let mut changes = self.ports.state.subscribe();
         while !token.is_cancelled() {
             self.compare_page();
             let wake = self.wake_at();
             tokio::select! { biased;
                 () = token.cancelled() => break,
-                changed = changes.recv() => self.state_changed(changed),
-                () = sleep_until(wake) => self.tick(),
+                changed = self.state_changes.recv() => self.state_changed(changed),
+                () = sleep_until(wake) => {}
                 piece = next_piece(&mut self.list) => self.list_piece(piece),
                 Some(collector) = self.collectors.recv(), if self.collector.is_none() => {
                     self.collector = Some(collector);
@@ -127,6 +132,10 @@ impl Driver {
                 Some(event) = self.running.next() => self.finished(event),
             }
             self.drain();
+            // Not only when nothing else has happened: progress is learnt here alone.
+            if wake <= Instant::now() {
+                self.tick();
+            }
             self.tell();
         }
     }
@@ -169,8 +178,12 @@ impl Driver {
 
     fn finished(&mut self, event: Option<Event>) {
         let Some(event) = event else { return };
-        if let Event::PinDone(cid, _) = &event {
-            self.flights.remove(cid);
+        match &event {
+            Event::PinDone(cid, _) => {
+                self.flights.remove(cid);
+            }
+            Event::Confirmed(_) => self.catch_up(),
+            _ => {}
         }
         self.feed(event);
     }
@@ -199,6 +212,19 @@ impl Driver {
         let _ = self.shared.changes.send(changed);
     }
 
+    /// Takes what has changed in the state by now.
+    fn catch_up(&mut self) {
+        loop {
+            match self.state_changes.try_recv() {
+                Ok(changed) => self.state_changed(Ok(changed)),
+                Err(TryRecvError::Lagged(missed)) => {
+                    self.state_changed(Err(RecvError::Lagged(missed)));
+                }
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
     fn state_changed(&mut self, changed: Result<Changed, RecvError>) {
         match changed {
             Ok(Changed::Cids(cids)) => {
@@ -211,6 +237,7 @@ impl Driver {
             }
             // A closed channel cannot be: the state's handle in `ports` holds a sender.
             Ok(Changed::Everything) | Err(RecvError::Lagged(_) | RecvError::Closed) => {
+                self.feed(Event::ChangesMissed);
                 self.comparison = Some(None);
                 // As after each change: the leader may have forgotten what it was told.
                 let _ = self.shared.changes.send(Changed::Everything);

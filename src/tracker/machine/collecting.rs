@@ -135,9 +135,7 @@ impl Machine {
             Err(_) => memory.totals.failed += 1,
         }
         // What was confirmed before is old by now.
-        for cid in std::mem::take(&mut self.confirmed).into_values() {
-            self.enqueue_unpin(cid);
-        }
+        self.doubt_all();
         self.touch_waiting();
         self.actions.push(Action::EndCollection(result));
     }

@@ -48,7 +48,8 @@ impl Machine {
         match result {
             Ok(void) => {
                 self.write_error = None;
-                if void {
+                // An earlier attempt that failed may have voided them on disk.
+                if void || self.bound.as_ref().is_some_and(|bound| *bound != id) {
                     self.void_entries();
                 }
                 self.bound = Some(id.clone());

@@ -63,7 +63,9 @@ impl Machine {
                 self.update(&cid, |entry| entry.phase = Phase::Recheck);
                 self.list_at = self.list_at.min(self.now.at);
             }
-            Some(Phase::UnpinQueued | Phase::UnpinWaiting | Phase::Confirmed) => {
+            Some(
+                Phase::UnpinQueued | Phase::UnpinWaiting | Phase::Confirming | Phase::Confirmed,
+            ) => {
                 self.take_out(&cid);
                 self.clear_failure(&cid);
                 self.enqueue(cid, Lane::Fresh);

@@ -109,8 +109,10 @@ pub enum Event {
         /// The wanted ones.
         wanted: Vec<Cid>,
     },
-    /// Each of these CIDs is wanted here or not.
+    /// What is wanted of each of these CIDs may have changed; now it is wanted here or not.
     Desired(Vec<(Cid, bool)>),
+    /// More may have changed than was told; what is wanted will be told.
+    ChangesMissed,
     /// Answer to [`Action::Probe`]: the daemon's ID.
     Probed(Result<String, IpfsError>),
     /// Answer to [`Action::Bind`]: whether the entries were void.
@@ -127,7 +129,8 @@ pub enum Event {
     Progress(Cid, Progress),
     /// Answer to [`Action::Pin`].
     PinDone(Cid, Result<(), IpfsError>),
-    /// Answer to [`Action::Confirm`] after the barrier: whether each is wanted here.
+    /// Answer to [`Action::Confirm`] after the barrier: whether each is wanted here. What changed
+    /// until then was told before.
     Confirmed(Vec<(Cid, bool)>),
     /// [`Action::Confirm`] failed.
     ConfirmFailed(String),
@@ -229,7 +232,8 @@ pub struct Machine {
     confirming: Vec<Cid>,
     confirm_at: Duration,
     confirm_failures: u32,
-    confirmed: BTreeMap<u64, Cid>,
+    /// With the time of the answer.
+    confirmed: BTreeMap<u64, (Cid, Duration)>,
     unpinning: usize,
 
     to_write: BTreeMap<Cid, Option<Origin>>,
@@ -342,6 +346,7 @@ impl Machine {
             Event::Desired(cids) => {
                 for (cid, wanted) in cids {
                     self.desired(cid, wanted);
+                    self.doubt(cid);
                     // It may have been taken away and given back without being seen here: the leader has
                     // forgotten that it is pinned.
                     if self.phase(&cid) == Some(Phase::Pinned) {
@@ -349,6 +354,7 @@ impl Machine {
                     }
                 }
             }
+            Event::ChangesMissed => self.doubt_all(),
             Event::Probed(result) => self.probed(result),
             Event::Bound(result) => self.was_bound(result),
             Event::Asked(cids, result) => self.asked(&cids, result),

@@ -24,8 +24,8 @@ fn cid(n: u8) -> Cid {
 enum Step {
     Want(u8),
     Release(u8),
-    /// The local state catches up with what is committed.
-    Apply,
+    /// The local state catches up by so many changes.
+    Apply(u8),
     ForeignPin(u8),
     Lose(u8),
     Missing(u8, bool),
@@ -48,7 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => n.clone().prop_map(Step::Want),
         3 => n.clone().prop_map(Step::Release),
-        4 => Just(Step::Apply),
+        4 => (1_u8..4).prop_map(Step::Apply),
         1 => n.clone().prop_map(Step::ForeignPin),
         1 => n.clone().prop_map(Step::Lose),
         1 => (n, any::<bool>()).prop_map(|(n, missing)| Step::Missing(n, missing)),
@@ -81,17 +81,33 @@ struct Model {
     disk: BTreeMap<Cid, ledger::Entry>,
     bound: Option<String>,
 
+    /// What is committed, in order: whether the CID is wanted from there on.
+    log: Vec<(Cid, bool)>,
     committed: BTreeSet<Cid>,
+    /// How much of the log is applied here, and what is wanted by then.
+    applied: usize,
     local: BTreeSet<Cid>,
+    /// How much was committed when the barrier under way was asked for.
+    barrier: usize,
+    /// How much was committed when a CID was seen to be wanted no more; at least as much as at the start.
+    dropped: BTreeMap<Cid, usize>,
+    started: usize,
 
     /// What the daemon said last of each.
     told: BTreeMap<Cid, bool>,
-    /// Not wanted behind a barrier, and not unpinned since.
-    confirmed: BTreeSet<Cid>,
+    /// And which daemon that was.
+    told_of: Option<String>,
+    /// Not wanted behind that barrier, and not unpinned since.
+    confirmed: BTreeMap<Cid, usize>,
     /// Whether what is cancelled takes effect all the same.
     effective: bool,
     /// Garbage collection was asked for, and that was not answered yet.
     collecting: bool,
+}
+
+/// More in soaks.
+fn cases() -> u32 {
+    if std::env::var_os("PINKEEPER_SOAK").is_some() { 50_000 } else { 1_000 }
 }
 
 fn config() -> Config {
@@ -122,10 +138,16 @@ impl Model {
             missing: BTreeSet::new(),
             disk: BTreeMap::new(),
             bound: None,
+            log: Vec::new(),
             committed: BTreeSet::new(),
+            applied: 0,
             local: BTreeSet::new(),
+            barrier: 0,
+            dropped: BTreeMap::new(),
+            started: 0,
             told: BTreeMap::new(),
-            confirmed: BTreeSet::new(),
+            told_of: None,
+            confirmed: BTreeMap::new(),
             effective: false,
             collecting: false,
         };
@@ -155,7 +177,10 @@ impl Model {
                 let origin = self.disk.get(cid).map(|entry| entry.origin);
                 assert_eq!(origin, Some(Origin::Ours), "{cid} is not ours");
                 assert!(!self.foreign.contains(cid), "{cid} is foreign");
-                assert!(self.confirmed.remove(cid), "no barrier for {cid}");
+                let barrier =
+                    self.confirmed.remove(cid).unwrap_or_else(|| panic!("no barrier for {cid}"));
+                let needed = self.dropped.get(cid).copied().unwrap_or_default().max(self.started);
+                assert!(barrier >= needed, "{cid}: a barrier at {barrier}, released at {needed}");
             }
             Action::CancelPin(cid) => {
                 self.under_way.retain(|action| *action != Action::Pin(*cid));
@@ -194,6 +219,11 @@ impl Model {
             Action::List => {
                 self.list = Some((self.held.iter().copied().collect(), self.pinned_now()));
                 self.fresh.clear();
+            }
+            Action::Confirm(_) => {
+                let confirms = |a: &Action| matches!(a, Action::Confirm(_));
+                assert!(!self.under_way.iter().any(confirms), "two barriers at once");
+                self.barrier = self.log.len();
             }
             Action::Bind(_) | Action::Write(_) => {
                 let busy = |a: &Action| matches!(a, Action::Bind(_) | Action::Write(_));
@@ -235,10 +265,27 @@ impl Model {
         self.feed(Event::DesiredRange { after: None, until: None, wanted });
     }
 
-    fn apply(&mut self) {
-        let old = std::mem::replace(&mut self.local, self.committed.clone());
-        for cid in old.symmetric_difference(&self.committed.clone()) {
-            self.feed(Event::Desired(vec![(*cid, self.committed.contains(cid))]));
+    fn commit(&mut self, cid: Cid, wanted: bool) {
+        let changed = if wanted { self.committed.insert(cid) } else { self.committed.remove(&cid) };
+        if changed {
+            self.log.push((cid, wanted));
+        }
+    }
+
+    /// As the driver does: each change is told, by what is wanted after some of them.
+    fn apply(&mut self, until: usize) {
+        let changes = self.log[self.applied..until].to_vec();
+        self.applied = until;
+        for (cid, wanted) in &changes {
+            if *wanted {
+                self.local.insert(*cid);
+            } else {
+                self.local.remove(cid);
+                self.dropped.insert(*cid, self.log.len());
+            }
+        }
+        for (cid, _) in changes {
+            self.feed(Event::Desired(vec![(cid, self.local.contains(&cid))]));
         }
     }
 
@@ -252,15 +299,19 @@ impl Model {
         let (up, id) = (self.up, format!("daemon-{}", self.id));
         match action {
             Action::Probe => self.feed(Event::Probed(if up { Ok(id) } else { Err(down()) })),
-            Action::Bind(_) | Action::Write(_) if fail => {
-                let error = Err("disk full".to_owned());
-                self.feed(match action {
-                    Action::Bind(_) => Event::Bound(error.map(|()| true)),
-                    _ => Event::Written(error),
-                });
+            Action::Bind(id) if fail => {
+                // It may have reached the disk all the same.
+                if n.is_multiple_of(2) {
+                    self.bind(id);
+                }
+                self.feed(Event::Bound(Err("disk full".to_owned())));
             }
+            Action::Write(_) if fail => self.feed(Event::Written(Err("disk full".to_owned()))),
             Action::Bind(id) => {
-                let void = self.bind(id);
+                let void = self.bind(id.clone());
+                if self.told_of.replace(id.clone()).is_some_and(|known| known != id) {
+                    self.told.clear();
+                }
                 self.feed(Event::Bound(Ok(void)));
             }
             Action::Write(changes) => {
@@ -315,7 +366,6 @@ impl Model {
         let void = self.bound.as_ref().is_some_and(|bound| *bound != id);
         if void {
             self.disk.clear();
-            self.told.clear();
         }
         self.bound = Some(id);
         void
@@ -331,19 +381,16 @@ impl Model {
     }
 
     fn confirm(&mut self, cids: Vec<Cid>) {
-        let old = std::mem::replace(&mut self.local, self.committed.clone());
+        self.apply(self.applied.max(self.barrier));
         let answers: Vec<_> = cids.iter().map(|cid| (*cid, self.local.contains(cid))).collect();
         for (cid, wanted) in &answers {
             if *wanted {
                 self.confirmed.remove(cid)
             } else {
-                self.confirmed.insert(*cid)
+                self.confirmed.insert(*cid, self.barrier)
             };
         }
         self.feed(Event::Confirmed(answers));
-        for cid in old.symmetric_difference(&self.committed.clone()) {
-            self.feed(Event::Desired(vec![(*cid, self.committed.contains(cid))]));
-        }
     }
 
     /// Delivers one more item of the list, or its end.
@@ -390,19 +437,16 @@ impl Model {
         self.confirmed.clear();
         let ledger = self.disk.iter().map(|(cid, entry)| (*cid, *entry)).collect();
         let now = Now { at: self.at, wall: Timestamp(0) };
+        self.started = self.log.len();
         self.machine = Machine::new(config(), now, self.bound.clone(), ledger);
         self.compare();
     }
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Want(n) => {
-                self.committed.insert(cid(n));
-            }
-            Step::Release(n) => {
-                self.committed.remove(&cid(n));
-            }
-            Step::Apply => self.apply(),
+            Step::Want(n) => self.commit(cid(n), true),
+            Step::Release(n) => self.commit(cid(n), false),
+            Step::Apply(n) => self.apply(self.log.len().min(self.applied + usize::from(n))),
             Step::ForeignPin(n) => self.foreign_pin(cid(n)),
             Step::Lose(n) => {
                 self.held.remove(&cid(n));
@@ -502,7 +546,7 @@ impl Model {
             if self.wrong().is_none() {
                 return;
             }
-            self.apply();
+            self.apply(self.log.len());
             for _ in 0..20 {
                 self.answer(0, false);
                 self.check();
@@ -513,7 +557,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn never_false_and_right_in_the_end(steps in proptest::collection::vec(step(), 1..250)) {

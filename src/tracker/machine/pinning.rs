@@ -82,11 +82,7 @@ impl Machine {
             self.record(cid, Phase::WritingForeign);
         } else {
             self.clear_failure(&cid);
-            let number = self.list_number;
-            self.update(&cid, |entry| {
-                entry.phase = Phase::Pinned;
-                entry.seen = number;
-            });
+            self.update(&cid, |entry| entry.phase = Phase::Pinned);
         }
     }
 
@@ -134,10 +130,12 @@ impl Machine {
             let origin = change.map(|entry| entry.origin);
             self.update(&cid, |entry| entry.origin = origin);
             let Some(entry) = self.entries.get(&cid) else { continue };
-            let outdated =
-                entry.sequence < self.up_sequence || !matches!(self.daemon, Daemon::Up { .. });
+            let listed_since = entry.seen < self.list_number && !self.listing;
+            let outdated = listed_since
+                || entry.sequence < self.up_sequence
+                || !matches!(self.daemon, Daemon::Up { .. });
             match (entry.phase, entry.wanted) {
-                // The daemon was away since it answered: ask again.
+                // The daemon was away, or has listed all its pins, since it answered: ask again.
                 (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, true)
                     if outdated =>
                 {
@@ -188,6 +186,8 @@ impl Machine {
         match result {
             Ok(()) => {
                 self.take_out(&cid);
+                let number = self.list_number;
+                self.update(&cid, |entry| entry.seen = number);
                 self.is_pinned(cid);
             }
             Err(error) => {

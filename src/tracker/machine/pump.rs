@@ -13,7 +13,8 @@ const ASK_LEN_MIN: usize = 8;
 const ASKS_MAX: usize = 4;
 /// No more questions in a lane while that many CIDs of it or a better one may start.
 const READY_MAX: [usize; 3] = [128, 128, 32];
-/// An answer older than that is asked for again before `pin/add`.
+/// An answer older than that is asked for again before `pin/add`, and a barrier passed again before
+/// `pin/rm`.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
 /// A retried pin gives way to another retry after that many times the patience.
 const RETRY_PATIENCE: u32 = 5;
@@ -138,6 +139,9 @@ impl Machine {
             self.ready.remove(&key);
             self.update(&cid, |entry| entry.phase = Phase::Pinning);
             let now = self.now.at;
+            if self.flights.is_empty() {
+                self.looked_at = now;
+            }
             let flight = Flight { progress: Progress::default(), progressed_at: now, told_at: now };
             self.flights.insert(cid, flight);
             self.actions.push(Action::Pin(cid));
@@ -226,7 +230,11 @@ impl Machine {
 
     fn start_unpins(&mut self) {
         while self.unpinning < self.config.unpins_max {
-            let Some((_, cid)) = self.confirmed.pop_first() else { break };
+            let Some((_, (cid, answered_at))) = self.confirmed.pop_first() else { break };
+            if self.now.at.saturating_sub(answered_at) > ANSWER_AGE_MAX {
+                self.enqueue_unpin(cid);
+                continue;
+            }
             self.unpinning += 1;
             self.update(&cid, |entry| entry.phase = Phase::Unpinning);
             self.actions.push(Action::Unpin(cid));

@@ -15,6 +15,8 @@ struct Bench {
     /// Actions not yet looked at.
     actions: Vec<Action>,
     written: Vec<Change>,
+    /// Whoever feeds it answers writes, too.
+    holds_writes: bool,
 }
 
 impl Bench {
@@ -26,8 +28,13 @@ impl Bench {
         let bound = (!ledger.is_empty()).then(|| "d".to_owned());
         let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
         let machine = Machine::new(config, now, bound, ledger);
-        let mut bench =
-            Self { machine, at: Duration::ZERO, actions: Vec::new(), written: Vec::new() };
+        let mut bench = Self {
+            machine,
+            at: Duration::ZERO,
+            actions: Vec::new(),
+            written: Vec::new(),
+            holds_writes: false,
+        };
         bench.feed(Event::Tick);
         bench.feed(Event::ListEnded(Ok(())));
         bench
@@ -40,7 +47,7 @@ impl Bench {
             match action {
                 Action::Probe => self.feed(Event::Probed(Ok("d".to_owned()))),
                 Action::Bind(_) => self.feed(Event::Bound(Ok(false))),
-                Action::Write(changes) => {
+                Action::Write(changes) if !self.holds_writes => {
                     self.written.extend(changes);
                     self.feed(Event::Written(Ok(())));
                 }
@@ -407,6 +414,65 @@ fn no_collection_begins_beside_an_unpin_that_does_not_end() {
     assert!(!actions.contains(&Action::CollectGarbage), "{actions:?}");
     let failed = Action::EndCollection(Err("an unpin does not end".to_owned()));
     assert!(actions.contains(&failed), "{actions:?}");
+}
+
+/// Ours by the ledger, wanted by nobody, and behind a barrier that is under way.
+fn confirming(count: u16) -> Bench {
+    let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
+    let ledger = (1..=count).map(|n| (cid(n), entry)).collect();
+    let mut bench = Bench::with_ledger(config(), ledger);
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted: vec![] });
+    assert!(bench.take().contains(&Action::Confirm((1..=count).map(cid).collect())));
+    bench
+}
+
+#[test]
+fn a_barrier_says_nothing_of_what_changed_since_it_was_asked_for() {
+    let again = [Action::Confirm(vec![cid(1)])];
+    // In both cases it may have been wanted for a moment that was not seen here.
+    for event in [Event::Desired(vec![(cid(1), false)]), Event::ChangesMissed] {
+        let mut bench = confirming(1);
+        bench.feed(event);
+        bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+        assert_eq!(bench.take(), again);
+        bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+        assert_eq!(bench.take(), [Action::Unpin(cid(1))]);
+    }
+    let mut bench = confirming(1);
+    bench.feed(Event::Desired(vec![(cid(1), true)]));
+    bench.feed(Event::Desired(vec![(cid(1), false)]));
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    assert_eq!(bench.take(), [Action::Ask(vec![cid(1)])]);
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::Recursive])));
+    assert_eq!(bench.take(), again);
+}
+
+#[test]
+fn a_foreign_pin_that_a_list_lacks_while_it_is_written_down_is_asked_about_again() {
+    let mut bench = Bench::new(config());
+    bench.holds_writes = true;
+    bench.want(1);
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::Recursive])));
+    assert!(bench.take().iter().any(|action| matches!(action, Action::Write(_))));
+    bench.advance(400);
+    assert!(bench.take().contains(&Action::List), "the write lasts");
+    bench.feed(Event::ListEnded(Ok(())));
+    bench.feed(Event::Written(Ok(())));
+    assert_eq!(bench.state(1), Some(PinState::Queued));
+    assert!(bench.take().contains(&Action::Ask(vec![cid(1)])));
+}
+
+#[test]
+fn a_barrier_long_ago_is_passed_again_before_the_unpin() {
+    let mut bench = confirming(3);
+    bench.feed(Event::Confirmed((1..=3).map(|n| (cid(n), false)).collect()));
+    assert_eq!(bench.take(), [Action::Unpin(cid(1)), Action::Unpin(cid(2))]);
+    bench.advance(6);
+    bench.take();
+    bench.feed(Event::UnpinDone(cid(1), Ok(())));
+    let actions = bench.take();
+    assert!(actions.contains(&Action::Confirm(vec![cid(3)])), "{actions:?}");
+    assert!(!actions.contains(&Action::Unpin(cid(3))), "{actions:?}");
 }
 
 #[test]

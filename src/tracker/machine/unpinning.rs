@@ -17,8 +17,6 @@ impl Machine {
             }
             if wanted {
                 self.update(&cid, |entry| entry.wanted = true);
-            }
-            if self.entries[&cid].wanted {
                 self.clear_failure(&cid);
                 self.enqueue(cid, Lane::Fresh);
                 continue;
@@ -28,7 +26,7 @@ impl Machine {
                 entry.phase = Phase::Confirmed;
                 entry.sequence = sequence;
             });
-            self.confirmed.insert(sequence, cid);
+            self.confirmed.insert(sequence, (cid, self.now.at));
         }
     }
 
@@ -42,15 +40,25 @@ impl Machine {
         self.confirm_at = self.now.at + wait;
         tracing::debug!(reason, "unpins wait: the leader cannot be asked");
         for cid in std::mem::take(&mut self.confirming) {
-            if self.phase(&cid) != Some(Phase::Confirming) {
-                continue;
-            }
-            if self.entries[&cid].wanted {
-                self.clear_failure(&cid);
-                self.enqueue(cid, Lane::Fresh);
-            } else {
+            if self.phase(&cid) == Some(Phase::Confirming) {
                 self.enqueue_unpin(cid);
             }
+        }
+    }
+
+    /// It may have been wanted since the barrier that says it is not: another one has to say so.
+    pub(super) fn doubt(&mut self, cid: Cid) {
+        if let Some(Phase::Confirming | Phase::Confirmed) = self.phase(&cid) {
+            self.take_out(&cid);
+            self.enqueue_unpin(cid);
+        }
+    }
+
+    pub(super) fn doubt_all(&mut self) {
+        let confirmed = self.confirmed.values().map(|(cid, _)| cid);
+        let cids: Vec<Cid> = self.confirming.iter().chain(confirmed).copied().collect();
+        for cid in cids {
+            self.doubt(cid);
         }
     }
 
@@ -69,10 +77,10 @@ impl Machine {
         if self.phase(&cid) != Some(Phase::Unpinning) {
             return;
         }
+        let number = self.list_number;
+        self.update(&cid, |entry| entry.seen = number);
         match result {
             Ok(()) => {
-                let number = self.list_number;
-                self.update(&cid, |entry| entry.seen = number);
                 self.memory.unpinned = true;
                 self.clear_failure(&cid);
                 self.record(cid, Phase::Forgetting);
