@@ -56,6 +56,8 @@ use crate::{
 
 /// Time an ordinary call to another peer has.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Entries that a voter may be further behind than another and still take over; it gets them first.
+const LAG_MAX: u64 = 100;
 /// Time another voter has to take over; an election follows anyway.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// Time the first entry has to be applied.
@@ -178,6 +180,15 @@ impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("id", &self.0.parts.id).finish_non_exhaustive()
     }
+}
+
+/// The first after `me`, in a circle, of those that lag no more than others or little.
+fn successor(me: PeerId, lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
+    let least = *lags.values().min()?;
+    let mut able =
+        lags.into_iter().filter(|(_, lag)| *lag <= least + LAG_MAX).map(|(peer, _)| peer);
+    let first = able.next()?;
+    Some(std::iter::once(first).chain(able).find(|peer| *peer > me).unwrap_or(first))
 }
 
 /// Work with nothing to finish: it ends wherever it is.
@@ -340,19 +351,14 @@ impl Cluster {
         Ok(applied.into_iter().map(|applied| applied.outcome).collect())
     }
 
-    /// A leader asks the voter whose log is most complete to take over, and waits a little until it
-    /// has; others do nothing.
+    /// A leader asks another voter to take over, and waits a little until it has; others do nothing.
+    /// Of those that are connected and have most of the log it is the next one in the order of IDs:
+    /// if that one cannot do more than this one, its turn passes on to all in the end.
     pub async fn hand_over(&self) {
         if self.consensus().leadership().leader != Some(self.id()) {
             return;
         }
-        let to = self
-            .members()
-            .into_iter()
-            .filter(|(peer, view)| view.voter && *peer != self.id())
-            .filter_map(|(peer, _)| Some((self.consensus().lag(peer)?, peer)))
-            .min();
-        let Some((_, to)) = to else { return };
+        let Some(to) = self.successor() else { return };
         if let Err(error) = self.consensus().hand_over(to).await {
             tracing::warn!(%error, %to, "leadership was not handed over");
             return;
@@ -363,6 +369,21 @@ impl Cluster {
         if tokio::time::timeout(HAND_OVER_DEADLINE, taken).await.is_err() {
             tracing::warn!(%to, "nobody has taken leadership over yet");
         }
+    }
+
+    fn successor(&self) -> Option<PeerId> {
+        let connected = self.0.parts.transport.connected();
+        let candidates = self.members().into_iter().filter_map(|(peer, view)| {
+            let other = view.voter && peer != self.id() && connected.contains(&peer);
+            Some((peer, self.consensus().lag(peer).filter(|_| other)?))
+        });
+        successor(self.id(), candidates.collect())
+    }
+
+    /// Whether a change of the voters is under way.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        self.consensus().is_joint()
     }
 
     /// Whether this peer leads with a majority, or the leader has answered it lately. That consensus
@@ -458,4 +479,20 @@ pub enum FoundError {
     /// Consensus.
     #[error(transparent)]
     Consensus(#[from] ProposeError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leadership_goes_round_among_those_that_have_most_of_the_log() {
+        let id = |n| PeerId([n; 32]);
+        let lags = |lags: &[(u8, u64)]| lags.iter().map(|(n, lag)| (id(*n), *lag)).collect();
+        assert_eq!(successor(id(1), lags(&[])), None);
+        assert_eq!(successor(id(1), lags(&[(2, 0), (3, 0)])), Some(id(2)));
+        assert_eq!(successor(id(2), lags(&[(1, 0), (3, 7)])), Some(id(3)));
+        assert_eq!(successor(id(3), lags(&[(1, 5), (2, 0)])), Some(id(1)));
+        assert_eq!(successor(id(1), lags(&[(2, 9_000), (3, 0)])), Some(id(3)));
+    }
 }

@@ -120,7 +120,12 @@ impl Cluster {
         let caught_up = |peer: &PeerId| {
             *peer == self.id() || self.consensus().lag(*peer).is_some_and(|lag| lag <= LAG_MAX)
         };
-        let Some(voters) = next_voters(&members, caught_up) else { return };
+        // A change takes two entries, and whoever proposed the first may be gone before the second.
+        let voters = match self.consensus().is_joint() {
+            true => Some(voters_of(&members)),
+            false => next_voters(&members, caught_up),
+        };
+        let Some(voters) = voters else { return };
         match self.consensus().set_voters(voters.clone()).await {
             Ok(()) => tracing::info!(voters = voters.len(), "voters changed"),
             Err(error) => tracing::debug!(%error, "voters were not changed"),
@@ -202,8 +207,7 @@ fn next_voters(
     members: &BTreeMap<PeerId, MemberView>,
     caught_up: impl Fn(&PeerId) -> bool,
 ) -> Option<BTreeSet<PeerId>> {
-    let now: BTreeSet<PeerId> =
-        members.iter().filter(|(_, view)| view.voter).map(|(id, _)| *id).collect();
+    let now = voters_of(members);
     let ready = members.iter().filter(|(id, view)| !view.voter && caught_up(id)).map(|(id, _)| *id);
     let mut next = now.clone();
     next.extend(ready);
@@ -214,6 +218,10 @@ fn next_voters(
     }
     let added = next.difference(&now).take(wanted - now.len()).copied().collect::<Vec<_>>();
     Some(now.into_iter().chain(added).collect())
+}
+
+fn voters_of(members: &BTreeMap<PeerId, MemberView>) -> BTreeSet<PeerId> {
+    members.iter().filter(|(_, view)| view.voter).map(|(id, _)| *id).collect()
 }
 
 /// Peers that say that they hold it, of those whose word counts.

@@ -50,9 +50,10 @@ impl Cluster {
                 () = token.cancelled() => return Ok(()),
                 () = sleep(LOOK) => {}
             }
-            let leads = self.consensus().leadership().leader == Some(self.id());
-            let stuck = applying.is_stuck(self.consensus().progress(), Instant::now());
-            if leads && stuck {
+            if self.consensus().leadership().leader != Some(self.id()) {
+                // A new leader gets its time too.
+                applying = Applying::default();
+            } else if applying.is_stuck(self.consensus().progress(), Instant::now()) {
                 tracing::warn!(
                     patience = ?PATIENCE,
                     "nothing committed is applied, as when the disk hangs: handing over leadership"

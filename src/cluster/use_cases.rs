@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     rpc::CallError,
-    types::{Cid, PeerId, Pin, PinRequest, PinStatus, Refusal, Request, Response, Write},
+    types::{Cid, PeerId, Pin, PinRequest, PinState, PinStatus, Refusal, Request, Response, Write},
 };
 
 /// How long a request waits for a leader before it is given up.
@@ -193,7 +193,10 @@ impl Cluster {
                 .collect()
         });
         let silent = self.silent();
-        let shown = |(cid, pin)| (cid, pin, self.statuses_but(&silent, &cid));
+        let shown = |(cid, pin)| {
+            let statuses = self.statuses_of_heard(&silent, &cid, &pin);
+            (cid, pin, statuses)
+        };
         pins.into_iter().map(shown).collect()
     }
 
@@ -207,14 +210,24 @@ impl Cluster {
         self.members().into_keys().filter(|peer| !heard.contains_key(peer)).collect()
     }
 
-    /// What peers told of a pin, without the silent ones.
-    pub(super) fn statuses_but(
+    /// What peers told of a pin; of the silent ones that have it, that they are silent.
+    pub(super) fn statuses_of_heard(
         &self,
         silent: &BTreeSet<PeerId>,
         cid: &Cid,
+        pin: &Pin,
     ) -> BTreeMap<PeerId, PinStatus> {
         let mut statuses = self.board().statuses(cid);
         statuses.retain(|peer, _| !silent.contains(peer));
+        for peer in silent.iter().filter(|peer| pin.is_on(**peer)) {
+            let status = PinStatus {
+                state: PinState::DaemonDown,
+                since: self.0.parts.clock.now(),
+                message: "nothing is heard of this peer".to_owned(),
+                attempts: 0,
+            };
+            statuses.insert(*peer, status);
+        }
         statuses
     }
 }

@@ -338,6 +338,15 @@ impl Consensus {
             .collect()
     }
 
+    /// Whether a change of the voters is under way, or was broken off: then two sets of voters have to
+    /// agree to everything.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
     /// Whether this peer is a member by an entry that it has applied. By one that is in its log only,
     /// it may yet turn out that it never became one.
     #[must_use]

@@ -94,7 +94,13 @@ impl Connection {
         }
     }
 
-    async fn send_image(&self, vote: RaftVote, image: &[u8]) -> Rpc<SnapshotResponse<TypeConfig>> {
+    /// The last piece has `deadline`: it is answered when all is installed.
+    async fn send_image(
+        &self,
+        vote: RaftVote,
+        image: &[u8],
+        deadline: Duration,
+    ) -> Rpc<SnapshotResponse<TypeConfig>> {
         let transfer = random_u64();
         let mut chunks = image.chunks(self.network.piece_len).peekable();
         let mut offset = 0;
@@ -108,7 +114,8 @@ impl Connection {
                 last,
             };
             offset += data.len() as u64;
-            match self.call(Request::Snapshot(chunk), CHUNK_DEADLINE).await? {
+            let deadline = if last { deadline } else { CHUNK_DEADLINE };
+            match self.call(Request::Snapshot(chunk), deadline).await? {
                 Response::Done if !last => {}
                 Response::Raft(RaftReply::Snapshot(vote)) => {
                     return Ok(SnapshotResponse { vote: vote_in(vote) });
@@ -208,7 +215,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         vote: RaftVote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let cluster = self.network.cluster.get().copied();
         let image = match (snapshot.snapshot, cluster) {
@@ -221,7 +228,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),
-            sent = self.send_image(vote, &image) => Ok(sent?),
+            sent = self.send_image(vote, &image, option.hard_ttl()) => Ok(sent?),
         }
     }
 

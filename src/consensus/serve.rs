@@ -12,6 +12,7 @@ use super::{
     Consensus, image,
     machine::SnapshotData,
     raft_types::{TypeConfig, entry_in, position_in, position_out, vote_in, vote_out},
+    runtime::block,
 };
 use crate::types::{Append, AppendReply, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk};
 
@@ -112,7 +113,7 @@ impl Consensus {
             inbox.take(chunk)?
         };
         let Some(bytes) = taken else { return Ok(Response::Done) };
-        let image = image::read(&bytes).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let image = block(|| image::read(&bytes)).map_err(|e| Refusal::Invalid(e.to_string()))?;
         let meta = SnapshotMetaOf::<TypeConfig> {
             last_log_id: image.head.applied.map(position_in),
             last_membership: image.head.raft_membership().map_err(|e| failed(&e))?,

@@ -311,6 +311,9 @@ impl World {
             if members != self.hosts.len() {
                 return Some(format!("peer-{n} knows {members} members"));
             }
+            if peer.cluster.is_joint() {
+                return Some(format!("peer-{n} knows of two sets of voters"));
+            }
             let entries = peer.cluster.state().entries();
             if entries != agreed {
                 return Some(format!("peer-{n} has {entries} of {agreed} entries"));

@@ -68,6 +68,9 @@ impl World {
             if members.len() != self.pods.len() || members.values().any(|member| !member.voter) {
                 return Some(format!("pod-{} knows the members {members:?}", pod.n));
             }
+            if cluster.is_joint() {
+                return Some(format!("pod-{} knows of two sets of voters", pod.n));
+            }
             states.push(cluster.state().read(PinSet::clone));
         }
         let state = &states[0];

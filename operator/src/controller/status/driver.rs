@@ -296,7 +296,11 @@ impl Driver {
                 self.lead.statuses.push(lane, key);
                 self.wait_for_server(after, &reason);
             }
-            Written::Deposed => {}
+            // If this leadership is over, this ends too.
+            Written::Deposed => {
+                answered = false;
+                self.timers.set(&key, Instant::now() + STALE_AGAIN, Lane::Later);
+            }
         }
         if answered {
             self.pause.reset();
