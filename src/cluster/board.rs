@@ -138,6 +138,9 @@ impl Reported {
     fn take(&mut self, batch: StatusBatch) -> Option<Changed> {
         self.next_sequence += 1;
         if self.complete {
+            if batch.statuses.is_empty() {
+                return None;
+            }
             let cids: Vec<Cid> = batch.statuses.iter().map(|(cid, _)| *cid).collect();
             for (cid, status) in batch.statuses {
                 match status {
@@ -190,6 +193,17 @@ mod tests {
         assert_eq!(board.statuses(&cid())[&A].state, PinState::Pinned);
         assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::Taken);
         assert!(board.statuses(&cid()).is_empty());
+    }
+
+    #[test]
+    fn an_empty_batch_asks_whether_anything_is_missing() {
+        let board = Board::default();
+        let empty = |sequence| StatusBatch { boot: 1, sequence, more: false, statuses: Vec::new() };
+        board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
+        let mut changes = board.subscribe();
+        assert_eq!(board.take(A, empty(1)), StatusReply::Taken);
+        assert!(changes.try_recv().is_err() && board.reported(&A));
+        assert_eq!(board.take(A, empty(3)), StatusReply::SendAll);
     }
 
     #[test]

@@ -173,7 +173,6 @@ struct Inner {
     own_collection: collect::Runs<(), CollectResult>,
     /// On the leader: collections of all peers' garbage, or of the one named.
     collection_rounds: collect::Runs<Option<PeerId>, CollectResults>,
-    boot: u64,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -221,7 +220,6 @@ impl Cluster {
             writes,
             own_collection: collect::Runs::default(),
             collection_rounds: collect::Runs::default(),
-            boot: random_u64(),
             parts,
         };
         let cluster = Self(Arc::new(inner));

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{Cluster, FatalError, Leadership};
 use crate::{
+    consensus::random_u64,
     monitor::informer,
     state::Changed,
     types::{
@@ -22,6 +23,9 @@ use crate::{
 const LINGER: Duration = Duration::from_millis(10);
 /// Between two batches, while pins change all the time: each is work for two peers.
 const PERIOD: Duration = Duration::from_millis(50);
+/// After so long without a batch an empty one is sent: if the leader has something else than what it
+/// was told, it says so.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 /// Wait after the leader did not take a batch.
 const RETRY: Duration = Duration::from_millis(200);
 /// Statuses in one batch: with long messages still far below a frame.
@@ -35,7 +39,11 @@ const CONNECTS_MAX: usize = 8;
 struct Told {
     leader: PeerId,
     term: u64,
+    /// Drawn at random for each full set, so that a late batch of an earlier one is known for that.
+    boot: u64,
     next_sequence: u64,
+    /// When the leader took something last.
+    at: Instant,
 }
 
 enum Push {
@@ -76,6 +84,7 @@ impl Cluster {
                     }
                 }
                 () = sleep(RETRY), if told.is_none() && now.leader.is_some() => {}
+                () = sleep(QUIET_MAX), if told.is_some() => {}
             }
         }
     }
@@ -96,7 +105,13 @@ impl Cluster {
         if full && !self.0.parts.tracker.is_settled() {
             return Ok(None);
         }
-        let mut told = told.unwrap_or(Told { leader, term: now.term, next_sequence: 0 });
+        let mut told = told.unwrap_or_else(|| Told {
+            leader,
+            term: now.term,
+            boot: random_u64(),
+            next_sequence: 0,
+            at: Instant::now(),
+        });
         let statuses: Vec<_> = if full {
             pending.clear();
             let all = self.0.parts.tracker.statuses();
@@ -104,7 +119,7 @@ impl Cluster {
         } else {
             self.statuses_of(pending)
         };
-        if statuses.is_empty() && !full {
+        if statuses.is_empty() && !full && told.at.elapsed() < QUIET_MAX {
             return Ok(Some(told));
         }
         let mut statuses = statuses.into_iter();
@@ -112,13 +127,16 @@ impl Cluster {
             let next = statuses.by_ref().take(BATCH_LEN).collect();
             let last = statuses.len() == 0;
             let batch = StatusBatch {
-                boot: self.0.boot,
+                boot: told.boot,
                 sequence: told.next_sequence,
                 more: full && !last,
                 statuses: next,
             };
             match self.push(leader, batch).await {
-                Push::Taken => told.next_sequence += 1,
+                Push::Taken => {
+                    told.next_sequence += 1;
+                    told.at = Instant::now();
+                }
                 Push::SendAll => return Ok(None),
                 Push::Failed => return Err(()),
             }

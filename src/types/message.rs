@@ -297,10 +297,11 @@ impl SnapshotChunk {
     pub const LEN_MAX: usize = 512 * 1024;
 }
 
-/// Statuses of the sender's pins, in order of `sequence` from 0 per boot; number 0 is a full set.
+/// Statuses of the sender's pins, in order of `sequence` from 0; number 0 begins a full set. An empty
+/// one only asks whether the leader has all before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusBatch {
-    /// Drawn at random at each start of the sender.
+    /// Drawn at random for each full set and what follows it.
     pub boot: u64,
     /// Counts batches since the last full set.
     pub sequence: u64,

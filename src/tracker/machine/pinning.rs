@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Action, Daemon, Lane, Machine, Origin, Phase,
-    entry::{Failure, Kind},
+    entry::{Entry, Failure, Kind},
     growing, ledger,
 };
 use crate::{
@@ -42,6 +42,7 @@ impl Machine {
         }
         entry.sequence = sequence;
         entry.seen = self.list_number;
+        entry.due = self.now.at;
         let (wanted, origin) = (entry.wanted, entry.origin);
         match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
@@ -103,8 +104,8 @@ impl Machine {
             entry.phase = Phase::Ready;
             entry.sequence = sequence;
         });
-        let lane = self.entries[&cid].lane;
-        self.ready.insert((lane, sequence), (cid, self.now.at));
+        let Entry { lane, due: answered_at, .. } = self.entries[&cid];
+        self.ready.insert((lane, sequence), (cid, answered_at));
     }
 
     /// The ledger was not written, or not bound to the daemon: that is tried again, and told once.

@@ -416,6 +416,19 @@ fn no_collection_begins_beside_an_unpin_that_does_not_end() {
     assert!(actions.contains(&failed), "{actions:?}");
 }
 
+#[test]
+fn an_answer_that_is_old_when_the_ledger_is_written_is_asked_for_again() {
+    let mut bench = Bench::new(config());
+    bench.holds_writes = true;
+    bench.want(1);
+    bench.take();
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::No])));
+    bench.advance(6);
+    bench.take();
+    bench.feed(Event::Written(Ok(())));
+    assert_eq!(bench.take(), [Action::Ask(vec![cid(1)])]);
+}
+
 /// Ours by the ledger, wanted by nobody, and behind a barrier that is under way.
 fn confirming(count: u16) -> Bench {
     let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
