@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::types::PeerId;
+use crate::{consensus::block, types::PeerId};
 
 /// The last known addresses (multiaddrs without `/p2p/…`).
 #[derive(Debug, Default)]
@@ -48,6 +48,20 @@ impl AddressBook {
         me: PeerId,
         addresses: BTreeMap<PeerId, Vec<String>>,
     ) -> Option<BTreeMap<PeerId, Vec<String>>> {
+        let learnt = self.take(me, addresses)?;
+        if let Some(path) = &self.path
+            && let Err(error) = block(|| write(path, &learnt))
+        {
+            tracing::warn!(path = %path.display(), %error, "addresses were not saved");
+        }
+        Some(learnt)
+    }
+
+    fn take(
+        &self,
+        me: PeerId,
+        addresses: BTreeMap<PeerId, Vec<String>>,
+    ) -> Option<BTreeMap<PeerId, Vec<String>>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
         for (peer, mut addresses) in addresses {
@@ -61,15 +75,7 @@ impl AddressBook {
             known.insert(peer, addresses);
             changed = true;
         }
-        if !changed {
-            return None;
-        }
-        if let Some(path) = &self.path
-            && let Err(error) = write(path, &known)
-        {
-            tracing::warn!(path = %path.display(), %error, "addresses were not saved");
-        }
-        Some(known.clone())
+        changed.then(|| known.clone())
     }
 }
 

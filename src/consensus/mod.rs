@@ -33,6 +33,7 @@ use openraft::{
 };
 use tokio::sync::watch;
 
+pub(crate) use self::runtime::block;
 pub use self::{
     disk_log::DiskLog,
     errors::{OpenError, ProposeError},

@@ -27,9 +27,9 @@ pub fn random_u64() -> u64 {
 
 /// Does work that may wait for the disk, or takes long, without taking a thread from the runtime's
 /// tasks. On a runtime of one thread, as in simulated worlds, everything waits for it.
-pub(super) fn block<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread => block_in_place(work),
+pub(crate) fn block<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
         _ => work(),
     }
 }

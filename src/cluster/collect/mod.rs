@@ -18,6 +18,7 @@ pub(super) use self::runs::Runs;
 use super::{Cluster, FatalError, Standing, UseCaseError, use_cases::unexpected};
 use crate::{
     consensus::random_u64,
+    rpc::CallError,
     types::{CollectResult, PeerId, Refusal, Request, Response, Run},
 };
 
@@ -30,6 +31,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What came of a collection at each peer.
 pub type CollectResults = BTreeMap<PeerId, CollectResult>;
+
+/// What was begun at a peer may go on; why its end is not known.
+struct LostSight(String);
 
 impl Cluster {
     /// Has all daemons collect their garbage, one after the other, or only this peer's; returns when
@@ -162,8 +166,16 @@ impl Cluster {
             None => self.members().into_keys().collect(),
         };
         let mut results = BTreeMap::new();
+        let mut lost = None;
         for peer in peers {
-            let result = self.collect_at(peer, term).await;
+            let result = match lost {
+                // Two daemons at once would make pins wait everywhere.
+                Some(lost) => Err(format!("garbage may still be collected at {lost}")),
+                None => self.collect_at(peer, term).await.unwrap_or_else(|LostSight(reason)| {
+                    lost = Some(peer);
+                    Err(reason)
+                }),
+            };
             if let Err(reason) = &result {
                 tracing::warn!(%peer, reason, "its garbage was not collected");
             }
@@ -172,16 +184,17 @@ impl Cluster {
         results
     }
 
-    async fn collect_at(&self, peer: PeerId, term: u64) -> CollectResult {
+    async fn collect_at(&self, peer: PeerId, term: u64) -> Result<CollectResult, LostSight> {
         if !self.peer_metrics().contains_key(&peer) {
-            return Err("the peer is down".to_owned());
+            return Ok(Err("the peer is down".to_owned()));
         }
         let mut run = Run { ticket: random_u64(), begin: true };
-        let mut failures = 0;
+        let (mut failures, mut may_have_begun) = (0, false);
         loop {
             let leadership = *self.0.leadership.borrow();
             if !leadership.local || leadership.term != term {
-                return Err("this leader was replaced; what has begun ends by itself".to_owned());
+                let reason = "this leader was replaced; what has begun ends by itself";
+                return Ok(Err(reason.to_owned()));
             }
             let answer = if peer == self.id() {
                 Ok(self.collect_here(peer, run).await.unwrap_or_else(Response::Refused))
@@ -190,22 +203,27 @@ impl Cluster {
             };
             let reason = match answer {
                 Ok(Response::Collecting) => {
-                    run.begin = false;
+                    (run.begin, may_have_begun) = (false, true);
                     failures = 0;
                     continue;
                 }
                 Ok(Response::Collected(result)) => {
                     self.0.monitor.collected(&peer);
-                    return result;
+                    return Ok(result);
                 }
-                Ok(Response::Refused(Refusal::Busy)) => Refusal::Busy.to_string(),
-                Ok(Response::Refused(refusal)) => return Err(refusal.to_string()),
-                Ok(other) => return Err(format!("an unexpected answer: {other:?}")),
-                Err(error) => error.to_string(),
+                Ok(Response::Refused(refusal @ (Refusal::Busy | Refusal::NotLeader(_)))) => {
+                    refusal.to_string()
+                }
+                Ok(Response::Refused(refusal)) => return Ok(Err(refusal.to_string())),
+                Ok(other) => return Ok(Err(format!("an unexpected answer: {other:?}"))),
+                Err(error) => {
+                    may_have_begun |= !matches!(error, CallError::Unreachable { sent: false, .. });
+                    error.to_string()
+                }
             };
             failures += 1;
             if failures >= FAILURES_MAX {
-                return Err(reason);
+                return if may_have_begun { Err(LostSight(reason)) } else { Ok(Err(reason)) };
             }
             sleep(RETRY).await;
         }
