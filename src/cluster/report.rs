@@ -63,7 +63,12 @@ impl Cluster {
         loop {
             let now = *leadership.borrow_and_update();
             let current = told.take().filter(|told| is_same(told, now));
-            told = match self.report_once(current, now, &mut pending).await {
+            told = match self.report_once(current, now, &mut changes, &mut pending).await {
+                // Changes came while all was told.
+                Ok(Some(now)) if !pending.is_empty() => {
+                    told = Some(now);
+                    continue;
+                }
                 Ok(told) => told,
                 Err(()) => {
                     sleep(RETRY).await;
@@ -94,54 +99,62 @@ impl Cluster {
         &self,
         told: Option<Told>,
         now: Leadership,
+        changes: &mut broadcast::Receiver<Changed>,
         pending: &mut BTreeSet<Cid>,
     ) -> Result<Option<Told>, ()> {
         let Some(leader) = now.leader else { return Ok(None) };
         if leader == self.id() && !now.local {
             return Ok(None);
         }
-        let full = told.is_none();
+        if let Some(told) = told {
+            return self.report_changes(told, pending).await;
+        }
         // Before its first comparisons a peer knows less of its pins than the leader may.
-        if full && !self.0.parts.tracker.is_settled() {
+        if !self.0.parts.tracker.is_settled() {
             return Ok(None);
         }
-        let mut told = told.unwrap_or_else(|| Told {
-            leader,
-            term: now.term,
-            boot: random_u64(),
-            next_sequence: 0,
-            at: Instant::now(),
-        });
-        let statuses: Vec<_> = if full {
-            pending.clear();
-            let all = self.0.parts.tracker.statuses();
-            all.into_iter().map(|(cid, status)| (cid, Some(status))).collect()
-        } else {
-            self.statuses_of(pending)
-        };
-        if statuses.is_empty() && !full && told.at.elapsed() < QUIET_MAX {
-            return Ok(Some(told));
-        }
-        let mut statuses = statuses.into_iter();
+        let (term, boot, at) = (now.term, random_u64(), Instant::now());
+        self.report_all(Told { leader, term, boot, next_sequence: 0, at }, changes, pending).await
+    }
+
+    /// Page by page. What changes meanwhile is `pending` afterwards.
+    async fn report_all(
+        &self,
+        mut told: Told,
+        changes: &mut broadcast::Receiver<Changed>,
+        pending: &mut BTreeSet<Cid>,
+    ) -> Result<Option<Told>, ()> {
+        pending.clear();
+        let mut after = None;
         loop {
-            let next = statuses.by_ref().take(BATCH_LEN).collect();
-            let last = statuses.len() == 0;
-            let batch = StatusBatch {
-                boot: told.boot,
-                sequence: told.next_sequence,
-                more: full && !last,
-                statuses: next,
-            };
-            match self.push(leader, batch).await {
-                Push::Taken => {
-                    told.next_sequence += 1;
-                    told.at = Instant::now();
-                }
+            let (page, next) = self.0.parts.tracker.page(after.as_ref(), BATCH_LEN);
+            let statuses = page.into_iter().map(|(cid, status)| (cid, Some(status))).collect();
+            match self.push(&mut told, next.is_some(), statuses).await {
+                Push::Taken if !collect_rest(changes, pending) => return Ok(None),
+                Push::Taken if next.is_none() => return Ok(Some(told)),
+                Push::Taken => after = next,
                 Push::SendAll => return Ok(None),
                 Push::Failed => return Err(()),
             }
-            if last {
-                return Ok(Some(told));
+        }
+    }
+
+    async fn report_changes(
+        &self,
+        mut told: Told,
+        pending: &mut BTreeSet<Cid>,
+    ) -> Result<Option<Told>, ()> {
+        if pending.is_empty() && told.at.elapsed() < QUIET_MAX {
+            return Ok(Some(told));
+        }
+        let mut statuses = self.statuses_of(pending).into_iter();
+        loop {
+            let batch = statuses.by_ref().take(BATCH_LEN).collect();
+            match self.push(&mut told, false, batch).await {
+                Push::Taken if statuses.len() == 0 => return Ok(Some(told)),
+                Push::Taken => {}
+                Push::SendAll => return Ok(None),
+                Push::Failed => return Err(()),
             }
         }
     }
@@ -153,9 +166,19 @@ impl Cluster {
             .collect()
     }
 
-    async fn push(&self, leader: PeerId, batch: StatusBatch) -> Push {
-        match self.ask_leader(leader, Request::Statuses(batch)).await {
-            Ok(Response::Statuses(StatusReply::Taken)) => Push::Taken,
+    async fn push(
+        &self,
+        told: &mut Told,
+        more: bool,
+        statuses: Vec<(Cid, Option<PinStatus>)>,
+    ) -> Push {
+        let batch = StatusBatch { boot: told.boot, sequence: told.next_sequence, more, statuses };
+        match self.ask_leader(told.leader, Request::Statuses(batch)).await {
+            Ok(Response::Statuses(StatusReply::Taken)) => {
+                told.next_sequence += 1;
+                told.at = Instant::now();
+                Push::Taken
+            }
             Ok(Response::Statuses(StatusReply::SendAll)) => Push::SendAll,
             Ok(other) => {
                 tracing::debug!(answer = ?other, "the leader did not take statuses");
