@@ -27,7 +27,7 @@ pub struct Board {
 
 #[derive(Debug)]
 struct Reported {
-    boot: u64,
+    stream: u64,
     next_sequence: u64,
     /// The full set has arrived.
     complete: bool,
@@ -106,10 +106,10 @@ impl Board {
             let mut peers = self.lock();
             if batch.sequence == 0 {
                 let known = peers.remove(&from).map(|known| known.statuses).unwrap_or_default();
-                peers.insert(from, Reported::begin(batch.boot, known));
+                peers.insert(from, Reported::begin(batch.stream, known));
             }
             let Some(reported) = peers.get_mut(&from) else { return StatusReply::SendAll };
-            if reported.boot != batch.boot || reported.next_sequence != batch.sequence {
+            if reported.stream != batch.stream || reported.next_sequence != batch.sequence {
                 return StatusReply::SendAll;
             }
             reported.take(batch)
@@ -131,8 +131,8 @@ impl Board {
 }
 
 impl Reported {
-    fn begin(boot: u64, statuses: BTreeMap<Cid, PinStatus>) -> Self {
-        Self { boot, next_sequence: 0, complete: false, statuses, arriving: BTreeMap::new() }
+    fn begin(stream: u64, statuses: BTreeMap<Cid, PinStatus>) -> Self {
+        Self { stream, next_sequence: 0, complete: false, statuses, arriving: BTreeMap::new() }
     }
 
     fn take(&mut self, batch: StatusBatch) -> Option<Changed> {
@@ -172,14 +172,14 @@ mod tests {
         "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap()
     }
 
-    fn batch(boot: u64, sequence: u64, more: bool, status: Option<PinState>) -> StatusBatch {
+    fn batch(stream: u64, sequence: u64, more: bool, status: Option<PinState>) -> StatusBatch {
         let status = status.map(|state| PinStatus {
             state,
             since: Timestamp(1),
             message: String::new(),
             attempts: 0,
         });
-        StatusBatch { boot, sequence, more, statuses: vec![(cid(), status)] }
+        StatusBatch { stream, sequence, more, statuses: vec![(cid(), status)] }
     }
 
     #[test]
@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn an_empty_batch_asks_whether_anything_is_missing() {
         let board = Board::default();
-        let empty = |sequence| StatusBatch { boot: 1, sequence, more: false, statuses: Vec::new() };
+        let empty =
+            |sequence| StatusBatch { stream: 1, sequence, more: false, statuses: Vec::new() };
         board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         let mut changes = board.subscribe();
         assert_eq!(board.take(A, empty(1)), StatusReply::Taken);
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_another_boot_or_a_new_leadership_asks_for_everything() {
+    fn a_gap_another_stream_or_a_new_leadership_asks_for_everything() {
         let board = Board::default();
         assert_eq!(board.take(A, batch(1, 0, false, Some(PinState::Queued))), StatusReply::Taken);
         assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::SendAll);

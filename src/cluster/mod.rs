@@ -56,8 +56,6 @@ use crate::{
 
 /// Time an ordinary call to another peer has.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// Entries that a voter may be further behind than another and still take over; it gets them first.
-const LAG_MAX: u64 = 100;
 /// Time another voter has to take over; an election follows anyway.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// Time the first entry has to be applied.
@@ -182,12 +180,11 @@ impl std::fmt::Debug for Cluster {
 }
 
 /// The first after `me`, in a circle, of those that lag no more than others or little.
-fn successor(me: PeerId, lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
+fn successor(me: PeerId, mut lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
     let least = *lags.values().min()?;
-    let mut able =
-        lags.into_iter().filter(|(_, lag)| *lag <= least + LAG_MAX).map(|(peer, _)| peer);
-    let first = able.next()?;
-    Some(std::iter::once(first).chain(able).find(|peer| *peer > me).unwrap_or(first))
+    lags.retain(|_, lag| *lag <= least + steward::LAG_MAX);
+    let next = lags.range(me..).next().or_else(|| lags.first_key_value());
+    next.map(|(peer, _)| *peer)
 }
 
 /// Work with nothing to finish: it ends wherever it is.
@@ -225,7 +222,7 @@ impl Cluster {
         let cluster = Self(Arc::new(inner));
         tasks.spawn(cluster.clone().follow_leadership(token.clone()));
         tasks.spawn(cluster.clone().stand(token.clone()));
-        tasks.spawn(cluster.clone().notice_stuck_disk(token.clone()));
+        tasks.spawn(until(token.clone(), cluster.clone().notice_stuck_disk()));
         tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
         tasks.spawn(cluster.clone().send_writes(queue, token.clone()));
         tasks.spawn(cluster.clone().join_until_member(token.clone()));
@@ -371,11 +368,12 @@ impl Cluster {
 
     fn successor(&self) -> Option<PeerId> {
         let connected = self.0.parts.transport.connected();
-        let candidates = self.members().into_iter().filter_map(|(peer, view)| {
-            let other = view.voter && peer != self.id() && connected.contains(&peer);
-            Some((peer, self.consensus().lag(peer).filter(|_| other)?))
-        });
-        successor(self.id(), candidates.collect())
+        let others = self
+            .members()
+            .into_iter()
+            .filter(|(peer, view)| view.voter && *peer != self.id() && connected.contains(peer));
+        let lags = others.filter_map(|(peer, _)| Some((peer, self.consensus().lag(peer)?)));
+        successor(self.id(), lags.collect())
     }
 
     /// Whether a change of the voters is under way.

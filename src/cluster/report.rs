@@ -40,7 +40,7 @@ struct Told {
     leader: PeerId,
     term: u64,
     /// Drawn at random for each full set, so that a late batch of an earlier one is known for that.
-    boot: u64,
+    stream: u64,
     next_sequence: u64,
     /// When the leader took something last.
     at: Instant,
@@ -64,17 +64,16 @@ impl Cluster {
             let now = *leadership.borrow_and_update();
             let current = told.take().filter(|told| is_same(told, now));
             told = match self.report_once(current, now, &mut changes, &mut pending).await {
-                // Changes came while all was told.
-                Ok(Some(now)) if !pending.is_empty() => {
-                    told = Some(now);
-                    continue;
-                }
                 Ok(told) => told,
                 Err(()) => {
                     sleep(RETRY).await;
                     None
                 }
             };
+            // Changes came while all was told.
+            if told.is_some() && !pending.is_empty() {
+                continue;
+            }
             tokio::select! {
                 biased;
                 changed = leadership.changed() => if changed.is_err() { return Ok(()) },
@@ -113,8 +112,8 @@ impl Cluster {
         if !self.0.parts.tracker.is_settled() {
             return Ok(None);
         }
-        let (term, boot, at) = (now.term, random_u64(), Instant::now());
-        self.report_all(Told { leader, term, boot, next_sequence: 0, at }, changes, pending).await
+        let (term, stream, at) = (now.term, random_u64(), Instant::now());
+        self.report_all(Told { leader, term, stream, next_sequence: 0, at }, changes, pending).await
     }
 
     /// Page by page. What changes meanwhile is `pending` afterwards.
@@ -172,7 +171,8 @@ impl Cluster {
         more: bool,
         statuses: Vec<(Cid, Option<PinStatus>)>,
     ) -> Push {
-        let batch = StatusBatch { boot: told.boot, sequence: told.next_sequence, more, statuses };
+        let batch =
+            StatusBatch { stream: told.stream, sequence: told.next_sequence, more, statuses };
         match self.ask_leader(told.leader, Request::Statuses(batch)).await {
             Ok(Response::Statuses(StatusReply::Taken)) => {
                 told.next_sequence += 1;

@@ -14,7 +14,7 @@ use super::{Cluster, FatalError};
 use crate::{
     consensus::ProposeError,
     rpc::Inbound,
-    types::{CallerPolicy, Envelope, Metrics, PeerId, Pin, Refusal, Request, Response},
+    types::{CallerPolicy, Envelope, Metrics, PeerId, Refusal, Request, Response},
 };
 
 /// Requests served at once; more wait in the transport's queue.
@@ -103,12 +103,7 @@ impl Cluster {
             Request::PinView(cid) => {
                 self.catch_up().await?;
                 let pin = self.state().read(|pins| pins.get(&cid).cloned());
-                let silent = self.silent();
-                let shown = |pin: Pin| {
-                    let statuses = self.statuses_of_heard(&silent, &cid, &pin);
-                    (pin, statuses)
-                };
-                Ok(Response::PinView(pin.map(shown)))
+                Ok(Response::PinView(pin.map(|pin| self.view(&self.silent(), &cid, pin))))
             }
             Request::PinViews(after) => {
                 self.catch_up().await?;

@@ -24,8 +24,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 const FULL_PERIOD: Duration = Duration::from_secs(30);
 /// Pins looked at in one go, so that others get their turn.
 const BATCH_LEN: usize = 500;
-/// Entries a learner may be behind when it becomes a voter.
-const LAG_MAX: u64 = 100;
+/// Entries a learner may be behind when it becomes a voter, or a voter behind another when it takes
+/// leadership over: it gets them first.
+pub(super) const LAG_MAX: u64 = 100;
 /// Voters at most: more make each write slower and survive hardly more.
 const VOTERS_MAX: usize = 5;
 

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError};
 use crate::consensus::LogProgress;
@@ -39,17 +38,10 @@ impl Applying {
 }
 
 impl Cluster {
-    pub(super) async fn notice_stuck_disk(
-        self,
-        token: CancellationToken,
-    ) -> Result<(), FatalError> {
+    pub(super) async fn notice_stuck_disk(self) -> Result<(), FatalError> {
         let mut applying = Applying::default();
         loop {
-            tokio::select! {
-                biased;
-                () = token.cancelled() => return Ok(()),
-                () = sleep(LOOK) => {}
-            }
+            sleep(LOOK).await;
             if self.consensus().leadership().leader != Some(self.id()) {
                 // A new leader gets its time too.
                 applying = Applying::default();
@@ -59,11 +51,7 @@ impl Cluster {
                     "nothing committed is applied, as when the disk hangs: handing over leadership"
                 );
                 applying = Applying::default();
-                tokio::select! {
-                    biased;
-                    () = token.cancelled() => return Ok(()),
-                    () = self.hand_over() => {}
-                }
+                self.hand_over().await;
             }
         }
     }

@@ -194,7 +194,7 @@ impl Cluster {
         });
         let silent = self.silent();
         let shown = |(cid, pin)| {
-            let statuses = self.statuses_of_heard(&silent, &cid, &pin);
+            let (pin, statuses) = self.view(&silent, &cid, pin);
             (cid, pin, statuses)
         };
         pins.into_iter().map(shown).collect()
@@ -210,13 +210,8 @@ impl Cluster {
         self.members().into_keys().filter(|peer| !heard.contains_key(peer)).collect()
     }
 
-    /// What peers told of a pin; of the silent ones that have it, that they are silent.
-    pub(super) fn statuses_of_heard(
-        &self,
-        silent: &BTreeSet<PeerId>,
-        cid: &Cid,
-        pin: &Pin,
-    ) -> BTreeMap<PeerId, PinStatus> {
+    /// A pin with what peers told of it; of the silent ones that have it, that they are silent.
+    pub(super) fn view(&self, silent: &BTreeSet<PeerId>, cid: &Cid, pin: Pin) -> PinView {
         let mut statuses = self.board().statuses(cid);
         statuses.retain(|peer, _| !silent.contains(peer));
         for peer in silent.iter().filter(|peer| pin.is_on(**peer)) {
@@ -228,7 +223,7 @@ impl Cluster {
             };
             statuses.insert(*peer, status);
         }
-        statuses
+        (pin, statuses)
     }
 }
 

@@ -59,8 +59,9 @@ pub(super) struct Driver {
     origin: Instant,
     /// Everything under way; none as answer when it was cancelled.
     running: FuturesUnordered<BoxFuture<'static, Option<Event>>>,
-    /// Cancels what is under way with the daemon.
+    /// Told of what changes in the state since before the first look at it.
     state_changes: broadcast::Receiver<Changed>,
+    /// Cancels what is under way with the daemon.
     daemon_token: CancellationToken,
     flights: BTreeMap<Cid, Flight>,
     list: Option<mpsc::Receiver<ListPiece>>,

@@ -153,7 +153,9 @@ impl TrackerHandle {
         self.shared.machine().statuses(after, max)
     }
 
-    /// All statuses. Taken page by page, so two of them may be of different instants.
+    /// All statuses, for tests and worlds. Taken page by page, so two of them may be of different
+    /// instants.
+    #[cfg(any(test, feature = "simulation"))]
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<Cid, PinStatus> {
         let mut statuses = BTreeMap::new();

@@ -302,7 +302,7 @@ impl SnapshotChunk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusBatch {
     /// Drawn at random for each full set and what follows it.
-    pub boot: u64,
+    pub stream: u64,
     /// Counts batches since the last full set.
     pub sequence: u64,
     /// More of the full set follows (only while one is being sent).

@@ -153,8 +153,7 @@ impl Machine {
 
     /// Those that wait say why, and no longer when it is over.
     fn touch_waiting(&mut self) {
-        let waiting: Vec<Cid> =
-            self.queue.values().chain(self.ready.values().map(|(cid, _)| cid)).copied().collect();
+        let waiting: Vec<Cid> = self.queue.values().chain(self.ready.values()).copied().collect();
         for cid in waiting {
             self.touch(cid);
         }

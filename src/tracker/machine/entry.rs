@@ -76,7 +76,8 @@ pub(super) struct Entry {
     pub(super) seen: u32,
     /// Its place in the container of its phase.
     pub(super) sequence: u64,
-    /// Its timer, if it is in the timers; from an answer to `pin/add`, when it was answered.
+    /// Its timer, if it is in the timers; when it was answered, while it may be pinned or unpinned
+    /// because of that answer.
     pub(super) due: Duration,
     /// Of the visible state.
     pub(super) since: Timestamp,

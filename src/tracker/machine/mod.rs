@@ -219,8 +219,8 @@ pub struct Machine {
     alone: BTreeSet<Cid>,
     asking: usize,
     asks: usize,
-    /// Not pinned when asked, intent on disk: may start. With the time of the answer.
-    ready: BTreeMap<(Lane, u64), (Cid, Duration)>,
+    /// Not pinned when asked, intent on disk: may start.
+    ready: BTreeMap<(Lane, u64), Cid>,
     flights: BTreeMap<Cid, Flight>,
     /// When the flights were looked at last.
     looked_at: Duration,
@@ -232,8 +232,7 @@ pub struct Machine {
     confirming: Vec<Cid>,
     confirm_at: Duration,
     confirm_failures: u32,
-    /// With the time of the answer.
-    confirmed: BTreeMap<u64, (Cid, Duration)>,
+    confirmed: BTreeMap<u64, Cid>,
     unpinning: usize,
 
     to_write: BTreeMap<Cid, Option<Origin>>,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Action, Daemon, Lane, Machine, Origin, Phase,
-    entry::{Entry, Failure, Kind},
+    entry::{Failure, Kind},
     growing, ledger,
 };
 use crate::{
@@ -104,8 +104,8 @@ impl Machine {
             entry.phase = Phase::Ready;
             entry.sequence = sequence;
         });
-        let Entry { lane, due: answered_at, .. } = self.entries[&cid];
-        self.ready.insert((lane, sequence), (cid, answered_at));
+        let lane = self.entries[&cid].lane;
+        self.ready.insert((lane, sequence), cid);
     }
 
     /// The ledger was not written, or not bound to the daemon: that is tried again, and told once.

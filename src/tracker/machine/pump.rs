@@ -127,8 +127,8 @@ impl Machine {
     }
 
     fn start_pins(&mut self) {
-        while let Some((&key, &(cid, answered_at))) = self.ready.first_key_value() {
-            if self.now.at.saturating_sub(answered_at) > ANSWER_AGE_MAX {
+        while let Some((&key, &cid)) = self.ready.first_key_value() {
+            if self.is_answer_old(&cid) {
                 self.take_out(&cid);
                 self.enqueue(cid, key.0);
                 continue;
@@ -146,6 +146,11 @@ impl Machine {
             self.flights.insert(cid, flight);
             self.actions.push(Action::Pin(cid));
         }
+    }
+
+    /// Of what may be pinned or unpinned because of an answer.
+    fn is_answer_old(&self, cid: &Cid) -> bool {
+        self.now.at.saturating_sub(self.entries[cid].due) > ANSWER_AGE_MAX
     }
 
     /// Whether one more pin may start; makes room by stopping one that gets nowhere.
@@ -230,8 +235,8 @@ impl Machine {
 
     fn start_unpins(&mut self) {
         while self.unpinning < self.config.unpins_max {
-            let Some((_, (cid, answered_at))) = self.confirmed.pop_first() else { break };
-            if self.now.at.saturating_sub(answered_at) > ANSWER_AGE_MAX {
+            let Some((_, cid)) = self.confirmed.pop_first() else { break };
+            if self.is_answer_old(&cid) {
                 self.enqueue_unpin(cid);
                 continue;
             }

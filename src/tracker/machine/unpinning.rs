@@ -21,12 +21,13 @@ impl Machine {
                 self.enqueue(cid, Lane::Fresh);
                 continue;
             }
-            let sequence = self.next_sequence();
+            let (sequence, now) = (self.next_sequence(), self.now.at);
             self.update(&cid, |entry| {
                 entry.phase = Phase::Confirmed;
                 entry.sequence = sequence;
+                entry.due = now;
             });
-            self.confirmed.insert(sequence, (cid, self.now.at));
+            self.confirmed.insert(sequence, cid);
         }
     }
 
@@ -55,8 +56,8 @@ impl Machine {
     }
 
     pub(super) fn doubt_all(&mut self) {
-        let confirmed = self.confirmed.values().map(|(cid, _)| cid);
-        let cids: Vec<Cid> = self.confirming.iter().chain(confirmed).copied().collect();
+        let cids: Vec<Cid> =
+            self.confirming.iter().chain(self.confirmed.values()).copied().collect();
         for cid in cids {
             self.doubt(cid);
         }
