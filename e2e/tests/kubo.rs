@@ -11,6 +11,7 @@
 //! | it stops in mid-pin, is killed, leaves `repo.lock` behind | `a_missing_block_never_counts_as_pinned`, `killed_in_mid_pin_it_never_counts_and_its_lock_file_does_no_harm` |
 //! | it forgets pins: unpinned by others, emptied, another identity | `what_is_unpinned_behind_our_back_is_pinned_again`, `an_emptied_repository_and_another_identity_are_filled_again` |
 //! | pinning what is pinned takes the pin away first, and its name | `what_is_pinned_is_never_pinned_again` |
+//! | whose a pin is, it does not say | `foreign_pins_stay_and_ours_go_also_when_deleted_while_away`, `what_others_add_after_our_attempt_failed_is_theirs` |
 //! | a recursive pin excludes a direct one; it replaces a direct one | `direct_and_indirect_pins_are_told_apart_from_ours` |
 //! | `pin/rm` and `pin/ls` of what is pinned indirectly are errors | `direct_and_indirect_pins_are_told_apart_from_ours` |
 //! | names over 255 bytes are refused | `a_name_is_never_a_reason_not_to_pin` |

@@ -38,9 +38,9 @@ const CACHE_SIZE: usize = 4 * 1024 * 1024;
 /// Who pinned a CID in the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// This peer, or it was about to.
+    /// This peer, or it was about to. Taken back when nothing came of the attempt.
     Ours,
-    /// It was pinned before this peer came.
+    /// It was pinned already when this peer asked.
     Foreign,
 }
 

@@ -12,7 +12,6 @@ pub mod ledger;
 pub mod machine;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -157,8 +156,8 @@ impl TrackerHandle {
     /// instants.
     #[cfg(any(test, feature = "simulation"))]
     #[must_use]
-    pub fn statuses(&self) -> BTreeMap<Cid, PinStatus> {
-        let mut statuses = BTreeMap::new();
+    pub fn statuses(&self) -> std::collections::BTreeMap<Cid, PinStatus> {
+        let mut statuses = std::collections::BTreeMap::new();
         let mut after = None;
         loop {
             let (page, next) = self.page(after.as_ref(), PAGE_LEN);

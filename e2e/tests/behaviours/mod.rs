@@ -78,6 +78,7 @@ fn config() -> Config {
 struct Tracked {
     state: SharedState,
     handle: TrackerHandle,
+    ledger: LedgerPort,
     token: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -89,9 +90,10 @@ impl Tracked {
 
     fn start_at(url: &str, folder: &Path, state: SharedState, config: Config) -> Self {
         let barrier: Barrier = Arc::new(|| Box::pin(async { Ok(()) }));
+        let ledger = LedgerPort::Offloaded(Ledger::open(&folder.join("ledger")).unwrap());
         let ports = Ports {
             ipfs: Arc::new(KuboClient::new(url).unwrap()),
-            ledger: LedgerPort::Offloaded(Ledger::open(&folder.join("ledger")).unwrap()),
+            ledger: ledger.clone(),
             state: state.clone(),
             me: ME,
             barrier,
@@ -99,7 +101,7 @@ impl Tracked {
         };
         let token = CancellationToken::new();
         let (handle, task) = Tracker::spawn(config, ports, token.clone()).unwrap();
-        Self { state, handle, token, task }
+        Self { state, handle, ledger, token, task }
     }
 
     async fn stop(self) -> SharedState {

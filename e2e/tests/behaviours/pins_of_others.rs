@@ -9,7 +9,7 @@ use pinkeeper::{
 use pinkeeper_e2e::daemon::{Daemon, identity_cid};
 use tokio::time::timeout;
 
-use super::{Tracked, broken_file, claim_named, empty, release, until};
+use super::{Config, Tracked, broken_file, claim_named, config, empty, release, until};
 
 #[tokio::test]
 async fn foreign_pins_stay_and_ours_go_also_when_deleted_while_away() {
@@ -151,5 +151,29 @@ async fn a_pin_of_ours_that_they_broke_is_told_until_it_is_whole() {
     tracked.until(root, Some(PinState::NotFound)).await;
     daemon.put_block(missing.unwrap()).await.unwrap();
     tracked.until(root, Some(PinState::Pinned)).await;
+    tracked.stop().await;
+}
+
+/// Content that nobody had is added on the spot by somebody: theirs, whatever we had intended.
+#[tokio::test]
+async fn what_others_add_after_our_attempt_failed_is_theirs() {
+    let daemon = Daemon::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (root, missing) = broken_file(&daemon).await;
+    let wait = Duration::from_secs(60);
+    let config = Config { retry_min: wait, retry_max: wait, ..config() };
+    let tracked = Tracked::start_at(&daemon.url(), folder.path(), empty(), config);
+    tracked.want(root);
+    tracked.until(root, Some(PinState::NotFound)).await;
+    let entries = || async { tracked.ledger.ledger().entries().unwrap() };
+    until("the intent is taken back", || async { entries().await.is_empty() }).await;
+    let state = tracked.stop().await;
+    daemon.put_block(missing).await.unwrap();
+    daemon.rpc("pin/add", &[("arg", &root.to_string())]).await.unwrap();
+    let tracked = Tracked::start(&daemon, folder.path(), state);
+    tracked.until(root, Some(PinState::Pinned)).await;
+    tracked.release(root);
+    tracked.until(root, None).await;
+    assert!(daemon.holds(&root).await);
     tracked.stop().await;
 }

@@ -147,7 +147,7 @@ impl Machine {
             self.actions.push(Action::CancelPin(cid));
             self.take_out(&cid);
             let lane = self.entries[&cid].lane;
-            self.enqueue(cid, lane);
+            self.be_unsure(cid, lane);
         }
     }
 

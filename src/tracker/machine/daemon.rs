@@ -68,7 +68,10 @@ impl Machine {
         for cid in self.all(|_| true) {
             self.take_out(&cid);
             self.clear_failure(&cid);
-            self.update(&cid, |entry| entry.origin = None);
+            self.update(&cid, |entry| {
+                entry.origin = None;
+                entry.attempted = false;
+            });
             match self.entries.get(&cid) {
                 Some(entry) if entry.wanted => self.enqueue(cid, Lane::Again),
                 _ => self.remove(&cid),
@@ -116,6 +119,10 @@ impl Machine {
             let entry = &self.entries[&cid];
             match (entry.phase, entry.wanted) {
                 (Phase::Confirmed | Phase::Unpinning, false) => self.enqueue_unpin(cid),
+                (Phase::Pinning, true) => {
+                    let lane = entry.lane;
+                    self.be_unsure(cid, lane);
+                }
                 (_, true) => {
                     let lane = entry.lane;
                     self.enqueue(cid, lane);
@@ -134,11 +141,16 @@ impl Machine {
                 continue;
             }
             entry.seen = number;
-            if entry.wanted
-                && matches!(entry.phase, Phase::Recheck | Phase::Queued | Phase::Waiting)
-            {
-                self.take_out(cid);
-                self.is_pinned(*cid);
+            match entry.phase {
+                Phase::Recheck | Phase::Queued | Phase::Ready | Phase::Unsure | Phase::Waiting
+                    if entry.wanted =>
+                {
+                    self.take_out(cid);
+                    self.is_pinned(*cid);
+                }
+                // The answer that led there is outdated: asked again when that is written.
+                Phase::WritingOurs | Phase::WritingDirect => entry.sequence = 0,
+                _ => {}
             }
         }
     }

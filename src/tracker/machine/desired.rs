@@ -5,12 +5,9 @@ use std::{ops::Bound, time::Duration};
 use super::{
     Action, Lane, Machine, Origin, Phase,
     entry::{Entry, Failure},
+    pinning::CANCEL_TIME,
 };
 use crate::types::Cid;
-
-/// After a pin in flight was broken off, the daemon may still be finishing it; an unpin sent at once
-/// could come too early.
-const UNPIN_AFTER_CANCEL: Duration = Duration::from_secs(1);
 
 impl Machine {
     pub(super) fn desired_range(&mut self, after: Option<Cid>, until: Option<Cid>, wanted: &[Cid]) {
@@ -63,9 +60,12 @@ impl Machine {
                 self.update(&cid, |entry| entry.phase = Phase::Recheck);
                 self.list_at = self.list_at.min(self.now.at);
             }
-            Some(
-                Phase::UnpinQueued | Phase::UnpinWaiting | Phase::Confirming | Phase::Confirmed,
-            ) => {
+            Some(Phase::UnpinWaiting) => {
+                self.take_out(&cid);
+                self.clear_failure(&cid);
+                self.be_unsure(cid, Lane::Fresh);
+            }
+            Some(Phase::UnpinQueued | Phase::Confirming | Phase::Confirmed) => {
                 self.take_out(&cid);
                 self.clear_failure(&cid);
                 self.enqueue(cid, Lane::Fresh);
@@ -97,7 +97,12 @@ impl Machine {
                     return;
                 }
                 self.clear_failure(&cid);
-                let due = self.now.at + UNPIN_AFTER_CANCEL;
+                self.start_timer(cid, Phase::UnpinWaiting, self.now.at + CANCEL_TIME);
+            }
+            Some(Phase::Unsure) => {
+                self.take_out(&cid);
+                self.clear_failure(&cid);
+                let due = self.entries[&cid].due;
                 self.start_timer(cid, Phase::UnpinWaiting, due);
             }
             _ => {}
@@ -107,10 +112,11 @@ impl Machine {
     /// Unpins what is ours, forgets what is not. The entry is in no container.
     pub(super) fn let_go(&mut self, cid: Cid) {
         self.clear_failure(&cid);
-        match self.entries.get(&cid).and_then(|entry| entry.origin) {
-            None => self.remove(&cid),
-            Some(Origin::Foreign) => self.record(cid, Phase::Forgetting),
-            Some(Origin::Ours) => self.enqueue_unpin(cid),
+        let Some(entry) = self.entries.get(&cid) else { return };
+        match (entry.origin, entry.whose()) {
+            (None, _) => self.remove(&cid),
+            (_, Some(Origin::Ours)) => self.enqueue_unpin(cid),
+            (Some(_), _) => self.record(cid, Phase::Forgetting),
         }
     }
 
@@ -127,7 +133,7 @@ impl Machine {
             Phase::Pinning => {
                 self.flights.remove(cid);
             }
-            Phase::Waiting | Phase::UnpinWaiting => {
+            Phase::Unsure | Phase::Waiting | Phase::UnpinWaiting => {
                 self.timers.remove(&(entry.due, entry.sequence));
             }
             Phase::UnpinQueued => {

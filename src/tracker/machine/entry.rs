@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use super::{Now, Origin};
 use crate::types::{PinState, Progress, Timestamp};
 
-/// Who goes first: new work, then what was there before, then what failed.
+/// Who goes first: what came of a failed attempt, new work, what was there before, what is tried
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
+    Check,
     Fresh,
     Again,
     Retry,
@@ -36,6 +38,10 @@ pub(super) enum Phase {
     /// \[flights\].
     Pinning,
     Pinned,
+    /// An attempt of ours ended without success; what came of it is asked a little later \[timers\].
+    Unsure,
+    /// Nothing came of it: the intent is being taken back \[`to_write` or `writing`\].
+    Withdrawing,
     /// Failed, to be tried again \[timers\].
     Waiting,
     /// Ours and not wanted \[`unpin_queue`\].
@@ -68,6 +74,9 @@ pub(super) struct Entry {
     pub(super) lane: Lane,
     pub(super) wanted: bool,
     pub(super) origin: Option<Origin>,
+    /// An attempt was begun since the daemon said last that it is not pinned, or may have been. What
+    /// is found pinned without one is somebody else's, whatever was intended.
+    pub(super) attempted: bool,
     /// Shown until there is better news than another attempt.
     pub(super) failed: Option<Kind>,
     pub(super) attempts: u32,
@@ -108,6 +117,7 @@ impl Entry {
             lane: Lane::Fresh,
             wanted: false,
             origin: None,
+            attempted: false,
             failed: None,
             attempts: 0,
             seen: 0,
@@ -115,6 +125,11 @@ impl Entry {
             due: Duration::ZERO,
             since: now.wall,
         }
+    }
+
+    /// Whose it is if it is pinned. An intent makes it ours only with an attempt.
+    pub(super) fn whose(&self) -> Option<Origin> {
+        self.origin.filter(|origin| *origin == Origin::Foreign || self.attempted)
     }
 
     /// The state to be seen while the daemon is there; none when there is nothing to say.

@@ -4,6 +4,7 @@
 //! - a CID is `Pinned` only after the daemon said so, and asked again after the daemon was away;
 //! - `pin/ls` is asked before each `pin/add`, and what is pinned is never added;
 //! - the ledger says `Ours` on disk before `pin/add`, and `Foreign` before foreign content counts;
+//!   an intent that nothing came of is taken back, so that what others pin later is theirs;
 //! - an unpin is sent only for what the ledger says is ours, after a read barrier behind which the
 //!   state did not want it here;
 //! - a pin without progress gives way: it never keeps another from its turn;
@@ -285,8 +286,8 @@ impl Machine {
         ledger: Vec<(Cid, ledger::Entry)>,
     ) -> Self {
         let entries = ledger.into_iter().map(|(cid, known)| {
-            let entry = Entry { origin: Some(known.origin), ..Entry::new(Phase::Unknown, now) };
-            (cid, entry)
+            let (origin, attempted) = (Some(known.origin), known.origin == Origin::Ours);
+            (cid, Entry { origin, attempted, ..Entry::new(Phase::Unknown, now) })
         });
         Self {
             config,

@@ -76,6 +76,11 @@ struct Model {
     up: bool,
     held: BTreeSet<Cid>,
     foreign: BTreeSet<Cid>,
+    /// An attempt of ours was begun since the daemon said last that it is not pinned, or may have
+    /// been: whose a pin is that appears now nobody can tell.
+    attempted: BTreeSet<Cid>,
+    /// When the daemon said last that it is not pinned.
+    denied_at: BTreeMap<Cid, Duration>,
     missing: BTreeSet<Cid>,
 
     disk: BTreeMap<Cid, ledger::Entry>,
@@ -135,6 +140,8 @@ impl Model {
             up: true,
             held: BTreeSet::new(),
             foreign: BTreeSet::new(),
+            attempted: BTreeSet::new(),
+            denied_at: BTreeMap::new(),
             missing: BTreeSet::new(),
             disk: BTreeMap::new(),
             bound: None,
@@ -172,6 +179,11 @@ impl Model {
                 let origin = self.disk.get(cid).map(|entry| entry.origin);
                 assert_eq!(origin, Some(Origin::Ours), "no intent for {cid}");
                 assert_eq!(self.told.get(cid), Some(&false), "{cid} was not asked about");
+                let age = self.at.saturating_sub(self.denied_at[cid]);
+                assert!(age <= Duration::from_secs(5), "{cid} was asked about {age:?} ago");
+                // What came between question and attempt looks like ours.
+                self.foreign.remove(cid);
+                self.attempted.insert(*cid);
             }
             Action::Unpin(cid) => {
                 let origin = self.disk.get(cid).map(|entry| entry.origin);
@@ -329,6 +341,10 @@ impl Model {
                 let answers: Vec<Held> = cids.iter().map(held).collect();
                 for (cid, held) in cids.iter().zip(&answers) {
                     self.tell(*cid, *held == Held::Recursive);
+                    if *held == Held::No {
+                        self.denied_at.insert(*cid, self.at);
+                        self.attempted.remove(cid);
+                    }
                 }
                 self.feed(Event::Asked(cids, Ok(answers)));
             }
@@ -347,6 +363,7 @@ impl Model {
             Action::Unpin(cid) if fail => self.feed(Event::UnpinDone(cid, Err(failed()))),
             Action::Unpin(cid) => {
                 self.held.remove(&cid);
+                self.attempted.remove(&cid);
                 self.tell(cid, false);
                 self.feed(Event::UnpinDone(cid, Ok(())));
             }
@@ -435,6 +452,13 @@ impl Model {
         self.collecting = false;
         self.told.clear();
         self.confirmed.clear();
+        // The ledger does not say whether the attempt was begun.
+        if self.bound == Some(format!("daemon-{}", self.id)) {
+            for (cid, _) in self.disk.iter().filter(|(_, entry)| entry.origin == Origin::Ours) {
+                self.foreign.remove(cid);
+                self.attempted.insert(*cid);
+            }
+        }
         let ledger = self.disk.iter().map(|(cid, entry)| (*cid, *entry)).collect();
         let now = Now { at: self.at, wall: Timestamp(0) };
         self.started = self.log.len();
@@ -485,18 +509,11 @@ impl Model {
         self.id += 1;
         self.held.clear();
         self.foreign.clear();
+        self.attempted.clear();
     }
 
-    /// Only where a question will still be asked: between an answer and `pin/add` nobody can tell
-    /// whose a pin is.
     fn foreign_pin(&mut self, cid: Cid) {
-        let entry = self.machine.entries.get(&cid);
-        let asked_later = entry.is_none_or(|entry| {
-            entry.origin != Some(Origin::Ours)
-                && !matches!(entry.phase, Phase::WritingOurs | Phase::Ready | Phase::Pinning)
-        });
-        let ours_on_disk = self.disk.get(&cid).is_some_and(|e| e.origin == Origin::Ours);
-        if self.up && asked_later && !ours_on_disk && self.held.insert(cid) {
+        if self.up && !self.attempted.contains(&cid) && self.held.insert(cid) {
             self.foreign.insert(cid);
         }
     }

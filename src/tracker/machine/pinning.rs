@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Action, Daemon, Lane, Machine, Origin, Phase,
-    entry::{Failure, Kind},
+    entry::{Entry, Failure, Kind},
     growing, ledger,
 };
 use crate::{
@@ -12,6 +12,9 @@ use crate::{
     types::{Cid, Progress},
 };
 
+/// Time the daemon has to finish what was broken off: a question, or an unpin, sent at once could
+/// come too early.
+pub(super) const CANCEL_TIME: Duration = Duration::from_secs(1);
 /// Progress of one pin is told at most that often.
 const TELL_PERIOD: Duration = Duration::from_secs(5);
 
@@ -43,10 +46,13 @@ impl Machine {
         entry.sequence = sequence;
         entry.seen = self.list_number;
         entry.due = self.now.at;
+        entry.attempted &= held == Held::Recursive;
         let (wanted, origin) = (entry.wanted, entry.origin);
+        let check = entry.lane == Lane::Check;
         match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
             (true, Held::Recursive, _) => self.is_pinned(cid),
+            (true, Held::No, Some(Origin::Ours)) if check => self.record(cid, Phase::Withdrawing),
             (true, Held::No, Some(Origin::Ours)) | (true, Held::Direct, Some(Origin::Foreign)) => {
                 self.make_ready(cid);
             }
@@ -79,7 +85,8 @@ impl Machine {
     pub(super) fn is_pinned(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| entry.sequence = sequence);
-        if self.entries.get(&cid).is_some_and(|entry| entry.origin.is_none()) {
+        let origin = self.entries.get(&cid).map(Entry::whose);
+        if origin == Some(None) {
             self.record(cid, Phase::WritingForeign);
         } else {
             self.clear_failure(&cid);
@@ -149,8 +156,9 @@ impl Machine {
                 (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, false) => {
                     self.record(cid, Phase::Forgetting);
                 }
+                (Phase::Withdrawing, true) => self.wait(cid),
                 (Phase::Forgetting, true) => self.enqueue(cid, Lane::Fresh),
-                (Phase::Forgetting, false) => self.remove(&cid),
+                (Phase::Withdrawing | Phase::Forgetting, false) => self.remove(&cid),
                 _ => {}
             }
         }
@@ -206,29 +214,43 @@ impl Machine {
         self.fail(cid, Kind::Stalled, "no progress");
     }
 
-    /// An attempt has failed: wait, then try again behind fresh work.
+    /// It failed: wait, then try again behind fresh work. After an attempt of ours, first find out
+    /// what came of it.
     pub(super) fn fail(&mut self, cid: Cid, kind: Kind, reason: &str) {
         let progress = self.flights.get(&cid).map(|flight| flight.progress).unwrap_or_default();
         self.take_out(&cid);
         let Some(entry) = self.entries.get(&cid) else { return };
-        let attempts = entry.attempts.saturating_add(1);
-        let wait = match kind {
-            Kind::Stalled | Kind::Failed => {
-                growing(self.config.retry_min, attempts, self.config.retry_max)
-            }
-            Kind::Refused => self.config.retry_max,
-        };
+        let ours = entry.phase == Phase::Pinning && entry.origin == Some(Origin::Ours);
         let number = self.list_number;
         self.update(&cid, |entry| {
             entry.failed = Some(kind);
-            entry.attempts = attempts;
-            entry.lane = Lane::Retry;
+            entry.attempts = entry.attempts.saturating_add(1);
             entry.seen = number;
         });
-        let due = self.now.at + wait;
-        self.start_timer(cid, Phase::Waiting, due);
+        if ours {
+            self.be_unsure(cid, Lane::Check);
+        } else {
+            self.wait(cid);
+        }
         let reason: Arc<str> = reason.into();
         self.set_failure(cid, Failure { reason, progress });
+    }
+
+    /// For the next attempt.
+    fn wait(&mut self, cid: Cid) {
+        let Some(entry) = self.entries.get(&cid) else { return };
+        let wait = match entry.failed {
+            Some(Kind::Refused) => self.config.retry_max,
+            _ => growing(self.config.retry_min, entry.attempts, self.config.retry_max),
+        };
+        self.start_timer(cid, Phase::Waiting, self.now.at + wait);
+    }
+
+    /// An attempt of ours ended, and the daemon may still be finishing it: ask in a moment, in that
+    /// lane.
+    pub(super) fn be_unsure(&mut self, cid: Cid, lane: Lane) {
+        self.update(&cid, |entry| entry.lane = lane);
+        self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);
     }
 
     pub(super) fn change_of(&self, origin: Origin) -> ledger::Entry {

@@ -12,7 +12,7 @@ const ASK_LEN_MIN: usize = 8;
 /// Questions under way at once.
 const ASKS_MAX: usize = 4;
 /// No more questions in a lane while that many CIDs of it or a better one may start.
-const READY_MAX: [usize; 3] = [128, 128, 32];
+const READY_MAX: [usize; 4] = [128, 128, 128, 32];
 /// An answer older than that is asked for again before `pin/add`, and a barrier passed again before
 /// `pin/rm`.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
@@ -87,6 +87,10 @@ impl Machine {
             }
             let cid = timer.remove();
             match self.phase(&cid) {
+                Some(Phase::Unsure) => {
+                    let lane = self.entries[&cid].lane;
+                    self.enqueue(cid, lane);
+                }
                 Some(Phase::Waiting) => self.enqueue(cid, Lane::Retry),
                 Some(Phase::UnpinWaiting) => self.enqueue_unpin(cid),
                 _ => {}
@@ -137,7 +141,10 @@ impl Machine {
                 break;
             }
             self.ready.remove(&key);
-            self.update(&cid, |entry| entry.phase = Phase::Pinning);
+            self.update(&cid, |entry| {
+                entry.phase = Phase::Pinning;
+                entry.attempted = true;
+            });
             let now = self.now.at;
             if self.flights.is_empty() {
                 self.looked_at = now;

@@ -115,15 +115,17 @@ fn a_stalled_pin_is_stopped_and_says_how_far_it_came() {
         bench.feed(Event::Progress(cid(1), reached));
         bench.advance(59);
         assert_eq!(bench.state(1), Some(PinState::Pinning));
-        bench.advance(2);
+        bench.advance(1);
         assert!(bench.take().contains(&Action::CancelPin(cid(1))));
         assert_eq!(
             (bench.state(1), bench.message(1).as_str()),
             (Some(PinState::NotFound), message)
         );
         // The next attempt does not hide what is known until it comes further.
-        bench.advance(6);
-        bench.answer_no();
+        for _ in 0..2 {
+            bench.advance(6);
+            bench.answer_no();
+        }
         assert!(bench.take().contains(&Action::Pin(cid(1))));
         bench.feed(Event::Progress(cid(1), reached));
         assert_eq!(bench.state(1), Some(PinState::NotFound));
@@ -153,7 +155,8 @@ fn waits_grow_to_a_bound() {
         }
         waits.push((bench.at - began).as_secs());
     }
-    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+    // A second more each: what came of the attempt is asked first.
+    assert_eq!(waits, [6, 11, 21, 41, 81, 161, 301, 301, 301]);
     assert_eq!(bench.machine.status(&cid(1)).unwrap().attempts, 9);
 }
 
@@ -222,6 +225,61 @@ fn a_direct_pin_of_somebody_else_is_widened_and_never_taken_away() {
     bench.advance(100);
     bench.actions.retain(|action| *action != Action::List);
     assert_eq!((bench.take(), bench.state(1)), (vec![], None));
+}
+
+#[test]
+fn what_others_pin_after_an_attempt_that_failed_is_theirs() {
+    let refused = || Err(IpfsError::Failed("not found".to_owned()));
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.answer_no();
+    bench.feed(Event::PinDone(cid(1), refused()));
+    bench.advance(2);
+    bench.answer_no();
+    assert_eq!(bench.written.last().unwrap(), &(cid(1), None));
+    assert_eq!(bench.state(1), Some(PinState::Failed));
+    bench.advance(6);
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::Recursive])));
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
+    assert_eq!(bench.written.last().unwrap().1.unwrap().origin, Origin::Foreign);
+
+    // Ours: the attempt that seemed to fail was finished by the daemon.
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.answer_no();
+    bench.feed(Event::PinDone(cid(1), refused()));
+    bench.advance(2);
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::Recursive])));
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
+    assert_eq!(bench.written.last().unwrap().1.unwrap().origin, Origin::Ours);
+}
+
+#[test]
+fn an_intent_without_an_attempt_makes_nothing_ours() {
+    let mut bench = Bench::new(config());
+    for n in 1..4 {
+        bench.want(n);
+    }
+    bench.answer_no();
+    // Two pins fill the daemon; the third waits until its answer is old.
+    let mut at = 0;
+    let waits = loop {
+        at += 1;
+        bench.advance(1);
+        for n in 1..3 {
+            bench.feed(Event::Progress(cid(n), progress(at, at)));
+        }
+        if let Some(Action::Ask(cids)) =
+            bench.take().into_iter().find(|action| matches!(action, Action::Ask(_)))
+        {
+            break cids;
+        }
+    };
+    assert_eq!(waits, [cid(3)]);
+    bench.feed(Event::Asked(waits, Ok(vec![Held::Recursive])));
+    assert_eq!(bench.state(3), Some(PinState::Pinned));
+    let (written, change) = bench.written.last().unwrap();
+    assert_eq!((written, change.unwrap().origin), (&cid(3), Origin::Foreign));
 }
 
 #[test]
