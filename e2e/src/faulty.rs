@@ -240,8 +240,8 @@ impl Faulty {
         let before = |state: &PinSet| -> Vec<_> {
             state
                 .iter()
-                .filter(|(cid, _)| **cid != last)
-                .map(|(cid, pin)| (*cid, pin.clone()))
+                .filter(|(cid, _)| *cid != last)
+                .map(|(cid, pin)| (cid, pin.clone()))
                 .collect()
         };
         assert!(states.iter().all(|state| before(state) == before(&first)), "the states differ");

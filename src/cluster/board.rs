@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     state::Changed,
-    types::{Cid, PeerId, PinState, PinStatus, StatusBatch, StatusReply},
+    types::{Cid, CidMap, PeerId, PinState, PinStatus, StatusBatch, StatusReply},
 };
 
 /// Batches of changes a slow subscriber may be behind before it must look at everything.
@@ -31,9 +31,9 @@ struct Reported {
     next_sequence: u64,
     /// The full set has arrived.
     complete: bool,
-    statuses: BTreeMap<Cid, PinStatus>,
+    statuses: CidMap<PinStatus>,
     /// A full set that is still arriving.
-    arriving: BTreeMap<Cid, PinStatus>,
+    arriving: CidMap<PinStatus>,
 }
 
 impl Default for Board {
@@ -77,7 +77,7 @@ impl Board {
                 }
                 None => {
                     let pinned = all.iter().filter(|(_, status)| is_pinned(status));
-                    found.extend(pinned.map(|(cid, _)| (*peer, *cid)));
+                    found.extend(pinned.map(|(cid, _)| (*peer, cid)));
                 }
             }
         }
@@ -131,8 +131,9 @@ impl Board {
 }
 
 impl Reported {
-    fn begin(stream: u64, statuses: BTreeMap<Cid, PinStatus>) -> Self {
-        Self { stream, next_sequence: 0, complete: false, statuses, arriving: BTreeMap::new() }
+    fn begin(stream: u64, statuses: CidMap<PinStatus>) -> Self {
+        let arriving = CidMap::default();
+        Self { stream, next_sequence: 0, complete: false, statuses, arriving }
     }
 
     fn take(&mut self, batch: StatusBatch) -> Option<Changed> {
@@ -144,13 +145,17 @@ impl Reported {
             let cids: Vec<Cid> = batch.statuses.iter().map(|(cid, _)| *cid).collect();
             for (cid, status) in batch.statuses {
                 match status {
-                    Some(status) => self.statuses.insert(cid, status),
+                    Some(status) => self.statuses.insert(&cid, status),
                     None => self.statuses.remove(&cid),
                 };
             }
             return Some(Changed::Cids(cids.into()));
         }
-        self.arriving.extend(batch.statuses.into_iter().filter_map(|(cid, s)| Some((cid, s?))));
+        for (cid, status) in batch.statuses {
+            if let Some(status) = status {
+                self.arriving.insert(&cid, status);
+            }
+        }
         if batch.more {
             return None;
         }

@@ -136,7 +136,7 @@ impl Cluster {
     /// Proposes what the pins in `work` need.
     async fn settle(&self, work: &mut Work) {
         if std::mem::take(&mut work.all) {
-            work.cids = self.state().read(|pins| pins.iter().map(|(cid, _)| *cid).collect());
+            work.cids = self.state().read(|pins| pins.iter().map(|(cid, _)| cid).collect());
         }
         while !work.cids.is_empty() {
             let rest = work.cids.iter().nth(BATCH_LEN).copied();

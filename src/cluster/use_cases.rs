@@ -189,7 +189,7 @@ impl Cluster {
                     records += 1 + pin.claims.len();
                     first || records <= PAGE_RECORDS_MAX
                 })
-                .map(|(cid, pin)| (*cid, pin.clone()))
+                .map(|(cid, pin)| (cid, pin.clone()))
                 .collect()
         });
         let silent = self.silent();

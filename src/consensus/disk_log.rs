@@ -41,7 +41,7 @@ use crate::{
 
 /// Bytes of entries kept in memory for followers that are slightly behind; raft-log's default is
 /// 1 GiB.
-const CACHE_LEN_MAX: usize = 16 * 1024 * 1024;
+const CACHE_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Entries kept in memory.
 const CACHE_ENTRIES_MAX: usize = 16 * 1024;
 /// A chunk is one file; whole chunks are removed once purged.

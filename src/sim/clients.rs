@@ -138,7 +138,7 @@ impl Client {
             self.judge.expect("a pin is missing in a list", |history| {
                 let listed = |cid: &Cid| page.iter().any(|(listed, ..)| listed == cid);
                 let mut missing = history.pins().iter().filter(|(cid, _)| !listed(cid));
-                missing.all(|(cid, _)| history.was(from, cid, |now| now.is_none()))
+                missing.all(|(cid, _)| history.was(from, &cid, |now| now.is_none()))
             });
         }
     }

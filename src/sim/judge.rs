@@ -293,7 +293,7 @@ impl Replica {
 
     fn look_at_all(&mut self, agreed: u64) {
         let mut cids: BTreeSet<Cid> = self.pins.keys().copied().collect();
-        cids.extend(self.state.read(|pins| pins.iter().map(|(cid, _)| *cid).collect::<Vec<_>>()));
+        cids.extend(self.state.read(|pins| pins.iter().map(|(cid, _)| cid).collect::<Vec<_>>()));
         self.look_at(&cids.into_iter().collect::<Vec<_>>(), agreed);
     }
 

@@ -338,7 +338,7 @@ impl World {
     fn misheld(&self, pins: &PinSet) -> Option<String> {
         self.hosts.iter().find_map(|host| {
             let mut wanted = host.daemon.foreign();
-            wanted.extend(pins.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| *cid));
+            wanted.extend(pins.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| cid));
             let (held, strays) = (host.daemon.held(), host.daemon.strays());
             let mut wrongs = held.symmetric_difference(&wanted);
             let wrong = wrongs.find(|cid| wanted.contains(*cid) || !strays.contains(*cid))?;

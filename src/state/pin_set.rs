@@ -12,7 +12,8 @@ use super::{
     op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{
-    Allocation, Cid, Claim, ClaimOptions, Claims, Owner, PeerId, Pin, Timestamp, Uid,
+    Allocation, Cid, CidMap, Claim, ClaimOptions, Claims, Owner, PackedCid, PeerId, Pin, Timestamp,
+    Uid,
 };
 
 /// Claims one pin may have: bounds a record's size.
@@ -21,9 +22,9 @@ const CLAIMS_MAX: usize = 1024;
 /// Every pin, by its binary CID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PinSet {
-    pins: BTreeMap<Cid, Pin>,
+    pins: CidMap<Pin>,
     /// Derived: what each object claims.
-    objects: BTreeMap<Uid, Cid>,
+    objects: BTreeMap<Uid, PackedCid>,
     derived: Derived,
     /// What the brake counts.
     window: Window,
@@ -37,14 +38,13 @@ impl PinSet {
     }
 
     /// All pins, in order of their CIDs.
-    pub fn iter(&self) -> impl Iterator<Item = (&Cid, &Pin)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Cid, &Pin)> {
         self.pins.iter()
     }
 
     /// Pins after `cid`, in order.
-    pub fn after(&self, cid: Option<&Cid>) -> impl Iterator<Item = (&Cid, &Pin)> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        self.pins.range((cid.map_or(Unbounded, |c| Excluded(*c)), Unbounded))
+    pub fn after(&self, cid: Option<&Cid>) -> impl Iterator<Item = (Cid, &Pin)> {
+        self.pins.range(cid, None)
     }
 
     /// How many pins there are.
@@ -62,12 +62,12 @@ impl PinSet {
     /// The CID an object claims.
     #[must_use]
     pub fn cid_of(&self, uid: &Uid) -> Option<Cid> {
-        self.objects.get(uid).copied()
+        self.objects.get(uid).map(PackedCid::cid)
     }
 
     /// All objects with a claim, and what they claim.
-    pub fn objects(&self) -> impl Iterator<Item = (&Uid, &Cid)> {
-        self.objects.iter()
+    pub fn objects(&self) -> impl Iterator<Item = (&Uid, Cid)> {
+        self.objects.iter().map(|(uid, cid)| (uid, cid.cid()))
     }
 
     /// How many pins are on each peer, leaving ones included.
@@ -111,11 +111,11 @@ impl PinSet {
     pub fn restore(&mut self, cid: Cid, pin: Pin) {
         for owner in pin.claims.owners() {
             if let Owner::Object(uid) = owner {
-                self.objects.insert(uid.clone(), cid);
+                self.objects.insert(uid.clone(), (&cid).into());
             }
         }
         self.derived.put_in(cid, &pin);
-        self.pins.insert(cid, pin);
+        self.pins.insert(&cid, pin);
     }
 
     /// Adds the pins that an op may change.
@@ -177,11 +177,11 @@ impl PinSet {
         check_term(term, fence)?;
         let generation = fence.map_or(0, |f| f.generation);
         if let Owner::Object(uid) = owner
-            && self.objects.get(uid).is_some_and(|claimed| *claimed != cid)
+            && self.cid_of(uid).is_some_and(|claimed| claimed != cid)
         {
             return Err(Refused::OtherCid);
         }
-        let entry = self.pins.entry(cid);
+        let entry = self.pins.entry(&cid);
         let pin = match &entry {
             Entry::Occupied(pin) => Some(pin.get()),
             Entry::Vacant(_) => None,
@@ -218,7 +218,7 @@ impl PinSet {
         let grown = top_up(pin, candidates);
         self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
-            self.objects.insert(uid.clone(), cid);
+            self.objects.insert(uid.clone(), (&cid).into());
         }
         Ok(if same && !adopted && !grown { Outcome::Unchanged } else { Outcome::Changed })
     }
@@ -232,7 +232,7 @@ impl PinSet {
         fence: Option<Fence>,
     ) -> Result<Outcome, Refused> {
         check_term(term, fence)?;
-        let Entry::Occupied(mut entry) = self.pins.entry(cid) else {
+        let Entry::Occupied(mut entry) = self.pins.entry(&cid) else {
             return Err(Refused::NoSuchPin);
         };
         let Some(claim) = entry.get().claims.get(owner) else { return Ok(Outcome::Unchanged) };
@@ -369,6 +369,9 @@ fn top_up(pin: &mut Pin, candidates: &[PeerId]) -> bool {
     let mut holders = pin.holders().count();
     let wanted = pin.replication().max.of(usize::MAX);
     let mut changed = false;
+    if pin.allocations.is_empty() {
+        pin.allocations.reserve_exact(wanted.min(candidates.len()));
+    }
     for candidate in candidates {
         if holders >= wanted {
             break;

@@ -279,23 +279,23 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
         }
         for owner in pin.claims.owners() {
             if let Owner::Object(uid) = owner {
-                prop_assert!(claimed.insert(uid.clone(), *cid).is_none(), "two CIDs of one object");
+                prop_assert!(claimed.insert(uid.clone(), cid).is_none(), "two CIDs of one object");
             }
             if let Owner::Waiting(uid) = owner {
                 prop_assert_eq!(pin.claims.len(), 1, "it waits beside others");
-                waits.insert(uid.clone(), *cid);
+                waits.insert(uid.clone(), cid);
             }
         }
     }
     prop_assert_eq!(&counts, pins.allocations_by_peer());
-    let known: BTreeMap<Uid, Cid> = pins.objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
+    let known: BTreeMap<Uid, Cid> = pins.objects().map(|(uid, cid)| (uid.clone(), cid)).collect();
     prop_assert_eq!(claimed, known);
     let known: BTreeMap<Uid, Cid> =
         pins.waiting_objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
     prop_assert_eq!(waits, known);
     let mut restored = PinSet::default();
     restored.restore_window(pins.window().clone());
-    pins.iter().for_each(|(cid, pin)| restored.restore(*cid, pin.clone()));
+    pins.iter().for_each(|(cid, pin)| restored.restore(cid, pin.clone()));
     prop_assert_eq!(&restored, pins, "what is stored is not what is applied");
     Ok(())
 }
@@ -317,9 +317,9 @@ proptest! {
             let outcome = one.apply(TERM, op);
             let mut touched = Vec::new();
             before.touched(op, &mut touched);
-            let changed = |cid: &&Cid| before.get(cid) != one.get(cid);
+            let changed = |cid: &Cid| before.get(cid) != one.get(cid);
             let cids = before.iter().chain(one.iter()).map(|(cid, _)| cid);
-            prop_assert!(cids.filter(changed).all(|cid| touched.contains(cid)), "untold");
+            prop_assert!(cids.filter(changed).all(|cid| touched.contains(&cid)), "untold");
             prop_assert_eq!(outcome == Outcome::Changed, one != before, "{:?}: {:?}", op, outcome);
             prop_assert_eq!(outcome, other.apply(TERM, op));
             check(&one)?;

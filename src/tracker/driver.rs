@@ -252,9 +252,9 @@ impl Driver {
         let me = self.ports.me;
         let (until, wanted) = self.ports.state.read(|pins| {
             let page: Vec<_> = pins.after(after.as_ref()).take(PAGE_LEN).collect();
-            let last = page.last().filter(|_| page.len() == PAGE_LEN).map(|(cid, _)| **cid);
+            let last = page.last().filter(|_| page.len() == PAGE_LEN).map(|(cid, _)| *cid);
             let wanted: Vec<Cid> =
-                page.into_iter().filter(|(_, pin)| pin.is_on(me)).map(|(cid, _)| *cid).collect();
+                page.into_iter().filter(|(_, pin)| pin.is_on(me)).map(|(cid, _)| cid).collect();
             (last, wanted)
         });
         self.comparison = until.map(Some);

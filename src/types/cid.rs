@@ -9,12 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A content identifier (<https://github.com/multiformats/cid>), ordered by its binary form.
 ///
-/// It is kept in that form: maps of a million CIDs compare all the time.
+/// It is kept in that form: maps of a million CIDs compare all the time. Such maps keep it packed:
+/// [`super::CidMap`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cid {
     /// Zero after `len`, so that equal CIDs are equal bytes.
-    bytes: [u8; BYTES_LEN_MAX],
-    len: u8,
+    pub(super) bytes: [u8; BYTES_LEN_MAX],
+    pub(super) len: u8,
 }
 
 /// Why a string or bytes are not a CID.
@@ -30,7 +31,7 @@ const TEXT_LEN_MAX: usize = 256;
 
 /// Longest binary form: version, codec and hash as varints of 1, 10 and 10 bytes, the length of the
 /// digest in one, and a digest of 64.
-const BYTES_LEN_MAX: usize = 86;
+pub(super) const BYTES_LEN_MAX: usize = 86;
 
 impl Cid {
     /// The binary form, which is the key everywhere.
@@ -40,7 +41,7 @@ impl Cid {
     }
 
     /// The first eight bytes, in an order that never contradicts that of all: what is missing is zero.
-    fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.bytes;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }

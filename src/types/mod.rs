@@ -5,6 +5,7 @@
 
 mod bytes;
 mod cid;
+mod cid_map;
 mod claims;
 mod garbage;
 mod message;
@@ -15,6 +16,7 @@ mod time;
 
 pub use self::{
     cid::{Cid, CidError},
+    cid_map::{CidMap, PackedCid},
     claims::Claims,
     garbage::{CollectResult, Collected, Collections, Garbage, Run},
     message::{

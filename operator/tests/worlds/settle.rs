@@ -101,7 +101,7 @@ impl World {
         let wanted: BTreeSet<(Uid, Cid)> =
             living.iter().filter_map(|(_, pin)| Some((Uid(uid(pin)), cid(pin)?))).collect();
         let claimed: BTreeSet<(Uid, Cid)> =
-            state.objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
+            state.objects().map(|(uid, cid)| (uid.clone(), cid)).collect();
         let missing = wanted.difference(&claimed).next();
         let over = claimed.difference(&wanted).next();
         missing
@@ -135,7 +135,7 @@ impl World {
         self.pods.iter().find_map(|pod| {
             let mut wanted: BTreeSet<Cid> = FOREIGN.map(cid_of).collect();
             let ours = state.iter().filter(|(_, pin)| pin.is_on(pod.host.id));
-            wanted.extend(ours.map(|(cid, _)| *cid));
+            wanted.extend(ours.map(|(cid, _)| cid));
             let held = pod.host.daemon.held();
             (held != wanted)
                 .then(|| format!("the daemon of pod-{} holds {held:?}, wanted {wanted:?}", pod.n))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Action, Daemon, Machine};
 use crate::{
     ipfs::IpfsError,
-    types::{Cid, CollectResult, Collected, Collections, Garbage},
+    types::{Cid, CollectResult, Collected, Collections, Garbage, PackedCid},
 };
 
 /// Where a collection stands.
@@ -153,7 +153,8 @@ impl Machine {
 
     /// Those that wait say why, and no longer when it is over.
     fn touch_waiting(&mut self) {
-        let waiting: Vec<Cid> = self.queue.values().chain(self.ready.values()).copied().collect();
+        let queued = self.queue.values().map(PackedCid::cid);
+        let waiting: Vec<Cid> = queued.chain(self.ready.values().copied()).collect();
         for cid in waiting {
             self.touch(cid);
         }

@@ -197,6 +197,6 @@ impl Machine {
     }
 
     fn all(&self, which: impl Fn(&super::Entry) -> bool) -> Vec<Cid> {
-        self.entries.iter().filter(|(_, entry)| which(entry)).map(|(cid, _)| *cid).collect()
+        self.entries.iter().filter(|(_, entry)| which(entry)).map(|(cid, _)| cid).collect()
     }
 }

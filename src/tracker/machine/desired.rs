@@ -1,6 +1,6 @@
 //! What is wanted on this peer.
 
-use std::{ops::Bound, time::Duration};
+use std::time::Duration;
 
 use super::{
     Action, Lane, Machine, Origin, Phase,
@@ -11,18 +11,16 @@ use crate::types::Cid;
 
 impl Machine {
     pub(super) fn desired_range(&mut self, after: Option<Cid>, until: Option<Cid>, wanted: &[Cid]) {
-        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let upper = until.map_or(Bound::Unbounded, Bound::Included);
         let mut rest = wanted.iter().peekable();
         // Both sides are sorted: one walk finds what is here and not wanted.
         let unwanted: Vec<Cid> = self
             .entries
-            .range((lower, upper))
+            .range(after.as_ref(), until.as_ref())
             .filter(|(cid, entry)| {
                 while rest.next_if(|wanted| *wanted < cid).is_some() {}
-                rest.peek() != Some(cid) && (entry.wanted || entry.phase == Phase::Unknown)
+                rest.peek() != Some(&cid) && (entry.wanted || entry.phase == Phase::Unknown)
             })
-            .map(|(cid, _)| *cid)
+            .map(|(cid, _)| cid)
             .collect();
         for cid in unwanted {
             self.desired(cid, false);
@@ -39,7 +37,7 @@ impl Machine {
                 let seen = self.list_number;
                 let new = Entry::new(Phase::Queued, self.now);
                 self.insert(cid, Entry { wanted, lane, sequence, seen, ..new });
-                self.queue.insert((lane, sequence), cid);
+                self.queue.insert((lane, sequence), (&cid).into());
             }
             Some(entry) if entry.wanted != wanted || entry.phase == Phase::Unknown => {
                 self.update(&cid, |entry| entry.wanted = wanted);
@@ -154,7 +152,7 @@ impl Machine {
             entry.lane = lane;
             entry.sequence = sequence;
         });
-        self.queue.insert((lane, sequence), cid);
+        self.queue.insert((lane, sequence), (&cid).into());
     }
 
     pub(super) fn start_timer(&mut self, cid: Cid, phase: Phase, due: Duration) {

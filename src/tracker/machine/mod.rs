@@ -33,7 +33,7 @@ use self::{
 use super::ledger::{self, Change, Origin};
 use crate::{
     ipfs::{Held, IpfsError},
-    types::{Cid, CollectResult, Collected, PinState, Progress, Timestamp},
+    types::{Cid, CidMap, CollectResult, Collected, PackedCid, PinState, Progress, Timestamp},
 };
 
 /// Limits and times of the tracker.
@@ -211,11 +211,11 @@ enum Daemon {
 #[derive(Debug)]
 pub struct Machine {
     config: Config,
-    entries: BTreeMap<Cid, Entry>,
+    entries: CidMap<Entry>,
     /// Numbers queue places and timers.
     sequence: u64,
 
-    queue: BTreeMap<(Lane, u64), Cid>,
+    queue: BTreeMap<(Lane, u64), PackedCid>,
     /// To be asked about one by one, since a question with others failed.
     alone: BTreeSet<Cid>,
     asking: usize,
@@ -406,7 +406,7 @@ impl Machine {
         let expected = self
             .status_of(&cid, &entry)
             .is_some_and(|status| status.state == PinState::Queued && status.message.is_empty());
-        self.entries.insert(cid, entry);
+        self.entries.insert(&cid, entry);
         if !expected {
             self.touch(cid);
         }

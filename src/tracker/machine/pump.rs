@@ -201,7 +201,8 @@ impl Machine {
         let len = self.ready.len().clamp(ASK_LEN_MIN, ASK_LEN);
         let mut room = [const { None }; READY_MAX.len()];
         while batch.len() < len {
-            let Some((&(lane, sequence), &cid)) = self.queue.first_key_value() else { break };
+            let Some((&(lane, sequence), cid)) = self.queue.first_key_value() else { break };
+            let cid = cid.cid();
             if batch.len() >= *room[lane as usize].get_or_insert_with(|| self.room_to_ask(lane)) {
                 break;
             }

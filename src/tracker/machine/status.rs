@@ -1,7 +1,5 @@
 //! What the machine believes, in words for others.
 
-use std::ops::Bound;
-
 use super::{
     Counters, Daemon, Entry, Machine, Phase,
     entry::{Failure, Kind},
@@ -26,12 +24,11 @@ impl Machine {
         after: Option<&Cid>,
         max: usize,
     ) -> (Vec<(Cid, PinStatus)>, Option<Cid>) {
-        let lower = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(*cid));
         let mut statuses = Vec::new();
-        for (n, (cid, entry)) in self.entries.range((lower, Bound::Unbounded)).enumerate() {
-            statuses.extend(self.status_of(cid, entry).map(|status| (*cid, status)));
+        for (n, (cid, entry)) in self.entries.range(after, None).enumerate() {
+            statuses.extend(self.status_of(&cid, entry).map(|status| (cid, status)));
             if n + 1 >= max {
-                return (statuses, Some(*cid));
+                return (statuses, Some(cid));
             }
         }
         (statuses, None)
@@ -40,8 +37,7 @@ impl Machine {
     /// CIDs the machine knows after a CID, in order, at most `max`.
     #[must_use]
     pub fn known_after(&self, after: Option<&Cid>, max: usize) -> Vec<Cid> {
-        let lower = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(*cid));
-        self.entries.range((lower, Bound::Unbounded)).take(max).map(|(cid, _)| *cid).collect()
+        self.entries.range(after, None).take(max).map(|(cid, _)| cid).collect()
     }
 
     /// Numbers for metrics.

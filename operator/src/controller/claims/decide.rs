@@ -118,7 +118,7 @@ pub fn missing(pins: &PinSet, objects: &Objects) -> Vec<Missing> {
     };
     pins.objects()
         .filter(|(uid, _)| !objects.contains(uid))
-        .filter_map(|(uid, cid)| Some(Missing { uid: uid.clone(), key: name(uid, cid)? }))
+        .filter_map(|(uid, cid)| Some(Missing { uid: uid.clone(), key: name(uid, &cid)? }))
         .collect()
 }
 

@@ -363,5 +363,5 @@ impl Driver {
 fn cids_on(pins: &PinSet, peers: &BTreeSet<PeerId>) -> BTreeSet<Cid> {
     let touched =
         pins.iter().filter(|(_, pin)| pin.allocations.iter().any(|a| peers.contains(&a.peer)));
-    touched.map(|(cid, _)| *cid).collect()
+    touched.map(|(cid, _)| cid).collect()
 }
