@@ -119,7 +119,7 @@ impl Machine {
             let entry = &self.entries[&cid];
             match (entry.phase, entry.wanted) {
                 (Phase::Confirmed | Phase::Unpinning, false) => self.enqueue_unpin(cid),
-                (Phase::Pinning, true) => {
+                (Phase::Pinning | Phase::Unpinning, true) => {
                     let lane = entry.lane;
                     self.be_unsure(cid, lane);
                 }

@@ -38,7 +38,8 @@ pub(super) enum Phase {
     /// \[flights\].
     Pinning,
     Pinned,
-    /// An attempt of ours ended without success; what came of it is asked a little later \[timers\].
+    /// An attempt of ours, or an unpin, ended without success; what came of it is asked a little
+    /// later \[timers\].
     Unsure,
     /// Nothing came of it: the intent is being taken back \[`to_write` or `writing`\].
     Withdrawing,

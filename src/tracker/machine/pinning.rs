@@ -246,8 +246,8 @@ impl Machine {
         self.start_timer(cid, Phase::Waiting, self.now.at + wait);
     }
 
-    /// An attempt of ours ended, and the daemon may still be finishing it: ask in a moment, in that
-    /// lane.
+    /// An attempt of ours, or an unpin, ended, and the daemon may still be finishing it: ask in a
+    /// moment, in that lane.
     pub(super) fn be_unsure(&mut self, cid: Cid, lane: Lane) {
         self.update(&cid, |entry| entry.lane = lane);
         self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);

@@ -283,6 +283,23 @@ fn an_intent_without_an_attempt_makes_nothing_ours() {
 }
 
 #[test]
+fn what_came_of_an_unpin_without_an_answer_is_asked_a_little_later() {
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.answer_no();
+    bench.feed(Event::PinDone(cid(1), Ok(())));
+    bench.feed(Event::Desired(vec![(cid(1), false)]));
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    assert!(bench.take().contains(&Action::Unpin(cid(1))));
+    bench.want(1);
+    bench.feed(Event::UnpinDone(cid(1), Err(IpfsError::Slow("no answer".to_owned()))));
+    let asks = |bench: &mut Bench| bench.take().contains(&Action::Ask(vec![cid(1)]));
+    assert!(!asks(&mut bench), "it may still be at it");
+    bench.advance(2);
+    assert!(asks(&mut bench));
+}
+
+#[test]
 fn ranges_say_what_is_wanted_and_nothing_beyond() {
     let mut bench = Bench::new(config());
     for n in [1, 3, 5, 7] {

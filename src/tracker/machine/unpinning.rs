@@ -87,7 +87,7 @@ impl Machine {
                 self.record(cid, Phase::Forgetting);
             }
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
-            Err(_) if self.entries[&cid].wanted => self.enqueue(cid, Lane::Fresh),
+            Err(_) if self.entries[&cid].wanted => self.be_unsure(cid, Lane::Fresh),
             Err(error) => {
                 let attempts = self.entries[&cid].attempts.saturating_add(1);
                 self.update(&cid, |entry| {
