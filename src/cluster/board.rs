@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     state::Changed,
-    types::{Cid, CidMap, PeerId, PinState, PinStatus, StatusBatch, StatusReply},
+    types::{Cid, CidMap, PeerId, Pin, PinState, PinStatus, StatusBatch, StatusReply},
 };
 
 /// Batches of changes a slow subscriber may be behind before it must look at everything.
@@ -25,15 +25,26 @@ pub struct Board {
     changes: broadcast::Sender<Changed>,
 }
 
+/// A status, and how many entries of the log its peer had seen when it told it.
+#[derive(Debug, Clone)]
+struct Report {
+    status: PinStatus,
+    entries: u64,
+}
+
+/// What peers reported of one pin.
+#[derive(Debug, Default)]
+pub struct Reports(Vec<(PeerId, Report)>);
+
 #[derive(Debug)]
 struct Reported {
     stream: u64,
     next_sequence: u64,
     /// The full set has arrived.
     complete: bool,
-    statuses: CidMap<PinStatus>,
+    statuses: CidMap<Report>,
     /// A full set that is still arriving.
-    arriving: CidMap<PinStatus>,
+    arriving: CidMap<Report>,
 }
 
 impl Default for Board {
@@ -45,11 +56,12 @@ impl Default for Board {
 impl Board {
     /// What peers reported of one pin.
     #[must_use]
-    pub fn statuses(&self, cid: &Cid) -> BTreeMap<PeerId, PinStatus> {
-        self.lock()
-            .iter()
-            .filter_map(|(peer, reported)| Some((*peer, reported.statuses.get(cid)?.clone())))
-            .collect()
+    pub fn reports(&self, cid: &Cid) -> Reports {
+        let peers = self.lock();
+        let of = |(peer, reported): (&PeerId, &Reported)| {
+            Some((*peer, reported.statuses.get(cid)?.clone()))
+        };
+        Reports(peers.iter().filter_map(of).collect())
     }
 
     /// Whether a peer's full set has arrived in this leadership.
@@ -62,36 +74,6 @@ impl Board {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
-    }
-
-    /// Who says that it holds which pin, of those named; of all without names.
-    pub(super) fn pinned(&self, cids: Option<&[Cid]>) -> Vec<(PeerId, Cid)> {
-        let is_pinned = |status: &PinStatus| status.state == PinState::Pinned;
-        let mut found = Vec::new();
-        for (peer, reported) in self.lock().iter() {
-            let all = &reported.statuses;
-            match cids {
-                Some(cids) => {
-                    let pinned = |cid: &&Cid| all.get(cid).is_some_and(is_pinned);
-                    found.extend(cids.iter().filter(pinned).map(|cid| (*peer, *cid)));
-                }
-                None => {
-                    let pinned = all.iter().filter(|(_, status)| is_pinned(status));
-                    found.extend(pinned.map(|(cid, _)| (*peer, cid)));
-                }
-            }
-        }
-        found
-    }
-
-    /// Forgets statuses: what a peer tells next of such a pin counts again.
-    pub(super) fn forget(&self, statuses: &[(PeerId, Cid)]) {
-        let mut peers = self.lock();
-        for (peer, cid) in statuses {
-            if let Some(reported) = peers.get_mut(peer) {
-                reported.statuses.remove(cid);
-            }
-        }
     }
 
     /// Forgets everything.
@@ -130,14 +112,32 @@ impl Board {
     }
 }
 
+impl Reports {
+    /// What counts now that the pin is this: what a peer told before it saw that the pin was given to
+    /// it is of an earlier time, and so is that it holds what is not given to it.
+    #[must_use]
+    pub fn of(self, pin: Option<&Pin>) -> BTreeMap<PeerId, PinStatus> {
+        let counts = |peer: &PeerId, report: &Report| {
+            let mut allocations = pin.into_iter().flat_map(|pin| &pin.allocations);
+            match allocations.find(|allocation| allocation.peer == *peer) {
+                Some(allocation) => allocation.since <= report.entries,
+                None => report.status.state != PinState::Pinned,
+            }
+        };
+        let reports = self.0.into_iter().filter(|(peer, report)| counts(peer, report));
+        reports.map(|(peer, report)| (peer, report.status)).collect()
+    }
+}
+
 impl Reported {
-    fn begin(stream: u64, statuses: CidMap<PinStatus>) -> Self {
+    fn begin(stream: u64, statuses: CidMap<Report>) -> Self {
         let arriving = CidMap::default();
         Self { stream, next_sequence: 0, complete: false, statuses, arriving }
     }
 
     fn take(&mut self, batch: StatusBatch) -> Option<Changed> {
         self.next_sequence += 1;
+        let entries = batch.entries;
         if self.complete {
             if batch.statuses.is_empty() {
                 return None;
@@ -145,7 +145,7 @@ impl Reported {
             let cids: Vec<Cid> = batch.statuses.iter().map(|(cid, _)| *cid).collect();
             for (cid, status) in batch.statuses {
                 match status {
-                    Some(status) => self.statuses.insert(&cid, status),
+                    Some(status) => self.statuses.insert(&cid, Report { status, entries }),
                     None => self.statuses.remove(&cid),
                 };
             }
@@ -153,7 +153,7 @@ impl Reported {
         }
         for (cid, status) in batch.statuses {
             if let Some(status) = status {
-                self.arriving.insert(&cid, status);
+                self.arriving.insert(&cid, Report { status, entries });
             }
         }
         if batch.more {
@@ -169,7 +169,7 @@ impl Reported {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::types::Timestamp;
+    use crate::types::{Allocation, Claims, Timestamp};
 
     const A: PeerId = PeerId([1; 32]);
 
@@ -184,7 +184,35 @@ mod tests {
             message: String::new(),
             attempts: 0,
         });
-        StatusBatch { stream, sequence, more, statuses: vec![(cid(), status)] }
+        StatusBatch { stream, sequence, more, entries: 1, statuses: vec![(cid(), status)] }
+    }
+
+    /// Of the pin, given to a peer by the first entry.
+    fn statuses(board: &Board) -> BTreeMap<PeerId, PinStatus> {
+        board.reports(&cid()).of(Some(&pin(1)))
+    }
+
+    fn pin(since: u64) -> Pin {
+        let allocations = vec![Allocation { peer: A, leaving: false, since }];
+        Pin { claims: Claims::default(), allocations, created: Timestamp(1) }
+    }
+
+    #[test]
+    fn what_was_told_before_the_pin_was_given_to_the_peer_does_not_count() {
+        let board = Board::default();
+        let told = |sequence, entries, state| {
+            let batch = StatusBatch { entries, ..batch(1, sequence, false, Some(state)) };
+            board.take(A, batch);
+        };
+        let shown = |pin: Option<&Pin>| board.reports(&cid()).of(pin).get(&A).map(|s| s.state);
+        told(0, 8, PinState::Pinned);
+        assert_eq!(shown(Some(&pin(8))), Some(PinState::Pinned));
+        assert_eq!(shown(Some(&pin(9))), None);
+        assert_eq!(shown(None), None);
+        told(1, 9, PinState::Pinned);
+        assert_eq!(shown(Some(&pin(9))), Some(PinState::Pinned));
+        told(2, 10, PinState::Unpinning);
+        assert_eq!(shown(None), Some(PinState::Unpinning));
     }
 
     #[test]
@@ -192,19 +220,19 @@ mod tests {
         let board = Board::default();
         assert_eq!(board.take(A, batch(1, 3, false, None)), StatusReply::SendAll);
         assert_eq!(board.take(A, batch(1, 0, true, Some(PinState::Pinned))), StatusReply::Taken);
-        assert!(!board.reported(&A) && board.statuses(&cid()).is_empty());
+        assert!(!board.reported(&A) && statuses(&board).is_empty());
         assert_eq!(board.take(A, batch(1, 1, false, Some(PinState::Pinned))), StatusReply::Taken);
         assert!(board.reported(&A));
-        assert_eq!(board.statuses(&cid())[&A].state, PinState::Pinned);
+        assert_eq!(statuses(&board)[&A].state, PinState::Pinned);
         assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::Taken);
-        assert!(board.statuses(&cid()).is_empty());
+        assert!(statuses(&board).is_empty());
     }
 
     #[test]
     fn an_empty_batch_asks_whether_anything_is_missing() {
         let board = Board::default();
         let empty =
-            |sequence| StatusBatch { stream: 1, sequence, more: false, statuses: Vec::new() };
+            |sequence| StatusBatch { statuses: Vec::new(), ..batch(1, sequence, false, None) };
         board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         let mut changes = board.subscribe();
         assert_eq!(board.take(A, empty(1)), StatusReply::Taken);
@@ -228,6 +256,6 @@ mod tests {
         board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         board.take(A, batch(2, 0, true, Some(PinState::Queued)));
         assert!(!board.reported(&A));
-        assert_eq!(board.statuses(&cid())[&A].state, PinState::Pinned);
+        assert_eq!(statuses(&board)[&A].state, PinState::Pinned);
     }
 }

@@ -126,9 +126,10 @@ impl Cluster {
         pending.clear();
         let mut after = None;
         loop {
+            let entries = self.0.parts.tracker.seen();
             let (page, next) = self.0.parts.tracker.page(after.as_ref(), BATCH_LEN);
             let statuses = page.into_iter().map(|(cid, status)| (cid, Some(status))).collect();
-            match self.push(&mut told, next.is_some(), statuses).await {
+            match self.push(&mut told, next.is_some(), entries, statuses).await {
                 Push::Taken if !collect_rest(changes, pending) => return Ok(None),
                 Push::Taken if next.is_none() => return Ok(Some(told)),
                 Push::Taken => after = next,
@@ -146,10 +147,11 @@ impl Cluster {
         if pending.is_empty() && told.at.elapsed() < QUIET_MAX {
             return Ok(Some(told));
         }
+        let entries = self.0.parts.tracker.seen();
         let mut statuses = self.statuses_of(pending).into_iter();
         loop {
             let batch = statuses.by_ref().take(BATCH_LEN).collect();
-            match self.push(&mut told, false, batch).await {
+            match self.push(&mut told, false, entries, batch).await {
                 Push::Taken if statuses.len() == 0 => return Ok(Some(told)),
                 Push::Taken => {}
                 Push::SendAll => return Ok(None),
@@ -169,10 +171,11 @@ impl Cluster {
         &self,
         told: &mut Told,
         more: bool,
+        entries: u64,
         statuses: Vec<(Cid, Option<PinStatus>)>,
     ) -> Push {
-        let batch =
-            StatusBatch { stream: told.stream, sequence: told.next_sequence, more, statuses };
+        let (stream, sequence) = (told.stream, told.next_sequence);
+        let batch = StatusBatch { stream, sequence, more, entries, statuses };
         match self.ask_leader(told.leader, Request::Statuses(batch)).await {
             Ok(Response::Statuses(StatusReply::Taken)) => {
                 told.next_sequence += 1;

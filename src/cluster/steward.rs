@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Cluster, FatalError, MemberView, placement::Placement};
 use crate::{
     state::{Changed, Op},
-    types::{Cid, PeerId, Pin, PinState, PinStatus},
+    types::{Allocation, Cid, PeerId, Pin, PinState, PinStatus},
 };
 
 /// Between two looks at the membership.
@@ -50,10 +50,7 @@ impl Cluster {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(()),
-                changed = state_changes.recv() => {
-                    self.forget_released(&changed);
-                    work.add(changed);
-                }
+                changed = state_changes.recv() => work.add(changed),
                 changed = board_changes.recv() => work.add(changed),
                 _ = ticks.tick() => {
                     let now: BTreeSet<PeerId> = self.takers();
@@ -80,19 +77,6 @@ impl Cluster {
                 }
             }
         }
-    }
-
-    /// A peer that a pin was taken from will unpin it; should it be given the pin again before it has
-    /// done so, what it once told of it must not count as a copy.
-    fn forget_released(&self, changed: &Result<Changed, RecvError>) {
-        let mut told = match changed {
-            Ok(Changed::Cids(cids)) => self.board().pinned(Some(cids)),
-            Ok(Changed::Everything) | Err(_) => self.board().pinned(None),
-        };
-        self.state().read(|pins| {
-            told.retain(|(peer, cid)| !pins.get(cid).is_some_and(|pin| pin.is_on(*peer)));
-        });
-        self.board().forget(&told);
     }
 
     /// Peers that take content now.
@@ -182,7 +166,7 @@ impl Cluster {
         pin: &Pin,
     ) -> Vec<Op> {
         let members = placement.members;
-        let statuses = self.board().statuses(cid);
+        let statuses = self.board().reports(cid).of(Some(pin));
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
             self.candidates_in(placement, cid, pin.replication())
         } else {
@@ -262,8 +246,9 @@ fn settle_pin(
         let peers = order.into_iter().take(holders.len() - wanted).map(|(_, _, p)| p).collect();
         ops.push(Op::Leave { cid, peers });
     }
-    let confirmed: Vec<PeerId> =
-        holders.into_iter().filter(|peer| confirmed.contains(peer)).collect();
+    let holders = pin.allocations.iter().filter(|allocation| !allocation.leaving);
+    let confirmed: Vec<Allocation> =
+        holders.filter(|holder| confirmed.contains(&holder.peer)).copied().collect();
     if confirmed.len() >= pin.replication().min.of(members) {
         let leaving = pin.allocations.iter().filter(|allocation| allocation.leaving);
         ops.extend(leaving.map(|allocation| Op::LetGo {

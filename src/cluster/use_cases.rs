@@ -212,7 +212,7 @@ impl Cluster {
 
     /// A pin with what peers told of it; of the silent ones that have it, that they are silent.
     pub(super) fn view(&self, silent: &BTreeSet<PeerId>, cid: &Cid, pin: Pin) -> PinView {
-        let mut statuses = self.board().statuses(cid);
+        let mut statuses = self.board().reports(cid).of(Some(&pin));
         statuses.retain(|peer, _| !silent.contains(peer));
         for peer in silent.iter().filter(|peer| pin.is_on(**peer)) {
             let status = PinStatus {

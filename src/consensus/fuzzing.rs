@@ -87,7 +87,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     let cid = Cid::from(cid::Cid::new_v1(0x55, hash));
     let pin = Pin {
         claims: Claims::default(),
-        allocations: vec![Allocation { peer: PeerId([3; 32]), leaving: true }],
+        allocations: vec![Allocation { peer: PeerId([3; 32]), leaving: true, since: 7 }],
         created: Timestamp(9),
     };
     let members = BTreeMap::from([(

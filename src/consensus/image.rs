@@ -150,7 +150,8 @@ mod tests {
     use crate::{
         state::{Fence, Found, Op, Outcome, Ruling, Window},
         types::{
-            Allocation, ClaimOptions, Claims, Factor, Owner, PeerId, Replication, Timestamp, Uid,
+            Allocation, ClaimOptions, Claims, Factor, LogPosition, Owner, PeerId, Replication,
+            Timestamp, Uid,
         },
     };
 
@@ -168,7 +169,7 @@ mod tests {
         let claim = Op::Claim { cid, owner, options, candidates: Vec::new(), at, fence: fenced };
         let gone = Op::Gone { cid, uid, ruling: Ruling::Take(Found::Watched), at, fence };
         for op in [claim, gone] {
-            assert_eq!(pins.apply(1, &op), Outcome::Changed);
+            assert_eq!(pins.apply(LogPosition { term: 1, index: 0 }, &op), Outcome::Changed);
         }
         pins.window().clone()
     }
@@ -180,7 +181,11 @@ mod tests {
                 let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
                 let pin = Pin {
                     claims: Claims::default(),
-                    allocations: vec![Allocation { peer: PeerId::from(n), leaving: n % 2 == 0 }],
+                    allocations: vec![Allocation {
+                        peer: PeerId::from(n),
+                        leaving: n % 2 == 0,
+                        since: n,
+                    }],
                     created: Timestamp(n),
                 };
                 (Cid::from(cid::Cid::new_v1(0x55, hash)), Some(pin))

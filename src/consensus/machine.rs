@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     state::{Applied, Changed, Op, PinSet, SharedState},
-    types::{Cid, ClusterId},
+    types::{Cid, ClusterId, LogPosition},
 };
 
 /// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
@@ -85,19 +85,19 @@ impl Machine {
     }
 
     /// Pins are shown only if somebody has asked.
-    fn apply_ops(&mut self, term: u64, ops: &[Op], asked: bool) -> Outcomes {
-        let (outcomes, cids) = self.state.write(|pins| {
+    fn apply_ops(&mut self, position: LogPosition, ops: &[Op], asked: bool) -> Outcomes {
+        let (outcomes, cids) = self.state.write(position.index + 1, |pins| {
             let mut cids = Vec::with_capacity(ops.len());
             let apply = |op| {
                 pins.touched(op, &mut cids);
                 match asked {
-                    true => pins.apply_shown(term, op),
-                    false => Applied { outcome: pins.apply(term, op), pin: None },
+                    true => pins.apply_shown(position, op),
+                    false => Applied { outcome: pins.apply(position, op), pin: None },
                 }
             };
             let outcomes = Outcomes(ops.iter().map(apply).collect());
             let cids: Arc<[Cid]> = cids.into();
-            ((outcomes, cids.clone()), Some(Changed::Cids(cids)))
+            ((outcomes, cids.clone()), Changed::Cids(cids))
         });
         self.unstored.extend_from_slice(&cids);
         outcomes
@@ -165,10 +165,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let is_first = self.head.applied.is_none();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            let position = position_out(entry.log_id);
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => Outcomes(Vec::new()),
                 EntryPayload::Normal(batch) => {
-                    self.apply_ops(*entry.log_id.leader_id, batch.ops(), responder.is_some())
+                    self.apply_ops(position, batch.ops(), responder.is_some())
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = RaftMembership::new(Some(entry.log_id), membership.clone());
@@ -176,7 +177,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     Outcomes(Vec::new())
                 }
             };
-            self.head.applied = Some(position_out(entry.log_id));
+            self.head.applied = Some(position);
             self.state.set_entries(self.head.entries());
             if self.unstored.len() >= PINS_PER_TRANSACTION {
                 // What the entries before this one have woken must not wait on this thread meanwhile.
@@ -212,11 +213,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.membership = meta.last_membership.clone();
         block(|| self.store.replace(&installed, &self.head)).map_err(io::Error::other)?;
         self.unstored.clear();
-        self.state.write(|pins| {
+        self.state.write(self.head.entries(), |pins| {
             *pins = installed;
-            ((), Some(Changed::Everything))
+            ((), Changed::Everything)
         });
-        self.state.set_entries(self.head.entries());
         Ok(())
     }
 

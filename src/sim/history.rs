@@ -139,7 +139,7 @@ impl History {
             self.pins.touched(op, &mut cids);
             let before = cids.into_iter().map(|cid| (cid, self.pins.get(&cid).cloned()));
             let before: Vec<(Cid, Option<Pin>)> = before.collect();
-            outcomes.push(self.pins.apply(position.term, op));
+            outcomes.push(self.pins.apply(position, op));
             for (cid, before) in before {
                 let after = self.pins.get(&cid);
                 if before.as_ref() == after {

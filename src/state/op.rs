@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::brake::{Ruling, WaitingDigest};
-use crate::types::{Cid, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
+use crate::types::{Allocation, Cid, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
 
 /// Binds a controller's op to the leadership and the object it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +65,9 @@ pub enum Op {
         cid: Cid,
         /// The leaving peer.
         peer: PeerId,
-        /// Holders confirmed by their own report.
-        confirmed: Vec<PeerId>,
+        /// Holders confirmed by their own report. One that has been given the content anew since does
+        /// not count.
+        confirmed: Vec<Allocation>,
     },
     /// An object is gone, and its claim with it. With Retain, or beside other claims, that is all; the
     /// ruling is about a claim whose end unpins the content.

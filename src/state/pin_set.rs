@@ -12,8 +12,8 @@ use super::{
     op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{
-    Allocation, Cid, CidMap, Claim, ClaimOptions, Claims, Owner, PackedCid, PeerId, Pin, Timestamp,
-    Uid,
+    Allocation, Cid, CidMap, Claim, ClaimOptions, Claims, LogPosition, Owner, PackedCid, PeerId,
+    Pin, Timestamp, Uid,
 };
 
 /// Claims one pin may have: bounds a record's size.
@@ -126,14 +126,14 @@ impl PinSet {
         }
     }
 
-    /// Applies an op of a log entry written in `term`, and shows the pin to users of the REST API.
-    pub fn apply_shown(&mut self, term: u64, op: &Op) -> Applied {
+    /// Applies an op of the log entry at `position`, and shows the pin to users of the REST API.
+    pub fn apply_shown(&mut self, position: LogPosition, op: &Op) -> Applied {
         let shown = |pins: &Self| pins.get(&op.cid()?).map(Pin::as_asked_by_rest);
         let before = match op {
             Op::Release { owner: Owner::Rest, .. } => shown(self),
             _ => None,
         };
-        let outcome = self.apply(term, op);
+        let outcome = self.apply(position, op);
         let pin = match op {
             Op::Claim { owner: Owner::Rest, .. } => shown(self),
             _ => before,
@@ -141,15 +141,16 @@ impl PinSet {
         Applied { outcome, pin }
     }
 
-    /// Applies an op of a log entry written in `term`.
-    pub fn apply(&mut self, term: u64, op: &Op) -> Outcome {
+    /// Applies an op of the log entry at `position`.
+    pub fn apply(&mut self, position: LogPosition, op: &Op) -> Outcome {
+        let term = position.term;
         let result = match op {
             Op::Claim { cid, owner, options, candidates, at, fence } => {
-                self.claim(term, *cid, owner, options, candidates, *at, *fence)
+                self.claim(position, *cid, owner, options, candidates, *at, *fence)
             }
             Op::Release { cid, owner, at, fence } => self.release(term, *cid, owner, *at, *fence),
             Op::Allocate { cid, candidates } => {
-                self.move_pin(*cid, |pin| allocate(pin, candidates))
+                self.move_pin(*cid, |pin| allocate(pin, candidates, position))
             }
             Op::Leave { cid, peers } => self.move_pin(*cid, |pin| leave(pin, peers)),
             Op::LetGo { cid, peer, confirmed } => {
@@ -166,7 +167,7 @@ impl PinSet {
     #[expect(clippy::too_many_arguments, reason = "the fields of one op")]
     fn claim(
         &mut self,
-        term: u64,
+        position: LogPosition,
         cid: Cid,
         owner: &Owner,
         options: &ClaimOptions,
@@ -174,7 +175,7 @@ impl PinSet {
         at: Timestamp,
         fence: Option<Fence>,
     ) -> Result<Outcome, Refused> {
-        check_term(term, fence)?;
+        check_term(position.term, fence)?;
         let generation = fence.map_or(0, |f| f.generation);
         if let Owner::Object(uid) = owner
             && self.cid_of(uid).is_some_and(|claimed| claimed != cid)
@@ -215,7 +216,7 @@ impl PinSet {
             pin.claims.retain(|of| of == owner || !ownerless(of));
         }
         let adopted = pin.claims.len() < before;
-        let grown = top_up(pin, candidates);
+        let grown = top_up(pin, candidates, position);
         self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), (&cid).into());
@@ -329,8 +330,12 @@ impl PinSet {
     }
 }
 
-fn allocate(pin: &mut Pin, candidates: &[PeerId]) -> Result<Outcome, Refused> {
-    Ok(if top_up(pin, candidates) { Outcome::Changed } else { Outcome::Unchanged })
+fn allocate(
+    pin: &mut Pin,
+    candidates: &[PeerId],
+    position: LogPosition,
+) -> Result<Outcome, Refused> {
+    Ok(if top_up(pin, candidates, position) { Outcome::Changed } else { Outcome::Unchanged })
 }
 
 fn leave(pin: &mut Pin, peers: &[PeerId]) -> Result<Outcome, Refused> {
@@ -344,13 +349,12 @@ fn leave(pin: &mut Pin, peers: &[PeerId]) -> Result<Outcome, Refused> {
     Ok(outcome)
 }
 
-fn let_go(pin: &mut Pin, peer: PeerId, confirmed: &[PeerId]) -> Result<Outcome, Refused> {
+fn let_go(pin: &mut Pin, peer: PeerId, confirmed: &[Allocation]) -> Result<Outcome, Refused> {
     let Some(index) = pin.allocations.iter().position(|a| a.peer == peer && a.leaving) else {
         return Ok(Outcome::Unchanged);
     };
-    let holders: Vec<PeerId> = pin.holders().collect();
-    let confirmed = holders.iter().filter(|holder| confirmed.contains(holder)).count();
-    if confirmed < pin.replication().min.of(holders.len()) {
+    let confirmed = pin.allocations.iter().filter(|a| !a.leaving && confirmed.contains(a)).count();
+    if confirmed < pin.replication().min.of(pin.holders().count()) {
         return Err(Refused::TooFewConfirmed);
     }
     pin.allocations.remove(index);
@@ -365,7 +369,7 @@ fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {
 }
 
 /// Adds candidates while there are fewer holders than wanted; one that was leaving stays instead.
-fn top_up(pin: &mut Pin, candidates: &[PeerId]) -> bool {
+fn top_up(pin: &mut Pin, candidates: &[PeerId], position: LogPosition) -> bool {
     let mut holders = pin.holders().count();
     let wanted = pin.replication().max.of(usize::MAX);
     let mut changed = false;
@@ -379,7 +383,10 @@ fn top_up(pin: &mut Pin, candidates: &[PeerId]) -> bool {
         match pin.allocations.iter_mut().find(|a| a.peer == *candidate) {
             Some(allocation) if allocation.leaving => allocation.leaving = false,
             Some(_) => continue,
-            None => pin.allocations.push(Allocation { peer: *candidate, leaving: false }),
+            None => {
+                let since = position.index + 1;
+                pin.allocations.push(Allocation { peer: *candidate, leaving: false, since });
+            }
         }
         holders += 1;
         changed = true;

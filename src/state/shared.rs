@@ -47,15 +47,14 @@ impl SharedState {
         read(&self.pins.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes and tells what changed; whoever reads the new state has been told already. Only consensus
-    /// (and tests) may call it.
-    pub fn write<R>(&self, write: impl FnOnce(&mut PinSet) -> (R, Option<Changed>)) -> R {
+    /// Writes, so that the state includes so many entries, and tells what changed; whoever reads the new
+    /// state has been told already. Only consensus (and tests) may call it.
+    pub fn write<R>(&self, entries: u64, write: impl FnOnce(&mut PinSet) -> (R, Changed)) -> R {
         let mut pins = self.pins.write().unwrap_or_else(PoisonError::into_inner);
         let (result, changed) = write(&mut pins);
-        if let Some(changed) = changed {
-            // Without subscribers there is nobody to tell.
-            let _ = self.changes.send(changed);
-        }
+        self.set_entries(entries);
+        // Without subscribers there is nobody to tell.
+        let _ = self.changes.send(changed);
         result
     }
 
@@ -72,7 +71,13 @@ impl SharedState {
         self.entries.load(Ordering::Acquire)
     }
 
-    /// Only consensus may call it, right after the write.
+    /// The same, of which all subscribers have been told what they changed.
+    #[must_use]
+    pub fn entries_told(&self) -> u64 {
+        self.read(|_| self.entries())
+    }
+
+    /// Entries that changed nothing. Only consensus may call it.
     pub fn set_entries(&self, count: u64) {
         self.entries.store(count, Ordering::Release);
     }

@@ -7,9 +7,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{Applied, Fence, Found, Op, Outcome, PinSet, Refused, Ruling, Waiting};
-use crate::types::{Cid, ClaimOptions, Factor, Owner, PeerId, Pin, Replication, Timestamp, Uid};
+use crate::types::{
+    Allocation, Cid, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin, Replication, Timestamp,
+    Uid,
+};
 
 const TERM: u64 = 7;
+const AT: LogPosition = LogPosition { term: TERM, index: 0 };
 
 fn cid(n: u8) -> Cid {
     let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
@@ -18,6 +22,10 @@ fn cid(n: u8) -> Cid {
 
 fn peer(n: u8) -> PeerId {
     PeerId([n; 32])
+}
+
+fn allocation(n: u8, since: u64) -> Allocation {
+    Allocation { peer: peer(n), leaving: false, since }
 }
 
 fn object(name: &str) -> Owner {
@@ -57,7 +65,7 @@ fn a_rest_write_is_shown_what_it_left_or_found() {
     };
     let release = release(1, Owner::Rest, 0);
     let mut shown = |op: &Op| {
-        let Applied { outcome, pin } = pins.apply_shown(TERM, op);
+        let Applied { outcome, pin } = pins.apply_shown(AT, op);
         let name = |pin: Pin| Some(pin.claims.get(&Owner::Rest)?.options.name.clone());
         (outcome, pin.map(name))
     };
@@ -75,10 +83,10 @@ fn a_rest_write_is_shown_what_it_left_or_found() {
 fn a_claim_allocates_what_it_wants_and_is_the_same_the_second_time() {
     let mut pins = PinSet::default();
     let op = claim(1, object("a"), 1, 2, false, 1);
-    assert_eq!(pins.apply(TERM, &op), Outcome::Changed);
+    assert_eq!(pins.apply(AT, &op), Outcome::Changed);
     assert_eq!(holders(&pins, 1), [peer(1), peer(2)]);
     let before = pins.clone();
-    assert_eq!(pins.apply(TERM, &op), Outcome::Unchanged);
+    assert_eq!(pins.apply(AT, &op), Outcome::Unchanged);
     assert_eq!(pins, before);
     assert_eq!(pins.cid_of(&Uid("a".to_owned())), Some(cid(1)));
 }
@@ -88,26 +96,26 @@ fn what_another_term_or_an_older_generation_decided_is_refused() {
     let mut pins = PinSet::default();
     let refused = |refused| Outcome::Refused(refused);
     let op = claim(1, object("a"), 1, 1, false, 2);
-    assert_eq!(pins.apply(TERM + 1, &op), refused(Refused::OtherTerm));
+    assert_eq!(pins.apply(LogPosition { term: TERM + 1, ..AT }, &op), refused(Refused::OtherTerm));
     assert!(pins.is_empty());
-    pins.apply(TERM, &op);
+    pins.apply(AT, &op);
     let older = claim(1, object("a"), 1, 3, false, 1);
-    assert_eq!(pins.apply(TERM, &older), refused(Refused::OlderGeneration));
-    assert_eq!(pins.apply(TERM, &release(1, object("a"), 1)), refused(Refused::OlderGeneration));
+    assert_eq!(pins.apply(AT, &older), refused(Refused::OlderGeneration));
+    assert_eq!(pins.apply(AT, &release(1, object("a"), 1)), refused(Refused::OlderGeneration));
     let other = claim(2, object("a"), 1, 1, false, 3);
-    assert_eq!(pins.apply(TERM, &other), refused(Refused::OtherCid));
+    assert_eq!(pins.apply(AT, &other), refused(Refused::OtherCid));
 }
 
 #[test]
 fn the_last_claim_takes_the_pin_with_it_and_several_claims_get_the_most() {
     let mut pins = PinSet::default();
-    pins.apply(TERM, &claim(1, object("a"), 1, 1, false, 1));
-    pins.apply(TERM, &claim(1, object("b"), 2, 3, false, 1));
+    pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
+    pins.apply(AT, &claim(1, object("b"), 2, 3, false, 1));
     assert_eq!(pins.get(&cid(1)).unwrap().replication().min, Factor::Count(2));
     assert_eq!(holders(&pins, 1).len(), 3);
-    pins.apply(TERM, &release(1, object("b"), 1));
+    pins.apply(AT, &release(1, object("b"), 1));
     assert_eq!(pins.get(&cid(1)).unwrap().claims.len(), 1);
-    pins.apply(TERM, &release(1, object("a"), 1));
+    pins.apply(AT, &release(1, object("a"), 1));
     assert!(pins.is_empty() && pins.allocations_by_peer().is_empty());
     assert_eq!(pins.cid_of(&Uid("a".to_owned())), None);
 }
@@ -115,34 +123,53 @@ fn the_last_claim_takes_the_pin_with_it_and_several_claims_get_the_most() {
 #[test]
 fn retain_leaves_an_ownerless_claim_also_beside_others_until_somebody_takes_it_up() {
     let mut pins = PinSet::default();
-    pins.apply(TERM, &claim(1, object("a"), 1, 1, true, 1));
-    pins.apply(TERM, &claim(1, object("b"), 1, 1, false, 1));
-    pins.apply(TERM, &release(1, object("a"), 1));
-    pins.apply(TERM, &release(1, object("b"), 1));
+    pins.apply(AT, &claim(1, object("a"), 1, 1, true, 1));
+    pins.apply(AT, &claim(1, object("b"), 1, 1, false, 1));
+    pins.apply(AT, &release(1, object("a"), 1));
+    pins.apply(AT, &release(1, object("b"), 1));
     let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.owners().collect();
     assert_eq!(owners, [&Owner::Retained]);
-    pins.apply(TERM, &claim(1, object("c"), 1, 1, false, 1));
-    pins.apply(TERM, &release(1, object("c"), 1));
+    pins.apply(AT, &claim(1, object("c"), 1, 1, false, 1));
+    pins.apply(AT, &release(1, object("c"), 1));
     assert!(pins.is_empty(), "the new owner decided");
 }
 
 #[test]
 fn a_leaving_peer_is_let_go_only_when_the_others_are_confirmed() {
     let mut pins = PinSet::default();
-    pins.apply(TERM, &claim(1, Owner::Rest, 2, 3, false, 0));
-    pins.apply(TERM, &Op::Leave { cid: cid(1), peers: vec![peer(3)] });
-    let let_go = |confirmed: &[PeerId]| Op::LetGo {
+    pins.apply(AT, &claim(1, Owner::Rest, 2, 3, false, 0));
+    pins.apply(AT, &Op::Leave { cid: cid(1), peers: vec![peer(3)] });
+    let let_go = |confirmed: &[u8]| Op::LetGo {
         cid: cid(1),
         peer: peer(3),
-        confirmed: confirmed.to_vec(),
+        confirmed: confirmed.iter().map(|n| allocation(*n, 1)).collect(),
     };
     let few = Outcome::Refused(Refused::TooFewConfirmed);
-    assert_eq!(pins.apply(TERM, &let_go(&[peer(1)])), few);
-    assert_eq!(pins.apply(TERM, &let_go(&[peer(1), peer(3)])), few, "it counts the others only");
+    assert_eq!(pins.apply(AT, &let_go(&[1])), few);
+    assert_eq!(pins.apply(AT, &let_go(&[1, 3])), few, "it counts the others only");
     assert!(pins.get(&cid(1)).unwrap().is_on(peer(3)));
-    assert_eq!(pins.apply(TERM, &let_go(&[peer(1), peer(2)])), Outcome::Changed);
+    assert_eq!(pins.apply(AT, &let_go(&[1, 2])), Outcome::Changed);
     assert!(!pins.get(&cid(1)).unwrap().is_on(peer(3)));
-    assert_eq!(pins.apply(TERM, &let_go(&[])), Outcome::Unchanged);
+    assert_eq!(pins.apply(AT, &let_go(&[])), Outcome::Unchanged);
+}
+
+#[test]
+fn a_copy_that_was_given_anew_since_it_was_confirmed_does_not_count() {
+    let mut pins = PinSet::default();
+    let at = |index| LogPosition { index, ..AT };
+    pins.apply(at(4), &claim(1, Owner::Rest, 1, 3, false, 0));
+    assert_eq!(pins.get(&cid(1)).unwrap().allocations[0], allocation(1, 5));
+    pins.apply(at(5), &Op::Leave { cid: cid(1), peers: vec![peer(1)] });
+    let let_go = |leaving, confirmed| Op::LetGo { cid: cid(1), peer: peer(leaving), confirmed };
+    pins.apply(at(6), &let_go(1, vec![allocation(2, 5)]));
+    pins.apply(at(7), &Op::Allocate { cid: cid(1), candidates: vec![peer(1)] });
+    pins.apply(at(8), &Op::Leave { cid: cid(1), peers: vec![peer(2), peer(3)] });
+    let few = Outcome::Refused(Refused::TooFewConfirmed);
+    assert_eq!(pins.apply(at(9), &let_go(2, vec![allocation(1, 5)])), few);
+    assert_eq!(pins.apply(at(9), &let_go(2, vec![allocation(1, 8)])), Outcome::Changed);
+    // One that was leaving and stays has had it all the time.
+    pins.apply(at(10), &Op::Allocate { cid: cid(1), candidates: vec![peer(3)] });
+    assert_eq!(pins.get(&cid(1)).unwrap().allocations[0], allocation(3, 5));
 }
 
 fn gone(n: u8, name: &str, ruling: Ruling) -> Op {
@@ -154,8 +181,8 @@ const WAIT: Ruling = Ruling::Wait(Found::Watched);
 
 /// A claim of an object that is gone, which waits.
 fn waiting(pins: &mut PinSet, n: u8, name: &str) -> Waiting {
-    pins.apply(TERM, &claim(n, object(name), 1, 1, false, 1));
-    assert_eq!(pins.apply(TERM, &gone(n, name, WAIT)), Outcome::Changed);
+    pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
+    assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);
     pins.waiting().unwrap()
 }
 
@@ -170,22 +197,25 @@ fn what_waits_stays_and_goes_when_it_is_allowed_once() {
         None,
         "the comparison does not look for it again"
     );
-    assert_eq!(pins.apply(TERM, &gone(1, "a", WAIT)), Outcome::Unchanged);
+    assert_eq!(pins.apply(AT, &gone(1, "a", WAIT)), Outcome::Unchanged);
 
     let allow = |waiting: Waiting| Op::Allow { digest: waiting.digest, term: TERM };
-    assert_eq!(pins.apply(TERM, &allow(first)), Outcome::Refused(Refused::OtherDigest));
-    assert_eq!(pins.apply(TERM + 1, &allow(both)), Outcome::Refused(Refused::OtherTerm));
+    assert_eq!(pins.apply(AT, &allow(first)), Outcome::Refused(Refused::OtherDigest));
+    assert_eq!(
+        pins.apply(LogPosition { term: TERM + 1, ..AT }, &allow(both)),
+        Outcome::Refused(Refused::OtherTerm)
+    );
     let mut touched = Vec::new();
     pins.touched(&allow(both), &mut touched);
     assert_eq!(touched, [cid(1), cid(2)]);
-    assert_eq!(pins.apply(TERM, &allow(both)), Outcome::Changed);
+    assert_eq!(pins.apply(AT, &allow(both)), Outcome::Changed);
     assert!(pins.is_empty() && pins.allocations_by_peer().is_empty() && pins.waiting().is_none());
 
     // The same objects again, as after a restored backup of the API server's store.
     waiting(&mut pins, 1, "a");
     let again = waiting(&mut pins, 2, "b");
     assert_ne!(again.digest, both.digest);
-    assert_eq!(pins.apply(TERM, &allow(both)), Outcome::Refused(Refused::OtherDigest));
+    assert_eq!(pins.apply(AT, &allow(both)), Outcome::Refused(Refused::OtherDigest));
 }
 
 #[test]
@@ -194,7 +224,7 @@ fn whoever_takes_waiting_content_up_ends_the_waiting() {
         let mut pins = PinSet::default();
         waiting(&mut pins, 1, "a");
         let other = waiting(&mut pins, 2, "b");
-        assert_eq!(pins.apply(TERM, &claim(1, owner.clone(), 1, 1, false, 1)), Outcome::Changed);
+        assert_eq!(pins.apply(AT, &claim(1, owner.clone(), 1, 1, false, 1)), Outcome::Changed);
         let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.owners().collect();
         assert_eq!(owners, [&owner]);
         let left = pins.waiting().unwrap();
@@ -206,18 +236,18 @@ fn whoever_takes_waiting_content_up_ends_the_waiting() {
 fn only_a_last_claim_that_unpins_waits() {
     let mut pins = PinSet::default();
     for name in ["a", "b"] {
-        pins.apply(TERM, &claim(1, object(name), 1, 1, false, 1));
+        pins.apply(AT, &claim(1, object(name), 1, 1, false, 1));
     }
-    pins.apply(TERM, &claim(2, object("c"), 1, 1, true, 1));
+    pins.apply(AT, &claim(2, object("c"), 1, 1, true, 1));
     for (n, name) in [(1, "a"), (2, "c")] {
-        assert_eq!(pins.apply(TERM, &gone(n, name, WAIT)), Outcome::Changed);
+        assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);
         assert!(pins.waiting().is_none() && pins.window() == PinSet::default().window());
     }
     assert!(pins.get(&cid(2)).unwrap().claims.contains(&Owner::Retained));
-    pins.apply(TERM, &gone(1, "b", WAIT));
+    pins.apply(AT, &gone(1, "b", WAIT));
     assert_eq!((pins.waiting().unwrap().cids, pins.len()), (1, 2));
     // Its namespace goes later.
-    assert_eq!(pins.apply(TERM, &gone(1, "b", Ruling::Free)), Outcome::Changed);
+    assert_eq!(pins.apply(AT, &gone(1, "b", Ruling::Free)), Outcome::Changed);
     assert_eq!((pins.waiting(), pins.len()), (None, 1));
 }
 
@@ -226,8 +256,8 @@ fn what_goes_counts_unless_it_is_free() {
     let mut pins = PinSet::default();
     let empty = pins.window().clone();
     for (ruling, counts) in [(Ruling::Free, false), (Ruling::Take(Found::Compared), true)] {
-        pins.apply(TERM, &claim(1, object("a"), 1, 1, false, 1));
-        assert_eq!(pins.apply(TERM, &gone(1, "a", ruling)), Outcome::Changed);
+        pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
+        assert_eq!(pins.apply(AT, &gone(1, "a", ruling)), Outcome::Changed);
         assert!(pins.is_empty());
         assert_eq!(*pins.window() != empty, counts);
     }
@@ -238,7 +268,7 @@ fn what_goes_counts_unless_it_is_free() {
         at: Timestamp(3),
         fence: Fence { term: TERM + 1, generation: 1 },
     };
-    assert_eq!(pins.apply(TERM, &stale), Outcome::Refused(Refused::OtherTerm));
+    assert_eq!(pins.apply(AT, &stale), Outcome::Refused(Refused::OtherTerm));
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -250,6 +280,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         found().prop_map(Ruling::Wait),
     ];
     let peers = || proptest::collection::vec((1..5_u8).prop_map(peer), 0..4);
+    let copy = (1..5_u8, 1..3_u64).prop_map(|(n, since)| allocation(n, since));
+    let copies = proptest::collection::vec(copy, 0..4);
     prop_oneof![
         (0..4_u8, owner.clone(), 1..4_u16, any::<bool>(), 0..3_i64).prop_map(
             |(n, owner, max, retain, generation)| claim(n, owner, 1, max, retain, generation)
@@ -258,7 +290,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         (0..4_u8, 0..4_u8, ruling).prop_map(|(n, uid, ruling)| gone(n, &uid.to_string(), ruling)),
         (0..4_u8, peers()).prop_map(|(n, candidates)| Op::Allocate { cid: cid(n), candidates }),
         (0..4_u8, peers()).prop_map(|(n, peers)| Op::Leave { cid: cid(n), peers }),
-        (0..4_u8, 1..5_u8, peers()).prop_map(|(n, leaving, confirmed)| Op::LetGo {
+        (0..4_u8, 1..5_u8, copies).prop_map(|(n, leaving, confirmed)| Op::LetGo {
             cid: cid(n),
             peer: peer(leaving),
             confirmed,
@@ -314,14 +346,14 @@ proptest! {
             };
             let op = &op;
             let before = one.clone();
-            let outcome = one.apply(TERM, op);
+            let outcome = one.apply(AT, op);
             let mut touched = Vec::new();
             before.touched(op, &mut touched);
             let changed = |cid: &Cid| before.get(cid) != one.get(cid);
             let cids = before.iter().chain(one.iter()).map(|(cid, _)| cid);
             prop_assert!(cids.filter(changed).all(|cid| touched.contains(&cid)), "untold");
             prop_assert_eq!(outcome == Outcome::Changed, one != before, "{:?}: {:?}", op, outcome);
-            prop_assert_eq!(outcome, other.apply(TERM, op));
+            prop_assert_eq!(outcome, other.apply(AT, op));
             check(&one)?;
         }
         prop_assert_eq!(one, other);

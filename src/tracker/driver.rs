@@ -73,6 +73,10 @@ pub(super) struct Driver {
     collection_token: CancellationToken,
     /// Where a comparison with the whole state stands: go on after that CID.
     comparison: Option<Option<Cid>>,
+    /// Changes were missed; that comparison brings them.
+    missed: bool,
+    /// It has, and everything is to be told anew.
+    retell: bool,
     comparison_at: Instant,
     comparison_period: Duration,
 }
@@ -93,6 +97,7 @@ impl Driver {
             machine: Machine::new(config, now, bound, entries).into(),
             daemon: None.into(),
             compared: false.into(),
+            seen: 0.into(),
             changes: broadcast::channel(CHANGES_MAX).0,
         };
         Ok(Self {
@@ -108,6 +113,8 @@ impl Driver {
             collector: None,
             collection_token: CancellationToken::new(),
             comparison: Some(None),
+            missed: true,
+            retell: false,
             comparison_at: origin + config.compare_period,
             comparison_period: config.compare_period,
         })
@@ -120,6 +127,7 @@ impl Driver {
     pub(super) async fn run(mut self, token: CancellationToken) {
         while !token.is_cancelled() {
             self.compare_page();
+            self.tell();
             let wake = self.wake_at();
             tokio::select! { biased;
                 () = token.cancelled() => break,
@@ -137,7 +145,6 @@ impl Driver {
             if wake <= Instant::now() {
                 self.tick();
             }
-            self.tell();
         }
     }
 
@@ -197,9 +204,16 @@ impl Driver {
         }
     }
 
-    fn tell(&self) {
+    /// Tells what changed, after what was seen of the state by then.
+    fn tell(&mut self) {
+        let entries = self.ports.state.entries_told();
+        self.catch_up();
+        if !self.missed {
+            self.shared.seen.store(entries, Ordering::Release);
+        }
+        let retell = !self.missed && std::mem::take(&mut self.retell);
         let changes = self.shared.machine().take_changes();
-        let changed = if changes.everything {
+        let changed = if changes.everything || retell {
             Changed::Everything
         } else if changes.cids.is_empty() {
             return;
@@ -240,8 +254,7 @@ impl Driver {
             Ok(Changed::Everything) | Err(RecvError::Lagged(_) | RecvError::Closed) => {
                 self.feed(Event::ChangesMissed);
                 self.comparison = Some(None);
-                // As after each change: the leader may have forgotten what it was told.
-                let _ = self.shared.changes.send(Changed::Everything);
+                self.missed = true;
             }
         }
     }
@@ -260,6 +273,8 @@ impl Driver {
         self.comparison = until.map(Some);
         self.feed(Event::DesiredRange { after, until, wanted });
         if self.comparison.is_none() {
+            // As after each change: what the leader was told before does not count any more.
+            self.retell |= std::mem::take(&mut self.missed);
             self.shared.compared.store(true, Ordering::Release);
         }
     }

@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -111,6 +111,8 @@ struct Shared {
     daemon: Mutex<Option<DaemonInfo>>,
     /// The state was compared as a whole once.
     compared: AtomicBool,
+    /// See [`TrackerHandle::seen`].
+    seen: AtomicU64,
     changes: broadcast::Sender<Changed>,
 }
 
@@ -137,6 +139,13 @@ impl TrackerHandle {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.shared.compared.load(Ordering::Acquire) && self.shared.machine().is_settled()
+    }
+
+    /// Statuses taken from now on are of a time when the tracker had seen what so many entries of the
+    /// log changed in the state.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.shared.seen.load(Ordering::Acquire)
     }
 
     /// The status of one CID; none when this peer has nothing to do with it.

@@ -11,7 +11,7 @@ use crate::{
     clock::SimulatedClock,
     ipfs::fake::{Request, StandInDaemon},
     state::{Op, PinSet},
-    types::{ClaimOptions, Factor, Owner, PinState, Replication, Timestamp},
+    types::{ClaimOptions, Factor, LogPosition, Owner, PinState, Replication, Timestamp},
 };
 
 const ME: PeerId = PeerId([1; 32]);
@@ -98,7 +98,7 @@ impl World {
 fn write(state: &SharedState, op: &Op) {
     let (Op::Claim { cid, .. } | Op::Release { cid, .. }) = op else { panic!() };
     let changed = Changed::Cids([*cid].into());
-    state.write(|pins| (pins.apply(1, op), Some(changed)));
+    state.write(0, |pins| (pins.apply(LogPosition::default(), op), changed));
 }
 
 fn claim(cid: Cid) -> Op {
@@ -317,13 +317,13 @@ async fn a_snapshot_brings_and_takes_pins() {
     let world = World::new(&daemon);
     world.want(1);
     world.until_state(1, PinState::Pinned).await;
-    world.state.write(|pins| {
+    world.state.write(0, |pins| {
         let mut other = PinSet::default();
         for n in 2000..4500 {
-            other.apply(1, &claim(cid(n)));
+            other.apply(LogPosition::default(), &claim(cid(n)));
         }
         *pins = other;
-        ((), Some(Changed::Everything))
+        ((), Changed::Everything)
     });
     world
         .until("replaced", |w| !w.daemon.holds(&cid(1)) && w.handle.counters().pinned == 2500)

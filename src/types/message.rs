@@ -307,6 +307,9 @@ pub struct StatusBatch {
     pub sequence: u64,
     /// More of the full set follows (only while one is being sent).
     pub more: bool,
+    /// The statuses are of a time when the sender had seen what so many entries of the log, from the
+    /// first on, changed.
+    pub entries: u64,
     /// Present: the status; absent: the sender has nothing to do with that CID any more.
     pub statuses: Vec<(Cid, Option<PinStatus>)>,
 }

@@ -104,6 +104,9 @@ pub struct Allocation {
     pub peer: PeerId,
     /// It holds only until others are confirmed.
     pub leaving: bool,
+    /// Entries of the log from the first to the one that gave it to the peer. What a peer told before it
+    /// had seen so many is of an earlier time, after which it may have unpinned the content.
+    pub since: u64,
 }
 
 /// What the cluster agreed on for one CID. Invariant: at least one claim.

@@ -16,7 +16,10 @@ use pinkeeper::{
     ipfs::{Ipfs as _, IpfsError, kubo::KuboClient},
     state::{Changed, Op, PinSet, SharedState},
     tracker::{Barrier, Config, Ledger, LedgerPort, Ports, Tracker, TrackerHandle},
-    types::{Cid, ClaimOptions, Factor, Owner, PeerId, PinState, Progress, Replication, Timestamp},
+    types::{
+        Cid, ClaimOptions, Factor, LogPosition, Owner, PeerId, PinState, Progress, Replication,
+        Timestamp,
+    },
 };
 use pinkeeper_e2e::daemon::Daemon;
 use tokio::{
@@ -137,7 +140,8 @@ fn empty() -> SharedState {
 }
 
 fn apply(state: &SharedState, cid: Cid, op: &Op) {
-    state.write(|pins| (pins.apply(1, op), Some(Changed::Cids([cid].into()))));
+    let at = LogPosition::default();
+    state.write(0, |pins| (pins.apply(at, op), Changed::Cids([cid].into())));
 }
 
 fn claim(state: &SharedState, cid: Cid) {

@@ -47,7 +47,7 @@ fn pin(min: u16, max: u16, holders: &[u8], leaving: &[u8]) -> Pin {
     let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
     let options = ClaimOptions { replication, retain: false, name: String::new() };
     let claim = Claim { options, generation: 0, since: Timestamp(0) };
-    let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving };
+    let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving, since: 1 };
     let holding = holders.iter().map(|n| allocation(n, false));
     Pin {
         claims: [(Owner::Rest, claim)].into_iter().collect(),
@@ -95,7 +95,7 @@ fn missing_holders_are_added_and_surplus_ones_leave_unconfirmed_first() {
 fn a_leaving_peer_is_let_go_only_when_enough_others_hold_it() {
     let pin = pin(2, 2, &[1, 2], &[3]);
     assert_eq!(settle(&pin, &[], &[1, 3]), []);
-    let let_go = Op::LetGo { cid: cid(), peer: peer(3), confirmed: vec![peer(1), peer(2)] };
+    let let_go = Op::LetGo { cid: cid(), peer: peer(3), confirmed: pin.allocations[..2].to_vec() };
     assert_eq!(settle(&pin, &[], &[1, 2, 3]), [let_go]);
 }
 

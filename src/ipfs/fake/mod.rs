@@ -97,7 +97,7 @@ struct World {
     /// Listings end with an error after that many items.
     listing_limit: Option<usize>,
     answers: BTreeMap<Cid, Answer>,
-    /// What it ever said to hold.
+    /// What it said to hold and was not asked to unpin since.
     confirmed: BTreeSet<Cid>,
     witness: Option<Witness>,
     requests: Vec<Request>,
@@ -345,7 +345,7 @@ impl StandInDaemon {
         self.world().answers.get(cid).copied()
     }
 
-    /// Whether it ever said to hold it.
+    /// Whether it said to hold it, and was not asked to unpin it since.
     #[must_use]
     pub fn has_confirmed(&self, cid: &Cid) -> bool {
         self.world().confirmed.contains(cid)

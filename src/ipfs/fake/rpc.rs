@@ -145,6 +145,7 @@ impl StandInDaemon {
         let removed = {
             let mut world = self.world();
             world.log(Request::Unpin(cid));
+            world.confirmed.remove(&cid);
             world.drop_pin(&cid)
         };
         if removed {

@@ -99,8 +99,8 @@ impl Server {
         let pin = Pin {
             claims: [(owner, claim)].into_iter().collect(),
             allocations: vec![
-                Allocation { peer: A, leaving: false },
-                Allocation { peer: B, leaving: false },
+                Allocation { peer: A, leaving: false, since: 1 },
+                Allocation { peer: B, leaving: false, since: 1 },
             ],
             created: Timestamp(4000),
         };

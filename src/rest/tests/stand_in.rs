@@ -149,7 +149,9 @@ impl StandIn {
         let peers = self.members.keys();
         let pin = Pin {
             claims: [(Owner::Rest, claim)].into_iter().collect(),
-            allocations: peers.map(|peer| Allocation { peer: *peer, leaving: false }).collect(),
+            allocations: peers
+                .map(|peer| Allocation { peer: *peer, leaving: false, since: 1 })
+                .collect(),
             created: Timestamp(1000),
         };
         let waits = Waits::begin(&self.waiting);

@@ -345,11 +345,12 @@ impl Machine {
             }
             Event::Desired(cids) => {
                 for (cid, wanted) in cids {
+                    let known = self.phase(&cid).is_some();
                     self.desired(cid, wanted);
                     self.doubt(cid);
-                    // It may have been taken away and given back without being seen here: the leader has
-                    // forgotten that it is pinned.
-                    if self.phase(&cid) == Some(Phase::Pinned) {
+                    // It may have been taken away and given back at once: then what the leader was told
+                    // before counts no more.
+                    if wanted && known {
                         self.touch(cid);
                     }
                 }

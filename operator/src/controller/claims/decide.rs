@@ -127,7 +127,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeSet;
 
-    use pinkeeper::state::{Outcome, Refused};
+    use pinkeeper::{
+        state::{Outcome, Refused},
+        types::LogPosition,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -142,7 +145,7 @@ mod tests {
 
     fn apply(pins: &mut PinSet, decision: &Decision) -> Outcome {
         let Decision::Claim(op) = decision else { panic!("{decision:?}") };
-        pins.apply(BASIS.term, op)
+        pins.apply(LogPosition { term: BASIS.term, index: 0 }, op)
     }
 
     fn with(mut object: PinObject, replicas: Option<i32>, min: Option<i32>) -> PinObject {
@@ -212,7 +215,10 @@ mod tests {
         let mut pins = PinSet::default();
         let decision = decide(&pin("a", "1", 1, DOCS), None, BASIS, |_, _| PEERS.to_vec());
         let Decision::Claim(op) = decision else { panic!() };
-        assert_eq!(pins.apply(4, &op), Outcome::Refused(Refused::OtherTerm));
+        assert_eq!(
+            pins.apply(LogPosition { term: 4, index: 0 }, &op),
+            Outcome::Refused(Refused::OtherTerm)
+        );
     }
 
     #[test]

@@ -97,12 +97,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use pinkeeper::{
         state::Outcome,
-        types::{ClaimOptions, Factor, Replication},
+        types::{ClaimOptions, Factor, LogPosition, Replication},
     };
 
     use super::*;
 
     const TERM: u64 = 3;
+    const AT: LogPosition = LogPosition { term: TERM, index: 0 };
     const NOW: Timestamp = Timestamp(1000);
 
     fn cid(n: u16) -> Cid {
@@ -122,7 +123,7 @@ mod tests {
             at: NOW,
             fence: Some(Fence { term: TERM, generation: 4 }),
         };
-        assert_eq!(pins.apply(TERM, &claim), Outcome::Changed);
+        assert_eq!(pins.apply(AT, &claim), Outcome::Changed);
     }
 
     /// Pins of that many CIDs, each claimed by the object of its number.
@@ -139,7 +140,7 @@ mod tests {
     fn ruled(pins: &mut PinSet, deletions: &[Deletion], namespaces: &[&str]) -> (usize, u64) {
         let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
         for op in rule(pins, deletions, &namespaces, TERM, NOW) {
-            assert_eq!(pins.apply(TERM, &op), Outcome::Changed, "{op:?}");
+            assert_eq!(pins.apply(AT, &op), Outcome::Changed, "{op:?}");
         }
         (pins.len(), pins.waiting().map_or(0, |waiting| waiting.cids))
     }
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(some_waiting(&pins, 2), ["web/0", "web/1"]);
         assert_eq!(free(&pins, &BTreeSet::from(["docs".to_owned()]), TERM, NOW), []);
         for op in free(&pins, &BTreeSet::from(["web".to_owned()]), TERM, NOW) {
-            assert_eq!(pins.apply(TERM, &op), Outcome::Changed);
+            assert_eq!(pins.apply(AT, &op), Outcome::Changed);
         }
         assert!(pins.is_empty() && pins.waiting().is_none());
     }

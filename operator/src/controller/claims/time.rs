@@ -32,7 +32,7 @@ mod tests {
 
     use pinkeeper::{
         state::{Fence, Found, Lost, Op, Outcome, PinSet, Ruling},
-        types::{Cid, ClaimOptions, Factor, Owner, Replication, Uid},
+        types::{Cid, ClaimOptions, Factor, LogPosition, Owner, Replication, Uid},
     };
 
     use super::*;
@@ -55,7 +55,7 @@ mod tests {
             Op::Claim { cid, owner, options, candidates, at, fence: fenced },
             Op::Gone { cid, uid, ruling, at, fence },
         ] {
-            assert_eq!(pins.apply(1, &op), Outcome::Changed);
+            assert_eq!(pins.apply(LogPosition { term: 1, index: 0 }, &op), Outcome::Changed);
         }
     }
 

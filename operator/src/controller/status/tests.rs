@@ -67,7 +67,7 @@ impl World {
                 claims: [(Owner::Object(uid), claim)].into_iter().collect(),
                 allocations: holders
                     .clone()
-                    .map(|(number, _)| Allocation { peer: id(number), leaving: false })
+                    .map(|(number, _)| Allocation { peer: id(number), leaving: false, since: 1 })
                     .collect(),
                 created: WALL,
             },
