@@ -24,6 +24,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
+    cluster::Cluster,
     ipfs::fake::StandInDaemon,
     state::{Changed, PinSet, SharedState},
     types::{Cid, PeerId, PinState},
@@ -48,6 +49,7 @@ pub struct Watched {
 #[derive(Debug)]
 struct Replica {
     me: PeerId,
+    cluster: Cluster,
     state: SharedState,
     log: SimLog,
     changes: broadcast::Receiver<Changed>,
@@ -66,6 +68,8 @@ struct Replica {
     dropped: BTreeMap<Cid, u64>,
     /// Since when a pin is here.
     taken: BTreeMap<Cid, Instant>,
+    /// Looked at, and not yet compared with what the leader believes of them.
+    looked_at: BTreeSet<Cid>,
     watcher: AbortHandle,
 }
 
@@ -110,6 +114,7 @@ impl Judge {
         let mut watched = self.lock();
         let mut replica = Replica {
             me: id,
+            cluster: peer.cluster.clone(),
             changes: state.subscribe(),
             log: host.log(),
             pins: BTreeMap::new(),
@@ -120,6 +125,7 @@ impl Judge {
             base: watched.history.len_before_now(),
             dropped: BTreeMap::new(),
             taken: BTreeMap::new(),
+            looked_at: BTreeSet::new(),
             watcher: watcher.abort_handle(),
             state,
         };
@@ -228,6 +234,30 @@ impl Watched {
             self.replicas.iter().map(|(id, replica)| (replica.by_snapshot, *id)).collect();
         order.sort_unstable();
         order.into_iter().for_each(|(_, id)| self.compare(id));
+        self.look_at_boards();
+    }
+
+    /// What a leader that has applied everything takes for pinned, the daemon has said to hold, and was
+    /// not asked to unpin since.
+    fn look_at_boards(&mut self) {
+        let mut found = None;
+        for (id, replica) in &mut self.replicas {
+            let cids = std::mem::take(&mut replica.looked_at);
+            if replica.compared < self.history.len() || !replica.cluster.leadership().borrow().local {
+                continue;
+            }
+            for cid in cids {
+                let reports = replica.cluster.board().reports(&cid);
+                let statuses = replica.state.read(|pins| reports.of(pins.get(&cid)));
+                let pinned = statuses.into_iter().filter(|(_, s)| s.state == PinState::Pinned);
+                for (peer, _) in pinned {
+                    if !self.daemons.get(&peer).is_some_and(|daemon| daemon.has_confirmed(&cid)) {
+                        found = Some(format!("{id} takes {cid} for pinned on {peer}"));
+                    }
+                }
+            }
+        }
+        found.into_iter().for_each(|what| self.accuse(what));
     }
 
     fn compare(&mut self, id: PeerId) {
@@ -308,6 +338,7 @@ impl Replica {
 
     fn look_at_one(&mut self, pins: &PinSet, cid: Cid, me: PeerId, agreed: u64) {
         let pin = pins.get(&cid);
+        self.looked_at.insert(cid);
         let (hash, here) = (hash_of(&cid, pin), pin.is_some_and(|pin| pin.is_on(me)));
         let (old_hash, was_here) = self.pins.insert(cid, (hash, here)).unwrap_or_default();
         self.hash ^= old_hash ^ hash;
