@@ -243,7 +243,8 @@ impl Watched {
         let mut found = None;
         for (id, replica) in &mut self.replicas {
             let cids = std::mem::take(&mut replica.looked_at);
-            if replica.compared < self.history.len() || !replica.cluster.leadership().borrow().local {
+            if replica.compared < self.history.len() || !replica.cluster.leadership().borrow().local
+            {
                 continue;
             }
             for cid in cids {

@@ -84,7 +84,9 @@ pub enum LedgerError {
     },
     /// The file is of an earlier time.
     #[error(
-        "the ledger {place} has lost writes: {synced} were on disk once, it knows of {found};          restore it, or move it away and start again: content pinned before is then taken for          somebody else's and stays pinned"
+        "the ledger {place} has lost writes: {synced} were on disk once, it knows of {found}; \
+         restore it, or move it away and start again: content pinned before is then taken for \
+         somebody else's and stays pinned"
     )]
     Lost {
         /// The file.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Daemon, Machine};
+use super::{Action, Daemon, Machine, Phase};
 use crate::{
     ipfs::IpfsError,
     types::{Cid, CollectResult, Collected, Collections, Garbage, PackedCid},
@@ -154,7 +154,9 @@ impl Machine {
     /// Those that wait say why, and no longer when it is over.
     fn touch_waiting(&mut self) {
         let queued = self.queue.values().map(PackedCid::cid);
-        let waiting: Vec<Cid> = queued.chain(self.ready.values().copied()).collect();
+        let unsure = |cid: &&Cid| self.phase(cid) == Some(Phase::Unsure);
+        let others = self.ready.values().chain(self.timers.values().filter(unsure));
+        let waiting: Vec<Cid> = queued.chain(others.copied()).collect();
         for cid in waiting {
             self.touch(cid);
         }

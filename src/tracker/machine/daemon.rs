@@ -2,7 +2,7 @@
 
 use std::{mem, time::Duration};
 
-use super::{Action, Daemon, Lane, Machine, Phase, growing};
+use super::{Action, Daemon, Lane, Machine, Phase, growing, pinning::CANCEL_TIME};
 use crate::{ipfs::IpfsError, types::Cid};
 
 /// Wait after the first list that broke off.
@@ -118,8 +118,12 @@ impl Machine {
             self.take_out(&cid);
             let entry = &self.entries[&cid];
             match (entry.phase, entry.wanted) {
-                (Phase::Confirmed | Phase::Unpinning, false) => self.enqueue_unpin(cid),
-                (Phase::Pinning | Phase::Unpinning, true) => {
+                (Phase::Confirmed, false) => self.enqueue_unpin(cid),
+                (Phase::Unpinning, false) => {
+                    self.start_timer(cid, Phase::UnpinWaiting, self.now.at + CANCEL_TIME);
+                }
+                (Phase::Unpinning, true) => self.be_unsure(cid, Lane::Fresh),
+                (Phase::Pinning, true) => {
                     let lane = entry.lane;
                     self.be_unsure(cid, lane);
                 }
@@ -142,9 +146,7 @@ impl Machine {
             }
             entry.seen = number;
             match entry.phase {
-                Phase::Recheck | Phase::Queued | Phase::Ready | Phase::Unsure | Phase::Waiting
-                    if entry.wanted =>
-                {
+                Phase::Recheck | Phase::Queued | Phase::Ready | Phase::Waiting if entry.wanted => {
                     self.take_out(cid);
                     self.is_pinned(*cid);
                 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{
     Action, Lane, Machine, Origin, Phase,
     entry::{Entry, Failure},
-    pinning::CANCEL_TIME,
 };
 use crate::types::Cid;
 
@@ -95,13 +94,12 @@ impl Machine {
                     return;
                 }
                 self.clear_failure(&cid);
-                self.start_timer(cid, Phase::UnpinWaiting, self.now.at + CANCEL_TIME);
+                self.be_unsure(cid, Lane::Check);
             }
+            // Then it is let go.
             Some(Phase::Unsure) => {
-                self.take_out(&cid);
                 self.clear_failure(&cid);
-                let due = self.entries[&cid].due;
-                self.start_timer(cid, Phase::UnpinWaiting, due);
+                self.update(&cid, |entry| entry.lane = Lane::Check);
             }
             _ => {}
         }

@@ -141,6 +141,12 @@ impl Entry {
                     Some(self.unpin_state())
                 }
                 Phase::UnpinWaiting => Some(self.unpin_state()),
+                // What came of the attempt is asked before.
+                Phase::Unsure | Phase::Queued | Phase::Asking
+                    if self.whose() == Some(Origin::Ours) =>
+                {
+                    Some(PinState::Unpinning)
+                }
                 Phase::Forgetting if self.origin == Some(Origin::Ours) => Some(PinState::Unpinning),
                 _ => None,
             };

@@ -27,6 +27,7 @@ enum Step {
     /// The local state catches up by so many changes.
     Apply(u8),
     ForeignPin(u8),
+    ForeignDirectPin(u8),
     Lose(u8),
     Missing(u8, bool),
     Down,
@@ -36,6 +37,8 @@ enum Step {
     Answer(u8),
     /// Answers it with a failure.
     Fail(u8),
+    /// An unpin is given up, and takes effect later.
+    GiveUpUnpin,
     /// Somebody wants garbage collected.
     Collect,
     /// The peer ends and starts again; says whether what was under way took effect.
@@ -50,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => n.clone().prop_map(Step::Release),
         4 => (1_u8..4).prop_map(Step::Apply),
         1 => n.clone().prop_map(Step::ForeignPin),
+        1 => n.clone().prop_map(Step::ForeignDirectPin),
         1 => n.clone().prop_map(Step::Lose),
         1 => (n, any::<bool>()).prop_map(|(n, missing)| Step::Missing(n, missing)),
         1 => Just(Step::Down),
@@ -57,10 +61,17 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Replace),
         24 => any::<u8>().prop_map(Step::Answer),
         2 => any::<u8>().prop_map(Step::Fail),
+        1 => Just(Step::GiveUpUnpin),
         1 => Just(Step::Collect),
         1 => any::<bool>().prop_map(Step::Reboot),
         4 => (0_u16..8000).prop_map(Step::Advance),
     ]
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Effect {
+    Pin { cid: Cid, theirs: bool },
+    Unpin(Cid),
 }
 
 struct Model {
@@ -76,6 +87,12 @@ struct Model {
     up: bool,
     held: BTreeSet<Cid>,
     foreign: BTreeSet<Cid>,
+    /// Pinned directly, by somebody else.
+    direct: BTreeSet<Cid>,
+    /// What was cancelled and takes effect then.
+    late: Vec<(Duration, Effect)>,
+    /// Draws the times of that.
+    random: u64,
     /// An attempt of ours was begun since the daemon said last that it is not pinned, or may have
     /// been: whose a pin is that appears now nobody can tell.
     attempted: BTreeSet<Cid>,
@@ -140,6 +157,9 @@ impl Model {
             up: true,
             held: BTreeSet::new(),
             foreign: BTreeSet::new(),
+            direct: BTreeSet::new(),
+            late: Vec::new(),
+            random: 1,
             attempted: BTreeSet::new(),
             denied_at: BTreeMap::new(),
             missing: BTreeSet::new(),
@@ -177,18 +197,24 @@ impl Model {
         match &action {
             Action::Pin(cid) => {
                 let origin = self.disk.get(cid).map(|entry| entry.origin);
-                assert_eq!(origin, Some(Origin::Ours), "no intent for {cid}");
+                assert!(origin.is_some(), "no intent for {cid}");
                 assert_eq!(self.told.get(cid), Some(&false), "{cid} was not asked about");
                 let age = self.at.saturating_sub(self.denied_at[cid]);
                 assert!(age <= Duration::from_secs(5), "{cid} was asked about {age:?} ago");
-                // What came between question and attempt looks like ours.
-                self.foreign.remove(cid);
+                if origin == Some(Origin::Ours) {
+                    // What came between question and attempt looks like ours.
+                    self.foreign.remove(cid);
+                    self.direct.remove(cid);
+                }
                 self.attempted.insert(*cid);
             }
             Action::Unpin(cid) => {
                 let origin = self.disk.get(cid).map(|entry| entry.origin);
                 assert_eq!(origin, Some(Origin::Ours), "{cid} is not ours");
-                assert!(!self.foreign.contains(cid), "{cid} is foreign");
+                assert!(
+                    !self.foreign.contains(cid) && !self.direct.contains(cid),
+                    "{cid} is foreign"
+                );
                 let barrier =
                     self.confirmed.remove(cid).unwrap_or_else(|| panic!("no barrier for {cid}"));
                 let needed = self.dropped.get(cid).copied().unwrap_or_default().max(self.started);
@@ -214,8 +240,10 @@ impl Model {
                 });
                 self.under_way = kept;
                 for action in Vec::from_iter::<Vec<Action>>(cancelled) {
-                    if let Action::Pin(cid) = action {
-                        self.finish_cancelled(cid);
+                    match action {
+                        Action::Pin(cid) => self.finish_cancelled(cid),
+                        Action::Unpin(cid) => self.delay(Effect::Unpin(cid)),
+                        _ => {}
                     }
                 }
                 return;
@@ -258,9 +286,47 @@ impl Model {
     }
 
     fn finish_cancelled(&mut self, cid: Cid) {
-        if self.effective && self.up && !self.missing.contains(&cid) {
-            self.held.insert(cid);
+        if self.effective && !self.missing.contains(&cid) {
+            let theirs = self.is_written(&cid, Origin::Foreign);
+            self.delay(Effect::Pin { cid, theirs });
         }
+    }
+
+    /// What is cancelled takes effect within the time the machine grants, if the daemon lives.
+    fn delay(&mut self, effect: Effect) {
+        if self.up {
+            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let later = Duration::from_millis((self.random >> 33) % 990);
+            self.late.push((self.at + later, effect));
+        }
+    }
+
+    fn run_late(&mut self, until: Duration) {
+        let (due, rest) = std::mem::take(&mut self.late).into_iter().partition(|l| l.0 <= until);
+        self.late = rest;
+        for (_, effect) in Vec::from_iter::<Vec<_>>(due) {
+            match effect {
+                Effect::Pin { cid, theirs } => self.pin(cid, theirs),
+                Effect::Unpin(cid) => {
+                    let said = self.machine.status(&cid).map(|status| status.state);
+                    let held = self.held.remove(&cid);
+                    self.foreign.remove(&cid);
+                    assert!(!held || said != Some(PinState::Pinned), "{cid} was unpinned late");
+                }
+            }
+        }
+    }
+
+    /// A recursive pin; it replaces a direct one, whose it was.
+    fn pin(&mut self, cid: Cid, theirs: bool) {
+        if self.direct.remove(&cid) || theirs {
+            self.foreign.insert(cid);
+        }
+        self.held.insert(cid);
+    }
+
+    fn is_written(&self, cid: &Cid, origin: Origin) -> bool {
+        self.disk.get(cid).is_some_and(|entry| entry.origin == origin)
     }
 
     fn pinned_now(&self) -> BTreeSet<Cid> {
@@ -337,11 +403,15 @@ impl Model {
             Action::Ask(cids) if !up => self.feed(Event::Asked(cids, Err(down()))),
             Action::Ask(cids) if fail => self.feed(Event::Asked(cids, Err(failed()))),
             Action::Ask(cids) => {
-                let held = |cid| if self.held.contains(cid) { Held::Recursive } else { Held::No };
+                let held = |cid| match (self.held.contains(cid), self.direct.contains(cid)) {
+                    (true, _) => Held::Recursive,
+                    (false, true) => Held::Direct,
+                    (false, false) => Held::No,
+                };
                 let answers: Vec<Held> = cids.iter().map(held).collect();
                 for (cid, held) in cids.iter().zip(&answers) {
                     self.tell(*cid, *held == Held::Recursive);
-                    if *held == Held::No {
+                    if *held != Held::Recursive {
                         self.denied_at.insert(*cid, self.at);
                         self.attempted.remove(cid);
                     }
@@ -355,7 +425,7 @@ impl Model {
                 self.feed(Event::PinDone(cid, Err(failed())));
             }
             Action::Pin(cid) => {
-                self.held.insert(cid);
+                self.pin(cid, self.is_written(&cid, Origin::Foreign));
                 self.tell(cid, true);
                 self.feed(Event::PinDone(cid, Ok(())));
             }
@@ -435,13 +505,16 @@ impl Model {
     }
 
     fn reboot(&mut self, effective: bool) {
+        self.run_late(Duration::MAX);
         for action in std::mem::take(&mut self.under_way) {
             match action {
                 Action::Write(changes) if effective => self.write(&changes),
                 Action::Bind(id) if effective => {
                     self.bind(id);
                 }
-                Action::Pin(cid) if effective => self.finish_cancelled(cid),
+                Action::Pin(cid) if effective && self.up && !self.missing.contains(&cid) => {
+                    self.pin(cid, self.is_written(&cid, Origin::Foreign));
+                }
                 Action::Unpin(cid) if effective && self.up => {
                     self.held.remove(&cid);
                 }
@@ -456,6 +529,7 @@ impl Model {
         if self.bound == Some(format!("daemon-{}", self.id)) {
             for (cid, _) in self.disk.iter().filter(|(_, entry)| entry.origin == Origin::Ours) {
                 self.foreign.remove(cid);
+                self.direct.remove(cid);
                 self.attempted.insert(*cid);
             }
         }
@@ -472,6 +546,13 @@ impl Model {
             Step::Release(n) => self.commit(cid(n), false),
             Step::Apply(n) => self.apply(self.log.len().min(self.applied + usize::from(n))),
             Step::ForeignPin(n) => self.foreign_pin(cid(n)),
+            Step::ForeignDirectPin(n) => {
+                let cid = cid(n);
+                if self.up && !self.attempted.contains(&cid) && !self.held.contains(&cid) {
+                    self.direct.insert(cid);
+                }
+            }
+            Step::GiveUpUnpin => self.give_up_unpin(),
             Step::Lose(n) => {
                 self.held.remove(&cid(n));
                 self.foreign.remove(&cid(n));
@@ -507,26 +588,44 @@ impl Model {
         self.under_way.retain(|action| *action != Action::Probe);
         self.feed(Event::Probed(Err(IpfsError::Down("reset".to_owned()))));
         self.id += 1;
+        self.late.clear();
         self.held.clear();
         self.foreign.clear();
+        self.direct.clear();
         self.attempted.clear();
     }
 
     fn foreign_pin(&mut self, cid: Cid) {
         if self.up && !self.attempted.contains(&cid) && self.held.insert(cid) {
+            self.direct.remove(&cid);
             self.foreign.insert(cid);
         }
+    }
+
+    fn give_up_unpin(&mut self) {
+        let unpin = |action: &Action| matches!(action, Action::Unpin(_));
+        let Some(at) = self.under_way.iter().position(unpin) else { return };
+        let Action::Unpin(cid) = self.under_way.remove(at) else { unreachable!() };
+        self.delay(Effect::Unpin(cid));
+        let slow = IpfsError::Slow("no answer".to_owned());
+        self.feed(Event::UnpinDone(cid, Err(slow)));
     }
 
     fn advance(&mut self, by: Duration) {
         let until = self.at + by;
         while self.at < until {
-            self.at = self.machine.deadline().max(self.at + Duration::from_millis(1)).min(until);
+            let next = self.late.iter().map(|late| late.0).min().unwrap_or(until);
+            let next = self.machine.deadline().min(next);
+            self.at = next.max(self.at + Duration::from_millis(1)).min(until);
+            self.run_late(self.at);
             self.feed(Event::Tick);
         }
     }
 
     fn check(&self) {
+        for (cid, entry) in self.machine.entries.iter() {
+            self.check_place(&cid, entry);
+        }
         for n in 0..CIDS {
             let cid = cid(n);
             if self.machine.status(&cid).is_some_and(|s| s.state == PinState::Pinned) {
@@ -536,6 +635,43 @@ impl Model {
         let counters = self.machine.counters();
         let wanted = self.machine.entries.values().filter(|entry| entry.wanted).count();
         assert_eq!(counters.pinned + counters.queued, wanted);
+    }
+
+    /// Whether an entry is where its phase says, or something under way leads on from there.
+    fn check_place(&self, cid: &Cid, entry: &Entry) {
+        let machine = &self.machine;
+        let under_way = |action: Action| self.under_way.contains(&action);
+        let asked = |action: &Action| matches!(action, Action::Ask(cids) if cids.contains(cid));
+        let place = (entry.lane, entry.sequence);
+        let timer = machine.timers.get(&(entry.due, entry.sequence)) == Some(cid);
+        let ours = entry.whose() == Some(Origin::Ours);
+        let right = match entry.phase {
+            Phase::Unknown => !entry.wanted,
+            Phase::Recheck => entry.wanted,
+            Phase::Pinned => entry.wanted && entry.whose().is_some(),
+            Phase::Queued => machine.queue.get(&place).is_some_and(|queued| queued.cid() == *cid),
+            Phase::Asking => self.under_way.iter().any(asked),
+            Phase::Ready => entry.wanted && machine.ready.get(&place) == Some(cid),
+            Phase::Pinning => entry.wanted && under_way(Action::Pin(*cid)),
+            Phase::Unsure => timer,
+            Phase::Waiting => entry.wanted && timer,
+            Phase::UnpinWaiting => !entry.wanted && ours && timer,
+            Phase::UnpinQueued => {
+                !entry.wanted && ours && machine.unpin_queue.contains_key(&entry.sequence)
+            }
+            Phase::Confirming => !entry.wanted && machine.confirming.contains(cid),
+            Phase::Confirmed => !entry.wanted && machine.confirmed.contains_key(&entry.sequence),
+            Phase::Unpinning => under_way(Action::Unpin(*cid)),
+            Phase::WritingOurs
+            | Phase::WritingDirect
+            | Phase::WritingForeign
+            | Phase::Withdrawing
+            | Phase::Forgetting => {
+                let writing = machine.writing.iter().any(|(written, _)| written == cid);
+                writing || machine.to_write.contains_key(cid)
+            }
+        };
+        assert!(right, "{cid} is lost: {entry:?}");
     }
 
     /// What is not as it should be when everything has settled.
@@ -548,7 +684,7 @@ impl Model {
             let state = self.machine.status(&cid).map(|status| status.state);
             let (held, on_disk) = (self.held.contains(&cid), self.disk.contains_key(&cid));
             let right = if self.committed.contains(&cid) {
-                state == Some(PinState::Pinned) && held && on_disk
+                state == Some(PinState::Pinned) && held && on_disk && !self.direct.contains(&cid)
             } else {
                 state.is_none() && !on_disk && held == self.foreign.contains(&cid)
             };

@@ -38,21 +38,26 @@ impl Machine {
     }
 
     fn answered(&mut self, cid: Cid, held: Held) {
-        let sequence = self.next_sequence();
-        let Some(entry) = self.entries.get_mut(&cid) else { return };
+        let (sequence, number, now) = (self.next_sequence(), self.list_number, self.now.at);
+        let Some(entry) = self.entries.get(&cid) else { return };
         if entry.phase != Phase::Asking {
             return;
         }
-        entry.sequence = sequence;
-        entry.seen = self.list_number;
-        entry.due = self.now.at;
-        entry.attempted &= held == Held::Recursive;
         let (wanted, origin) = (entry.wanted, entry.origin);
-        let check = entry.lane == Lane::Check;
+        let in_vain = entry.lane == Lane::Check && entry.failed.is_some();
+        self.update(&cid, |entry| {
+            entry.sequence = sequence;
+            entry.seen = number;
+            entry.due = now;
+            entry.attempted &= held == Held::Recursive;
+            entry.lane = entry.lane.max(Lane::Fresh);
+        });
         match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
             (true, Held::Recursive, _) => self.is_pinned(cid),
-            (true, Held::No, Some(Origin::Ours)) if check => self.record(cid, Phase::Withdrawing),
+            (true, Held::No, Some(Origin::Ours)) if in_vain => {
+                self.record(cid, Phase::Withdrawing);
+            }
             (true, Held::No, Some(Origin::Ours)) | (true, Held::Direct, Some(Origin::Foreign)) => {
                 self.make_ready(cid);
             }
@@ -67,16 +72,18 @@ impl Machine {
             if self.phase(cid) != Some(Phase::Asking) {
                 continue;
             }
-            let entry = &self.entries[cid];
-            if !entry.wanted {
-                self.let_go(*cid);
-            } else if cids.len() == 1 || matches!(error, IpfsError::Slow(_)) {
-                self.fail(*cid, kind_of(error), &error.to_string());
-            } else {
+            let (wanted, lane) = (self.entries[cid].wanted, self.entries[cid].lane);
+            if cids.len() > 1 && !matches!(error, IpfsError::Slow(_)) {
                 // One of them spoils the question for all: find out which.
-                let lane = entry.lane;
                 self.enqueue(*cid, lane);
                 self.alone.insert(*cid);
+            } else if lane == Lane::Check {
+                let due = self.now.at + self.config.retry_min;
+                self.start_timer(*cid, Phase::Unsure, due);
+            } else if wanted {
+                self.fail(*cid, kind_of(error), &error.to_string());
+            } else {
+                self.let_go(*cid);
             }
         }
     }

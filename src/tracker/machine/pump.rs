@@ -88,7 +88,9 @@ impl Machine {
             let cid = timer.remove();
             match self.phase(&cid) {
                 Some(Phase::Unsure) => {
-                    let lane = self.entries[&cid].lane;
+                    // What was listed until now may be of before the end.
+                    let (lane, number) = (self.entries[&cid].lane, self.list_number);
+                    self.update(&cid, |entry| entry.seen = number);
                     self.enqueue(cid, lane);
                 }
                 Some(Phase::Waiting) => self.enqueue(cid, Lane::Retry),
