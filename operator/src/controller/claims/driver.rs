@@ -9,7 +9,12 @@ use pinkeeper::{
 };
 use tokio::time::sleep;
 
-use super::{Basis, Decision, decide, release::release};
+use super::{
+    Basis, Decision,
+    anchors::{self, Unproven},
+    decide,
+    release::release,
+};
 use crate::controller::{api::Backoff, leading::Leading, objects::ObjectKey, queue::Lane};
 
 /// Events are collected this long into one batch: far below what people notice, far above the time
@@ -22,6 +27,11 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
+    tokio::select! {
+        biased;
+        () = lead.token.cancelled() => return,
+        () = anchored(&lead) => {}
+    }
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
         tokio::select! {
@@ -59,6 +69,26 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
                 false => lead.deletions.put_back(deletions, backoff.wait()),
             },
         }
+    }
+}
+
+/// Waits until the anchors are noted. A claim made before could not be told later from one under
+/// these: when its Pin goes with a definition that is deleted and made anew, that would look like the
+/// Pin's own deletion.
+async fn anchored(lead: &Leading) {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut told = String::new();
+    while lead.shared.anchors.get().is_none() {
+        let reason = match anchors::check(lead).await {
+            // Others than now: what was claimed under them is safe.
+            Ok(()) | Err(Unproven::Other { .. }) => return,
+            Err(error) => error.to_string(),
+        };
+        if reason != told {
+            tracing::warn!(%reason, "Pins are claimed when the API server is known");
+            told = reason;
+        }
+        sleep(backoff.wait()).await;
     }
 }
 
