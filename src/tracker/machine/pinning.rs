@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Action, Daemon, Lane, Machine, Origin, Phase,
-    entry::{Entry, Failure, Kind},
+    entry::{Failure, Kind},
     growing, ledger,
 };
 use crate::{
@@ -92,8 +92,7 @@ impl Machine {
     pub(super) fn is_pinned(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| entry.sequence = sequence);
-        let origin = self.entries.get(&cid).map(Entry::whose);
-        if origin == Some(None) {
+        if self.entries.get(&cid).is_some_and(|entry| entry.whose().is_none()) {
             self.record(cid, Phase::WritingForeign);
         } else {
             self.clear_failure(&cid);

@@ -4,10 +4,10 @@
 //! about gone objects; `compare` finds claims whose objects went away while nobody watched; `brake`
 //! looks after what waits for a person. What may go without one, `pinkeeper::state` knows.
 //!
-//! Invariants: no claim is made before the anchors are noted that its end is judged by; ops carry the term and the object's generation; claims that are known go before
-//! releases, so that content never loses its last claim in between; a claim is dropped only when a
-//! deletion was watched while the definition of Pins stands, or when a GET proved it; it is never
-//! dropped past the brake.
+//! Invariants: no claim is made before the anchors are noted that its end is judged by; ops carry the
+//! term and the object's generation; claims that are known go before releases, so that content never
+//! loses its last claim in between; a claim is dropped only when a deletion was watched while the
+//! definition of Pins stands, or when a GET proved it; it is never dropped past the brake.
 
 mod anchors;
 mod brake;
