@@ -1,12 +1,20 @@
-//! Which worlds a test runs, and that it stops at the first that fails.
+//! Which worlds a test runs, and that it stops at the first that fails, or does not end.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    io::Write as _,
+    process,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
+    time::Duration,
 };
 
 /// Worlds at a time, each on its own thread.
 const THREADS: usize = 2;
+/// Real time that no world needs, also on a machine that has much else to do.
+const WORLD_MAX: Duration = Duration::from_secs(180);
 
 /// Runs the worlds of `kept` and of the first `count` seeds, or only those that the environment names
 /// (`PINKEEPER_SIM_FROM`, `PINKEEPER_SIM_SEEDS`), until `report` says of one why it failed.
@@ -30,7 +38,8 @@ pub fn run_worlds(
     let work = || {
         while !failed.load(Ordering::Relaxed) {
             let turn = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).ok()?;
-            let told = report(*seeds.get(turn)?);
+            let seed = *seeds.get(turn)?;
+            let told = or_exit(seed, || report(seed));
             if told.is_some() {
                 failed.store(true, Ordering::Relaxed);
                 return told;
@@ -44,4 +53,25 @@ pub fn run_worlds(
         threads.into_iter().filter_map(|thread| thread.join().expect("a world")).collect()
     });
     if reports.is_empty() { Ok(()) } else { Err(reports.join("\n\n")) }
+}
+
+/// Runs the world of that seed. One that does not end has a task that is always ready, so that virtual
+/// time stands still: nothing can end it but the end of the process, which says so.
+fn or_exit<R>(seed: u64, world: impl FnOnce() -> R) -> R {
+    let (ended, end) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(WORLD_MAX) == Err(RecvTimeoutError::Timeout) {
+                // Not by a macro, whose output the test harness would keep back.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "seed {seed}: its virtual time stands still: no end after {WORLD_MAX:?}"
+                );
+                process::exit(101);
+            }
+        });
+        let result = world();
+        drop(ended);
+        result
+    })
 }

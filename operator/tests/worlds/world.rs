@@ -10,11 +10,12 @@ use pinkeeper::{
     sim::{network::SimNetwork, trace::Trace},
     types::{Cid, Uid},
 };
+use pinkeeper_operator::founding::UNFORMED_MAX;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -33,6 +34,8 @@ const PODS: u8 = 3;
 const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
+/// For how long the API server hangs: less than clients wait.
+const HELD_UP: Duration = Duration::from_secs(8);
 /// Longest time between two things that happen.
 const PAUSE_MAX_MS: u64 = 1000;
 
@@ -106,8 +109,27 @@ impl World {
             sleep(Duration::from_millis(1)).await;
         }
         self.crash(0).await;
+        let lost = Instant::now();
         let away = self.random.random_range(110..150);
-        sleep(Duration::from_secs(away)).await;
+        if self.random.random_bool(0.8) {
+            self.hold_up_the_takers().await;
+        }
+        sleep_until(lost + Duration::from_secs(away)).await;
+    }
+
+    /// The API server hangs while the record's time runs out, so that all who wait read it at once,
+    /// and act on it step by step in any order.
+    async fn hold_up_the_takers(&mut self) {
+        sleep(UNFORMED_MAX - HELD_UP / 4).await;
+        self.api.lock().faults = Faults { lag_ms: 1000, ..Faults::default() };
+        self.hold_up(true);
+        sleep(HELD_UP).await;
+        self.hold_up(false);
+    }
+
+    fn hold_up(&self, held_up: bool) {
+        self.note(format!("the API server hangs: {held_up}"));
+        self.api.change(|server| server.held_up = held_up);
     }
 
     /// Everything that goes wrong, and what users do meanwhile.

@@ -20,6 +20,8 @@ pub struct Faults {
     pub unheard: u32,
     /// Requests that take seconds.
     pub slow: u32,
+    /// Not how often: what all requests may take longer than usual, each way.
+    pub lag_ms: u64,
     /// Lists that are served from a cache that lags behind, which a sound server never does.
     pub stale: u32,
     /// Watch events after which the stream ends, says 410, or is never heard of again.
@@ -71,6 +73,7 @@ impl Faults {
             unanswered: some(150),
             unheard: some(100),
             slow: some(100),
+            lag_ms: 0,
             stale: some(500),
             watch: some(300),
             forbidden: some(10) == 9,
@@ -93,7 +96,7 @@ impl Faults {
         } else {
             End::Served
         };
-        let most = if slow { SLOW_MAX_MS } else { 10 };
+        let most = if slow { SLOW_MAX_MS } else { 10 + self.lag_ms };
         let delays = [0; 2].map(|_| Duration::from_millis(random.random_range(0..=most)));
         Fate { delays, end, stale }
     }

@@ -63,6 +63,8 @@ pub struct Server {
     page_max: usize,
     /// Pods whose way to the server is cut.
     cut: BTreeSet<usize>,
+    /// It serves nobody: what is sent waits.
+    pub held_up: bool,
     /// The present process of each pod: what an earlier one sent is not answered.
     lives: Vec<u64>,
     /// Raised to break all connections.
@@ -100,6 +102,7 @@ impl SimApi {
             page_max: random.random_range(3..60),
             random,
             cut: BTreeSet::new(),
+            held_up: false,
             lives: vec![0; pods],
             connections: 0,
             writes: 0,
@@ -312,6 +315,8 @@ impl Door {
         call: Call,
         (fate, evidence): (Fate, Option<Evidence>),
     ) -> Option<Response> {
+        // The sender lives as long as the door.
+        let _ = self.api.changed.subscribe().wait_for(|_| !self.api.lock().held_up).await;
         sleep(fate.delays[0]).await;
         if self.api.lock().cut.contains(&self.pod) {
             return None;

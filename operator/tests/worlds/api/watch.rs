@@ -102,12 +102,19 @@ impl Watch {
                     continue;
                 }
             }
+            let next_look = self.next_look();
             tokio::select! {
                 biased;
                 _ = self.changed.changed() => {}
-                () = sleep_until(self.bookmark.min(self.until)) => {}
+                () = sleep_until(next_look) => {}
             }
         }
+    }
+
+    /// When to look again if nothing changes. A bookmark that is due and could not be told, because
+    /// nothing gets through, is no reason to look at once: virtual time would stand still.
+    fn next_look(&self) -> Instant {
+        if self.bookmark > Instant::now() { self.bookmark.min(self.until) } else { self.until }
     }
 
     /// Takes the next change in.
