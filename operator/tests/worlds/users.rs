@@ -6,9 +6,12 @@ use pinkeeper::{sim::trace::Trace, types::Cid};
 use rand::{RngExt as _, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::api::{
-    SimApi,
-    store::{Key, Kind},
+use crate::{
+    api::{
+        SimApi,
+        store::{Key, Kind},
+    },
+    oracle::needed,
 };
 
 /// The definition of Pins.
@@ -29,6 +32,8 @@ pub struct Life {
     pub cid: Option<Cid>,
     /// Policies it has had.
     pub policies: BTreeSet<String>,
+    /// Fewest copies that it was changed to need since the world looked at copies.
+    pub fewest: Option<u64>,
     pub dead: bool,
     /// It went with the definition, not because somebody deleted it.
     pub swept: bool,
@@ -135,7 +140,10 @@ impl Users {
         let Ok(now) = self.api.change(|server| server.home_mut().merge(key, patch)) else { return };
         self.trace.note(format!("a user patches {key} with {patch}"));
         let policy = now["spec"]["deletionPolicy"].as_str().unwrap_or_default().to_owned();
-        self.lives.entry(uid(&now)).or_default().policies.insert(policy);
+        let life = self.lives.entry(uid(&now)).or_default();
+        life.policies.insert(policy);
+        let needed = needed(&now["spec"]);
+        life.fewest = Some(life.fewest.map_or(needed, |fewest| fewest.min(needed)));
     }
 
     pub fn delete(&mut self, key: &Key) {

@@ -331,10 +331,12 @@ impl World {
         let uids: BTreeSet<String> = living.iter().map(|(_, pin)| uid(pin)).collect();
         self.guarded.retain(|uid, _| uids.contains(uid));
         for (key, pin) in &living {
+            let life = self.users.lives.get_mut(&uid(pin));
+            let fewest = life.and_then(|life| life.fewest.take());
             let needed = needed(&pin["spec"]);
             let entry = self.guarded.get(&uid(pin)).copied();
             let guarded = match entry {
-                Some(before) => before.min(needed),
+                Some(before) => before.min(fewest.unwrap_or(needed)).min(needed),
                 None if is_ready(pin) => needed,
                 None => continue,
             };
