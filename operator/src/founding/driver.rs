@@ -130,6 +130,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             has_members: !cluster.members().is_empty(),
             record: read.as_ref(),
             registered: &registered,
+            named: names(directory, cluster.standing()),
             initial_peers: settings.initial_peers,
             unchanged,
             won: self.won.map(|(cluster, at)| (cluster, at.elapsed())),
@@ -206,6 +207,12 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             }
         }
     }
+}
+
+/// Some ClusterPeer names the cluster that this peer's disk is of.
+fn names(directory: &Directory, standing: Standing) -> bool {
+    let Standing::Member { cluster, .. } = standing else { return false };
+    directory.peers.values().any(|peer| peer.cluster == Some(cluster))
 }
 
 /// The registered peers. Of itself a peer knows better than what its object says.

@@ -42,6 +42,8 @@ pub struct Observed<'a> {
     pub record: Option<&'a Record>,
     /// All registered peers.
     pub registered: &'a [Registered],
+    /// A ClusterPeer, as the API server has it, names the cluster of this peer's disk.
+    pub named: bool,
     /// Peers that the cluster is founded with.
     pub initial_peers: u16,
     /// For how long this peer has seen the record unchanged.
@@ -107,8 +109,12 @@ fn with_data(observed: Observed<'_>, cluster: ClusterId, epoch: u64, record: &Re
         return Step::Settled;
     }
     if observed.has_members {
-        // Also when the founder could not say so itself.
-        return Step::MarkFormed;
+        // Also when the founder could not say so itself. Whoever deletes a formed record must not have
+        // another cluster founded while the members are away: then their ClusterPeers speak for them.
+        return match observed.named {
+            true => Step::MarkFormed,
+            false => Step::Wait(format!("waiting for a ClusterPeer to name cluster {cluster}")),
+        };
     }
     // Interrupted between binding the disk and founding. Nobody else can have founded it: the record
     // names this pod, and no other peer is of this cluster.
@@ -214,6 +220,7 @@ mod tests {
             has_members: false,
             record: None,
             registered,
+            named: true,
             initial_peers: 3,
             unchanged: Duration::ZERO,
             won: None,
@@ -296,6 +303,16 @@ mod tests {
         for (standing, record, expected) in cases {
             let seen = Observed { standing, record, has_members: true, ..blank(1, &[]) };
             assert_eq!(kind(&next(seen)), expected, "{standing:?} {record:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_formed_once_a_cluster_peer_names_the_cluster() {
+        let standing = Standing::Member { cluster: A, epoch: 1 };
+        let record = record(false, "p-0");
+        for (named, expected) in [(false, "wait"), (true, "MarkFormed")] {
+            let seen = Observed { standing, has_members: true, named, ..blank(0, &[]) };
+            assert_eq!(kind(&next(Observed { record: Some(&record), ..seen })), expected);
         }
     }
 
