@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use pinkeeper::{
     ipfs::{Held, Ipfs as _},
     types::{Cid, PinState},
@@ -37,6 +38,24 @@ async fn foreign_pins_stay_and_ours_go_also_when_deleted_while_away() {
     tracked.until(foreign, None).await;
     assert!(daemon.holds(&foreign).await && daemon.holds(&identity_cid(103)).await);
     tracked.stop().await;
+}
+
+/// As `ipfs add --inline --inline-limit=100` makes it of a file of a hundred times the letter x.
+#[tokio::test]
+async fn a_pin_whose_cid_is_too_long_for_us_hides_no_other() {
+    let daemon = Daemon::start().await.unwrap();
+    let long = format!("bafkqazdypb4{}hq6a", "hq6dypb4".repeat(19));
+    assert!(long.parse::<Cid>().is_err());
+    let (before, after) = (identity_cid(1), identity_cid(2));
+    for cid in [&before.to_string(), &long, &after.to_string()] {
+        daemon.rpc("pin/add", &[("arg", cid)]).await.unwrap();
+    }
+    let listed = daemon.rpc("pin/ls", &[("type", "recursive")]).await.unwrap();
+    assert!(listed.contains(&long), "{listed}");
+    let client = daemon.client().unwrap();
+    let pins: Vec<_> = client.pins().collect().await;
+    assert!(pins.contains(&Ok(before)) && pins.contains(&Ok(after)), "{pins:?}");
+    assert!(pins.iter().all(Result::is_ok), "{pins:?}");
 }
 
 async fn pin_named(daemon: &Daemon, cid: &Cid, name: &str) -> anyhow::Result<String> {

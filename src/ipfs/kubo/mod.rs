@@ -147,7 +147,8 @@ impl KuboClient {
         let answer = async {
             let mut lines = self.rpc.open("pin/ls", &query, SLOW_DEADLINE).await?;
             while let Some(item) = lines.next_json::<PinLsItem>().await? {
-                if item.cid != *cids.get(held).ok_or_else(|| unasked(&item.cid))? {
+                let asked = cids.get(held);
+                if asked.is_none_or(|asked| item.cid.parse().as_ref() != Ok(asked)) {
                     return Err(unasked(&item.cid));
                 }
                 held += 1;
@@ -213,7 +214,7 @@ impl KuboClient {
     }
 }
 
-fn unasked(cid: &Cid) -> IpfsError {
+fn unasked(cid: &str) -> IpfsError {
     IpfsError::Failed(format!("pin/ls answers about {cid}, which was not asked"))
 }
 
@@ -224,7 +225,7 @@ enum Listing {
     Over,
 }
 
-/// All pins of a kind; a list that ends with `Err` is incomplete.
+/// All pins of a kind that have a CID we could have pinned; a list that ends with `Err` is incomplete.
 fn list(kind: &'static str, rpc: &Rpc) -> BoxStream<'static, Result<Cid, IpfsError>> {
     stream::unfold(Listing::Start(kind, rpc.clone()), next_pin).boxed()
 }
@@ -239,8 +240,15 @@ async fn next_pin(listing: Listing) -> Option<(Result<Cid, IpfsError>, Listing)>
             Listing::Open(lines) => lines,
             Listing::Over => return Ok(None),
         };
-        let item = lines.next_json::<PinLsItem>().await?;
-        Ok(item.map(|item| (item.cid, Listing::Open(lines))))
+        while let Some(item) = lines.next_json::<PinLsItem>().await? {
+            match item.cid.parse() {
+                Ok(cid) => return Ok(Some((cid, Listing::Open(lines)))),
+                Err(error) => {
+                    tracing::debug!(cid = item.cid, %error, "pinned by others, not by us")
+                }
+            }
+        }
+        Ok(None)
     };
     match next.await {
         Ok(None) => None,

@@ -172,6 +172,19 @@ async fn a_listing_broken_off_ends_with_an_error() {
     }
 }
 
+/// Such as `ipfs add --inline` makes of a file of up to 100 bytes: nobody can ask us for that.
+#[tokio::test]
+async fn what_others_have_pinned_under_a_cid_that_we_do_not_take_is_passed_over() {
+    // An identity CID of a hundred times the letter x.
+    let long = format!("bafkqazdypb4{}hq6a", "hq6dypb4".repeat(19));
+    assert!(long.parse::<Cid>().is_err());
+    let items = [&long, CID, &long].map(|cid| format!("{{\"Cid\":\"{cid}\"}}\n"));
+    let client =
+        server(vec![chunked("200 OK", &items.each_ref().map(String::as_str), CLEAN)]).await;
+    let pins: Vec<_> = client.pins().collect().await;
+    assert_eq!(pins, [Ok(cid(CID))]);
+}
+
 /// Whoever collected the answer first would never come to its first pin.
 #[tokio::test]
 async fn a_listing_without_end_is_read_as_it_is_used() {

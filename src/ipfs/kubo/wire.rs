@@ -32,11 +32,12 @@ pub(super) struct PinEvent {
     pub(super) bytes: Option<u64>,
 }
 
-/// One object of `pin/ls?stream=true`.
+/// One object of `pin/ls?stream=true`. The CID is text: a daemon also lists what others have pinned, such
+/// as identity CIDs longer than any that [`Cid`] takes.
 #[derive(Debug, Deserialize)]
 pub(super) struct PinLsItem {
     #[serde(rename = "Cid")]
-    pub(super) cid: Cid,
+    pub(super) cid: String,
 }
 
 /// `repo/stat?size-only=true`.
