@@ -53,8 +53,8 @@ pub(super) struct Machine {
     /// Pins changed since the last transaction, perhaps with repetitions. The log has what changed them until a checkpoint.
     unstored: Vec<Cid>,
     stored_at: Instant,
-    /// The log's last index on disk; a checkpoint must not be ahead of it, or a crash would leave a
-    /// log shorter than the state.
+    /// The log's last index on disk; what is stored must not be ahead of it, or a crash or a failing
+    /// disk would leave a log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
     cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
 }
@@ -103,8 +103,18 @@ impl Machine {
         outcomes
     }
 
-    /// Stores what is applied.
-    fn store(&mut self) -> Result<(), StoreError> {
+    /// Stores what is applied, once the log on disk goes as far: when the process ends the store is
+    /// synced as it is, and a state ahead of its log counts as one whose log was lost.
+    async fn store(&mut self) -> Result<(), io::Error> {
+        let installed = self.head.installed.map(|position| position.index);
+        if let Some(applied) = self.head.applied.map(|position| position.index)
+            && Some(applied) > installed
+        {
+            self.flushed
+                .wait_for(|flushed| *flushed >= Some(applied))
+                .await
+                .map_err(|_| io::Error::other("the log has stopped"))?;
+        }
         let mut unstored = std::mem::take(&mut self.unstored);
         unstored.sort_unstable();
         unstored.dedup();
@@ -115,6 +125,7 @@ impl Machine {
                 self.store.apply(pins, state.window(), &self.head)
             })
         })
+        .map_err(io::Error::other)
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
@@ -182,14 +193,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
             if self.unstored.len() >= PINS_PER_TRANSACTION {
                 // What the entries before this one have woken must not wait on this thread meanwhile.
                 tokio::task::yield_now().await;
-                self.store().map_err(io::Error::other)?;
+                self.store().await?;
             }
             if let Some(responder) = responder {
                 responder.send(outcomes);
             }
         }
         if self.stored_at.elapsed() >= STORE_PERIOD {
-            self.store().map_err(io::Error::other)?;
+            self.store().await?;
         }
         if is_first {
             // From here on a lost log is noticed: an empty one beside this state is refused, and does
@@ -231,18 +242,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
 }
 
 impl Machine {
-    /// Syncs the state up to what is applied, once the log on disk goes as far, and views it.
+    /// Syncs the state up to what is applied, and views it.
     async fn checkpoint(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
-        let installed = self.head.installed.map(|position| position.index);
-        if let Some(applied) = self.head.applied.map(|position| position.index)
-            && Some(applied) > installed
-        {
-            self.flushed
-                .wait_for(|flushed| *flushed >= Some(applied))
-                .await
-                .map_err(|_| io::Error::other("the log has stopped"))?;
-        }
-        self.store().map_err(io::Error::other)?;
+        self.store().await?;
         block(|| self.store.checkpoint()).map_err(io::Error::other)?;
         let view = self.store.view().map_err(io::Error::other)?;
         let meta = Self::meta(&view.head, self.membership.clone());

@@ -182,7 +182,8 @@ impl StateStore {
         })
     }
 
-    /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced.
+    /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced
+    /// before the next checkpoint, or before the store is closed.
     pub(super) fn apply<'a>(
         &self,
         pins: impl IntoIterator<Item = (&'a Cid, Option<&'a Pin>)>,

@@ -4,18 +4,24 @@
 
 mod damage;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use openraft::{
-    StorageError,
+    EntryPayload, StorageError,
+    storage::RaftStateMachine as _,
     testing::log::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
-    BoundLog, DiskLog, OpenError, StateStore, Stores, check_stores, machine::Machine,
-    raft_types::TypeConfig, state_store::Head,
+    BoundLog, DiskLog, OpenError, StateStore, Stores, check_stores,
+    machine::Machine,
+    raft_types::{RaftEntry, TypeConfig, position_in},
+    state_store::Head,
 };
 use crate::{
     state::Window,
@@ -74,4 +80,34 @@ fn a_log_shorter_than_the_state_is_refused_unless_a_snapshot_was_installed() {
         .apply([], &Window::default(), &Head { applied: at, installed: at, ..Head::default() })
         .unwrap();
     check_stores(&stores).unwrap();
+}
+
+/// A closed store is synced as it is: with more than the log has on disk, the peer would not start again
+/// once the log has lost that.
+#[tokio::test(start_paused = true)]
+async fn what_the_log_has_not_on_disk_is_not_stored_either() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("state.redb");
+    let at = |index| LogPosition { term: 1, index };
+    let store = StateStore::open(&path).unwrap();
+    let head = Head { applied: Some(at(1)), ..Head::default() };
+    store.apply([], &Window::default(), &head).unwrap();
+    let (on_disk, flushed) = watch::channel(Some(1));
+    let mut machine = Machine::load(store, flushed, Arc::default()).unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let entry = RaftEntry { log_id: position_in(at(2)), payload: EntryPayload::Blank };
+    let entries = || futures::stream::iter([Ok((entry.clone(), None))]);
+    let applied = timeout(Duration::from_secs(60), machine.apply(entries())).await;
+    assert!(applied.is_err(), "it is stored before the log is on disk");
+    drop(machine);
+    let store = StateStore::open(&path).unwrap();
+    assert_eq!(store.view().unwrap().head.applied, Some(at(1)));
+
+    let mut machine = Machine::load(store, on_disk.subscribe(), Arc::default()).unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    on_disk.send_replace(Some(2));
+    machine.apply(entries()).await.unwrap();
+    drop(machine);
+    let store = StateStore::open(&path).unwrap();
+    assert_eq!(store.view().unwrap().head.applied, Some(at(2)));
 }
