@@ -7,6 +7,7 @@ mod start;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use futures::future::OptionFuture;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -172,11 +173,19 @@ impl Peer {
     /// Resolves when the peer cannot go on; says why.
     pub async fn failed(&mut self) -> FatalError {
         loop {
-            match self.tasks.join_next().await {
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => return error,
-                Some(Err(error)) => return FatalError::Stopped(error.to_string()),
-                None => return FatalError::Stopped("every task has ended".to_owned()),
+            let network = self.network.as_mut().map(|(task, _)| task);
+            tokio::select! {
+                ended = self.tasks.join_next() => match ended {
+                    Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(error))) => return error,
+                    Some(Err(error)) => return FatalError::Stopped(error.to_string()),
+                    None => return FatalError::Stopped("every task has ended".to_owned()),
+                },
+                Some(ended) = OptionFuture::from(network) => {
+                    self.network = None;
+                    let why = ended.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
+                    return FatalError::Stopped(format!("the network: {why}"));
+                }
             }
         }
     }

@@ -91,7 +91,7 @@ impl PinObject {
         let number = |object: &Self| object.resource_version.parse::<u64>().ok();
         match (number(self), number(other)) {
             (Some(mine), Some(theirs)) => mine < theirs,
-            _ => true,
+            _ => false,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::controller::{leading::Leading, queue::Lane};
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     let state = lead.shared.cluster.state();
-    let claimed: Vec<Deletion> = state.read(|pins| {
+    let mut claimed: Vec<Deletion> = state.read(|pins| {
         deletions.iter().filter(|gone| pins.cid_of(&gone.uid).is_some()).cloned().collect()
     });
     if claimed.is_empty() {
@@ -38,6 +38,8 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
             return true;
         }
     }
+    // Whoever has set the API server's data back has brought them back to life meanwhile.
+    claimed.retain(|gone| !lead.objects().contains(&gone.uid));
     let ops = state.read(|pins| rule(pins, &claimed, &gone, lead.term, lead.brake_time.now()));
     submit(lead, ops).await
 }
