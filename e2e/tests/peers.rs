@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use pinkeeper::{consensus::StateStore, types::Cid};
 use pinkeeper_e2e::{
     daemon::{Daemon, identity_cid},
@@ -66,6 +66,21 @@ async fn content_is_pinned_where_it_is_wanted_and_nowhere_else() {
 }
 
 /// Puts a folder of files into the first daemon, unpinned.
+/// A thousand of them do not fit in one message from the leader.
+#[tokio::test]
+async fn a_follower_lists_pins_with_the_longest_names() {
+    const PINS: u32 = 1100;
+    let trio = Trio::start().await.unwrap();
+    let follower = &trio.peers[(trio.leader().unwrap() + 1) % 3];
+    let query = format!("name={}", "%F0%9F%A6%80".repeat(1024));
+    let pinned = stream::iter(0..PINS).map(async |n| follower.pin(&identity_cid(n), &query).await);
+    pinned.buffer_unordered(32).try_for_each(async |_| Ok(())).await.unwrap();
+    let listed = follower.pins().await.unwrap();
+    let names: BTreeSet<_> = listed.iter().map(|pin| pin["name"].as_str()).collect();
+    assert_eq!(names, BTreeSet::from([Some("\u{1f980}".repeat(1024).as_str())]));
+    assert_eq!(listed.len(), PINS as usize);
+}
+
 async fn add_folder(trio: &Trio) -> Cid {
     let files = (0..40_usize).map(|n| {
         let bytes = (0..20_000).map(|at| u8::try_from((at * (n + 3) + n) % 251).unwrap()).collect();

@@ -21,8 +21,10 @@ use crate::{
 const IN_WORK_MAX: usize = 1024;
 /// Pins in one page.
 pub(super) const PAGE_LEN: usize = 1000;
-/// Pins and their claims in one page: with a kilobyte each this stays in a frame.
+/// Pins and their claims in one page.
 pub(super) const PAGE_RECORDS_MAX: usize = 3000;
+/// Bytes of a page: with long names, or with errors of many peers, fewer pins stay in a frame.
+pub(super) const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 impl Cluster {
     pub(super) async fn serve_all(

@@ -6,15 +6,15 @@ use std::{
 };
 
 use futures::future::join_all;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     CALL_DEADLINE, Cluster,
-    serve::{PAGE_LEN, PAGE_RECORDS_MAX, refusal},
+    serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX, refusal},
     writes::Written,
 };
 use crate::{
-    rpc::CallError,
+    rpc::{CallError, encoded_len},
     types::{Cid, PeerId, Pin, PinRequest, PinState, PinStatus, Refusal, Request, Response, Write},
 };
 
@@ -29,8 +29,7 @@ pub type PinView = (Pin, BTreeMap<PeerId, PinStatus>);
 /// Why a use case failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UseCaseError {
-    /// No leader was found in time; trying again later may help. A write may or may not have taken
-    /// effect.
+    /// No leader was found in time; trying again later may help. A write has not taken effect.
     #[error("{0}")]
     NoLeader(String),
     /// The leader was lost in the middle of a write.
@@ -66,15 +65,19 @@ impl Cluster {
             return Vec::new();
         }
         let writes: Vec<Write> = requests.into_iter().map(Write::Pin).collect();
+        let deadline = Instant::now() + LEADER_DEADLINE;
         let together = self.write_all_once(writes.clone());
-        let written = timeout(LEADER_DEADLINE, together).await.unwrap_or_else(|_| {
+        let written = timeout_at(deadline, together).await.unwrap_or_else(|_| {
             let late = || Refusal::Failed("the leader did not answer in time".to_owned());
             writes.iter().map(|_| Err(late())).collect()
         });
         let mut answers: Vec<_> = written.into_iter().map(settled).collect();
         // Those that the leader did not do now are tried like any other.
         let open = writes.into_iter().zip(&mut answers).filter(|(_, answer)| answer.is_err());
-        join_all(open.map(async |(write, answer)| *answer = Ok(self.write(write).await))).await;
+        let write = async |(write, answer): (_, &mut _)| {
+            *answer = Ok(self.write_until(deadline, write).await);
+        };
+        join_all(open.map(write)).await;
         answers.into_iter().flatten().collect()
     }
 
@@ -87,7 +90,12 @@ impl Cluster {
     }
 
     async fn write(&self, write: Write) -> Result<Pin, UseCaseError> {
+        self.write_until(Instant::now() + LEADER_DEADLINE, write).await
+    }
+
+    async fn write_until(&self, deadline: Instant, write: Write) -> Result<Pin, UseCaseError> {
         self.until_answered(
+            deadline,
             async || settled(self.write_once(write.clone()).await),
             UseCaseError::Unknown,
         )
@@ -120,17 +128,19 @@ impl Cluster {
     }
 
     pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
-        self.until_answered(|| self.ask_once(request.clone()), UseCaseError::NoLeader).await
+        let deadline = Instant::now() + LEADER_DEADLINE;
+        self.until_answered(deadline, || self.ask_once(request.clone()), UseCaseError::NoLeader)
+            .await
     }
 
     /// Tries until the leader, wherever it is, has done or refused it. `late` is what an attempt comes
     /// to that was not answered in time.
     async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
         &self,
+        deadline: Instant,
         attempt: impl Fn() -> F,
         late: impl Fn(String) -> UseCaseError,
     ) -> Result<T, UseCaseError> {
-        let deadline = Instant::now() + LEADER_DEADLINE;
         loop {
             let reason = match timeout_at(deadline, attempt()).await {
                 Ok(Ok(done)) => return Ok(done),
@@ -197,7 +207,13 @@ impl Cluster {
             let (pin, statuses) = self.view(&silent, &cid, pin);
             (cid, pin, statuses)
         };
-        pins.into_iter().map(shown).collect()
+        let mut len = 0;
+        let fits = |view: &_| {
+            let first = len == 0;
+            len = encoded_len(view).saturating_add(len);
+            first || len <= PAGE_BYTES_MAX
+        };
+        pins.into_iter().map(shown).take_while(fits).collect()
     }
 
     /// Members that this leader has heard nothing of for too long: what they told is no longer so for

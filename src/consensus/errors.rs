@@ -104,6 +104,9 @@ pub enum ProposeError {
     /// Leadership was lost meanwhile; whether it was written is unknown.
     #[error("leadership was lost; whether the write took effect is unknown")]
     Unknown,
+    /// More at once than an entry may hold; nothing was written.
+    #[error("{0} bytes are too long for an entry of the log")]
+    TooLong(usize),
     /// The log was not applied in time.
     #[error("the log was not applied in time: {0}")]
     Late(String),

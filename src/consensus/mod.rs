@@ -55,8 +55,10 @@ use crate::{
     types::{ClusterId, LogPosition, Member, PeerId, SnapshotChunk, millis},
 };
 
-/// Largest number of entries in one message; with 4 KiB an entry this stays in a frame.
+/// Largest number of entries in one message; how many of them fit, the network decides.
 const ENTRIES_PER_MESSAGE: u64 = 300;
+/// Bytes of an entry: it must fit in a message beside everything else that this says.
+const ENTRY_LEN_MAX: usize = 3 * 1024 * 1024;
 /// Time the installation of a whole snapshot may take.
 const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
 
@@ -273,7 +275,11 @@ impl Consensus {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
-        match self.raft.client_write(Batch::new(ops)).await {
+        let batch = Batch::new(ops);
+        if batch.len() > ENTRY_LEN_MAX {
+            return Err(ProposeError::TooLong(batch.len()));
+        }
+        match self.raft.client_write(batch).await {
             Ok(response) => Ok(response.data.0),
             Err(error) => Err(write_error(error)),
         }

@@ -37,6 +37,11 @@ impl Batch {
         Ok(Self { ops: ops.into(), bytes: bytes.into() })
     }
 
+    /// Bytes of its form on disk and on the wire.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn ops(&self) -> &[Op] {
         &self.ops
     }

@@ -74,6 +74,12 @@ pub enum EncodeError {
 #[error("a message that this version does not know ({0})")]
 pub struct PayloadError(String);
 
+/// Bytes that a value takes in a message or in an entry of the log.
+pub(crate) fn encoded_len<T: Serialize>(value: &T) -> usize {
+    // Fails only on sequences of unknown length, which plain data has none of; too long for anything then.
+    postcard::experimental::serialized_size(value).unwrap_or(usize::MAX)
+}
+
 /// A request as a whole frame.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+pub(crate) use self::frame::encoded_len;
 pub use self::metrics::RpcMetrics;
 use crate::types::{Envelope, PeerId, Response};
 
