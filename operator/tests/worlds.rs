@@ -11,6 +11,8 @@ mod founding;
 mod oracle;
 #[path = "worlds/pods.rs"]
 mod pods;
+#[path = "worlds/set_back.rs"]
+mod set_back;
 #[path = "worlds/settle.rs"]
 mod settle;
 #[path = "worlds/users.rs"]
@@ -73,6 +75,18 @@ fn a_founder_whose_disk_fills_up_founds_once_there_is_space() {
         ends += result.unwrap_or_else(|reason| panic!("{trace}\nfull after {after:?}: {reason}"));
     }
     assert!(ends > 0, "the disk was full too late each time");
+}
+
+#[test]
+fn data_that_was_set_back_is_read_anew() {
+    for seed in 0..5 {
+        let (trace, result) = run_seeded(seed, async {
+            let mut world = World::new(seed).await;
+            let result = world.set_the_data_back().await;
+            (world.trace.text(), result)
+        });
+        result.unwrap_or_else(|reason| panic!("{trace}\nseed {seed}: {reason}"));
+    }
 }
 
 #[test]

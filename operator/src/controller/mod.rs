@@ -17,6 +17,7 @@ pub mod peers;
 mod pins;
 pub mod queue;
 pub mod reach;
+mod set_back;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -69,7 +70,7 @@ pub async fn run(
 enum End {
     /// Somebody else leads, or the peer stops.
     Over,
-    /// A controller has ended by itself.
+    /// A controller has ended.
     Broken,
 }
 
@@ -102,9 +103,12 @@ async fn lead(
         () = token.cancelled() => End::Over,
         // Also when the peer is gone.
         _ = ended => End::Over,
-        // None ends by itself: then something is broken, and a new start is the way on.
+        // When what they know is of no use any more, or something is broken: a new start is the way on.
         Some(ended) = work => {
-            tracing::error!(?ended, "a controller has ended by itself; all start anew");
+            match ended {
+                Ok(()) => tracing::warn!("a controller has ended; all start anew"),
+                Err(error) => tracing::error!(%error, "a controller has failed; all start anew"),
+            }
             End::Broken
         }
     };

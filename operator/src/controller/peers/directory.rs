@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::{StreamExt, pin_mut};
+use futures::StreamExt;
 use kube::{
     Api, Client,
     core::ApiResource,
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{api, leading::Shared},
+    controller::{api, leading::Shared, set_back},
     crd,
 };
 
@@ -80,8 +80,11 @@ pub async fn run(
     token: CancellationToken,
 ) {
     let api = peers_in(&shared.client, &shared.settings.namespace);
-    let events = watcher(api, watcher::Config::default()).backoff(api::watch_backoff());
-    pin_mut!(events);
+    let begin = || {
+        let events = watcher(api.clone(), watcher::Config::default());
+        events.backoff(api::watch_backoff()).boxed()
+    };
+    let (mut events, mut seen) = (begin(), set_back::Seen::new());
     let mut now = Directory::default();
     let mut listing = BTreeMap::new();
     let own = shared.cluster.id();
@@ -91,10 +94,16 @@ pub async fn run(
             biased;
             () = token.cancelled() => return,
             event = events.next() => event,
+            () = seen.set_back(&api) => {
+                tracing::warn!("the API server's data was set back; ClusterPeers are listed anew");
+                (events, seen) = (begin(), set_back::Seen::new());
+                continue;
+            }
         };
         match event {
             Some(Ok(event)) => {
                 shared.reach.answered();
+                seen.note(&event);
                 take(&mut now, &mut listing, event);
             }
             Some(Err(error)) => {

@@ -194,6 +194,15 @@ impl Store {
         self.compacted = self.revision;
     }
 
+    /// Everything is again as it was at a revision, as after a restored backup. Watches from after it
+    /// hear nothing until their revision is passed, as a real API server's do.
+    pub fn set_back(&mut self, revision: u64) -> Result<(), Refusal> {
+        self.objects = self.at(revision)?;
+        self.history.retain(|change| change.revision <= revision);
+        self.revision = revision;
+        Ok(())
+    }
+
     pub fn create(&mut self, key: &Key, mut object: Value) -> Result<Arc<Value>, Refusal> {
         if self.objects.contains_key(key) {
             return Err(Refusal::new(409, "AlreadyExists", format!("{key} already exists")));
