@@ -44,9 +44,12 @@ async fn founded(world: &World) {
         (ready.status == "True").then_some(())
     })
     .await;
-    let record = world.record().get("demo-cluster").await.unwrap().data.unwrap();
-    assert_eq!((record["formed"].as_str(), record["epoch"].as_str()), ("true", "1"));
-    assert_eq!(record["founder"], "demo-0");
+    let record = eventually("the record is formed", async || {
+        let record = world.record().get("demo-cluster").await.unwrap().data?;
+        (record["formed"] == "true").then_some(record)
+    })
+    .await;
+    assert_eq!((record["epoch"].as_str(), record["founder"].as_str()), ("1", "demo-0"));
 }
 
 /// Status writes by object.
