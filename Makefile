@@ -99,7 +99,7 @@ planted: build-tools ## Prove that simulated worlds find planted defects (e2e/pl
 	@$(LOCAL)/planted.sh
 
 .PHONY: soak
-soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, faults on real peers
+soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults
 	@$(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
 	PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model
 	@$(MAKE) --no-print-directory planted

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use futures::future::try_join_all;
 use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
     daemon::identity_cid,
-    peer::{PeerProcess, statuses},
+    peer::{PeerProcess, statuses, until},
     trio::{Trio, number},
     volume::Volume,
 };
@@ -175,6 +176,27 @@ impl Small {
     }
 }
 
+impl Small {
+    /// It does, unless it has no ledger yet and finds no space for one.
+    async fn starts_on_a_full_ledger(&mut self, full: usize) {
+        let peer = &mut self.trio.peers[full];
+        let folder = peer.separate_ledger().to_owned();
+        let (ledger, aside) = (folder.join("ledger"), folder.join("aside"));
+        let move_all = |from: &Path, to: &Path| {
+            for extension in ["redb", "synced"] {
+                fs::rename(from.with_extension(extension), to.with_extension(extension)).unwrap();
+            }
+        };
+        peer.kill().await.unwrap();
+        move_all(&ledger, &aside);
+        self.stays_down(full).await;
+        move_all(&aside, &ledger);
+        self.trio.peers[full].start().unwrap();
+        let peer = &self.trio.peers[full];
+        until("it is ready again", DEADLINE, || peer.is_ready()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_follower_with_a_full_disk_stops_nobody_and_comes_back_with_space() {
     let mut small = Small::on_memory().await;
@@ -261,6 +283,7 @@ async fn a_full_ledger_holds_up_its_own_pins_only_until_there_is_space() {
         })
         .await;
     assert!(small.trio.peers[full].is_running().unwrap(), "it votes on");
+    small.starts_on_a_full_ledger(full).await;
 
     small.volumes[full].relieve().unwrap();
     println!("pinned {:?} after there was space", small.trio.until_pinned(&cid, 3).await);

@@ -65,7 +65,6 @@ async fn content_is_pinned_where_it_is_wanted_and_nowhere_else() {
     assert!(trio.daemons[0].holds(&foreign).await, "what others pinned is theirs");
 }
 
-/// Puts a folder of files into the first daemon, unpinned.
 /// A thousand of them do not fit in one message from the leader.
 #[tokio::test]
 async fn a_follower_lists_pins_with_the_longest_names() {
@@ -81,6 +80,7 @@ async fn a_follower_lists_pins_with_the_longest_names() {
     assert_eq!(listed.len(), PINS as usize);
 }
 
+/// Puts a folder of files into the first daemon, unpinned.
 async fn add_folder(trio: &Trio) -> Cid {
     let files = (0..40_usize).map(|n| {
         let bytes = (0..20_000).map(|at| u8::try_from((at * (n + 3) + n) % 251).unwrap()).collect();

@@ -54,6 +54,9 @@ impl ProcessError {
             Self::Start(StartError::Disk(error) | StartError::Found(FoundError::Disk(error))) => {
                 !error.is_full_disk()
             }
+            Self::Config(ConfigError::Folder { source, .. }) => {
+                source.kind() != std::io::ErrorKind::StorageFull
+            }
             Self::Config(_) | Self::Start(_) | Self::Kubernetes(_) => true,
             Self::Run(error) => error.exit_code() == ConfigError::EXIT_CODE,
             Self::Signals(_) => false,

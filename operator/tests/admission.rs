@@ -351,7 +351,9 @@ async fn helm_installs_upgrades_and_uninstalls_and_the_definitions_stay() {
     // What the notes tell people to apply can be applied.
     let notes = said.split("NOTES:").nth(1).unwrap();
     let start = notes.find("  apiVersion:").unwrap();
-    let [pin] = documents(&notes[start..notes.find("  END").unwrap()]).try_into().unwrap();
+    let [mut pin] = documents(&notes[start..notes.find("  END").unwrap()]).try_into().unwrap();
+    assert_eq!(pin["spec"]["cid"], "<CID of the content>");
+    pin["spec"]["cid"] = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi".into();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pin.json");
     std::fs::write(&file, Value::to_string(&pin)).unwrap();

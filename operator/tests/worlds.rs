@@ -5,6 +5,8 @@
 
 #[path = "worlds/api/mod.rs"]
 mod api;
+#[path = "worlds/beginnings.rs"]
+mod beginnings;
 #[path = "worlds/founding.rs"]
 mod founding;
 #[path = "worlds/oracle.rs"]

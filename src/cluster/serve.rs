@@ -21,7 +21,7 @@ use crate::{
 const IN_WORK_MAX: usize = 1024;
 /// Pins in one page.
 pub(super) const PAGE_LEN: usize = 1000;
-/// Pins and their claims in one page.
+/// Pins and their claims in one page: so many are copied while the state is held.
 pub(super) const PAGE_RECORDS_MAX: usize = 3000;
 /// Bytes of a page: with long names, or with errors of many peers, fewer pins stay in a frame.
 pub(super) const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -147,7 +147,7 @@ async fn open(
     let identity = Identity::load_or_create(&config.data_dir)?;
     let id = identity.id();
     let ipfs = Arc::new(KuboClient::new(config.ipfs_api.url())?);
-    let ledger = Ledger::open(&config.ledger_dir.join("ledger.redb"))?;
+    let ledger = open_ledger(&config.ledger_dir)?;
     let rpc_metrics = RpcMetrics::default();
     rpc_metrics.register(registry);
     let options = SwarmOptions {
@@ -206,6 +206,15 @@ fn check_space(folder: &Path) -> Result<(), StartError> {
         // A system that does not say will say so when it is written to.
         _ => Ok(()),
     }
+}
+
+/// A ledger is opened on a full disk too: there it holds up this peer's pins and nothing else. One that
+/// cannot be may have found no space for the first time.
+fn open_ledger(folder: &Path) -> Result<Ledger, StartError> {
+    Ledger::open(&folder.join("ledger.redb")).map_err(|error| match check_space(folder) {
+        Err(full) => full,
+        Ok(()) => error.into(),
+    })
 }
 
 fn open_stores(config: &PeerConfig, known: bool) -> Result<Stores<DiskLog>, OpenError> {

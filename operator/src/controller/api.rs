@@ -17,13 +17,15 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The object is not there (404).
+    /// The object is not there: a 404 of the API server itself, which names the object. That of a proxy
+    /// does not, nor that of a path which is not served.
     Gone,
     /// It exists already, or another version of it (409).
     Conflict,
     /// The request itself is refused; the same again would be too.
     Refused,
-    /// Overload, an error of the server, or no answer: later.
+    /// Overload, an error of the server, or no answer: later. So is a missing permission: an API server
+    /// that has just started knows of no roles, and whoever took one away may give it back.
     Later(Option<Duration>),
 }
 
@@ -31,11 +33,13 @@ pub enum Failure {
 #[must_use]
 pub fn failure(error: &kube::Error) -> Failure {
     let kube::Error::Api(status) = error else { return Failure::Later(None) };
+    let details = status.details.as_ref();
     match status.code {
-        404 => Failure::Gone,
+        404 if status.reason == "NotFound" && details.is_some_and(|of| !of.name.is_empty()) => {
+            Failure::Gone
+        }
         409 => Failure::Conflict,
-        429 | 500.. => {
-            let details = status.details.as_ref();
+        401 | 403 | 404 | 408 | 429 | 500.. => {
             let after = details.map(|details| details.retry_after_seconds).filter(|s| *s > 0);
             Failure::Later(after.map(|seconds| Duration::from_secs(seconds.into())))
         }
@@ -141,6 +145,8 @@ impl Reach {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -150,9 +156,10 @@ mod tests {
             failure(&kube::Error::Api(Box::new(status)))
         };
         let cases = [
-            (404, Failure::Gone),
+            (404, Failure::Later(None)),
             (409, Failure::Conflict),
-            (403, Failure::Refused),
+            (401, Failure::Later(None)),
+            (403, Failure::Later(None)),
             (422, Failure::Refused),
             (429, Failure::Later(None)),
             (500, Failure::Later(None)),
@@ -161,6 +168,17 @@ mod tests {
         for (code, expected) in cases {
             assert_eq!(of(code), expected, "{code}");
         }
+    }
+
+    #[test]
+    fn only_a_404_that_names_the_object_says_that_it_is_gone() {
+        let of = |reason: &str, name: &str| {
+            let status = json!({"code": 404, "reason": reason, "details": {"name": name}});
+            failure(&kube::Error::Api(serde_json::from_value(status).unwrap()))
+        };
+        assert_eq!(of("NotFound", "my-pin"), Failure::Gone);
+        assert_eq!(of("NotFound", ""), Failure::Later(None));
+        assert_eq!(of("Failed to parse error data", "my-pin"), Failure::Later(None));
     }
 
     #[test]

@@ -25,9 +25,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Puts them into a registry under `pinkeeper_controller_`.
+    /// Puts them into the registry of `pinkeeper_`, as `pinkeeper_controller_`.
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("pinkeeper_controller");
+        let registry = registry.sub_registry_with_prefix("controller");
         let mut add = |name: &str, help: &str, counter: &Counter| {
             registry.register(name, help, counter.clone());
         };
@@ -43,5 +43,21 @@ impl Counters {
         add("events_left_out", "Events left out by the rate limit", &self.events_left_out);
         let help = "CIDs that stay pinned until a person allows their unpinning; 0 on followers";
         registry.register("unpins_waiting", help, self.unpins_waiting.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinkeeper::telemetry;
+
+    use super::*;
+
+    #[test]
+    fn names_begin_once_with_that_of_the_program() {
+        let mut registry = telemetry::registry();
+        Counters::default().register(&mut registry);
+        let text = telemetry::encode(&registry).unwrap();
+        assert!(text.contains("\npinkeeper_controller_unpins_waiting 0"), "{text}");
+        assert!(text.contains("\npinkeeper_controller_claims_total 0"), "{text}");
     }
 }

@@ -17,8 +17,8 @@ pub mod peers;
 mod pins;
 pub mod queue;
 pub mod reach;
-mod set_back;
 pub mod status;
+mod watching;
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,8 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use futures::{StreamExt, pin_mut};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use pinkeeper::{state::Found, types::Uid};
 
 use super::{
@@ -15,37 +14,17 @@ use super::{
     leading::Leading,
     objects::{PinObject, RawPin, Seen},
     queue::Lane,
-    set_back,
+    watching::Watching,
 };
 
 /// Runs until the leadership ends, or until the API server's data is set back: then all that is known of
 /// Pins is to be read anew.
 pub(super) async fn run(lead: Arc<Leading>) {
     let api = api::all_pins(&lead.shared.client);
-    let events = watcher(api.clone(), watcher::Config::default()).backoff(api::watch_backoff());
-    pin_mut!(events);
+    let mut watching = Watching::new("Pins", api, lead.shared.clone());
     let mut listed = BTreeSet::new();
-    let mut seen = set_back::Seen::new();
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = lead.token.cancelled() => return,
-            event = events.next() => event,
-            () = seen.set_back(&api) => {
-                tracing::warn!("the API server's data was set back; Pins are listed anew");
-                return;
-            }
-        };
-        match event {
-            Some(Ok(event)) => {
-                lead.shared.reach.answered();
-                seen.note(&event);
-                take(&lead, event, &mut listed);
-            }
-            Some(Err(error)) => tracing::warn!(%error, "cannot watch Pins; trying again"),
-            // A watcher's stream does not end.
-            None => return,
-        }
+    while let Some(Some(event)) = lead.token.run_until_cancelled(watching.next()).await {
+        take(&lead, event, &mut listed);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     api::store::{Key, Kind},
     pods::NAMESPACE,
-    world::{World, reason},
+    world::{World, is_ready},
 };
 
 /// Versions that are lost: more than come again meanwhile.
@@ -65,10 +65,6 @@ impl World {
             sleep(Duration::from_millis(100)).await;
         }
     }
-}
-
-fn is_ready(pin: &Value) -> bool {
-    reason(pin).is_some_and(|(ready, _)| ready)
 }
 
 fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {

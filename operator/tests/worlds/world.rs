@@ -10,12 +10,11 @@ use pinkeeper::{
     sim::{network::SimNetwork, trace::Trace},
     types::{Cid, Uid},
 };
-use pinkeeper_operator::founding::UNFORMED_MAX;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -34,18 +33,17 @@ const PODS: u8 = 3;
 const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
-/// For how long the API server hangs: less than clients wait.
-const HELD_UP: Duration = Duration::from_secs(8);
 /// Longest time between two things that happen.
 const PAUSE_MAX_MS: u64 = 1000;
 
 pub struct World {
+    pub seed: u64,
     pub trace: Trace,
     pub api: SimApi,
     pub pods: Vec<Pod>,
     pub users: Users,
     pub oracle: Oracle,
-    random: StdRng,
+    pub random: StdRng,
     network: SimNetwork,
     /// Copies of living Pins that must be held, by UID.
     guarded: BTreeMap<String, u64>,
@@ -81,6 +79,7 @@ impl World {
         let users = Users::new(api.clone(), trace.clone());
         let claimed = pods.iter().map(|_| BTreeSet::new()).collect();
         let mut world = Self {
+            seed,
             trace,
             api,
             pods,
@@ -96,40 +95,7 @@ impl World {
         for n in 0..world.pods.len() {
             world.start(n).await;
         }
-        if world.random.random_bool(0.2) {
-            world.lose_the_founder().await;
-        }
         world
-    }
-
-    /// The founder ends just when it has the record, and is away until others may take that over.
-    async fn lose_the_founder(&mut self) {
-        self.api.lock().faults = Faults { slow: 200, ..Faults::default() };
-        while self.api.lock().home().get(&record()).is_err() {
-            sleep(Duration::from_millis(1)).await;
-        }
-        self.crash(0).await;
-        let lost = Instant::now();
-        let away = self.random.random_range(110..150);
-        if self.random.random_bool(0.8) {
-            self.hold_up_the_takers().await;
-        }
-        sleep_until(lost + Duration::from_secs(away)).await;
-    }
-
-    /// The API server hangs while the record's time runs out, so that all who wait read it at once,
-    /// and act on it step by step in any order.
-    async fn hold_up_the_takers(&mut self) {
-        sleep(UNFORMED_MAX - HELD_UP / 4).await;
-        self.api.lock().faults = Faults { lag_ms: 1000, ..Faults::default() };
-        self.hold_up(true);
-        sleep(HELD_UP).await;
-        self.hold_up(false);
-    }
-
-    fn hold_up(&self, held_up: bool) {
-        self.note(format!("the API server hangs: {held_up}"));
-        self.api.change(|server| server.held_up = held_up);
     }
 
     /// Everything that goes wrong, and what users do meanwhile.
@@ -137,6 +103,7 @@ impl World {
     /// # Errors
     /// What must not have happened.
     pub async fn live(&mut self) -> Result<(), String> {
+        self.begin().await;
         let until = Instant::now() + FAULTS_FOR;
         while Instant::now() < until {
             self.step().await;
@@ -226,7 +193,7 @@ impl World {
         self.claimed[n].clear();
     }
 
-    async fn crash(&mut self, n: usize) {
+    pub async fn crash(&mut self, n: usize) {
         self.note(format!("pod-{n} crashes"));
         self.pods[n].crash(&self.api).await;
         self.oracle.lock().set_process(n, None);
@@ -336,7 +303,7 @@ impl World {
             let needed = needed(&pin["spec"]);
             let entry = self.guarded.get(&uid(pin)).copied();
             let guarded = match entry {
-                Some(before) => before.min(fewest.unwrap_or(needed)).min(needed),
+                Some(before) => before.min(fewest.unwrap_or(needed)),
                 None if is_ready(pin) => needed,
                 None => continue,
             };
@@ -419,7 +386,7 @@ impl World {
     }
 }
 
-fn record() -> Key {
+pub fn record() -> Key {
     Key::new(Kind::ConfigMap, NAMESPACE, RECORD)
 }
 
@@ -433,7 +400,7 @@ pub fn reason(pin: &Value) -> Option<(bool, String)> {
     Some((ready["status"] == "True", ready["reason"].as_str()?.to_owned()))
 }
 
-fn is_ready(pin: &Value) -> bool {
+pub fn is_ready(pin: &Value) -> bool {
     reason(pin).is_some_and(|(ready, _)| ready)
 }
 

@@ -1,8 +1,9 @@
 //! Claims against the list of objects: finds Pins that were deleted while nobody watched.
 //!
 //! Invariant: a claim is dropped only if, in this order, a whole list did not contain its object, a
-//! GET of its name answered 404 or another UID, and the UIDs of the namespace kube-system and of the
-//! Pins' definition are those seen first. An error is never an answer, and neither is "forbidden".
+//! GET of its name found nothing or another UID, and the UIDs of the namespace kube-system and of the
+//! Pins' definition are those seen first. An error is never an answer, neither is "forbidden", nor a
+//! 404 that does not name the object.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +58,7 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
         let objects = lead.objects();
         lead.shared.cluster.state().read(|pins| missing(pins, &objects))
     };
-    // Noted at the start of each leadership, while all is well, to compare with later.
+    // Also with nothing in doubt: a record that was made anew has them noted again while all is well.
     anchors::check(lead).await?;
     if missing.is_empty() {
         return Ok(0);

@@ -3,18 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::StreamExt;
-use kube::{
-    Api, Client,
-    core::ApiResource,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, Client, core::ApiResource, runtime::watcher};
 use pinkeeper::types::{ClusterId, PeerId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{api, leading::Shared, set_back},
+    controller::{leading::Shared, watching::Watching},
     crd,
 };
 
@@ -80,38 +75,15 @@ pub async fn run(
     token: CancellationToken,
 ) {
     let api = peers_in(&shared.client, &shared.settings.namespace);
-    let begin = || {
-        let events = watcher(api.clone(), watcher::Config::default());
-        events.backoff(api::watch_backoff()).boxed()
-    };
-    let (mut events, mut seen) = (begin(), set_back::Seen::new());
+    let mut watching = Watching::new("ClusterPeers", api, shared.clone());
     let mut now = Directory::default();
     let mut listing = BTreeMap::new();
     let own = shared.cluster.id();
     let mut addresses = BTreeMap::new();
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = token.cancelled() => return,
-            event = events.next() => event,
-            () = seen.set_back(&api) => {
-                tracing::warn!("the API server's data was set back; ClusterPeers are listed anew");
-                (events, seen) = (begin(), set_back::Seen::new());
-                continue;
-            }
-        };
-        match event {
-            Some(Ok(event)) => {
-                shared.reach.answered();
-                seen.note(&event);
-                take(&mut now, &mut listing, event);
-            }
-            Some(Err(error)) => {
-                tracing::warn!(%error, "cannot watch ClusterPeers; trying again");
-                continue;
-            }
-            None => return,
-        }
+    while let Some(event) = token.run_until_cancelled(watching.next()).await {
+        // What is listed anew takes the place of what there was.
+        let Some(event) = event else { continue };
+        take(&mut now, &mut listing, event);
         if !now.complete {
             continue;
         }

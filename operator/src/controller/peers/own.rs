@@ -99,11 +99,12 @@ impl Own {
         if status == listed.status {
             return Ok(());
         }
-        let every = match without_numbers(&status) == without_numbers(&listed.status) {
-            // The record waits for that.
-            _ if status.cluster_id != listed.status.cluster_id => Duration::ZERO,
-            true => NUMBERS_EVERY,
-            false => WRITE_EVERY,
+        let every = if status.cluster_id != listed.status.cluster_id {
+            Duration::ZERO // the record waits for it
+        } else if without_numbers(&status) == without_numbers(&listed.status) {
+            NUMBERS_EVERY
+        } else {
+            WRITE_EVERY
         };
         if self.written.is_some_and(|written| written.elapsed() < every) {
             return Ok(());

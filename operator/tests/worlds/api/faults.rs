@@ -119,7 +119,8 @@ fn refusal(random: &mut StdRng) -> Refusal {
         },
         1 => Refusal::new(500, "InternalError", "etcdserver: leader changed"),
         2 => Refusal::new(503, "ServiceUnavailable", "the server is shutting down"),
-        3 => Refusal::new(504, "Timeout", "request did not complete within the allotted time"),
+        // Of a proxy that has lost its servers.
+        3 => Refusal::new(404, "NotFound", "404 page not found"),
         _ => Refusal::new(403, "Forbidden", "RBAC: clusterrole not found"),
     }
 }

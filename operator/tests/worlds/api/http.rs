@@ -125,6 +125,9 @@ pub fn status(refusal: &Refusal) -> Value {
     if let Some(seconds) = refusal.retry_after {
         status["details"] = json!({"retryAfterSeconds": seconds});
     }
+    if let Some(name) = &refusal.name {
+        status["details"] = json!({"name": name});
+    }
     status
 }
 

@@ -101,15 +101,18 @@ pub struct Refusal {
     pub message: String,
     /// Seconds.
     pub retry_after: Option<u32>,
+    /// The object that is not there, as the API server itself tells it.
+    pub name: Option<String>,
 }
 
 impl Refusal {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None }
+        Self { code, reason, message: message.into(), retry_after: None, name: None }
     }
 
     fn not_found(key: &Key) -> Self {
-        Self::new(404, "NotFound", format!("{key} not found"))
+        let name = Some(key.name.clone());
+        Self { name, ..Self::new(404, "NotFound", format!("{key} not found")) }
     }
 
     fn conflict(key: &Key) -> Self {

@@ -1,0 +1,127 @@
+//! A watch of one kind that tells when everything is to be read anew.
+//!
+//! When the API server's data is set back, as by a backup of etcd that is restored, a watch from before is
+//! told nothing, and no error, until the versions have grown past those it has seen
+//! (kubernetes/kubernetes#107457); and what is kept of objects is of versions that there are no more. So a
+//! short list is asked for now and then, whose version says how far the data is.
+
+use std::{fmt::Debug, time::Duration};
+
+use futures::{StreamExt, stream::BoxStream};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::ListParams,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    api::{self, DEADLINE},
+    leading::Shared,
+};
+
+/// Between two questions how far the data is.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// The watch; without end.
+pub(super) struct Watching<K> {
+    /// What people call the objects.
+    kind: &'static str,
+    api: Api<K>,
+    shared: Shared,
+    events: BoxStream<'static, watcher::Result<Event<K>>>,
+    seen: Seen,
+}
+
+impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K> {
+    pub(super) fn new(kind: &'static str, api: Api<K>, shared: Shared) -> Self {
+        let (events, seen) = (begin(&api), Seen::new());
+        Self { kind, api, shared, events, seen }
+    }
+
+    /// What happens next; absent when the data was set back: the watch has begun anew, and what was told
+    /// before is of no use. May be dropped at any time.
+    pub(super) async fn next(&mut self) -> Option<Event<K>> {
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = self.events.next() => event,
+                () = self.seen.set_back(&self.api) => None,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    self.shared.reach.answered();
+                    self.seen.note(&event);
+                    return Some(event);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "cannot watch {}; trying again", self.kind);
+                }
+                // A watcher's stream does not end by itself.
+                None => {
+                    tracing::warn!(
+                        "the API server's data was set back; {} are listed anew",
+                        self.kind
+                    );
+                    (self.events, self.seen) = (begin(&self.api), Seen::new());
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+fn begin<K>(api: &Api<K>) -> BoxStream<'static, watcher::Result<Event<K>>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    watcher(api.clone(), watcher::Config::default()).backoff(api::watch_backoff()).boxed()
+}
+
+/// How far the data has been seen to be.
+#[derive(Debug)]
+struct Seen {
+    version: u64,
+    due: Instant,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { version: 0, due: Instant::now() + EVERY }
+    }
+
+    /// Takes note of what the watch has told.
+    fn note<K: ResourceExt>(&mut self, event: &Event<K>) {
+        if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = event {
+            self.version = self.version.max(number(object.resource_version()));
+        }
+    }
+
+    /// Ends when the data is seen to be older than it was. May be dropped at any time: whoever hears of
+    /// changes has no need of the answer.
+    async fn set_back<K: Clone + DeserializeOwned + Debug>(&mut self, api: &Api<K>) {
+        loop {
+            sleep_until(self.due).await;
+            self.due = Instant::now() + EVERY;
+            // If there is no answer, the next time will do.
+            let Ok(Ok(list)) = timeout(DEADLINE, api.list(&ListParams::default().limit(1))).await
+            else {
+                continue;
+            };
+            let now = number(list.metadata.resource_version);
+            if (1..self.version).contains(&now) {
+                return;
+            }
+            self.version = now;
+        }
+    }
+}
+
+/// The API promises that versions of one resource are decimal numbers that grow.
+fn number(version: Option<String>) -> u64 {
+    version.and_then(|version| version.parse().ok()).unwrap_or_default()
+}
