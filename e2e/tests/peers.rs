@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     net::TcpListener,
     path::Path,
     process::Stdio,
@@ -224,6 +224,56 @@ async fn a_cluster_comes_back_from_its_disks_alone() {
     assert_eq!(self::clusters(&trio), clusters);
 }
 
+/// The cluster still counts on those copies: for one replica it is the last.
+#[tokio::test]
+async fn a_peer_that_lost_its_data_folder_unpins_nothing_of_what_it_pinned_before() {
+    let separate = |peers: &mut [PeerProcess]| {
+        peers.iter_mut().for_each(|peer| drop(peer.separate_ledger().to_owned()));
+        Ok(())
+    };
+    let mut trio = Trio::start_with(separate).await.unwrap();
+    let lost = if trio.leader().unwrap() == 1 { 2 } else { 1 };
+    let cids: Vec<Cid> = (0..20).map(identity_cid).collect();
+    for cid in &cids {
+        trio.peers[0].pin(cid, "replication=1").await.unwrap();
+        trio.until_pinned(cid, 1).await;
+    }
+    let mut held = Vec::new();
+    for cid in cids {
+        if trio.daemons[lost].holds(&cid).await {
+            held.push(cid);
+        }
+    }
+    assert!(!held.is_empty());
+
+    trio.peers[lost].kill().await.unwrap();
+    fs::remove_dir_all(trio.peers[lost].data()).unwrap();
+    trio.peers[lost].start().unwrap();
+    // What comes of a pin of its own afterwards comes after what it does with those of before.
+    comes_and_goes(&trio, lost, &identity_cid(500)).await;
+    for cid in &held {
+        assert!(trio.daemons[lost].holds(cid).await, "{cid} was unpinned");
+    }
+    // Once it was wanted there again, it goes like any other.
+    trio.peers[0].unpin(&held[0]).await.unwrap();
+    comes_and_goes(&trio, lost, &held[0]).await;
+}
+
+/// A pin on every peer, until this one has it, and its end there.
+async fn comes_and_goes(trio: &Trio, peer: usize, cid: &Cid) {
+    let (process, daemon) = (&trio.peers[peer], &trio.daemons[peer]);
+    until("it is ready", FORM_DEADLINE, || process.is_ready()).await;
+    process.pin(cid, "").await.unwrap();
+    until("it holds the pin for the cluster", PIN_DEADLINE, || async {
+        let (_, metrics) = process.health("metrics").await.unwrap();
+        metrics.lines().any(|line| line == "pinkeeper_pins_held 1")
+    })
+    .await;
+    assert!(daemon.holds(cid).await);
+    process.unpin(cid).await.unwrap();
+    until("it was unpinned", PIN_DEADLINE, || async { !daemon.holds(cid).await }).await;
+}
+
 async fn stop_all(trio: &mut Trio) {
     let begin = Instant::now();
     trio.peers.iter().for_each(|peer| peer.terminate().unwrap());
@@ -305,9 +355,9 @@ async fn refused(args: &[&str]) -> String {
 async fn a_configuration_that_cannot_work_is_refused_in_one_line() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(path("secret"), SECRET).unwrap();
-    std::fs::write(path("file"), "").unwrap();
-    std::fs::write(path("unknown.yaml"), "name: a\ndata_dri: /tmp\n").unwrap();
+    fs::write(path("secret"), SECRET).unwrap();
+    fs::write(path("file"), "").unwrap();
+    fs::write(path("unknown.yaml"), "name: a\ndata_dri: /tmp\n").unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let ports: Vec<u16> = (0..3).map(|_| free_port().unwrap()).collect();
@@ -414,7 +464,7 @@ async fn a_damaged_data_folder_is_refused() {
     assert_eq!(peer.ended().await.unwrap().code(), Some(0));
 
     let (data, sound) = (peer.data(), peer.data().with_extension("sound"));
-    std::fs::rename(&data, &sound).unwrap();
+    fs::rename(&data, &sound).unwrap();
     let cut = |name: &'static str, len: u64| {
         let part = move |data: &Path| {
             let file = File::options().write(true).open(data.join(name)).unwrap();
@@ -424,11 +474,11 @@ async fn a_damaged_data_folder_is_refused() {
     };
     let remove_log = |data: &Path| {
         for entry in data.join("log").read_dir().unwrap() {
-            std::fs::remove_file(entry.unwrap().path()).unwrap();
+            fs::remove_file(entry.unwrap().path()).unwrap();
         }
     };
-    let remove_state = |data: &Path| std::fs::remove_file(data.join("state.redb")).unwrap();
-    let remove_identity = |data: &Path| std::fs::remove_file(data.join("identity")).unwrap();
+    let remove_state = |data: &Path| fs::remove_file(data.join("state.redb")).unwrap();
+    let remove_identity = |data: &Path| fs::remove_file(data.join("identity")).unwrap();
     let cases: Vec<(&str, Damage, &str)> = vec![
         ("the state is cut", cut("state.redb", 2), "state.redb"),
         ("the state is nearly gone", cut("state.redb", 1), "state.redb"),
@@ -456,7 +506,7 @@ async fn a_damaged_data_folder_is_refused() {
         println!("{what}: {line}");
         assert_eq!(code, Some(2), "{what}: {line}");
         assert!(line.starts_with("error: ") && line.contains(said), "{what}: {line}");
-        std::fs::remove_dir_all(&data).unwrap();
+        fs::remove_dir_all(&data).unwrap();
     }
     copy(&sound, &data);
     peer.start().unwrap();

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::ledger::{Change, Ledger};
+use super::ledger::{Change, Ledger, LedgerError};
+use crate::types::PeerId;
 
 /// How the driver reaches the ledger.
 #[derive(Clone, Debug)]
@@ -30,19 +31,9 @@ impl LedgerPort {
         }
     }
 
-    pub(super) async fn bind(&self, daemon: String) -> Result<bool, String> {
-        self.call(move |ledger| {
-            let known = ledger.daemon().map_err(|e| e.to_string())?;
-            let dropped = ledger.bind(&daemon).map_err(|e| e.to_string())?;
-            match known {
-                Some(known) if known != daemon => {
-                    tracing::warn!(%known, %daemon, dropped, "another daemon: the ledger's entries are void");
-                    Ok(true)
-                }
-                _ => Ok(false),
-            }
-        })
-        .await
+    /// Binds the ledger; whether its entries were another daemon's, and are void.
+    pub(super) async fn bind(&self, daemon: String, me: PeerId) -> Result<bool, String> {
+        self.call(move |ledger| bind(ledger, &daemon, me).map_err(|e| e.to_string())).await
     }
 
     pub(super) async fn write(&self, changes: Vec<Change>) -> Result<(), String> {
@@ -69,4 +60,20 @@ impl LedgerPort {
             }
         }
     }
+}
+
+fn bind(ledger: &Ledger, daemon: &str, me: PeerId) -> Result<bool, LedgerError> {
+    let (known, peer) = (ledger.daemon()?, ledger.peer()?);
+    ledger.bind(daemon, me)?;
+    let void = known.filter(|known| known != daemon);
+    if let Some(known) = &void {
+        tracing::warn!(%known, daemon, "another daemon: the ledger's entries are void");
+    } else if let Some(former) = peer.filter(|peer| *peer != me) {
+        tracing::warn!(
+            %former,
+            "this daemon was that peer's, which is gone: what it pinned stays pinned unless it is wanted \
+             here and released again; if it is not needed, remove it with `ipfs pin rm`"
+        );
+    }
+    Ok(void.is_some())
 }

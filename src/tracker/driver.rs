@@ -88,7 +88,9 @@ impl Driver {
         collectors: mpsc::Receiver<Collector>,
     ) -> Result<Self, LedgerError> {
         let ledger = ports.ledger.ledger();
-        let (bound, entries) = (ledger.daemon()?, ledger.entries()?);
+        // A former peer's ledger has to be bound anew.
+        let bound = ledger.daemon()?.filter(|_| ledger.peer().is_ok_and(|of| of == Some(ports.me)));
+        let entries = ledger.entries(ports.me)?;
         let origin = Instant::now();
         // Before the first look at the state: what changes from here on is told.
         let state_changes = ports.state.subscribe();
@@ -294,8 +296,8 @@ impl Driver {
         match action {
             Action::Probe => self.probe(ipfs),
             Action::Bind(id) => {
-                let ledger = self.ports.ledger.clone();
-                self.push(async move { Event::Bound(ledger.bind(id).await) });
+                let (ledger, me) = (self.ports.ledger.clone(), self.ports.me);
+                self.push(async move { Event::Bound(ledger.bind(id, me).await) });
             }
             Action::Write(changes) => {
                 let ledger = self.ports.ledger.clone();

@@ -1,8 +1,9 @@
 //! The ledger: which of the daemon's pins are ours and which are somebody else's, on disk.
 //!
-//! Invariants: bound to one daemon's ID, under another ID its entries are void; a write is on disk
-//! when it returns; it knows nothing of what is wanted or pinned now. It must not guess: a file it
-//! cannot read, or that lacks a write, is an error that says what to do, never an empty ledger.
+//! Invariants: bound to one daemon's ID, under another ID its entries are void; bound to one peer's ID,
+//! under another ID what was ours is a former peer's; a write is on disk when it returns; it knows
+//! nothing of what is wanted or pinned now. It must not guess: a file it cannot read, or that lacks a
+//! write, is an error that says what to do, never an empty ledger.
 
 use std::{
     fmt,
@@ -16,17 +17,19 @@ use redb::{
 };
 
 use crate::{
+    database::open_or_create,
     high_water::HighWater,
-    types::{Cid, CidError, Timestamp},
+    types::{Cid, CidError, PeerId, Timestamp},
 };
 
 /// Binary CID → [`Entry`] in the form of [`Entry::encode`].
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-/// `format` → version of the whole file, one byte; `daemon` → the daemon's ID; `writes` → how many
-/// there were, 8 bytes, big endian.
+/// `format` → version of the whole file, one byte; `daemon` → the daemon's ID; `peer` → the peer's ID,
+/// 32 bytes; `writes` → how many there were, 8 bytes, big endian.
 const HEADER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("header");
 const FORMAT_KEY: &str = "format";
 const DAEMON_KEY: &str = "daemon";
+const PEER_KEY: &str = "peer";
 const WRITES_KEY: &str = "writes";
 /// Version of the tables' layout. Another one is refused.
 const FORMAT: u8 = 1;
@@ -42,6 +45,9 @@ pub enum Origin {
     Ours,
     /// It was pinned already when this peer asked.
     Foreign,
+    /// A peer that lost its identity with its data folder, and had this daemon. The cluster may still
+    /// count on that copy, so it is unpinned only after it was wanted here again.
+    Former,
 }
 
 /// What the ledger says of one CID.
@@ -153,6 +159,7 @@ impl Entry {
         bytes[1] = match self.origin {
             Origin::Ours => 0,
             Origin::Foreign => 1,
+            Origin::Former => 2,
         };
         bytes[2..].copy_from_slice(&self.since.0.to_be_bytes());
         bytes
@@ -163,6 +170,7 @@ impl Entry {
         let origin = match origin {
             0 => Origin::Ours,
             1 => Origin::Foreign,
+            2 => Origin::Former,
             _ => return None,
         };
         Some(Self { origin, since: Timestamp(u64::from_be_bytes(since.try_into().ok()?)) })
@@ -193,7 +201,7 @@ impl Ledger {
         let file = path.to_owned();
         // Never made anew: an empty ledger would take what is ours for a stranger's.
         let reopen = Arc::new(move || builder().open(&file));
-        let mut ledger = Self::checked(builder().create(path), reopen, place.clone())?;
+        let mut ledger = Self::checked(open_or_create(&builder(), path), reopen, place.clone())?;
         let found = ledger.with(|database| ledger.writes(database))?;
         match synced {
             Some(synced) if found < synced && !is_new => {
@@ -278,53 +286,81 @@ impl Ledger {
     }
 
     fn daemon_in(&self, database: &Database) -> Result<Option<String>, LedgerError> {
-        let read = database.begin_read().map_err(|e| self.disk(&e))?;
-        let header = read.open_table(HEADER).map_err(|e| self.disk(&e))?;
-        let id = header.get(DAEMON_KEY).map_err(|e| self.disk(&e))?;
-        id.map(|id| {
-            String::from_utf8(id.value().to_vec())
-                .map_err(|_| self.not_understood("the daemon's ID is not text".to_owned()))
-        })
-        .transpose()
+        let id = self.header(database, DAEMON_KEY)?.map(String::from_utf8);
+        id.transpose().map_err(|_| self.not_understood("the daemon's ID is not text".to_owned()))
     }
 
-    /// Binds it to a daemon. Entries of another daemon are dropped; returns how many.
+    /// The peer it is bound to; none when it is new.
+    ///
+    /// # Errors
+    /// When the disk fails or the ID is not one.
+    pub fn peer(&self) -> Result<Option<PeerId>, LedgerError> {
+        self.with(|database| self.peer_in(database))
+    }
+
+    fn peer_in(&self, database: &Database) -> Result<Option<PeerId>, LedgerError> {
+        let id = self.header(database, PEER_KEY)?.map(<[u8; 32]>::try_from);
+        let id = id.transpose().map_err(|_| self.not_understood("the peer's ID".to_owned()))?;
+        Ok(id.map(PeerId))
+    }
+
+    fn header(&self, database: &Database, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {
+        let read = database.begin_read().map_err(|e| self.disk(&e))?;
+        let header = read.open_table(HEADER).map_err(|e| self.disk(&e))?;
+        let value = header.get(key).map_err(|e| self.disk(&e))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    /// Binds it to a daemon and a peer. Entries of another daemon are dropped; those of another peer are
+    /// kept as a former one's.
     ///
     /// # Errors
     /// When the disk fails; then nothing has changed.
-    pub fn bind(&self, daemon: &str) -> Result<u64, LedgerError> {
-        self.with(|database| self.bind_in(database, daemon))
+    pub fn bind(&self, daemon: &str, peer: PeerId) -> Result<(), LedgerError> {
+        self.with(|database| self.bind_in(database, daemon, peer))
     }
 
-    fn bind_in(&self, database: &Database, daemon: &str) -> Result<u64, LedgerError> {
-        use redb::ReadableTableMetadata as _;
-        if self.daemon_in(database)?.as_deref() == Some(daemon) {
-            return Ok(0);
+    fn bind_in(&self, database: &Database, daemon: &str, peer: PeerId) -> Result<(), LedgerError> {
+        let (of_daemon, of_peer) = (self.daemon_in(database)?, self.peer_in(database)?);
+        let same_daemon = of_daemon.as_deref() == Some(daemon);
+        if same_daemon && of_peer == Some(peer) {
+            return Ok(());
         }
-        let write = self.begin(database)?;
-        let dropped = {
-            let entries = write.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
-            entries.len().map_err(|e| self.disk(&e))?
+        let kept = match of_peer {
+            Some(other) if same_daemon && other != peer => self.entries_of(database, peer)?,
+            _ => Vec::new(),
         };
-        write.delete_table(ENTRIES).map_err(|e| self.disk(&e))?;
-        write.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
+        let write = self.begin(database)?;
+        if !same_daemon {
+            write.delete_table(ENTRIES).map_err(|e| self.disk(&e))?;
+        }
         {
+            let mut entries = write.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
+            for (cid, entry) in kept {
+                let entry = entry.encode();
+                entries.insert(cid.as_bytes(), &entry[..]).map_err(|e| self.disk(&e))?;
+            }
             let mut header = write.open_table(HEADER).map_err(|e| self.disk(&e))?;
             header.insert(DAEMON_KEY, daemon.as_bytes()).map_err(|e| self.disk(&e))?;
+            header.insert(PEER_KEY, &peer.0[..]).map_err(|e| self.disk(&e))?;
         }
-        self.commit(write)?;
-        Ok(dropped)
+        self.commit(write)
     }
 
-    /// All entries, in order of their CIDs.
+    /// All entries as they are for this peer, in order of their CIDs.
     ///
     /// # Errors
     /// When the disk fails or an entry is not understood.
-    pub fn entries(&self) -> Result<Vec<(Cid, Entry)>, LedgerError> {
-        self.with(|database| self.entries_in(database))
+    pub fn entries(&self, peer: PeerId) -> Result<Vec<(Cid, Entry)>, LedgerError> {
+        self.with(|database| self.entries_of(database, peer))
     }
 
-    fn entries_in(&self, database: &Database) -> Result<Vec<(Cid, Entry)>, LedgerError> {
+    fn entries_of(
+        &self,
+        database: &Database,
+        peer: PeerId,
+    ) -> Result<Vec<(Cid, Entry)>, LedgerError> {
+        let is_former = self.peer_in(database)?.is_some_and(|of| of != peer);
         let read = database.begin_read().map_err(|e| self.disk(&e))?;
         let table = read.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
         let mut entries = Vec::new();
@@ -332,9 +368,12 @@ impl Ledger {
             let (key, value) = item.map_err(|e| self.disk(&e))?;
             let cid = Cid::from_bytes(key.value())
                 .map_err(|e: CidError| self.not_understood(e.to_string()))?;
-            let entry = Entry::decode(value.value()).ok_or_else(|| {
+            let mut entry = Entry::decode(value.value()).ok_or_else(|| {
                 self.not_understood(format!("the entry of {cid} is {}", hex::encode(value.value())))
             })?;
+            if is_former && entry.origin == Origin::Ours {
+                entry.origin = Origin::Former;
+            }
             entries.push((cid, entry));
         }
         Ok(entries)
@@ -387,10 +426,7 @@ impl Ledger {
     }
 
     fn writes(&self, database: &Database) -> Result<u64, LedgerError> {
-        let read = database.begin_read().map_err(|e| self.disk(&e))?;
-        let header = read.open_table(HEADER).map_err(|e| self.disk(&e))?;
-        let stored = header.get(WRITES_KEY).map_err(|e| self.disk(&e))?;
-        self.count(stored.map(|value| value.value().to_vec()))
+        self.count(self.header(database, WRITES_KEY)?)
     }
 
     fn count(&self, stored: Option<Vec<u8>>) -> Result<u64, LedgerError> {
@@ -422,6 +458,9 @@ mod tests {
     use super::*;
     use crate::sim::damage;
 
+    const ME: PeerId = PeerId([1; 32]);
+    const OTHER: PeerId = PeerId([2; 32]);
+
     fn cid(n: u8) -> Cid {
         // CIDv1, raw, identity multihash of one byte.
         Cid::from_bytes(&[1, 0x55, 0, 1, n]).unwrap()
@@ -437,7 +476,7 @@ mod tests {
         let path = folder.path().join("ledger");
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.daemon().unwrap(), None);
-        assert_eq!(ledger.bind("one").unwrap(), 0);
+        ledger.bind("one", ME).unwrap();
         ledger
             .write(&[(cid(2), entry(Origin::Foreign, 7)), (cid(1), entry(Origin::Ours, 8))])
             .unwrap();
@@ -446,20 +485,42 @@ mod tests {
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.daemon().unwrap().as_deref(), Some("one"));
         let entries: Vec<_> =
-            ledger.entries().unwrap().into_iter().map(|(c, e)| (c, Some(e))).collect();
+            ledger.entries(ME).unwrap().into_iter().map(|(c, e)| (c, Some(e))).collect();
         assert_eq!(entries, [(cid(1), entry(Origin::Ours, 8)), (cid(3), entry(Origin::Ours, 9))]);
     }
 
     #[test]
     fn another_daemon_voids_the_entries() {
         let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
-        ledger.bind("one").unwrap();
+        ledger.bind("one", ME).unwrap();
         ledger.write(&[(cid(1), entry(Origin::Ours, 1))]).unwrap();
-        assert_eq!(ledger.bind("one").unwrap(), 0);
-        assert_eq!(ledger.entries().unwrap().len(), 1);
-        assert_eq!(ledger.bind("two").unwrap(), 1);
-        assert!(ledger.entries().unwrap().is_empty());
+        ledger.bind("one", ME).unwrap();
+        assert_eq!(ledger.entries(ME).unwrap().len(), 1);
+        ledger.bind("two", ME).unwrap();
+        assert!(ledger.entries(ME).unwrap().is_empty());
         assert_eq!(ledger.daemon().unwrap().as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn under_another_peer_what_was_ours_is_a_former_ones() {
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
+        ledger.bind("one", OTHER).unwrap();
+        let written = [(cid(1), entry(Origin::Ours, 1)), (cid(2), entry(Origin::Foreign, 2))];
+        ledger.write(&written).unwrap();
+        let origins = || {
+            let entries = ledger.entries(ME).unwrap();
+            entries.into_iter().map(|(_, entry)| entry.origin).collect::<Vec<_>>()
+        };
+        // Also before it is bound, and for good afterwards.
+        assert_eq!(origins(), [Origin::Former, Origin::Foreign]);
+        ledger.bind("one", ME).unwrap();
+        assert_eq!(ledger.peer().unwrap(), Some(ME));
+        assert_eq!(origins(), [Origin::Former, Origin::Foreign]);
+        ledger.write(&[(cid(1), entry(Origin::Ours, 3))]).unwrap();
+        ledger.bind("one", ME).unwrap();
+        assert_eq!(origins(), [Origin::Ours, Origin::Foreign]);
+        ledger.bind("two", OTHER).unwrap();
+        assert_eq!(origins(), []);
     }
 
     #[test]
@@ -486,12 +547,12 @@ mod tests {
             ledger.commit(write)
         };
         ledger.with(insert).unwrap();
-        assert!(matches!(ledger.entries(), Err(LedgerError::NotUnderstood { .. })));
+        assert!(matches!(ledger.entries(ME), Err(LedgerError::NotUnderstood { .. })));
     }
 
     /// What a ledger says, in words that can be compared.
     fn told(ledger: &Ledger) -> Result<String, LedgerError> {
-        Ok(format!("{:?} {:?}", ledger.daemon()?, ledger.entries()?))
+        Ok(format!("{:?} {:?}", ledger.daemon()?, ledger.entries(ME)?))
     }
 
     /// Puts a damaged file in the place of `path` many times: it must say `expected` or be refused.
@@ -524,7 +585,7 @@ mod tests {
         let folder = damage::folder();
         let (path, crashed) = (folder.path().join("ledger"), folder.path().join("crashed"));
         let ledger = Ledger::open(&path).unwrap();
-        ledger.bind("one").unwrap();
+        ledger.bind("one", ME).unwrap();
         for round in 0..3 {
             let changes: Vec<_> = (0..200).map(|n| (cid(n), entry(Origin::Ours, round))).collect();
             ledger.write(&changes).unwrap();
@@ -543,7 +604,7 @@ mod tests {
         assert!(error.contains("move it away"), "{error}");
         // That done, it begins anew.
         std::fs::remove_file(&path).unwrap();
-        assert!(Ledger::open(&path).unwrap().entries().unwrap().is_empty());
+        assert!(Ledger::open(&path).unwrap().entries(ME).unwrap().is_empty());
         assert!(Ledger::open(&path).is_ok());
     }
 }

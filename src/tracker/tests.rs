@@ -136,7 +136,7 @@ async fn what_is_wanted_is_pinned_and_what_is_not_wanted_is_unpinned() {
     world
         .until("nothing left", |w| w.daemon.held().is_empty() && w.handle.statuses().is_empty())
         .await;
-    assert!(world.ledger.entries().unwrap().is_empty());
+    assert!(world.ledger.entries(ME).unwrap().is_empty());
     world.stop().await;
 }
 
@@ -154,7 +154,7 @@ async fn foreign_pins_count_and_stay() {
     world.release(1);
     world.release(2);
     world
-        .until("forgotten", |w| w.state_of(1).is_none() && w.ledger.entries().unwrap().is_empty())
+        .until("forgotten", |w| w.state_of(1).is_none() && w.ledger.entries(ME).unwrap().is_empty())
         .await;
     tokio::time::sleep(Duration::from_secs(700)).await;
     assert!(daemon.holds(&cid(1)) && daemon.holds(&cid(2)));
@@ -245,7 +245,7 @@ async fn what_was_deleted_while_the_peer_was_away_is_unpinned_behind_a_barrier()
     assert!(daemon.holds(&cid(1)), "unpinned without a barrier");
     *world.barrier_open.lock().unwrap() = true;
     world.until("unpinned", |w| !w.daemon.holds(&cid(1))).await;
-    world.until("forgotten", |w| w.ledger.entries().unwrap().len() == 1).await;
+    world.until("forgotten", |w| w.ledger.entries(ME).unwrap().len() == 1).await;
     assert!(daemon.holds(&cid(2)) && daemon.holds(&cid(9)));
     let pins = daemon.take_requests();
     assert!(!pins.iter().any(|r| matches!(r, Request::Pin(_))), "{pins:?}");

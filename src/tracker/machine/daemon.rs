@@ -2,7 +2,7 @@
 
 use std::{mem, time::Duration};
 
-use super::{Action, Daemon, Lane, Machine, Phase, growing, pinning::CANCEL_TIME};
+use super::{Action, Daemon, Lane, Machine, Origin, Phase, growing, pinning::CANCEL_TIME};
 use crate::{ipfs::IpfsError, types::Cid};
 
 /// Wait after the first list that broke off.
@@ -168,6 +168,7 @@ impl Machine {
                 self.list_failures = 0;
                 self.list_owed = false;
                 self.list_at = self.now.at + self.config.compare_period;
+                self.forget_former(number);
                 self.ask_again(|entry| entry.seen < number)
             }
             Err(IpfsError::Down(reason)) => return self.daemon_down(&reason),
@@ -185,6 +186,18 @@ impl Machine {
         };
         if unseen_count > 0 {
             tracing::info!(count = unseen_count, "pins are not in the daemon's list; asking again");
+        }
+    }
+
+    /// What a former peer pinned and the daemon does not hold any more: who pins it now is somebody else.
+    fn forget_former(&mut self, list: u32) {
+        let gone = self.all(|entry| {
+            entry.origin == Some(Origin::Former)
+                && entry.phase == Phase::Unknown
+                && entry.seen < list
+        });
+        for cid in gone {
+            self.record(cid, Phase::Forgetting);
         }
     }
 

@@ -105,12 +105,14 @@ impl Machine {
         }
     }
 
-    /// Unpins what is ours, forgets what is not. The entry is in no container.
+    /// Unpins what is ours, forgets what is not, and leaves a former peer's as it is. The entry is in no
+    /// container.
     pub(super) fn let_go(&mut self, cid: Cid) {
         self.clear_failure(&cid);
         let Some(entry) = self.entries.get(&cid) else { return };
         match (entry.origin, entry.whose()) {
             (None, _) => self.remove(&cid),
+            (Some(Origin::Former), _) => self.update(&cid, |entry| entry.phase = Phase::Unknown),
             (_, Some(Origin::Ours)) => self.enqueue_unpin(cid),
             (Some(_), _) => self.record(cid, Phase::Forgetting),
         }

@@ -33,6 +33,9 @@ pub(super) enum Phase {
     WritingDirect,
     /// Pinned by somebody else: that is being written \[`to_write` or `writing`\].
     WritingForeign,
+    /// Pinned by a former peer, and wanted here: that it is ours is being written \[`to_write` or
+    /// `writing`\].
+    TakingOver,
     /// May be pinned \[ready\].
     Ready,
     /// \[flights\].
@@ -128,7 +131,8 @@ impl Entry {
         }
     }
 
-    /// Whose it is if it is pinned. An intent makes it ours only with an attempt.
+    /// Whose it is if it is pinned. An intent makes it ours only with an attempt. What a former peer
+    /// pinned is nobody's until it is taken over.
     pub(super) fn whose(&self) -> Option<Origin> {
         self.origin.filter(|origin| *origin == Origin::Foreign || self.attempted)
     }

@@ -43,6 +43,8 @@ enum Step {
     Collect,
     /// The peer ends and starts again; says whether what was under way took effect.
     Reboot(bool),
+    /// The peer ends and comes back as another one, with the same daemon and ledger.
+    NewIdentity,
     Advance(u16),
 }
 
@@ -64,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::GiveUpUnpin),
         1 => Just(Step::Collect),
         1 => any::<bool>().prop_map(Step::Reboot),
+        1 => Just(Step::NewIdentity),
         4 => (0_u16..8000).prop_map(Step::Advance),
     ]
 }
@@ -533,11 +536,25 @@ impl Model {
                 self.attempted.insert(*cid);
             }
         }
+        self.start(self.bound.clone());
+    }
+
+    fn start(&mut self, bound: Option<String>) {
         let ledger = self.disk.iter().map(|(cid, entry)| (*cid, *entry)).collect();
         let now = Now { at: self.at, wall: Timestamp(0) };
         self.started = self.log.len();
-        self.machine = Machine::new(config(), now, self.bound.clone(), ledger);
+        self.machine = Machine::new(config(), now, bound, ledger);
         self.compare();
+    }
+
+    /// The ledger of a peer that is no more: it has to be bound anew, and what was ours is not.
+    fn new_identity(&mut self) {
+        self.reboot(true);
+        let ours = self.disk.values_mut().filter(|entry| entry.origin == Origin::Ours);
+        ours.for_each(|entry| entry.origin = Origin::Former);
+        self.under_way.clear();
+        self.list = None;
+        self.start(None);
     }
 
     fn step(&mut self, step: Step) {
@@ -577,6 +594,7 @@ impl Model {
                 self.effective = effective;
                 self.reboot(effective);
             }
+            Step::NewIdentity => self.new_identity(),
             Step::Advance(ms) => self.advance(Duration::from_millis(ms.into())),
         }
     }
@@ -665,6 +683,7 @@ impl Model {
             Phase::WritingOurs
             | Phase::WritingDirect
             | Phase::WritingForeign
+            | Phase::TakingOver
             | Phase::Withdrawing
             | Phase::Forgetting => {
                 let writing = machine.writing.iter().any(|(written, _)| written == cid);
@@ -685,6 +704,8 @@ impl Model {
             let (held, on_disk) = (self.held.contains(&cid), self.disk.contains_key(&cid));
             let right = if self.committed.contains(&cid) {
                 state == Some(PinState::Pinned) && held && on_disk && !self.direct.contains(&cid)
+            } else if self.is_written(&cid, Origin::Former) {
+                state.is_none()
             } else {
                 state.is_none() && !on_disk && held == self.foreign.contains(&cid)
             };

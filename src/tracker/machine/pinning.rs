@@ -92,18 +92,21 @@ impl Machine {
     pub(super) fn is_pinned(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| entry.sequence = sequence);
-        if self.entries.get(&cid).is_some_and(|entry| entry.whose().is_none()) {
-            self.record(cid, Phase::WritingForeign);
-        } else {
-            self.clear_failure(&cid);
-            self.update(&cid, |entry| entry.phase = Phase::Pinned);
+        let Some(entry) = self.entries.get(&cid) else { return };
+        match (entry.origin, entry.whose()) {
+            (Some(Origin::Former), _) => self.record(cid, Phase::TakingOver),
+            (_, None) => self.record(cid, Phase::WritingForeign),
+            _ => {
+                self.clear_failure(&cid);
+                self.update(&cid, |entry| entry.phase = Phase::Pinned);
+            }
         }
     }
 
     /// Has the ledger changed; what follows is decided by the phase when that is on disk.
     pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
         let origin = match phase {
-            Phase::WritingOurs => Some(Origin::Ours),
+            Phase::WritingOurs | Phase::TakingOver => Some(Origin::Ours),
             Phase::WritingForeign | Phase::WritingDirect => Some(Origin::Foreign),
             _ => None,
         };
@@ -142,7 +145,10 @@ impl Machine {
         self.write_error = None;
         for (cid, change) in std::mem::take(&mut self.writing) {
             let origin = change.map(|entry| entry.origin);
-            self.update(&cid, |entry| entry.origin = origin);
+            self.update(&cid, |entry| {
+                entry.origin = origin;
+                entry.attempted |= entry.phase == Phase::TakingOver;
+            });
             let Some(entry) = self.entries.get(&cid) else { continue };
             let listed_since = entry.seen < self.list_number && !self.listing;
             let outdated = listed_since
@@ -150,14 +156,19 @@ impl Machine {
                 || !matches!(self.daemon, Daemon::Up { .. });
             match (entry.phase, entry.wanted) {
                 // The daemon was away, or has listed all its pins, since it answered: ask again.
-                (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, true)
-                    if outdated =>
-                {
+                (
+                    Phase::WritingOurs
+                    | Phase::WritingDirect
+                    | Phase::WritingForeign
+                    | Phase::TakingOver,
+                    true,
+                ) if outdated => {
                     let lane = entry.lane;
                     self.enqueue(cid, lane);
                 }
                 (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
-                (Phase::WritingForeign, true) => self.is_pinned(cid),
+                (Phase::WritingForeign | Phase::TakingOver, true) => self.is_pinned(cid),
+                (Phase::TakingOver, false) => self.let_go(cid),
                 // Written for a pin that never started, or foreign: nothing to unpin.
                 (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, false) => {
                     self.record(cid, Phase::Forgetting);

@@ -100,6 +100,7 @@ impl Machine {
                 Phase::WritingOurs
                 | Phase::WritingDirect
                 | Phase::WritingForeign
+                | Phase::TakingOver
                 | Phase::Forgetting,
                 Some(error),
             ) => error.to_string(),

@@ -338,6 +338,30 @@ fn the_ledger_at_start_is_checked_against_what_is_wanted() {
 }
 
 #[test]
+fn what_a_former_peer_pinned_stays_until_it_was_wanted_and_released() {
+    let entry = ledger::Entry { origin: Origin::Former, since: Timestamp(0) };
+    let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
+    let mut bench = Bench::new(config());
+    bench.machine = Machine::new(config(), now, None, vec![(cid(1), entry), (cid(2), entry)]);
+    bench.feed(Event::DesiredRange { after: None, until: None, wanted: Vec::new() });
+    assert_eq!((bench.state(1), bench.state(2)), (None, None));
+    assert_eq!(bench.take().last(), Some(&Action::List));
+    bench.feed(Event::Listed(vec![cid(1)]));
+    bench.feed(Event::ListEnded(Ok(())));
+    assert_eq!(bench.written, [(cid(2), None)], "the daemon does not hold it: forgotten");
+
+    bench.want(1);
+    assert_eq!(bench.take(), [Action::List]);
+    bench.feed(Event::Listed(vec![cid(1)]));
+    bench.feed(Event::ListEnded(Ok(())));
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
+    assert_eq!(bench.written[1].1.unwrap().origin, Origin::Ours);
+    bench.feed(Event::Desired(vec![(cid(1), false)]));
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    assert!(bench.take().contains(&Action::Unpin(cid(1))));
+}
+
+#[test]
 fn what_the_list_has_named_before_it_was_wanted_is_pinned_at_once() {
     let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
     let ledger = vec![(cid(1), entry), (cid(2), entry)];
