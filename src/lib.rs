@@ -6,6 +6,7 @@
 //! - [`types`]: the words and the messages between peers, plain data.
 //! - [`state`], [`allocate`]: pure decisions about pins and where they go.
 //! - [`clock`]: wall-clock time, for timestamps only.
+//! - [`database`]: a store's file, whole or not there.
 //! - [`high_water`]: how much of a store was on disk already.
 //! - [`identity`]: who this peer is, and the cluster secret.
 //! - [`telemetry`]: logs and metrics of the process.
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod consensus;
+pub mod database;
 #[cfg(any(test, feature = "simulation"))]
 pub mod fuzzing;
 pub mod high_water;

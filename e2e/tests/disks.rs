@@ -190,6 +190,7 @@ impl Small {
         peer.kill().await.unwrap();
         move_all(&ledger, &aside);
         self.stays_down(full).await;
+        assert!(!ledger.with_extension("redb").exists(), "a ledger is whole or not there");
         move_all(&aside, &ledger);
         self.trio.peers[full].start().unwrap();
         let peer = &self.trio.peers[full];

@@ -18,6 +18,7 @@ use super::raft_types::{
     CodecError, RaftMembership, decode, encode, stored_membership_in, stored_membership_out,
 };
 use crate::{
+    database::open_or_create,
     state::{PinSet, Window},
     types::{Cid, ClusterId, EntryBody, LogPosition, Pin},
 };
@@ -111,7 +112,7 @@ impl StateStore {
     /// When it is damaged or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let name: Arc<str> = path.display().to_string().into();
-        let opened = builder().create(path);
+        let opened = open_or_create(&builder(), path);
         Self::prepared(opened.map_err(|error| failed(&name, error))?, name)
     }
 

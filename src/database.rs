@@ -1,0 +1,54 @@
+//! A redb file that is there whole or not at all.
+//!
+//! redb gives a new file its length before it writes the first page, so a full disk or a crash in between
+//! leaves a file that no later opening takes for a database. So it is made under another name.
+
+use std::{fs, io, path::Path};
+
+use redb::{Builder, Database, DatabaseError, StorageError};
+
+/// Opens the file; makes it if it is not there.
+///
+/// # Errors
+/// When it is damaged, or cannot be read or written.
+pub fn open_or_create(builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
+    if !path.try_exists().map_err(failed)? {
+        let unfinished = path.with_extension("new");
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        drop(builder.create(&unfinished)?);
+        fs::rename(&unfinished, path).map_err(failed)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = fs::File::open(folder.unwrap_or(Path::new(".")));
+        folder.and_then(|folder| folder.sync_all()).map_err(failed)?;
+    }
+    builder.open(path)
+}
+
+fn failed(error: io::Error) -> DatabaseError {
+    StorageError::from(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_left_unfinished_is_made_anew_and_what_is_there_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let names = || {
+            let names = fs::read_dir(folder.path()).unwrap();
+            names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        fs::write(folder.path().join("state.new"), [0; 4096]).unwrap();
+        drop(open_or_create(&Database::builder(), &path).unwrap());
+        assert_eq!(names(), ["state.redb"]);
+        drop(open_or_create(&Database::builder(), &path).unwrap());
+        fs::write(&path, [0; 4096]).unwrap();
+        assert!(open_or_create(&Database::builder(), &path).is_err(), "never made anew");
+    }
+}
