@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError, MemberView, placement::Placement};
 use crate::{
-    rpc::encoded_len,
     state::{Changed, Op},
     types::{Allocation, Cid, PeerId, Pin, PinState, PinStatus},
 };
@@ -25,9 +24,6 @@ const PERIOD: Duration = Duration::from_millis(500);
 const FULL_PERIOD: Duration = Duration::from_secs(30);
 /// Pins looked at in one go, so that others get their turn.
 const BATCH_LEN: usize = 500;
-/// Bytes of ops in one entry. Among many peers what 500 pins need, with the names of all that hold
-/// them, would not fit in a message, and nothing behind such an entry would ever be committed.
-const ENTRY_LEN: usize = 1024 * 1024;
 /// Entries a learner may be behind when it becomes a voter, or a voter behind another when it takes
 /// leadership over: it gets them first.
 pub(super) const LAG_MAX: u64 = 100;
@@ -142,12 +138,10 @@ impl Cluster {
                 continue;
             }
             let term = self.0.leadership.borrow().term;
-            for ops in in_entries(ops) {
-                if let Err(error) = self.submit(term, ops).await {
-                    tracing::debug!(%error, "allocations were not changed");
-                    work.all = true;
-                    return;
-                }
+            if let Err(error) = self.submit(term, ops).await {
+                tracing::debug!(%error, "allocations were not changed");
+                work.all = true;
+                return;
             }
         }
     }
@@ -190,24 +184,6 @@ impl Work {
             Ok(Changed::Everything) | Err(_) => self.all = true,
         }
     }
-}
-
-/// The ops, in order, as many together as an entry takes.
-fn in_entries(ops: Vec<Op>) -> Vec<Vec<Op>> {
-    let mut entries: Vec<Vec<Op>> = Vec::new();
-    let mut len = ENTRY_LEN;
-    for op in ops {
-        let op_len = encoded_len(&op);
-        len = op_len.saturating_add(len);
-        match entries.last_mut() {
-            Some(entry) if len <= ENTRY_LEN => entry.push(op),
-            _ => {
-                len = op_len;
-                entries.push(vec![op]);
-            }
-        }
-    }
-    entries
 }
 
 /// The voters there should be, if they are not: the largest odd number that the members allow, those

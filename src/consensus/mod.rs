@@ -57,7 +57,8 @@ use crate::{
 
 /// Largest number of entries in one message; how many of them fit, the network decides.
 const ENTRIES_PER_MESSAGE: u64 = 300;
-/// Bytes of an entry: it must fit in a message beside everything else that this says.
+/// Bytes of an entry: it must fit in a message beside everything else that this says, or nothing behind
+/// it would ever be committed. Ops that name many peers can take more together.
 const ENTRY_LEN_MAX: usize = 3 * 1024 * 1024;
 /// Time the installation of a whole snapshot may take.
 const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
@@ -270,19 +271,22 @@ impl Consensus {
         }
     }
 
-    /// Writes ops as one entry; returns what became of each once they are acknowledged and applied.
+    /// Writes ops as one entry, or as several one after the other if they are too long for one; returns
+    /// what became of each once they are acknowledged and applied.
     ///
     /// # Errors
-    /// See [`ProposeError`].
+    /// See [`ProposeError`]; the entries before the one that failed stay written.
     pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
-        let batch = Batch::new(ops);
-        if batch.len() > ENTRY_LEN_MAX {
+        let batches = in_entries(ops);
+        if let Some(batch) = batches.iter().find(|batch| batch.len() > ENTRY_LEN_MAX) {
             return Err(ProposeError::TooLong(batch.len()));
         }
-        match self.raft.client_write(batch).await {
-            Ok(response) => Ok(response.data.0),
-            Err(error) => Err(write_error(error)),
+        let mut applied = Vec::new();
+        for batch in batches {
+            let response = self.raft.client_write(batch).await.map_err(write_error)?;
+            applied.extend(response.data.0);
         }
+        Ok(applied)
     }
 
     /// On the leader: the position that includes every write acknowledged before the call.
@@ -517,6 +521,16 @@ pub(crate) mod sim {
     pub(crate) fn index_of(id: &RaftLogId) -> u64 {
         id.index
     }
+}
+
+/// The ops, in order, as entries that are not too long unless one op is.
+fn in_entries(ops: Vec<Op>) -> Vec<Batch> {
+    let batch = Batch::new(ops);
+    if batch.len() <= ENTRY_LEN_MAX || batch.ops().len() == 1 {
+        return vec![batch];
+    }
+    let (first, second) = batch.ops().split_at(batch.ops().len() / 2);
+    [in_entries(first.to_vec()), in_entries(second.to_vec())].concat()
 }
 
 #[cfg(test)]

@@ -18,14 +18,14 @@ use tempfile::TempDir;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    BoundLog, DiskLog, OpenError, StateStore, Stores, check_stores,
+    BoundLog, DiskLog, ENTRY_LEN_MAX, OpenError, StateStore, Stores, check_stores, in_entries,
     machine::Machine,
     raft_types::{RaftEntry, TypeConfig, position_in},
     state_store::Head,
 };
 use crate::{
-    state::Window,
-    types::{ClusterId, LogPosition},
+    state::{Op, Window},
+    types::{Allocation, ClusterId, LogPosition, PeerId},
 };
 
 struct OnDisk;
@@ -51,6 +51,24 @@ fn stores(folder: &TempDir) -> Stores<DiskLog> {
     let log = DiskLog::open(&folder.path().join("log")).unwrap();
     let state = StateStore::open(&folder.path().join("state.redb")).unwrap();
     Stores { flushed: log.flushed(), log, state }
+}
+
+#[test]
+fn ops_of_many_peers_are_cut_into_entries_that_fit_in_a_message() {
+    let peers = (0..60).map(|n| PeerId([n; 32]));
+    let confirmed: Vec<Allocation> =
+        peers.map(|peer| Allocation { peer, leaving: false, since: u64::MAX }).collect();
+    let cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
+    let op = |n: u16| {
+        let peer = PeerId([(n % 250) as u8; 32]);
+        Op::LetGo { cid, peer, confirmed: confirmed.clone() }
+    };
+    let ops: Vec<Op> = (0..10_000).map(op).collect();
+    let entries = in_entries(ops.clone());
+    assert!(entries.len() > 5, "{}", entries.len());
+    assert!(entries.iter().all(|entry| entry.len() <= ENTRY_LEN_MAX));
+    assert_eq!(entries.iter().flat_map(|entry| entry.ops().to_vec()).collect::<Vec<_>>(), ops);
+    assert_eq!(in_entries(ops[..500].to_vec()).len(), 1);
 }
 
 #[test]

@@ -72,22 +72,6 @@ fn settle(pin: &Pin, candidates: &[u8], holding: &[u8]) -> Vec<Op> {
     settle_pin(cid(), pin, 5, &candidates, &confirmed_by(&pinned(holding), &present))
 }
 
-#[test]
-fn ops_of_many_peers_are_cut_into_entries_that_fit_in_a_message() {
-    let confirmed: Vec<Allocation> =
-        (0..60).map(|n| Allocation { peer: peer(n), leaving: false, since: u64::MAX }).collect();
-    let op = |n| Op::LetGo { cid: cid(), peer: peer(n), confirmed: confirmed.clone() };
-    let ops: Vec<Op> = (0..10_000).map(|n| op((n % 250) as u8)).collect();
-    let entries = in_entries(ops.clone());
-    assert!(entries.len() > 10, "{}", entries.len());
-    for entry in &entries {
-        let len: usize = entry.iter().map(encoded_len).sum();
-        assert!((1..=ENTRY_LEN).contains(&len), "{len}");
-    }
-    assert_eq!(entries.concat(), ops);
-    assert_eq!(in_entries(Vec::new()), Vec::<Vec<Op>>::new());
-}
-
 fn cid() -> Cid {
     "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap()
 }
