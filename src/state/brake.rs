@@ -10,9 +10,9 @@
 //! - all together (watched deletions, and what the comparison took) would be more than 100 and more
 //!   than 25 % of the CIDs. So neither way can be used to get round the limit of the other.
 //!
-//! *The CIDs* are those that hang on Pins alone, now and those taken within the hour: as many as there
-//! would be had nothing been taken. So the limit does not shrink with what is taken, and content that
-//! is pinned by REST or retained does not make it larger.
+//! *The CIDs* are those that hang on Pins alone, now and those lost within the hour: as many as there
+//! would be had nothing been lost. So the limit does not shrink with what is taken, and neither content
+//! that is pinned by REST or retained, nor what has waited for a person for longer, makes it larger.
 //!
 //! Invariants: each CID that is lost counts once, when it is ruled on, also if it has to wait; the
 //! leader rules on all that it knows of together, so that a whole set passes or waits; the counts are
@@ -181,8 +181,11 @@ impl Window {
             .fold((Lost::default(), Lost::default()), |(taken, waited), (_, minute)| {
                 (taken.plus(minute.taken), waited.plus(minute.waited))
             });
-        let cids = at_stake.cids.saturating_add(taken.total());
-        let left = at_stake.cids.saturating_sub(at_stake.waiting).saturating_sub(lost.total());
+        let living = at_stake.cids.saturating_sub(at_stake.waiting);
+        // What began to wait earlier does not make the limit larger.
+        let waiting = at_stake.waiting.min(waited.total());
+        let cids = living.saturating_add(waiting).saturating_add(taken.total());
+        let left = living.saturating_sub(lost.total());
         let compared = taken.plus(waited).plus(lost).compared;
         let too_many_compared = COMPARED_MAX.is_exceeded(compared, cids)
             || (lost.compared > 0 && left == 0 && compared >= ALL_MIN);

@@ -80,6 +80,9 @@ fn what_waits_counts_for_its_own_rule_within_the_hour() {
     counted(&mut window, minutes(7), lost(150, 0), true);
     assert_eq!(holds(&window, minutes(8), 400, 200, lost(1, 0)), (true, true));
     assert_eq!(holds(&window, minutes(70), 400, 200, lost(1, 0)), (false, false));
+    // What waits for longer is not there to make the rest look small.
+    assert_eq!(holds(&window, minutes(70), 10_000, 8_000, lost(500, 0)), (false, false));
+    assert_eq!(holds(&window, minutes(70), 10_000, 8_000, lost(501, 0)), (true, true));
 }
 
 #[test]
