@@ -39,7 +39,8 @@ pub fn failure(error: &kube::Error) -> Failure {
             Failure::Gone
         }
         409 => Failure::Conflict,
-        401 | 403 | 404 | 408 | 429 | 500.. => {
+        // 0: an answer that is none of the API server's, as of a proxy.
+        0 | 401 | 403 | 404 | 408 | 429 | 500.. => {
             let after = details.map(|details| details.retry_after_seconds).filter(|s| *s > 0);
             Failure::Later(after.map(|seconds| Duration::from_secs(seconds.into())))
         }
@@ -96,18 +97,6 @@ impl Iterator for Backoff {
     }
 }
 
-impl kube::runtime::utils::Backoff for Backoff {
-    fn reset(&mut self) {
-        self.reset();
-    }
-}
-
-/// The waits after a watch or list has failed: an API server that is back is noticed soon.
-#[must_use]
-pub fn watch_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
-}
-
 /// When the API server last answered this peer; clones see the same.
 #[derive(Clone, Debug)]
 pub struct Reach(Arc<watch::Sender<Instant>>);
@@ -124,15 +113,11 @@ impl Reach {
         self.0.send_replace(Instant::now());
     }
 
-    /// Takes note of a result: an answer to the point counts, an error of the server, a missing
-    /// permission or silence does not.
+    /// Takes note of a result: an answer to the point counts, what may pass does not.
     pub fn note<T>(&self, result: &Result<T, kube::Error>) {
-        match result {
-            Ok(_) => self.answered(),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 410 | 422) => {
-                self.answered();
-            }
-            Err(_) => {}
+        match result.as_ref().map_err(failure) {
+            Ok(_) | Err(Failure::Gone | Failure::Conflict | Failure::Refused) => self.answered(),
+            Err(Failure::Later(_)) => {}
         }
     }
 
@@ -156,6 +141,7 @@ mod tests {
             failure(&kube::Error::Api(Box::new(status)))
         };
         let cases = [
+            (0, Failure::Later(None)),
             (404, Failure::Later(None)),
             (409, Failure::Conflict),
             (401, Failure::Later(None)),

@@ -16,6 +16,7 @@ use super::{
     queue::Lane,
     watching::Watching,
 };
+use crate::crd::DeletionPolicy;
 
 /// Runs until the leadership ends, or until the API server's data is set back: then all that is known of
 /// Pins is to be read anew.
@@ -56,6 +57,8 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
                     generation: object.generation,
                     namespace: object.key.namespace,
                     found: Found::Watched,
+                    retain: object.spec.map(|spec| spec.deletion_policy == DeletionPolicy::Retain),
+                    is_old: false,
                 }]);
             }
         }

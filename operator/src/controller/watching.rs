@@ -11,21 +11,20 @@ use futures::{StreamExt, stream::BoxStream};
 use kube::{
     Api, Resource, ResourceExt,
     api::ListParams,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    api::{self, DEADLINE},
+    api::{Backoff, DEADLINE},
     leading::Shared,
 };
 
 /// Between two questions how far the data is.
 const EVERY: Duration = Duration::from_secs(60);
+/// Waits after a list or watch has failed: an API server that is back is noticed soon.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// The watch; without end.
 pub(super) struct Watching<K> {
@@ -35,31 +34,40 @@ pub(super) struct Watching<K> {
     shared: Shared,
     events: BoxStream<'static, watcher::Result<Event<K>>>,
     seen: Seen,
+    backoff: Backoff,
+    /// Nothing is asked for before.
+    paused_until: Instant,
 }
 
 impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K> {
     pub(super) fn new(kind: &'static str, api: Api<K>, shared: Shared) -> Self {
         let (events, seen) = (begin(&api), Seen::new());
-        Self { kind, api, shared, events, seen }
+        let backoff = Backoff::new(RETRY.0, RETRY.1);
+        Self { kind, api, shared, events, seen, backoff, paused_until: Instant::now() }
     }
 
     /// What happens next; absent when the data was set back: the watch has begun anew, and what was told
     /// before is of no use. May be dropped at any time.
     pub(super) async fn next(&mut self) -> Option<Event<K>> {
         loop {
+            sleep_until(self.paused_until).await;
             let event = tokio::select! {
                 biased;
                 event = self.events.next() => event,
                 () = self.seen.set_back(&self.api) => None,
             };
             match event {
+                // Told before anything is asked for.
+                Some(Ok(Event::Init)) => return Some(Event::Init),
                 Some(Ok(event)) => {
                     self.shared.reach.answered();
+                    self.backoff.reset();
                     self.seen.note(&event);
                     return Some(event);
                 }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "cannot watch {}; trying again", self.kind);
+                    self.paused_until = Instant::now() + self.backoff.wait();
                 }
                 // A watcher's stream does not end by itself.
                 None => {
@@ -79,7 +87,7 @@ fn begin<K>(api: &Api<K>) -> BoxStream<'static, watcher::Result<Event<K>>>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api.clone(), watcher::Config::default()).backoff(api::watch_backoff()).boxed()
+    watcher(api.clone(), watcher::Config::default()).boxed()
 }
 
 /// How far the data has been seen to be.
@@ -94,10 +102,15 @@ impl Seen {
         Self { version: 0, due: Instant::now() + EVERY }
     }
 
-    /// Takes note of what the watch has told.
+    /// Takes note of what the watch has told. A list that is whole is of a version that it does not tell:
+    /// that is asked for at once.
     fn note<K: ResourceExt>(&mut self, event: &Event<K>) {
-        if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = event {
-            self.version = self.version.max(number(object.resource_version()));
+        match event {
+            Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
+                self.version = self.version.max(number(object.resource_version()));
+            }
+            Event::Init => {}
+            Event::InitDone => self.due = Instant::now(),
         }
     }
 

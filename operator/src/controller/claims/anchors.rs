@@ -1,9 +1,9 @@
 //! What a "not found" is worth: whether the API server is still the one that the Pins were in, and
 //! which namespaces are gone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, future::ready};
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
     api::core::v1::Namespace,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -93,25 +93,24 @@ pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
 }
 
 /// Those of the namespaces that are gone, or going: nothing can stop the end of one that is being
-/// deleted. It proves something only if [`check`] succeeds afterwards. What cannot be told is not
-/// gone.
-pub(super) async fn gone(lead: &Leading, namespaces: BTreeSet<String>) -> BTreeSet<String> {
+/// deleted. It proves something only if [`check`] succeeds afterwards.
+///
+/// # Errors
+/// As soon as one of them cannot be told.
+pub(super) async fn gone(
+    lead: &Leading,
+    namespaces: BTreeSet<String>,
+) -> Result<BTreeSet<String>, Unproven> {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(lead.shared.client.clone());
-    let is_gone = async |name: &str| match timeout(api::DEADLINE, api.get(name)).await {
-        Ok(Ok(found)) => found.metadata.deletion_timestamp.is_some(),
-        Ok(Err(error)) => {
-            let failure = api::failure(&error);
-            if failure != Failure::Gone {
-                tracing::warn!(namespace = name, %error, "cannot tell whether a namespace is gone");
-            }
-            failure == Failure::Gone
-        }
-        Err(_) => false,
+    let is_gone = async |name: &str| match timeout(api::DEADLINE, api.get(name)).await? {
+        Ok(found) => Ok(found.metadata.deletion_timestamp.is_some()),
+        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
+        Err(error) => Err(Unproven::from(error)),
     };
     stream::iter(namespaces)
-        .map(|name| async { is_gone(&name).await.then_some(name) })
+        .map(|name| async { Ok(is_gone(&name).await?.then_some(name)) })
         .buffer_unordered(GETS_MAX)
-        .filter_map(std::future::ready)
-        .collect()
+        .try_filter_map(|name| ready(Ok(name)))
+        .try_collect()
         .await
 }

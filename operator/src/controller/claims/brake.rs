@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    anchors,
+    anchors::{self, Unproven},
     release::submit,
     rule::{free, some_waiting, waiting_namespaces},
 };
@@ -154,16 +154,19 @@ impl Brake {
     async fn free_with_namespaces(&self) {
         let lead = &self.lead;
         let state = lead.shared.cluster.state();
-        let gone = anchors::gone(lead, state.read(waiting_namespaces)).await;
-        if gone.is_empty() {
-            return;
-        }
-        match anchors::check(lead).await {
-            Ok(()) => {
+        let gone = async {
+            let gone = anchors::gone(lead, state.read(waiting_namespaces)).await?;
+            if !gone.is_empty() {
+                anchors::check(lead).await?;
+            }
+            Ok::<_, Unproven>(gone)
+        };
+        match gone.await {
+            Ok(gone) => {
                 let ops = state.read(|pins| free(pins, &gone, lead.term, lead.brake_time.now()));
                 submit(lead, ops).await;
             }
-            Err(error) => tracing::warn!(%error, "what waits is kept although namespaces are gone"),
+            Err(error) => tracing::warn!(%error, "what waits is kept, gone namespaces or not"),
         }
     }
 

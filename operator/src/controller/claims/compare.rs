@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use pinkeeper::state::Found;
+use tokio::time::timeout;
 
 use super::{
     Deletion, Missing,
@@ -64,8 +65,15 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
         return Ok(0);
     }
     let all = missing.len();
+    let is_gone = async |missing: &Missing| match is_gone(lead, missing).await {
+        Ok(gone) => gone,
+        Err(error) => {
+            tracing::warn!(pin = %missing.key, %error, "cannot tell whether a Pin is gone");
+            false
+        }
+    };
     let proven: Vec<Missing> = stream::iter(missing)
-        .map(|missing| async move { is_gone(lead, &missing).await.then_some(missing) })
+        .map(|missing| async { is_gone(&missing).await.then_some(missing) })
         .buffer_unordered(GETS_MAX)
         .filter_map(std::future::ready)
         .collect()
@@ -76,26 +84,23 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
     // Together, so that they are ruled on together.
     lead.deletions.push(proven.into_iter().map(|Missing { uid, key }| {
         tracing::info!(pin = %key, %uid, "a Pin was deleted while nobody watched");
-        Deletion { uid, generation: 0, namespace: key.namespace, found: Found::Compared }
+        let (found, namespace) = (Found::Compared, key.namespace);
+        Deletion { uid, generation: 0, namespace, found, retain: None, is_old: false }
     }));
     Ok(doubtful)
 }
 
 /// Whether a GET proves that the object is gone.
-async fn is_gone(lead: &Leading, missing: &Missing) -> bool {
+///
+/// # Errors
+/// When that cannot be told.
+pub(super) async fn is_gone(lead: &Leading, missing: &Missing) -> Result<bool, Unproven> {
     let api = api::pins_in(&lead.shared.client, &missing.key.namespace);
-    match tokio::time::timeout(api::DEADLINE, api.get(&missing.key.name)).await {
-        Ok(Ok(found)) => {
-            lead.shared.reach.answered();
-            found.metadata.uid.is_some_and(|uid| uid != missing.uid.0)
-        }
-        Ok(Err(error)) => {
-            let failure = api::failure(&error);
-            if failure != Failure::Gone {
-                tracing::warn!(pin = %missing.key, %error, "cannot tell whether a Pin is gone");
-            }
-            failure == Failure::Gone
-        }
-        Err(_) => false,
+    let found = timeout(api::DEADLINE, api.get(&missing.key.name)).await?;
+    lead.shared.reach.note(&found);
+    match found {
+        Ok(found) => Ok(found.metadata.uid.is_some_and(|uid| uid != missing.uid.0)),
+        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }

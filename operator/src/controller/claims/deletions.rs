@@ -29,6 +29,10 @@ pub struct Deletion {
     pub namespace: String,
     /// How that is known.
     pub found: Found,
+    /// Whether its content was to be retained when it was seen last; absent when it was not seen.
+    pub retain: Option<bool>,
+    /// It could not be ruled on at once: much may have happened since it was seen.
+    pub is_old: bool,
 }
 
 /// The deletions that wait to be ruled on.
@@ -57,7 +61,7 @@ impl Deletions {
 
     /// Puts back what could not be ruled on; it is due after `wait`.
     pub(super) fn put_back(&self, deletions: Vec<Deletion>, wait: Duration) {
-        self.add(deletions, wait);
+        self.add(deletions.into_iter().map(|gone| Deletion { is_old: true, ..gone }), wait);
     }
 
     fn add(&self, deletions: impl IntoIterator<Item = Deletion>, wait: Duration) {

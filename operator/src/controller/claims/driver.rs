@@ -33,6 +33,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
         () = anchored(&lead) => {}
     }
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut releases = Backoff::new(RETRY.0, RETRY.1);
     loop {
         tokio::select! {
             biased;
@@ -65,8 +66,8 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
             biased;
             () = lead.token.cancelled() => return,
             done = release(&lead, &deletions) => match done {
-                true => backoff.reset(),
-                false => lead.deletions.put_back(deletions, backoff.wait()),
+                true => releases.reset(),
+                false => lead.deletions.put_back(deletions, releases.wait()),
             },
         }
     }

@@ -3,17 +3,26 @@
 //! A watched deletion is a person's wish only while the definition of Pins stands: whoever deletes
 //! the definition deletes all Pins, and each of these deletions is watched. So the anchors are read
 //! after the deletions were seen; what they do not prove is left to the comparison, which keeps the
-//! claims until a person has said what is meant.
+//! claims until a person has said what is meant. What an object said last of retaining its content is
+//! noted before its claim goes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, future::ready};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use pinkeeper::{
-    state::{Op, Outcome, Refused, Ruling},
-    types::Owner,
+    state::{Op, Outcome, PinSet, Refused, Ruling},
+    types::{Owner, Uid},
 };
 
-use super::{Deletion, anchors, driver::BATCH_LEN_MAX, rule};
-use crate::controller::{leading::Leading, queue::Lane};
+use super::{
+    Deletion, Missing,
+    anchors::{self, GETS_MAX, Unproven},
+    compare::is_gone,
+    driver::BATCH_LEN_MAX,
+    rule,
+    rule::last_policies,
+};
+use crate::controller::{leading::Leading, objects::ObjectKey, queue::Lane};
 
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
@@ -24,10 +33,8 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     if claimed.is_empty() {
         return true;
     }
-    let namespaces: BTreeSet<String> = claimed.iter().map(|gone| gone.namespace.clone()).collect();
-    let gone = anchors::gone(lead, namespaces).await;
-    match anchors::check(lead).await {
-        Ok(()) => {}
+    let gone = match what_is_gone(lead, &claimed).await {
+        Ok(gone) => gone,
         Err(error) if error.is_passing() => {
             tracing::warn!(%error, pins = claimed.len(), "deleted Pins keep their claims for now");
             return false;
@@ -37,11 +44,53 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
             lead.listed.notify_one();
             return true;
         }
-    }
+    };
     // Whoever has set the API server's data back has brought them back to life meanwhile.
-    claimed.retain(|gone| !lead.objects().contains(&gone.uid));
-    let ops = state.read(|pins| rule(pins, &claimed, &gone, lead.term, lead.brake_time.now()));
+    claimed.retain(|of| !lead.objects().contains(&of.uid) && !gone.alive.contains(&of.uid));
+    let now = || lead.brake_time.now();
+    let ops = state.read(|pins| last_policies(pins, &claimed, lead.term, now()));
+    if !submit(lead, ops).await {
+        return false;
+    }
+    let ops = state.read(|pins| rule(pins, &claimed, &gone.namespaces, lead.term, now()));
     submit(lead, ops).await
+}
+
+/// What the API server says of deletions.
+struct Gone {
+    /// Objects that are there again.
+    alive: BTreeSet<Uid>,
+    /// Namespaces that went with all that was in them.
+    namespaces: BTreeSet<String>,
+}
+
+/// Of deletions that were just seen only the namespaces are asked for. What had to wait is asked for
+/// itself, too: the server's data may have been set back meanwhile.
+async fn what_is_gone(lead: &Leading, deletions: &[Deletion]) -> Result<Gone, Unproven> {
+    let old = deletions.iter().filter(|deletion| deletion.is_old);
+    let old = lead.shared.cluster.state().read(|pins| missing_of(pins, old));
+    let alive = stream::iter(old)
+        .map(|of| async { Ok::<_, Unproven>((!is_gone(lead, &of).await?).then_some(of.uid)) })
+        .buffer_unordered(GETS_MAX)
+        .try_filter_map(|of| ready(Ok(of)))
+        .try_collect()
+        .await?;
+    let names = deletions.iter().map(|deletion| deletion.namespace.clone()).collect();
+    let namespaces = anchors::gone(lead, names).await?;
+    // Last: under another definition each of these answers is worth nothing.
+    anchors::check(lead).await?;
+    Ok(Gone { alive, namespaces })
+}
+
+/// The objects by their names when they were claimed.
+fn missing_of<'a>(pins: &PinSet, of: impl Iterator<Item = &'a Deletion>) -> Vec<Missing> {
+    let missing = |deletion: &Deletion| {
+        let claims = &pins.get(&pins.cid_of(&deletion.uid)?)?.claims;
+        let claim = claims.get(&Owner::Object(deletion.uid.clone()))?;
+        let key = ObjectKey::parse(&claim.options.name)?;
+        Some(Missing { uid: deletion.uid.clone(), key })
+    };
+    of.filter_map(missing).collect()
 }
 
 /// Proposes ops in batches; false when something must be tried again.

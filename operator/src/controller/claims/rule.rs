@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinkeeper::{
     state::{Fence, Found, Lost, Op, PinSet, Ruling},
-    types::{Cid, Owner, Timestamp, Uid},
+    types::{Cid, ClaimOptions, Owner, Timestamp, Uid},
 };
 
 use super::Deletion;
@@ -56,6 +56,32 @@ pub fn rule(
         .collect()
 }
 
+/// The ops that take over what gone objects said last of retaining their content, where a claim does not
+/// know that yet: an object may be deleted right after it was changed.
+#[must_use]
+pub(super) fn last_policies(
+    pins: &PinSet,
+    deletions: &[Deletion],
+    term: u64,
+    at: Timestamp,
+) -> Vec<Op> {
+    let op = |deletion: &Deletion| {
+        let (retain, owner) = (deletion.retain?, Owner::Object(deletion.uid.clone()));
+        let cid = pins.cid_of(&deletion.uid)?;
+        let claim = pins.get(&cid)?.claims.get(&owner)?;
+        let is_new = claim.options.retain != retain && claim.generation <= deletion.generation;
+        is_new.then(|| Op::Claim {
+            cid,
+            owner,
+            options: ClaimOptions { retain, ..claim.options.clone() },
+            candidates: Vec::new(),
+            at,
+            fence: Some(Fence { term, generation: deletion.generation }),
+        })
+    };
+    deletions.iter().filter_map(op).collect()
+}
+
 /// The namespaces whose Pins wait for a person.
 #[must_use]
 pub(super) fn waiting_namespaces(pins: &PinSet) -> BTreeSet<String> {
@@ -97,7 +123,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use pinkeeper::{
         state::Outcome,
-        types::{ClaimOptions, Factor, LogPosition, Replication},
+        types::{Factor, LogPosition, Replication},
     };
 
     use super::*;
@@ -134,7 +160,8 @@ mod tests {
     }
 
     fn gone(uid: impl ToString, found: Found) -> Deletion {
-        Deletion { uid: Uid(uid.to_string()), generation: 0, namespace: "web".into(), found }
+        let (uid, namespace) = (Uid(uid.to_string()), "web".into());
+        Deletion { uid, generation: 0, namespace, found, retain: None, is_old: false }
     }
 
     fn ruled(pins: &mut PinSet, deletions: &[Deletion], namespaces: &[&str]) -> (usize, u64) {
@@ -223,6 +250,32 @@ mod tests {
             assert_eq!(pins.apply(AT, &op), Outcome::Changed);
         }
         assert!(pins.is_empty() && pins.waiting().is_none());
+    }
+
+    #[test]
+    fn what_was_said_last_of_retaining_counts() {
+        let mut pins = pins(3);
+        claim(&mut pins, 3, "kept", true);
+        let said = |uid: &str, generation, retain| Deletion {
+            generation,
+            retain,
+            ..gone(uid, Found::Watched)
+        };
+        let all = [
+            said("0", 5, Some(true)),
+            said("1", 4, Some(false)),
+            said("2", 3, Some(true)), // older than the claim
+            said("kept", 5, Some(false)),
+            said("unknown", 5, Some(true)),
+        ];
+        let ops = last_policies(&pins, &all, TERM, NOW);
+        assert_eq!(ops.len(), 2, "{ops:?}");
+        for op in ops {
+            assert_eq!(pins.apply(AT, &op), Outcome::Changed);
+        }
+        assert_eq!(last_policies(&pins, &all, TERM, NOW), []);
+        assert_eq!(ruled(&mut pins, &all, &[]), (1, 0));
+        assert!(pins.get(&cid(0)).is_some(), "retained");
     }
 
     #[test]

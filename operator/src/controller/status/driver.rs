@@ -21,6 +21,7 @@ use tokio::{
 
 use super::{
     events::{Bucket, note},
+    failures::Failures,
     graces::{Held, Moment},
     judge::{Difference, Verdict, View, difference, judge},
     presence::{Facts, Presence},
@@ -49,7 +50,7 @@ const LOOKS_MAX: usize = 256;
 /// An object that was not written for another version of it, whose watch event does not come.
 const STALE_AGAIN: Duration = Duration::from_secs(2);
 /// Waits while the API server does not take writes.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Waits before a status that was refused is tried again, which only a newer definition would help.
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 /// How often peers are looked at.
@@ -77,6 +78,7 @@ struct Driver {
     again: BTreeSet<ObjectKey>,
     writes: FuturesUnordered<BoxFuture<'static, Finished>>,
     later: Bucket,
+    failures: Failures,
     paused_until: Option<Instant>,
     pause: Backoff,
 }
@@ -123,6 +125,7 @@ impl Driver {
             again: BTreeSet::new(),
             writes: FuturesUnordered::new(),
             later: Bucket::new(LATER_BURST, LATER_PER_SECOND, Instant::now()),
+            failures: Failures::default(),
             paused_until: None,
             pause: Backoff::new(PAUSE.0, PAUSE.1),
         }
@@ -176,6 +179,9 @@ impl Driver {
         let now = Instant::now();
         let object = self.lead.objects().get(key).cloned();
         let Some(object) = object else { return self.forget(key) };
+        if let Some(until) = self.failures.until(key, now) {
+            return self.timers.set(key, until, lane);
+        }
         let Some(mut verdict) = self.judge(&object) else { return };
         if let Some(recheck) = verdict.recheck {
             self.timers.set(key, self.began + recheck, Lane::Later);
@@ -210,6 +216,7 @@ impl Driver {
         if self.lead.objects().get(key).is_none() {
             self.written.remove(key);
             self.held.remove(key);
+            self.failures.forget(key);
         }
     }
 
@@ -270,7 +277,10 @@ impl Driver {
         if self.again.remove(&key) {
             self.lead.statuses.push(Lane::Fresh, key.clone());
         }
-        let mut answered = true;
+        if !matches!(written, Written::Later(..) | Written::Deposed) {
+            self.failures.answered(&key);
+            self.pause.reset();
+        }
         match written {
             Written::Done(object) => {
                 counters.status_writes.inc();
@@ -292,20 +302,20 @@ impl Driver {
                 self.timers.set(&key, Instant::now() + REFUSED_AGAIN, Lane::Later);
             }
             Written::Later(after, reason) => {
-                answered = false;
                 counters.status_failures.inc();
                 let lane = if job.object.is_observed() { Lane::Later } else { Lane::Fresh };
-                self.lead.statuses.push(lane, key);
-                self.wait_for_server(after, &reason);
+                let again = self.failures.failed(&key, after, Instant::now());
+                self.timers.set(&key, again, lane);
+                if after.is_some() || self.failures.is_down() {
+                    self.wait_for_server(after, &reason);
+                } else {
+                    tracing::warn!(pin = %key, reason, "the API server does not take a status");
+                }
             }
             // If this leadership is over, this ends too.
             Written::Deposed => {
-                answered = false;
                 self.timers.set(&key, Instant::now() + STALE_AGAIN, Lane::Later);
             }
-        }
-        if answered {
-            self.pause.reset();
         }
     }
 

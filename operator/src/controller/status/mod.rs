@@ -8,6 +8,7 @@
 mod conditions;
 mod driver;
 mod events;
+mod failures;
 mod graces;
 mod judge;
 mod presence;
