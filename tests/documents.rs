@@ -102,9 +102,9 @@ fn registered_as(name: &str) -> String {
 /// The first argument of each `registry.register(` and of the operator's `add(`.
 fn registrations(text: &str) -> impl Iterator<Item = String> {
     let after = |call: &'static str| text.split(call).skip(1);
-    after("registry.register(").chain(after(" add(")).filter_map(|rest| {
-        Some(rest.trim_start().strip_prefix('"')?.split('"').next()?.to_owned())
-    })
+    after("registry.register(")
+        .chain(after(" add("))
+        .filter_map(|rest| Some(rest.trim_start().strip_prefix('"')?.split('"').next()?.to_owned()))
 }
 
 #[test]

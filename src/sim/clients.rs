@@ -165,7 +165,8 @@ impl Client {
         let cid = object.cid;
         let fence = Fence { term: leadership.term, generation: object.generation };
         let op = if object.deleted {
-            let ruling = Ruling::Take(Found::Watched);
+            let found = [Found::Watched, Found::Compared][usize::from(at.0.is_multiple_of(3))];
+            let ruling = if at.0.is_multiple_of(5) { Ruling::Free } else { Ruling::Take(found) };
             Op::Gone { cid, uid: object.uid.clone(), ruling, at, fence }
         } else {
             let (owner, fence) = (object.owner(), Some(fence));

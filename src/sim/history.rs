@@ -8,6 +8,7 @@ use std::{
     hash::{DefaultHasher, Hasher as _},
 };
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::log::SimLog;
@@ -32,17 +33,26 @@ struct Applied {
     position: LogPosition,
     ops: Vec<Op>,
     outcomes: Vec<Outcome>,
-    /// Of the state after it.
+    /// Of the pins after it, and of what counts for the brake.
     hash: u64,
+    window: u64,
 }
 
 /// Combines the hashes of pins; the same pins give the same sum in any order.
 #[must_use]
 pub fn hash_of(cid: &Cid, pin: Option<&Pin>) -> u64 {
-    let Some(pin) = pin else { return 0 };
+    pin.map_or(0, |pin| hash(&(cid, pin)))
+}
+
+/// The hash of what counts for the brake.
+#[must_use]
+pub fn window_of(pins: &PinSet) -> u64 {
+    hash(pins.window())
+}
+
+fn hash(of: &impl Serialize) -> u64 {
     let mut hasher = DefaultHasher::new();
-    hasher.write(&cid.to_bytes());
-    hasher.write(&postcard::to_stdvec(pin).unwrap_or_default());
+    hasher.write(&postcard::to_stdvec(of).unwrap_or_default());
     hasher.finish()
 }
 
@@ -82,11 +92,12 @@ impl History {
         &self.pins
     }
 
-    /// The hash of the state after so many entries.
+    /// The hashes of the pins after so many entries, and of what counts for the brake.
     #[must_use]
-    pub fn hash(&self, count: u64) -> u64 {
+    pub fn hashes(&self, count: u64) -> (u64, u64) {
         let index = usize::try_from(count).unwrap_or(usize::MAX);
-        index.checked_sub(1).and_then(|last| self.entries.get(last)).map_or(0, |e| e.hash)
+        let last = index.checked_sub(1).and_then(|last| self.entries.get(last));
+        last.map_or_else(|| (0, window_of(&PinSet::default())), |last| (last.hash, last.window))
     }
 
     /// Takes in the entries `from..until` that a peer has applied from its log, or `by_snapshot` as far
@@ -131,7 +142,7 @@ impl History {
         if self.last.0 != Instant::now() {
             self.last = (Instant::now(), self.len());
         }
-        let mut hash = self.hash(self.len());
+        let (mut hash, _) = self.hashes(self.len());
         let count = self.len() + 1;
         let mut outcomes = Vec::new();
         for op in &ops {
@@ -152,7 +163,8 @@ impl History {
                 }
             }
         }
-        self.entries.push(Applied { position, ops, outcomes, hash });
+        let window = window_of(&self.pins);
+        self.entries.push(Applied { position, ops, outcomes, hash, window });
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    history::{History, hash_of},
+    history::{History, hash_of, window_of},
     host::Host,
     log::SimLog,
     trace::Trace,
@@ -276,7 +276,8 @@ impl Watched {
         if let Err(what) = extended {
             return self.accuse(format!("{id}: {what}"));
         }
-        if range.1 > self.history.len() || self.history.hash(range.1) != replica.hash {
+        let hashes = (replica.hash, replica.state.read(window_of));
+        if range.1 > self.history.len() || self.history.hashes(range.1) != hashes {
             self.accuse(format!("the state of {id} after {} entries is another", range.1));
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     api::store::Kind,
     oracle::needed,
     pods::pod_name,
-    users::{FOREIGN, cid_of, pins, uid},
+    users::{FOREIGN, Life, cid_of, pins, uid},
     world::{World, cid, reason},
 };
 
@@ -117,10 +117,24 @@ impl World {
                 .values()
                 .any(|life| life.dead && life.cid == Some(*cid) && life.policies.contains("Retain"))
         };
-        state
+        let for_nobody = state
             .iter()
             .find(|(cid, pin)| pin.claims.contains(&Owner::Retained) && !left(cid))
-            .map(|(cid, _)| format!("{cid} is retained for nobody"))
+            .map(|(cid, _)| format!("{cid} is retained for nobody"));
+        for_nobody.or_else(|| self.lost_retained(state))
+    }
+
+    /// What no Pin ever wanted without that policy stays pinned, once a Pin of it was Ready.
+    fn lost_retained(&self, state: &PinSet) -> Option<String> {
+        let lives = || self.users.lives.values();
+        let retained = |life: &&Life| {
+            let always = |other: &Life| other.policies.iter().all(|policy| policy == "Retain");
+            life.was_ready && lives().filter(|other| other.cid == life.cid).all(always)
+        };
+        let cids = lives().filter(retained).filter_map(|life| life.cid);
+        cids.filter(|cid| state.get(cid).is_none())
+            .map(|cid| format!("{cid} was to be retained, and is not"))
+            .next()
     }
 
     /// Each pin is where it should be, and daemons hold that and what is not ours.

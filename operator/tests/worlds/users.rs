@@ -34,6 +34,8 @@ pub struct Life {
     pub policies: BTreeSet<String>,
     /// Fewest copies that it was changed to need since the world looked at copies.
     pub fewest: Option<u64>,
+    /// It was Ready.
+    pub was_ready: bool,
     pub dead: bool,
     /// It went with the definition, not because somebody deleted it.
     pub swept: bool,

@@ -220,16 +220,33 @@ impl World {
     }
 
     fn trouble_a_daemon(&mut self, n: usize) {
-        match self.random.random_range(0..3) {
+        let daemon = self.pods[n].host.daemon.clone();
+        let on = self.random.random_bool(0.5);
+        let what = match self.random.random_range(0..6) {
             0 => {
-                self.note(format!("the daemon of pod-{n} restarts"));
-                self.pods[n].host.daemon.restart();
+                daemon.restart();
+                "restarts".to_owned()
             }
-            down => {
-                self.note(format!("the daemon of pod-{n} is down: {}", down == 1));
-                self.pods[n].host.daemon.set_down(down == 1);
+            1 | 2 => {
+                daemon.set_down(on);
+                format!("is down: {on}")
             }
-        }
+            3 => {
+                daemon.set_hanging(on);
+                format!("hangs: {on}")
+            }
+            4 => {
+                let trailer = on.then_some("pin: promise channel was closed");
+                daemon.interrupt(trailer);
+                format!("ends what is in flight cleanly, with the trailer {trailer:?}")
+            }
+            _ => {
+                let delay = Duration::from_millis(self.random.random_range(0..3000));
+                daemon.set_delay(delay);
+                format!("answers {delay:?} late")
+            }
+        };
+        self.note(format!("the daemon of pod-{n} {what}"));
     }
 
     pub fn note(&self, what: String) {
@@ -298,8 +315,9 @@ impl World {
         let uids: BTreeSet<String> = living.iter().map(|(_, pin)| uid(pin)).collect();
         self.guarded.retain(|uid, _| uids.contains(uid));
         for (key, pin) in &living {
-            let life = self.users.lives.get_mut(&uid(pin));
-            let fewest = life.and_then(|life| life.fewest.take());
+            let life = self.users.lives.entry(uid(pin)).or_default();
+            let fewest = life.fewest.take();
+            life.was_ready |= is_ready(pin);
             let needed = needed(&pin["spec"]);
             let entry = self.guarded.get(&uid(pin)).copied();
             let guarded = match entry {
@@ -336,7 +354,10 @@ impl World {
         self.users.set_defined(true);
         for n in 0..self.pods.len() {
             self.network.set_cut(self.pods[n].host.id, false);
-            self.pods[n].host.daemon.set_down(false);
+            let daemon = &self.pods[n].host.daemon;
+            daemon.set_down(false);
+            daemon.set_hanging(false);
+            daemon.set_delay(Duration::ZERO);
             if self.pods[n].cluster().is_none() {
                 self.start(n).await;
             }
