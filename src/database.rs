@@ -21,7 +21,7 @@ pub fn open_or_create(builder: &Builder, path: &Path) -> Result<Database, Databa
         drop(builder.create(&unfinished)?);
         fs::rename(&unfinished, path).map_err(failed)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = fs::File::open(folder.unwrap_or(Path::new(".")));
+        let folder = fs::File::open(folder.unwrap_or_else(|| Path::new(".")));
         folder.and_then(|folder| folder.sync_all()).map_err(failed)?;
     }
     builder.open(path)

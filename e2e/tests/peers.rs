@@ -248,7 +248,7 @@ async fn a_peer_that_lost_its_data_folder_unpins_nothing_of_what_it_pinned_befor
 
     trio.peers[lost].kill().await.unwrap();
     fs::remove_dir_all(trio.peers[lost].data()).unwrap();
-    trio.peers[lost].start().unwrap();
+    comes_back_as_another(&mut trio.peers[lost]).await;
     // What comes of a pin of its own afterwards comes after what it does with those of before.
     comes_and_goes(&trio, lost, &identity_cid(500)).await;
     for cid in &held {
@@ -259,10 +259,21 @@ async fn a_peer_that_lost_its_data_folder_unpins_nothing_of_what_it_pinned_befor
     comes_and_goes(&trio, lost, &held[0]).await;
 }
 
+/// It is refused until the one that it was is not heard of any more: that had this very daemon.
+async fn comes_back_as_another(peer: &mut PeerProcess) {
+    let until = Instant::now() + FORM_DEADLINE * 2;
+    while !peer.is_ready().await {
+        assert!(Instant::now() < until, "it does not come back");
+        if !peer.is_running().unwrap() {
+            peer.start().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// A pin on every peer, until this one has it, and its end there.
 async fn comes_and_goes(trio: &Trio, peer: usize, cid: &Cid) {
     let (process, daemon) = (&trio.peers[peer], &trio.daemons[peer]);
-    until("it is ready", FORM_DEADLINE, || process.is_ready()).await;
     process.pin(cid, "").await.unwrap();
     until("it holds the pin for the cluster", PIN_DEADLINE, || async {
         let (_, metrics) = process.health("metrics").await.unwrap();

@@ -10,7 +10,7 @@ use pinkeeper::{
 use pinkeeper_e2e::daemon::{Daemon, identity_cid};
 use tokio::time::timeout;
 
-use super::{Config, Tracked, broken_file, claim_named, config, empty, release, until};
+use super::{Config, ME, Tracked, broken_file, claim_named, config, empty, release, until};
 
 #[tokio::test]
 async fn foreign_pins_stay_and_ours_go_also_when_deleted_while_away() {
@@ -184,7 +184,7 @@ async fn what_others_add_after_our_attempt_failed_is_theirs() {
     let tracked = Tracked::start_at(&daemon.url(), folder.path(), empty(), config);
     tracked.want(root);
     tracked.until(root, Some(PinState::NotFound)).await;
-    let entries = || async { tracked.ledger.ledger().entries().unwrap() };
+    let entries = || async { tracked.ledger.ledger().entries(ME).unwrap() };
     until("the intent is taken back", || async { entries().await.is_empty() }).await;
     let state = tracked.stop().await;
     daemon.put_block(missing).await.unwrap();

@@ -22,7 +22,7 @@ use crate::crd::DeletionPolicy;
 /// Pins is to be read anew.
 pub(super) async fn run(lead: Arc<Leading>) {
     let api = api::all_pins(&lead.shared.client);
-    let mut watching = Watching::new("Pins", api, lead.shared.clone());
+    let mut watching = Watching::new("Pins", api, lead.shared.reach.clone());
     let mut listed = BTreeSet::new();
     while let Some(Some(event)) = lead.token.run_until_cancelled(watching.next()).await {
         take(&lead, event, &mut listed);

@@ -16,10 +16,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{
-    api::{Backoff, DEADLINE},
-    leading::Shared,
-};
+use super::api::{Backoff, DEADLINE, Reach};
 
 /// Between two questions how far the data is.
 const EVERY: Duration = Duration::from_secs(60);
@@ -31,7 +28,7 @@ pub(super) struct Watching<K> {
     /// What people call the objects.
     kind: &'static str,
     api: Api<K>,
-    shared: Shared,
+    reach: Reach,
     events: BoxStream<'static, watcher::Result<Event<K>>>,
     seen: Seen,
     backoff: Backoff,
@@ -40,10 +37,10 @@ pub(super) struct Watching<K> {
 }
 
 impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K> {
-    pub(super) fn new(kind: &'static str, api: Api<K>, shared: Shared) -> Self {
+    pub(super) fn new(kind: &'static str, api: Api<K>, reach: Reach) -> Self {
         let (events, seen) = (begin(&api), Seen::new());
         let backoff = Backoff::new(RETRY.0, RETRY.1);
-        Self { kind, api, shared, events, seen, backoff, paused_until: Instant::now() }
+        Self { kind, api, reach, events, seen, backoff, paused_until: Instant::now() }
     }
 
     /// What happens next; absent when the data was set back: the watch has begun anew, and what was told
@@ -60,7 +57,7 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K
                 // Told before anything is asked for.
                 Some(Ok(Event::Init)) => return Some(Event::Init),
                 Some(Ok(event)) => {
-                    self.shared.reach.answered();
+                    self.reach.answered();
                     self.backoff.reset();
                     self.seen.note(&event);
                     return Some(event);
@@ -137,4 +134,47 @@ impl Seen {
 /// The API promises that versions of one resource are decimal numbers that grow.
 fn number(version: Option<String>) -> u64 {
     version.and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::{Arc, Mutex};
+
+    use axum::{Router, http::StatusCode};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{Client, client::Body};
+
+    use super::*;
+
+    /// An API server that refuses every list, and when it did.
+    fn refusing() -> (Client, Arc<Mutex<Vec<Instant>>>) {
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        let times = refused.clone();
+        let refuse = async move || {
+            times.lock().unwrap().push(Instant::now());
+            (StatusCode::FORBIDDEN, r#"{"kind":"Status","code":403,"reason":"Forbidden"}"#)
+        };
+        let server = Router::new().fallback(refuse).into_service::<Body>();
+        (Client::new(server, "default"), refused)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_every_list_is_not_reached_and_asked_ever_more_rarely() {
+        let (client, refused) = refusing();
+        let reach = Reach::default();
+        let api: Api<ConfigMap> = Api::default_namespaced(client);
+        let mut watching = Watching::new("ConfigMaps", api, reach.clone());
+        let watch = async {
+            while let Some(event) = watching.next().await {
+                assert!(matches!(event, Event::Init), "{event:?}");
+            }
+        };
+        timeout(Duration::from_secs(31), watch).await.unwrap_err();
+        assert!(reach.silence() >= Duration::from_secs(30), "{:?}", reach.silence());
+        let refused = refused.lock().unwrap();
+        let waits: Vec<Duration> = refused.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(refused.len() < 15, "{waits:?}");
+        assert!(waits.last().unwrap() >= &RETRY.1, "{waits:?}");
+    }
 }

@@ -75,7 +75,7 @@ pub async fn run(
     token: CancellationToken,
 ) {
     let api = peers_in(&shared.client, &shared.settings.namespace);
-    let mut watching = Watching::new("ClusterPeers", api, shared.clone());
+    let mut watching = Watching::new("ClusterPeers", api, shared.reach.clone());
     let mut now = Directory::default();
     let mut listing = BTreeMap::new();
     let own = shared.cluster.id();
