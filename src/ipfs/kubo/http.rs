@@ -25,7 +25,7 @@ const LINE_LEN_MAX: usize = 1024 * 1024;
 /// Longest body of an error in bytes.
 const ERROR_LEN_MAX: usize = 64 * 1024;
 /// Kubo's trailer with an error that came after the status line.
-const STREAM_ERROR: &str = "x-stream-error";
+pub(super) const STREAM_ERROR: &str = "x-stream-error";
 
 /// The body of an answer, with its trailers.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -168,6 +168,8 @@ impl Lines {
     pub(super) async fn next_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, IpfsError> {
         let Some(line) = self.next().await? else { return Ok(None) };
         serde_json::from_slice(&line).map(Some).map_err(|error| {
+            // It may repeat a value of any length.
+            let error = wire::shortened(&error.to_string());
             let line: String = String::from_utf8_lossy(&line).chars().take(100).collect();
             IpfsError::Failed(format!("an answer is not understood ({error}): {line}"))
         })
@@ -195,11 +197,15 @@ impl Lines {
 
     fn split(&mut self, mut data: &[u8]) -> Result<(), IpfsError> {
         while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(&data[..end]);
+            self.append(&data[..end])?;
             let line = Bytes::from(std::mem::take(&mut self.partial));
             self.push(line);
             data = &data[end + 1..];
         }
+        self.append(data)
+    }
+
+    fn append(&mut self, data: &[u8]) -> Result<(), IpfsError> {
         if self.partial.len() + data.len() > LINE_LEN_MAX {
             return Err(IpfsError::Failed(format!("a line is longer than {LINE_LEN_MAX} bytes")));
         }

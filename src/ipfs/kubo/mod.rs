@@ -77,8 +77,7 @@ impl KuboClient {
 
     async fn ask_id(&self) -> Result<DaemonInfo, IpfsError> {
         let id: Id = self.rpc.ask("id", &[], ID_DEADLINE).await?;
-        let addresses = id.addresses.unwrap_or_default();
-        Ok(DaemonInfo { id: id.id, agent: id.agent_version, addresses })
+        id.try_into()
     }
 
     async fn ask_pinned(&self, cids: &[Cid]) -> Result<Vec<Held>, IpfsError> {
@@ -215,6 +214,7 @@ impl KuboClient {
 }
 
 fn unasked(cid: &str) -> IpfsError {
+    let cid = wire::shortened(cid);
     IpfsError::Failed(format!("pin/ls answers about {cid}, which was not asked"))
 }
 

@@ -102,12 +102,37 @@ async fn a_broken_connection_is_down() {
 #[tokio::test]
 async fn a_line_without_end_is_refused() {
     let piece = "x".repeat(LINE_PIECE);
-    let body = vec![piece.as_str(); 20];
-    let (result, _) = pin(&body, CLEAN).await;
-    assert!(
-        matches!(&result, Err(IpfsError::Failed(text)) if text.contains("longer")),
-        "{result:?}"
+    for end in ["", "\n"] {
+        let mut body = vec![piece.as_str(); 20];
+        body.push(end);
+        body.retain(|piece| !piece.is_empty());
+        let (result, _) = pin(&body, CLEAN).await;
+        assert!(
+            matches!(&result, Err(IpfsError::Failed(text)) if text.contains("longer")),
+            "{result:?}"
+        );
+    }
+}
+
+/// What it says goes to every peer and to people.
+#[tokio::test]
+async fn little_is_kept_of_what_a_daemon_says_at_length() {
+    let long = "x".repeat(LINE_PIECE);
+    let ask =
+        async |body: String| server(vec![chunked("200 OK", &[&body], CLEAN)]).await.id().await;
+    let addresses = vec!["/ip4/10.0.0.1/tcp/4001"; 1000].join("\",\"");
+    let said = format!(
+        "{{\"ID\":\"12D3\",\"AgentVersion\":\"{long}\",\"Addresses\":[\"{long}\",\"{addresses}\"]}}\n"
     );
+    let info = ask(said).await.unwrap();
+    assert_eq!((info.id.as_str(), info.agent.len(), info.addresses.len()), ("12D3", 128, 256));
+    assert!(info.addresses.iter().all(|address| address.len() < 100));
+    for wrong in [format!("\"{long}\""), "\"\"".to_owned(), format!("{{\"{long}\":1}}")] {
+        let error = ask(format!("{{\"ID\":{wrong}}}\n")).await.unwrap_err().to_string();
+        assert!(error.len() < 600, "{error}");
+    }
+    let error = ask(format!("{{\"ID\":\"12D3\",\"Addresses\":\"{long}\"}}\n")).await.unwrap_err();
+    assert!(error.to_string().len() < 600, "{error}");
 }
 
 const LINE_PIECE: usize = 64 * 1024;

@@ -6,7 +6,18 @@
 
 use serde::Deserialize;
 
-use crate::{ipfs::IpfsError, types::Cid};
+use crate::{
+    ipfs::IpfsError,
+    types::{Cid, DaemonInfo},
+};
+
+/// Longest ID and agent of a daemon that are kept, in bytes and characters: what a ClusterPeer takes.
+/// Both go to every peer.
+const ID_LEN_MAX: usize = 128;
+const AGENT_LEN_MAX: usize = 128;
+/// Addresses of a daemon that are kept, and the bytes of each.
+const ADDRESSES_MAX: usize = 256;
+const ADDRESS_LEN_MAX: usize = 1024;
 
 /// `id`.
 #[derive(Debug, Deserialize)]
@@ -18,6 +29,22 @@ pub(super) struct Id {
     /// Null while it listens nowhere.
     #[serde(rename = "Addresses", default)]
     pub(super) addresses: Option<Vec<String>>,
+}
+
+impl TryFrom<Id> for DaemonInfo {
+    type Error = IpfsError;
+
+    fn try_from(id: Id) -> Result<Self, IpfsError> {
+        if !(1..=ID_LEN_MAX).contains(&id.id.len()) {
+            let length = id.id.len();
+            return Err(IpfsError::Failed(format!("it says that its ID is {length} bytes long")));
+        }
+        let mut addresses = id.addresses.unwrap_or_default();
+        addresses.retain(|address| address.len() <= ADDRESS_LEN_MAX);
+        addresses.truncate(ADDRESSES_MAX);
+        let agent = id.agent_version.chars().take(AGENT_LEN_MAX).collect();
+        Ok(Self { id: id.id, agent, addresses })
+    }
 }
 
 /// One object of `pin/add?progress=true`: progress (an empty object when there is none yet), or at
