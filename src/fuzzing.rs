@@ -12,7 +12,9 @@ use futures::executor::block_on;
 
 use crate::{
     config::{KEYS, PeerOptions},
-    consensus, identity, rest,
+    consensus, identity,
+    ipfs::kubo,
+    rest,
     rpc::frame,
     tracker::Entry,
     types::{Cid, Envelope, PeerId, RaftMessage, Request, Response},
@@ -22,7 +24,7 @@ use crate::{
 pub type Input = fn(&[u8]);
 
 /// All of them, by the names of the fuzz targets.
-pub const INPUTS: [(&str, Input); 8] = [
+pub const INPUTS: [(&str, Input); 10] = [
     ("frames", frames),
     ("log", consensus::fuzzing::log),
     ("state", consensus::fuzzing::state),
@@ -30,6 +32,8 @@ pub const INPUTS: [(&str, Input); 8] = [
     ("ledger", ledger),
     ("ids", ids),
     ("url", url),
+    ("bulk", rest::fuzzing::bulk),
+    ("kubo", kubo::fuzzing::answers),
     ("settings", settings),
 ];
 
@@ -122,6 +126,8 @@ mod tests {
     /// Sound inputs of every kind: each function is also given those of the others.
     fn samples() -> Vec<Vec<u8>> {
         let mut samples = consensus::fuzzing::samples();
+        samples.extend(rest::fuzzing::samples());
+        samples.extend(kubo::fuzzing::samples());
         let envelope = Envelope { cluster: None, request: Request::ReadIndex };
         samples.push(frame::encode_request(1, &envelope).unwrap());
         samples.push(frame::encode_answer(1, &Response::Position(Some(5))).unwrap());

@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("config", &["identity", "telemetry", "types"]),
     ("rest", &["cluster", "clock", "rpc", "telemetry", "types"]),
-    ("fuzzing", &["types", "identity", "rpc", "tracker", "consensus", "config", "rest"]),
+    ("fuzzing", &["types", "identity", "ipfs", "rpc", "tracker", "consensus", "config", "rest"]),
     (
         "peer",
         &[

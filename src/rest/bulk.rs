@@ -18,7 +18,7 @@ use futures::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de};
 
 use super::{Api, error::ApiError, pins::Given, query::Parameters};
-use crate::types::{Cid, PinRequest, Write};
+use crate::types::{Cid, PinRequest, Replication, Write};
 
 /// What a request and its answer are made of.
 const NDJSON: &str = "application/x-ndjson";
@@ -27,7 +27,7 @@ pub(super) const GROUPS_MAX: usize = 4;
 /// Bytes in an answer, roughly.
 const ANSWER_LEN: usize = 100;
 /// Bytes in one line: room for the longest name, escaped.
-const LINE_LEN_MAX: usize = 16 * 1024;
+pub(super) const LINE_LEN_MAX: usize = 16 * 1024;
 
 pub(super) async fn pin_all(
     State(api): State<Api>,
@@ -52,12 +52,21 @@ pub(super) async fn pin_all(
 
 /// What became of one line.
 #[derive(Debug, Serialize)]
-struct Answer {
-    line: u64,
+pub(super) struct Answer {
+    pub(super) line: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cid: Option<Cid>,
+    pub(super) cid: Option<Cid>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<ApiError>,
+    pub(super) error: Option<ApiError>,
+}
+
+impl Answer {
+    /// Appends it to the answer of the whole request.
+    pub(super) fn write(&self, text: &mut Vec<u8>) -> io::Result<()> {
+        serde_json::to_writer(&mut *text, self)?;
+        text.push(b'\n');
+        Ok(())
+    }
 }
 
 /// Acknowledged pins become an answer with a CID, others one with an error. What the client sent and
@@ -67,7 +76,7 @@ async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<
     let mut answers = Vec::with_capacity(lines.len());
     for line in lines {
         let (line, content) = line?;
-        let answer = match parse(&api, content) {
+        let answer = match parse(content, api.replication) {
             Ok(request) => {
                 requests.push(request.clone());
                 Answer { line, cid: Some(request.cid), error: None }
@@ -85,13 +94,13 @@ async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<
     }
     let mut text = Vec::with_capacity(answers.len() * ANSWER_LEN);
     for answer in answers {
-        serde_json::to_writer(&mut text, &answer)?;
-        text.push(b'\n');
+        answer.write(&mut text)?;
     }
     Ok(text.into())
 }
 
-fn parse(api: &Api, line: Line) -> Result<PinRequest, ApiError> {
+/// What a line asks for; `default` for what it does not say.
+pub(super) fn parse(line: Line, default: Replication) -> Result<PinRequest, ApiError> {
     let Line::Whole(text) = line else {
         return Err(ApiError::bad_request(format!("the line is longer than {LINE_LEN_MAX} bytes")));
     };
@@ -99,7 +108,7 @@ fn parse(api: &Api, line: Line) -> Result<PinRequest, ApiError> {
         .map_err(|error| ApiError::bad_request(format!("the line is no JSON object: {error}")))?;
     let mut given = Parameters::new(fields)?;
     let cid = given.take_cid()?;
-    Ok(PinRequest { cid, options: given.pin(api.replication)? })
+    Ok(PinRequest { cid, options: given.pin(default)? })
 }
 
 /// A line's fields, spelled as the query parameters of a single pin are.
@@ -144,14 +153,14 @@ impl<'de> Deserialize<'de> for Fields {
 
 /// A line of a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
+pub(super) enum Line {
     Whole(Vec<u8>),
     /// More than [`LINE_LEN_MAX`]; what it held is gone.
     TooLong,
 }
 
 /// The lines of a body, numbered from 1; blank ones are left out.
-struct Lines {
+pub(super) struct Lines {
     body: BodyDataStream,
     /// What has arrived and was not looked at.
     piece: Bytes,
@@ -162,12 +171,12 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(body: Body) -> Self {
+    pub(super) fn new(body: Body) -> Self {
         let body = body.into_data_stream();
         Self { body, piece: Bytes::new(), begun: Some(Vec::new()), number: 0, over: false }
     }
 
-    fn stream(self) -> impl Stream<Item = io::Result<(u64, Line)>> {
+    pub(super) fn stream(self) -> impl Stream<Item = io::Result<(u64, Line)>> {
         stream::unfold(self, |mut lines| async move {
             let next = lines.next().await.transpose()?;
             lines.over |= next.is_err();

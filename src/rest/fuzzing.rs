@@ -1,9 +1,22 @@
 //! What HTTP clients hand the REST API, for [`crate::fuzzing`].
 
-use axum::{extract::Query, http::Uri};
+#![allow(clippy::unwrap_used, reason = "a failure is what is looked for")]
 
-use super::query::{Parameters, parse_cid};
-use crate::types::{Factor, Replication};
+use std::io;
+
+use axum::{
+    body::{Body, Bytes},
+    extract::Query,
+    http::Uri,
+};
+use futures::{TryStreamExt as _, executor::block_on, stream};
+use serde_json::Value;
+
+use super::{
+    bulk::{Answer, LINE_LEN_MAX, Line, Lines, parse},
+    query::{Parameters, parse_cid},
+};
+use crate::types::{Factor, PinRequest, Replication};
 
 /// The part of a URL that a client makes up: `{cid}?{parameters}`.
 pub(crate) fn url(text: &str) {
@@ -20,5 +33,70 @@ pub(crate) fn url(text: &str) {
     let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
     if let Ok(options) = parameters().and_then(|parameters| parameters.pin(default)) {
         assert!(options.replication.min <= options.replication.max, "{text}: {options:?}");
+    }
+}
+
+/// The body of `POST /pins`, cut into pieces in some way. The first byte says how, and how often the
+/// rest is repeated, so that lines too long come up.
+pub(crate) fn bulk(bytes: &[u8]) {
+    let Some((&how, bytes)) = bytes.split_first() else { return };
+    let body = bytes.repeat(1 + usize::from(how >> 2));
+    let piece_len = [1, 7, 512, body.len().max(1)][usize::from(how & 3)];
+    let pieces = body.chunks(piece_len).map(|piece| io::Result::Ok(Bytes::copy_from_slice(piece)));
+    let pieces = Body::from_stream(stream::iter(pieces.collect::<Vec<_>>()));
+    let lines: Vec<(u64, Line)> = block_on(Lines::new(pieces).stream().try_collect()).unwrap();
+    assert_eq!(lines, lines_of(&body));
+    lines.into_iter().for_each(|(number, line)| answer(number, line));
+}
+
+/// What the lines of a body are, wherever it is cut.
+fn lines_of(body: &[u8]) -> Vec<(u64, Line)> {
+    let line = |(number, text): (u64, &[u8])| match text {
+        _ if text.len() > LINE_LEN_MAX => Some((number, Line::TooLong)),
+        _ if text.iter().all(u8::is_ascii_whitespace) => None,
+        _ => Some((number, Line::Whole(text.to_vec()))),
+    };
+    (1..).zip(body.split(|byte| *byte == b'\n')).filter_map(line).collect()
+}
+
+/// Every line has an answer of one line, which is in proportion and names the CID.
+fn answer(line: u64, content: Line) {
+    let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
+    let too_long = content == Line::TooLong;
+    let (cid, error) = match parse(content, default) {
+        Ok(PinRequest { cid, options }) => {
+            assert!(!too_long && options.replication.min <= options.replication.max, "{options:?}");
+            (Some(cid), None)
+        }
+        Err(error) => (None, Some(error)),
+    };
+    let mut text = Vec::new();
+    Answer { line, cid, error }.write(&mut text).unwrap();
+    assert_eq!(text.iter().position(|byte| *byte == b'\n'), Some(text.len() - 1));
+    assert!(text.len() < 8 * LINE_LEN_MAX);
+    let again: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(again["line"], line);
+    assert_eq!(again["cid"].as_str().map(|text| text.parse().unwrap()), cid);
+}
+
+/// A sound body.
+#[cfg(test)]
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    let cid = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
+    let lines = format!(
+        "{{\"cid\":\"{cid}\",\"replication-min\":\"1\",\"replication\\u002dmax\":-1}}\r\n\n\
+         {{\"name\":\"a\\nb\",\"cid\":\"{cid}\",\"mode\":\"recursive\"}}\n{{\"cid\":\"{cid}\"}}"
+    );
+    [0_u8, 3, 0xFE].map(|how| [&[how], lines.as_bytes()].concat()).to_vec()
+}
+
+#[cfg(test)]
+#[test]
+fn samples_have_lines_that_ask_for_something() {
+    let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
+    for sample in samples() {
+        let lines = lines_of(&sample[1..]);
+        assert_eq!(lines.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 3, 4]);
+        assert!(lines.into_iter().all(|(_, line)| parse(line, default).is_ok()));
     }
 }

@@ -6,6 +6,8 @@
 //! is kept without a bound. It decides nothing: retries and stall times belong to the tracker.
 
 mod collect;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod fuzzing;
 mod http;
 mod wire;
 
