@@ -1,5 +1,7 @@
 //! The Kubernetes side of Pinkeeper: object kinds, controllers, and what the binary's commands do.
 
+#[cfg(test)]
+mod any_json;
 pub mod controller;
 pub mod crd;
 pub mod founding;

@@ -223,6 +223,8 @@ impl Objects {
 }
 
 #[cfg(test)]
+mod read_any;
+#[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;

@@ -275,6 +275,8 @@ pub(crate) async fn anchors(
 }
 
 #[cfg(test)]
+mod read_any;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -116,3 +116,6 @@ fn take(
         }
     }
 }
+
+#[cfg(test)]
+mod read_any;

@@ -1,0 +1,113 @@
+//! Pins with anything in them: one that makes no sense is still there, and stops no other.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::ObjectList;
+use pinkeeper::{
+    state::PinSet,
+    types::{LogPosition, PeerId, Timestamp, Uid},
+};
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    any_json,
+    controller::{
+        claims::{Basis, Decision, decide},
+        status::{Held, Moment, PeerView, View, judge},
+    },
+};
+
+const PEERS: [PeerId; 2] = [PeerId([1; 32]), PeerId([2; 32])];
+
+fn any_pin() -> impl Strategy<Value = Value> {
+    let spec = any_json::of_fields(&["cid", "replicas", "minReplicas", "deletionPolicy", "newer"]);
+    let cid = proptest::option::of(any_json::text());
+    let spec = (spec, cid).prop_map(|(mut spec, cid)| {
+        if let (Some(fields), Some(cid)) = (spec.as_object_mut(), cid) {
+            fields.insert("cid".to_owned(), cid.into());
+        }
+        spec
+    });
+    let status = any_json::of_fields(&[
+        "conditions",
+        "observedGeneration",
+        "replicas",
+        "readyReplicas",
+        "allocations",
+    ]);
+    let metadata = (0..4_u8, any_json::text()).prop_flat_map(|(number, version)| {
+        any_json::metadata(json!({
+            "namespace": "web", "name": format!("pin-{number}"), "uid": format!("uid-{number}"),
+            "resourceVersion": version,
+        }))
+    });
+    (metadata, spec, proptest::option::of(status)).prop_map(|(metadata, spec, status)| {
+        let mut pin = json!({
+            "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "Pin",
+            "metadata": metadata, "spec": spec,
+        });
+        pin.as_object_mut().unwrap().extend(status.map(|status| ("status".to_owned(), status)));
+        pin
+    })
+}
+
+/// The list as the watch reads it.
+fn listed(items: &[Value]) -> Vec<RawPin> {
+    let list = json!({
+        "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "PinList",
+        "metadata": {"resourceVersion": "7"}, "items": items,
+    });
+    serde_json::from_str::<ObjectList<RawPin>>(&list.to_string()).unwrap().items
+}
+
+/// What the controllers make of an object: a claim if it can be one, and what its status says.
+fn decide_and_judge(object: &PinObject) {
+    let now = Timestamp(1_767_323_045_000);
+    let basis = Basis { term: 3, default_replicas: 2, now };
+    let mut pins = PinSet::default();
+    if let Decision::Claim(op) = decide(object, None, basis, |_, _| PEERS.to_vec()) {
+        pins.apply(LogPosition { term: 3, index: 1 }, &op);
+    }
+    let peers = PEERS.map(|peer| {
+        (peer, PeerView { name: format!("p-{}", peer.0[0]), reported: true, silent: None })
+    });
+    let view = View {
+        pin: object.cid.as_ref().ok().and_then(|cid| pins.get(cid)),
+        refused: None,
+        reports: &BTreeMap::new(),
+        peers: &BTreeMap::from(peers),
+        default_replicas: 2,
+        held: &Held::new(),
+        now: Moment { at: std::time::Duration::from_secs(3_600), wall: now },
+    };
+    let Some(verdict) = judge(object, view) else { return };
+    assert!(verdict.status.allocations.len() <= crd::ALLOCATIONS_LEN_MAX);
+    assert!(verdict.status.conditions.len() <= crd::CONDITIONS_LEN_MAX);
+    for condition in &verdict.status.conditions {
+        assert!(condition.message.chars().count() <= crd::MESSAGE_LEN_MAX, "{condition:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_pin_is_there_whatever_it_holds(items in vec(any_pin(), 1..8)) {
+        let mut objects = Objects::default();
+        let mut there = BTreeSet::new();
+        for raw in listed(&items) {
+            let (name, uid) = (raw.metadata.name.clone(), raw.metadata.uid.clone());
+            let object = PinObject::read(raw).unwrap();
+            prop_assert_eq!(Some(&object.key.name), name.as_ref());
+            decide_and_judge(&object);
+            let _ = object.is_observed();
+            there.insert(Uid(uid.unwrap()));
+            objects.upsert(object);
+            prop_assert!(there.iter().all(|uid| objects.contains(uid)));
+        }
+        objects.list_done(&there);
+        prop_assert_eq!(objects.len(), there.len());
+        prop_assert!(there.iter().all(|uid| objects.contains(uid)));
+    }
+}

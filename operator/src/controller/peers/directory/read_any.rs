@@ -1,0 +1,73 @@
+//! ClusterPeers with anything in them: one that makes no sense is still there, and stops no other.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use kube::core::ObjectList;
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::any_json;
+
+fn any_peer() -> impl Strategy<Value = Value> {
+    let status = any_json::of_fields(&[
+        "conditions",
+        "peerID",
+        "clusterID",
+        "addresses",
+        "role",
+        "version",
+        "daemon",
+        "pins",
+    ]);
+    let metadata = (0..4_u8, any_json::text()).prop_flat_map(|(number, version)| {
+        any_json::metadata(json!({
+            "namespace": "pinkeeper", "name": format!("peer-{number}"), "resourceVersion": version,
+        }))
+    });
+    (metadata, any_json::value(), proptest::option::of(status)).prop_map(
+        |(metadata, spec, status)| {
+            let mut peer = json!({
+                "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "ClusterPeer",
+                "metadata": metadata, "spec": spec,
+            });
+            peer.as_object_mut()
+                .unwrap()
+                .extend(status.map(|status| ("status".to_owned(), status)));
+            peer
+        },
+    )
+}
+
+/// The list as the watch reads it.
+fn listed(items: &[Value]) -> Vec<RawPeer> {
+    let list = json!({
+        "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "ClusterPeerList",
+        "metadata": {"resourceVersion": "7"}, "items": items,
+    });
+    serde_json::from_str::<ObjectList<RawPeer>>(&list.to_string()).unwrap().items
+}
+
+proptest! {
+    #[test]
+    fn a_cluster_peer_is_there_whatever_it_holds(items in vec(any_peer(), 1..8)) {
+        let (mut now, mut listing) = (Directory::default(), BTreeMap::new());
+        let names: BTreeSet<String> =
+            items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        take(&mut now, &mut listing, watcher::Event::Init);
+        for raw in listed(&items) {
+            take(&mut now, &mut listing, watcher::Event::InitApply(raw));
+        }
+        take(&mut now, &mut listing, watcher::Event::InitDone);
+        prop_assert!(now.complete && now.peers.keys().eq(&names));
+        for raw in listed(&items) {
+            take(&mut now, &mut listing, watcher::Event::Apply(raw));
+        }
+        prop_assert!(now.peers.keys().eq(&names));
+        // Only what names itself as a peer has an address.
+        let own = PeerId([1; 32]);
+        prop_assert!(now.addresses(own).len() <= names.len());
+        prop_assert!(!now.addresses(own).contains_key(&own));
+    }
+}
