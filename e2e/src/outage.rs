@@ -6,7 +6,7 @@
 //! after the leader's process had ended; so it is never one that the old leader still accepted.
 //! Answers to writes that were begun before do not count.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -31,30 +31,33 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a kill of the leader did to writes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Outage {
     /// The peer killed, by its place; it is not started again.
     pub killed: usize,
     /// How long no write was accepted, as defined above.
     pub time: Duration,
+    /// The same for clients of one peer alone, for each that is left, by its place.
+    pub by_peer: BTreeMap<usize, Duration>,
     /// Writes begun after the kill that were answered by an error until then.
     pub refused: usize,
 }
 
-/// Kills the leader while writes go on, and waits until one is accepted again. `numbers` are those of
-/// the CIDs that it makes; they must be new to the cluster for the writes to be ones.
+/// Kills the leader while writes go on, and waits until each of the others accepts one again.
+/// `numbers` are those of the CIDs that it makes; they must be new to the cluster for the writes to be
+/// ones.
 ///
 /// # Errors
 /// When no peer leads or no write is accepted within a minute.
 pub async fn of_killed_leader(
     peers: &mut [PeerProcess],
-    numbers: std::ops::RangeFrom<u32>,
+    numbers: Range<u32>,
 ) -> anyhow::Result<Outage> {
     let leader = leader_of(peers)?;
     let survivors = peers.iter().enumerate().filter(|(n, _)| *n != leader);
     let mut writes = Writes {
         http: reqwest::Client::builder().no_proxy().timeout(WRITE_DEADLINE).build()?,
-        urls: survivors.map(|(_, peer)| peer.rest_url("pins/")).collect(),
+        peers: survivors.map(|(n, peer)| (n, peer.rest_url("pins/"))).collect(),
         numbers,
         ticks: interval(PERIOD),
         in_flight: JoinSet::new(),
@@ -73,20 +76,26 @@ pub async fn of_killed_leader(
     peers[leader].kill().await?;
     let ended = Instant::now();
     let mut refused = 0;
+    let mut by_peer = BTreeMap::new();
     let again = async {
-        loop {
+        while by_peer.len() < writes.peers.len() {
             let write = writes.next_answer().await?;
             if write.begun >= ended && write.accepted {
-                return anyhow::Ok(write.answered - killed);
+                by_peer.entry(write.peer).or_insert(write.answered - killed);
+            } else if by_peer.is_empty() {
+                refused += usize::from(write.begun >= ended);
             }
-            refused += usize::from(write.begun >= ended);
         }
+        anyhow::Ok(())
     };
-    let time = timeout(DEADLINE, again).await.context("no write is accepted after the kill")??;
-    Ok(Outage { killed: leader, time, refused })
+    timeout(DEADLINE, again).await.context("no write is accepted after the kill")??;
+    let time = by_peer.values().min().copied().unwrap_or_default();
+    Ok(Outage { killed: leader, time, by_peer, refused })
 }
 
 struct Write {
+    /// The peer asked, by its place.
+    peer: usize,
     begun: Instant,
     answered: Instant,
     accepted: bool,
@@ -94,8 +103,9 @@ struct Write {
 
 struct Writes {
     http: reqwest::Client,
-    urls: Vec<String>,
-    numbers: std::ops::RangeFrom<u32>,
+    /// Those asked in turn: their places and where.
+    peers: Vec<(usize, String)>,
+    numbers: Range<u32>,
     ticks: Interval,
     in_flight: JoinSet<Write>,
 }
@@ -108,18 +118,18 @@ impl Writes {
                 Some(write) = self.in_flight.join_next() => return Ok(write?),
                 _ = self.ticks.tick(), if self.in_flight.len() < IN_FLIGHT_MAX => {
                     let number = self.numbers.next().context("no numbers are left")?;
-                    let url = &self.urls[number as usize % self.urls.len()];
+                    let (peer, url) = &self.peers[number as usize % self.peers.len()];
                     let url = format!("{url}{}", identity_cid(number));
-                    self.in_flight.spawn(write(self.http.post(url)));
+                    self.in_flight.spawn(write(*peer, self.http.post(url)));
                 }
             }
         }
     }
 }
 
-async fn write(request: reqwest::RequestBuilder) -> Write {
+async fn write(peer: usize, request: reqwest::RequestBuilder) -> Write {
     let begun = Instant::now();
     let answer = request.send().await;
     let accepted = answer.is_ok_and(|answer| answer.status().is_success());
-    Write { begun, answered: Instant::now(), accepted }
+    Write { peer, begun, answered: Instant::now(), accepted }
 }

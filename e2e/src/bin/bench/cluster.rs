@@ -11,6 +11,13 @@ use pinkeeper_e2e::{
 };
 use serde_json::{Value, json};
 
+/// Which peer clients speak to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Leader,
+    Follower,
+}
+
 /// A running cluster.
 pub(crate) struct Cluster {
     pub(crate) peers: Vec<PeerProcess>,
@@ -43,8 +50,13 @@ impl Cluster {
         leader_of(&self.peers)
     }
 
-    pub(crate) fn follower(&self) -> anyhow::Result<usize> {
-        Ok((self.leader()? + 1) % self.peers.len())
+    /// Where the REST API of such a peer listens.
+    pub(crate) fn rest_at(&self, place: Place) -> anyhow::Result<SocketAddr> {
+        let leader = self.leader()?;
+        self.rest(match place {
+            Place::Leader => leader,
+            Place::Follower => (leader + 1) % self.peers.len(),
+        })
     }
 
     /// Where a peer's REST API listens.

@@ -1,6 +1,7 @@
 //! Loads: many clients that pin, each with a connection of its own.
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -15,10 +16,16 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep},
 };
 
-use crate::http::{Connection, request};
+use crate::{
+    cluster::Place,
+    http::{Connection, request},
+};
+
+/// Before a client that reached nobody tries the next peer.
+const AWAY_WAIT: Duration = Duration::from_millis(10);
 
 /// Numbers for CIDs that were not used yet; clones count together.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +65,40 @@ pub(crate) fn new_cids(numbers: &Numbers, count: u32, cid_of: fn(u32) -> Cid) ->
     (first..first + count).map(cid_of).collect()
 }
 
+/// Clients of one peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clients {
+    pub(crate) count: usize,
+    pub(crate) at: Place,
+}
+
+impl Clients {
+    /// Numbers that are measured.
+    pub(crate) const COUNTS: [usize; 3] = [64, 16, 1];
+
+    /// Those that every kind of single pin is measured with, in the order of the table.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let each = |at| Self::COUNTS.map(|count| Self { count, at });
+        [Place::Leader, Place::Follower].into_iter().flat_map(each)
+    }
+
+    /// Whether goals are about them.
+    pub(crate) fn is_goal(self) -> bool {
+        self.count == 64 && self.at == Place::Leader
+    }
+}
+
+impl fmt::Display for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clients = if self.count == 1 { "client" } else { "clients" };
+        let place = match self.at {
+            Place::Leader => "the leader",
+            Place::Follower => "a follower",
+        };
+        write!(f, "{} {clients} at {place}", self.count)
+    }
+}
+
 /// When a load ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
@@ -81,7 +122,11 @@ impl Load {
     }
 }
 
-/// `POST {path}{cid}` by so many clients, each with one request under way.
+fn pin_request(cid: &Cid) -> Vec<u8> {
+    request("POST", &format!("/pins/{cid}"))
+}
+
+/// `POST /pins/{cid}` by so many clients, each with one request under way.
 ///
 /// # Errors
 /// When any answer is not 200.
@@ -110,8 +155,7 @@ pub(crate) async fn post_each(
                 if over {
                     return anyhow::Ok(accepted);
                 }
-                let request = request("POST", &format!("/pins/{}", cid_of()));
-                let (status, body) = connection.ask(&request).await?;
+                let (status, body) = connection.ask(&pin_request(&cid_of())).await?;
                 ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(body));
                 accepted += 1;
             }
@@ -122,6 +166,29 @@ pub(crate) async fn post_each(
         accepted += client??;
     }
     Ok(Load { accepted, time: begin.elapsed() })
+}
+
+/// So many clients at these peers that pin without end, whatever they are answered; who is not
+/// answered goes to the next peer. They end when dropped.
+pub(crate) fn keep_posting(
+    addresses: &[SocketAddr],
+    clients: usize,
+    cid_of: impl Fn() -> Cid + Clone + Send + 'static,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for client in 0..clients {
+        let (peers, cid_of) = (addresses.to_vec(), cid_of.clone());
+        tasks.spawn(async move {
+            for address in peers.into_iter().cycle().skip(client) {
+                let Ok(mut connection) = Connection::open(address).await else {
+                    sleep(AWAY_WAIT).await;
+                    continue;
+                };
+                while connection.ask(&pin_request(&cid_of())).await.is_ok() {}
+            }
+        });
+    }
+    tasks
 }
 
 /// One `POST /pins` with a line of NDJSON for each CID, sent as fast as they are taken.

@@ -10,6 +10,8 @@ mod floor;
 mod http;
 mod load;
 mod machine;
+mod outage;
+mod pinned;
 mod profile;
 mod report;
 mod rows;
@@ -55,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     }
-    let rows: Vec<Row> = wanted.iter().flat_map(|wanted| wanted.rows).copied().collect();
+    let rows: Vec<Row> = wanted.iter().flat_map(|wanted| (wanted.rows)()).collect();
     let table = figures.table(&rows);
     if !names.is_empty() {
         print!("{table}");

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use crate::stats::{Sample, number};
 
 /// What is measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Row {
     /// Names it in figures.
-    pub(crate) key: &'static str,
-    pub(crate) what: &'static str,
+    pub(crate) key: String,
+    pub(crate) what: String,
     pub(crate) unit: &'static str,
     /// What the design asks for; empty when it asks for nothing.
     pub(crate) goal: &'static str,
@@ -18,16 +18,17 @@ pub(crate) struct Row {
 }
 
 /// One run's value of a row, and of its floor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Figure {
-    pub(crate) key: &'static str,
+    /// Its row's.
+    pub(crate) key: String,
     pub(crate) value: f64,
     pub(crate) floor: Option<f64>,
 }
 
 /// Figures of all runs, by row.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(BTreeMap<&'static str, (Vec<f64>, Vec<f64>)>);
+pub(crate) struct Figures(BTreeMap<String, (Vec<f64>, Vec<f64>)>);
 
 impl Figures {
     pub(crate) fn add(&mut self, figure: Figure) {
@@ -42,7 +43,7 @@ impl Figures {
                          |---|---|---|---|---|---|\n"
             .to_owned();
         for row in rows {
-            let Some((values, floors)) = self.0.get(row.key) else { continue };
+            let Some((values, floors)) = self.0.get(&row.key) else { continue };
             let Some(sample) = Sample::new(values.clone()) else { continue };
             let (floor, share) = match Sample::new(floors.clone()) {
                 Some(floor) => {
@@ -71,20 +72,22 @@ impl Figures {
 mod tests {
     use super::*;
 
-    const ROW: Row =
-        Row { key: "a", what: "speed", unit: "pins/s", goal: "≥ 10", floor: "a stone" };
+    fn row(key: &str, what: &str) -> Row {
+        let (key, what) = (key.to_owned(), what.to_owned());
+        Row { key, what, unit: "pins/s", goal: "≥ 10", floor: "a stone" }
+    }
 
     #[test]
     fn rows_have_medians_spreads_and_floors_and_unmeasured_ones_are_left_out() {
         let mut figures = Figures::default();
         for (value, floor) in [(3000.0, 4000.0), (1000.0, 4000.0), (2000.0, 5000.0)] {
-            figures.add(Figure { key: "a", value, floor: Some(floor) });
+            figures.add(Figure { key: "a".to_owned(), value, floor: Some(floor) });
         }
-        figures.add(Figure { key: "b", value: 0.5, floor: None });
+        figures.add(Figure { key: "b".to_owned(), value: 0.5, floor: None });
         let rows = [
-            ROW,
-            Row { key: "b", what: "outage", unit: "s", goal: "", floor: "" },
-            Row { key: "c", ..ROW },
+            row("a", "speed"),
+            Row { unit: "s", goal: "", floor: "", ..row("b", "outage") },
+            row("c", "speed"),
         ];
         let table = figures.table(&rows);
         let lines: Vec<&str> = table.lines().skip(2).collect();
