@@ -231,6 +231,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         format!("c\0c[{{\"Command\":\"pin/ls\",\"Active\":true}}]\n\0c{collected}\u{1}some errors"),
         "k{\"Message\":\"not pinned or pinned indirectly\",\"Code\":0}\n".to_owned(),
         "o404 page not found".to_owned(),
+        format!("b{pins}{{\"Progress\":5}}\n"),
     ];
     texts.map(String::into_bytes).to_vec()
 }
@@ -253,4 +254,5 @@ async fn samples_are_heard_as_they_are_meant() {
     assert_eq!(heard[6].collected, Ok(collected));
     assert_eq!(heard[7].unpin, Ok(()));
     assert!(matches!(heard[8].id, Err(IpfsError::Refused(_))));
+    assert!(heard[9].pin.0.is_err());
 }
