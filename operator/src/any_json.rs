@@ -38,11 +38,18 @@ pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![known.prop_map(str::to_owned), ".{0,12}"]
 }
 
-/// An object of some of these fields, each with any value; or any value in its place.
-pub(crate) fn of_fields(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
-    let field = (select(names), value()).prop_map(|(name, value)| (name.to_owned(), value));
-    let fields = vec(field, 0..=names.len()).prop_map(Value::from_iter);
-    prop_oneof![9 => fields, 1 => value()]
+/// A sound object, or one of which some fields are other values, or are all that there is; or any
+/// value in its place.
+pub(crate) fn like(sound: Value) -> impl Strategy<Value = Value> {
+    let fields = sound.as_object().cloned().unwrap_or_default();
+    let names: Vec<String> = fields.keys().cloned().chain(["ofANewerVersion".to_owned()]).collect();
+    let changed = vec((select(names), value()), 0..3);
+    let object = (prop::bool::weighted(0.8), changed).prop_map(move |(is_whole, changed)| {
+        let mut all = if is_whole { fields.clone() } else { Map::new() };
+        all.extend(changed);
+        Value::Object(all)
+    });
+    prop_oneof![9 => object, 1 => value()]
 }
 
 /// Metadata as the API server gives it: `required` is always there, the rest of it may be.

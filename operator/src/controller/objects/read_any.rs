@@ -23,21 +23,19 @@ use crate::{
 const PEERS: [PeerId; 2] = [PeerId([1; 32]), PeerId([2; 32])];
 
 fn any_pin() -> impl Strategy<Value = Value> {
-    let spec = any_json::of_fields(&["cid", "replicas", "minReplicas", "deletionPolicy", "newer"]);
-    let cid = proptest::option::of(any_json::text());
-    let spec = (spec, cid).prop_map(|(mut spec, cid)| {
-        if let (Some(fields), Some(cid)) = (spec.as_object_mut(), cid) {
-            fields.insert("cid".to_owned(), cid.into());
-        }
-        spec
+    let spec = any_json::like(json!({
+        "cid": "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi",
+        "replicas": 3, "minReplicas": 2, "deletionPolicy": "Retain",
+    }));
+    let condition = json!({
+        "type": "Ready", "status": "False", "reason": "Pinning", "message": "",
+        "lastTransitionTime": "2026-01-02T03:04:05Z",
     });
-    let status = any_json::of_fields(&[
-        "conditions",
-        "observedGeneration",
-        "replicas",
-        "readyReplicas",
-        "allocations",
-    ]);
+    let allocation = json!({"peer": "p-1", "state": "Pinned", "since": "2026-01-02T03:04:05Z"});
+    let status = any_json::like(json!({
+        "conditions": [condition], "observedGeneration": 1, "replicas": "1/3", "readyReplicas": 1,
+        "allocations": [allocation],
+    }));
     let metadata = (0..4_u8, any_json::text()).prop_flat_map(|(number, version)| {
         any_json::metadata(json!({
             "namespace": "web", "name": format!("pin-{number}"), "uid": format!("uid-{number}"),
