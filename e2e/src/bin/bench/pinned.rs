@@ -32,13 +32,12 @@ const LOOK: Duration = Duration::from_millis(200);
 struct Kind {
     name: &'static str,
     what: &'static str,
-    /// Whether pins are asked for by one bulk request too, so that they are measured and no requests.
-    together: bool,
+    /// Pins asked for by one bulk request too, so that pins are measured and no requests: so many that
+    /// beginning and end count little.
+    together: Option<u32>,
     /// The row that has the goal, and the goal.
     goal: (fn(Asked) -> bool, &'static str),
     cid: fn(u32) -> Cid,
-    /// Pins of the bulk request: so many that beginning and end count little.
-    together_pins: u32,
     /// Pins asked for one by one, some seconds' worth for each of [`Clients::COUNTS`].
     pins: [u32; 3],
     /// Pins of each floor.
@@ -48,10 +47,9 @@ struct Kind {
 const STAND_INS: Kind = Kind {
     name: "stand-ins",
     what: "3 stand-in daemons that pin at once",
-    together: false,
+    together: None,
     goal: (|asked| matches!(asked, Asked::Each(clients) if clients.is_goal()), "≥ 3,000"),
     cid,
-    together_pins: 0,
     pins: [24_000, 12_000, 4_000],
     floor_pins: 15_000,
 };
@@ -59,10 +57,9 @@ const STAND_INS: Kind = Kind {
 const KUBOS: Kind = Kind {
     name: "kubo",
     what: "3 Kubos, content without a fetch",
-    together: true,
+    together: Some(10_000),
     goal: (|asked| matches!(asked, Asked::Together), "≥ 85 % of the floor"),
     cid: identity_cid,
-    together_pins: 10_000,
     // All of them stay in the same daemons and make them slower.
     pins: [3_000; 3],
     floor_pins: 3_000,
@@ -100,7 +97,7 @@ impl Asked {
 impl Kind {
     /// Everything that is asked, in the order of the table.
     fn asked(&self) -> impl Iterator<Item = Asked> {
-        let together = self.together.then_some(Asked::Together);
+        let together = self.together.map(|_| Asked::Together);
         together.into_iter().chain(Clients::all().map(Asked::Each))
     }
 
@@ -132,7 +129,7 @@ impl Kind {
             let each = Clients::all().filter(move |clients| clients.count == count);
             each.map(Asked::Each).collect()
         };
-        let together = self.together.then(|| (self.together_pins, vec![Asked::Together]));
+        let together = self.together.map(|count| (count, vec![Asked::Together]));
         let each = self.pins.into_iter().zip(Clients::COUNTS.map(with));
         together.into_iter().chain(each)
     }
