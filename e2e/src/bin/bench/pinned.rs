@@ -50,19 +50,19 @@ const STAND_INS: Kind = Kind {
     together: None,
     goal: (|asked| matches!(asked, Asked::Each(clients) if clients.is_goal()), "≥ 3,000"),
     cid,
-    pins: [24_000, 12_000, 4_000],
-    floor_pins: 15_000,
+    pins: [20_000, 10_000, 4_000],
+    floor_pins: 10_000,
 };
 
 const KUBOS: Kind = Kind {
     name: "kubo",
     what: "3 Kubos, content without a fetch",
-    together: Some(10_000),
+    together: Some(8_000),
     goal: (|asked| matches!(asked, Asked::Together), "≥ 85 % of the floor"),
     cid: identity_cid,
     // All of them stay in the same daemons and make them slower.
-    pins: [3_000; 3],
-    floor_pins: 3_000,
+    pins: [2_500; 3],
+    floor_pins: 2_500,
 };
 
 /// How pins are asked for.
