@@ -9,6 +9,7 @@ pub mod linear;
 pub mod network;
 pub mod outage;
 pub mod peer;
+pub mod power;
 pub mod proxy;
 mod signal;
 pub mod stand_in_kubo;

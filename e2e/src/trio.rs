@@ -25,6 +25,11 @@ pub const SECRET: &str = "8f1c57e2a0b94d3f6e7d8c9b0a1f2e3d4c5b6a798897a6b5c4d3e2
 /// Six processes at a time are enough for the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
+/// Waits for a turn; it lasts until the guard is dropped.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().await
+}
+
 /// Three peers and their daemons; peer 0 is the founder.
 #[derive(Debug)]
 pub struct Trio {
@@ -59,7 +64,7 @@ impl Trio {
     pub async fn start_with(
         prepare: impl FnOnce(&mut [PeerProcess]) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = turn().await;
         let daemons = try_join_all((0..3).map(|_| Daemon::start())).await?;
         let mut peers: Vec<PeerProcess> = Vec::new();
         for (name, daemon) in ["a", "b", "c"].into_iter().zip(&daemons) {

@@ -1,6 +1,8 @@
-//! Three `pinkeeper peer` processes on volumes that fill up or hang: what users are told, that nothing
-//! acknowledged is lost, and that nobody has to do anything once the disk is well again.
+//! Three `pinkeeper peer` processes on volumes that fill up, hang or lose power: what users are told,
+//! that nothing acknowledged is lost, and that nobody has to do anything once the disk is well again.
 #![allow(clippy::unwrap_used, missing_docs)]
+
+mod volumes;
 
 use std::{
     collections::BTreeSet,

@@ -1,0 +1,3 @@
+//! Disks that lose power.
+
+mod power;
