@@ -382,7 +382,17 @@ impl Drop for Daemon {
 /// A CID that carries its own few bytes: every daemon has its content.
 #[must_use]
 pub fn identity_cid(n: u32) -> Cid {
-    // The identity multihash takes up to 64 bytes, so four always fit.
-    let hash = multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap_or_default();
+    carrying(&n.to_be_bytes())
+}
+
+/// The same of other bytes; as long as a CID can be.
+#[must_use]
+pub fn long_cid(n: u32) -> Cid {
+    carrying(&n.to_be_bytes().repeat(16))
+}
+
+fn carrying(bytes: &[u8]) -> Cid {
+    // The identity multihash takes up to 64 bytes, and more are never given.
+    let hash = multihash::Multihash::wrap(0, bytes).unwrap_or_default();
     cid::Cid::new_v1(0x55, hash).into()
 }

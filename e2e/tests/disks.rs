@@ -1,5 +1,6 @@
-//! Three `pinkeeper peer` processes on volumes that fill up, hang or lose power: what users are told,
-//! that nothing acknowledged is lost, and that nobody has to do anything once the disk is well again.
+//! Three `pinkeeper peer` processes on volumes that fill up, hang, are slow or lose power: what users
+//! are told, that nothing acknowledged is lost, and that nobody has to do anything once the disk is
+//! well again.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod volumes;
@@ -14,7 +15,7 @@ use std::{
 use futures::future::try_join_all;
 use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
-    daemon::identity_cid,
+    daemon::{identity_cid, long_cid},
     peer::{PeerProcess, statuses, until},
     trio::{Trio, number},
     volume::Volume,
@@ -31,13 +32,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Time a disk hangs: many elections long.
 const HANG: Duration = Duration::from_secs(10);
-
-/// The CID of different bytes for each number, itself holding them; as long as a CID can be, so that
-/// few of them fill a ledger.
-fn long_cid(n: u32) -> Cid {
-    let bytes = n.to_be_bytes().repeat(16);
-    cid::Cid::new_v1(0x55, multihash::Multihash::wrap(0, &bytes).unwrap()).into()
-}
 
 /// Three peers, each on a volume of its own.
 struct Small {

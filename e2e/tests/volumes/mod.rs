@@ -1,3 +1,4 @@
-//! Disks that lose power.
+//! Disks that are slow or lose power.
 
 mod power;
+mod slow;
