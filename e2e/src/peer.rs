@@ -313,6 +313,22 @@ impl PeerProcess {
         Ok(status)
     }
 
+    /// The most memory that the process had at a time since its start, in bytes.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let id = self.id().context("the peer is not running")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes: u64 = line
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .context("no VmHWM")?
+            .trim()
+            .parse()?;
+        Ok(kibibytes * 1024)
+    }
+
     /// Whether the process is there.
     ///
     /// # Errors

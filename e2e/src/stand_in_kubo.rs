@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ struct Shared {
     id: String,
     pins: Mutex<BTreeSet<Cid>>,
     pin_micros: AtomicU64,
+    /// Lists of all pins that went out whole.
+    lists: AtomicUsize,
 }
 
 impl StandInKubo {
@@ -65,6 +67,7 @@ impl StandInKubo {
             id: format!("stand-in-{}-{}", std::process::id(), address.port()),
             pins: Mutex::default(),
             pin_micros: AtomicU64::new(0),
+            lists: AtomicUsize::new(0),
         });
         let server = tokio::spawn(accept(listener, shared.clone())).abort_handle();
         Ok(Self { address, shared, server })
@@ -92,6 +95,12 @@ impl StandInKubo {
     #[must_use]
     pub fn pin_count(&self) -> usize {
         self.shared.pins().len()
+    }
+
+    /// How many lists of all pins have been answered.
+    #[must_use]
+    pub fn list_count(&self) -> usize {
+        self.shared.lists.load(Ordering::Relaxed)
     }
 
     /// Pins something as a stranger would: behind the peer's back.
@@ -242,7 +251,11 @@ impl Shared {
         }
         match missing {
             Some(cid) => answer.error(&format!("path '{cid}' is not pinned")).await,
-            None => answer.end("").await,
+            None => {
+                answer.end("").await?;
+                self.lists.fetch_add(usize::from(asked.is_empty()), Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 

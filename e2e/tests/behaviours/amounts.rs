@@ -5,7 +5,12 @@ use pinkeeper::{
     ipfs::{Held, Ipfs as _, IpfsError},
     types::{PinState, Progress},
 };
-use pinkeeper_e2e::daemon::{Daemon, identity_cid};
+use pinkeeper_e2e::{
+    daemon::{Daemon, identity_cid, long_cid},
+    peer::PeerProcess,
+    stand_in_kubo::StandInKubo,
+    trio::{next_of, number},
+};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Tracked, empty, until};
@@ -80,6 +85,39 @@ async fn twenty_thousand_pins_of_others_go_by() {
     tracked.until(identity_cid(7), None).await;
     assert!(daemon.holds(&identity_cid(7)).await);
     tracked.stop().await;
+}
+
+/// A stand-in has as many of them as it takes for a list that is kept to show in a peer's memory.
+#[tokio::test]
+async fn the_length_of_the_list_costs_no_memory() {
+    /// As text about 150 bytes each.
+    const PINS: u32 = 200_000;
+    /// In bytes; the list is twice as long at least, in whatever form it would be kept.
+    const GROWTH_MAX: u64 = 6 << 20;
+    let daemon = StandInKubo::start([127, 0, 0, 1].into()).await.unwrap();
+    let mut peer = PeerProcess::new(next_of(&[], "a", daemon.url())).unwrap();
+    let few = memory_of_a_list(&mut peer, &daemon).await;
+    (0..PINS).map(long_cid).for_each(|cid| daemon.pin_foreign(cid));
+    let begin = Instant::now();
+    let many = memory_of_a_list(&mut peer, &daemon).await;
+    println!("at most {few} bytes, {many} with {PINS} pins of others: {:?}", begin.elapsed());
+    assert!(many < few + GROWTH_MAX, "{few} bytes became {many}");
+}
+
+/// The most memory a peer has from its start until it has read its daemon's list.
+async fn memory_of_a_list(peer: &mut PeerProcess, daemon: &StandInKubo) -> u64 {
+    let before = daemon.list_count();
+    peer.start().unwrap();
+    until("its list was read", || async { daemon.list_count() > before }).await;
+    let cid = long_cid(7);
+    until("it can be pinned", || async { peer.pin(&cid, "").await.is_ok() }).await;
+    until("pinned", || async {
+        peer.statuses(&cid).await.is_ok_and(|statuses| number(&statuses, "pinned") == 1)
+    })
+    .await;
+    let most = peer.peak_memory().unwrap();
+    peer.kill().await.unwrap();
+    most
 }
 
 #[tokio::test]
