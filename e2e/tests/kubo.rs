@@ -16,8 +16,10 @@
 //! | `pin/rm` and `pin/ls` of what is pinned indirectly are errors | `direct_and_indirect_pins_are_told_apart_from_ours` |
 //! | names over 255 bytes are refused | `a_name_is_never_a_reason_not_to_pin` |
 //! | `pin/ls` ends at the first CID that is not pinned | `pins_are_added_asked_about_listed_and_removed` |
-//! | only `pin/ls?type=…&stream=true` does not grow with the number of pins | `twenty_thousand_pins_of_others_go_by` |
+//! | only `pin/ls?type=…&stream=true` does not grow with the number of pins | `twenty_thousand_pins_of_others_go_by`, `the_length_of_the_list_costs_no_memory` |
 //! | `pin/ls` can take hours while all else works | `a_list_that_never_comes_holds_nothing_else_up`, `an_answer_after_a_minute_is_a_failure_that_says_so` |
+//! | `pin/add` is never answered, though it may have pinned | `a_pin_that_is_never_answered_is_stopped_and_others_go_on`, `a_pin_whose_answer_is_lost_counts_when_the_daemon_confirms_it` |
+//! | it may carry out what nobody waits for any more | `an_unpin_that_takes_effect_late_is_made_good` |
 //! | a process that hangs keeps its connections | `a_daemon_that_hangs_is_told_within_ten_seconds` |
 //! | `StorageMax` stops nothing: the volume gets full | `a_full_volume_is_told_and_collecting_garbage_makes_room` |
 //! | `repo/stat?size-only=true` knows sizes and not the volume | `pins_are_added_asked_about_listed_and_removed` |

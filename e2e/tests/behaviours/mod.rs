@@ -4,6 +4,7 @@ mod amounts;
 mod answers;
 mod cluster_collection;
 mod collection;
+mod late;
 mod pins_of_others;
 mod slow;
 mod stops;

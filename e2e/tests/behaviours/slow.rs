@@ -6,7 +6,7 @@ use pinkeeper::{tracker, types::PinState};
 use pinkeeper_e2e::{
     daemon::{Daemon, identity_cid},
     peer::PeerProcess,
-    proxy::Proxy,
+    proxy::{Hold, Proxy},
     trio::next_of,
 };
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ async fn a_list_that_never_comes_holds_nothing_else_up() {
     let (root, missing) = broken_file(&daemon).await;
     tracked.want(root);
     tracked.until(root, Some(PinState::Pinning)).await;
-    proxy.hold("pin/ls");
+    proxy.hold("pin/ls", Hold::Request);
     let waited = proxy.waited();
     until("a list waits", || async { proxy.waited() > waited }).await;
     daemon.put_block(missing).await.unwrap();
@@ -94,8 +94,8 @@ async fn an_answer_after_a_minute_is_a_failure_that_says_so() {
     let held = identity_cid(1);
     tracked.want(held);
     tracked.until(held, Some(PinState::Pinned)).await;
-    proxy.hold("pin/ls");
-    proxy.hold("pin/rm");
+    proxy.hold("pin/ls", Hold::Request);
+    proxy.hold("pin/rm", Hold::Request);
     let unknown = identity_cid(2);
     tracked.want(unknown);
     tracked.release(held);
