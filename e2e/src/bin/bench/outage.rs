@@ -32,7 +32,9 @@ fn busy(Clients { count, at }: Clients) -> String {
         Place::Leader => "the new leader",
         Place::Follower => "the follower that is left",
     };
-    format!("{QUIET}, {count} {clients} at all peers, of writes at {place}")
+    format!(
+        "no write accepted at {place} after SIGKILL of the leader, while {count} {clients} at all peers"
+    )
 }
 
 pub(crate) fn rows() -> Vec<Row> {
