@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use pinkeeper::types::Cid;
+use pinkeeper::{consensus::StateStore, types::Cid};
 use pinkeeper_e2e::{
     daemon::{identity_cid, long_cid},
     peer::{PeerProcess, statuses, until},
@@ -75,6 +75,8 @@ impl Small {
                 let at = data.with_extension("state");
                 let volume = Volume::in_file(&at, SIZE)?;
                 std::fs::create_dir_all(data)?;
+                // A file that is made by the peer would take the link's place.
+                drop(StateStore::open(&at.join("state.redb"))?);
                 std::os::unix::fs::symlink(at.join("state.redb"), data.join("state.redb"))?;
                 Ok(volume)
             },

@@ -414,7 +414,7 @@ impl Ledger {
         let count = {
             let mut header = write.open_table(HEADER).map_err(|e| self.disk(&e))?;
             let before = header.get(WRITES_KEY).map_err(|e| self.disk(&e))?;
-            let count = self.count(before.map(|value| value.value().to_vec()))? + 1;
+            let count = self.count(before.map(|value| value.value().to_vec()))?.saturating_add(1);
             header.insert(WRITES_KEY, &count.to_be_bytes()[..]).map_err(|e| self.disk(&e))?;
             count
         };

@@ -61,14 +61,14 @@ pub struct PinObject {
 
 /// A Pin as it comes from the API server: read leniently, so that one object that a newer version
 /// has written does not stop the whole watch.
-pub type RawPin = kube::core::Object<serde_json::Value, serde_json::Value>;
+pub type RawPin = kube::core::Object<Option<serde_json::Value>, serde_json::Value>;
 
 impl PinObject {
     /// Takes what is needed of an object; absent when it lacks what every stored object has.
     #[must_use]
     pub fn read(raw: RawPin) -> Option<Self> {
         let key = ObjectKey { namespace: raw.metadata.namespace?, name: raw.metadata.name? };
-        let spec = serde_json::from_value::<crd::PinSpec>(raw.spec);
+        let spec = serde_json::from_value::<crd::PinSpec>(raw.spec.unwrap_or_default());
         if let Err(error) = &spec {
             tracing::warn!(pin = %key, %error, "this version of pinkeeper cannot read a Pin");
         }
@@ -270,15 +270,21 @@ pub(crate) mod tests {
 
     #[test]
     fn an_object_that_cannot_be_read_is_still_there() {
-        let raw: RawPin = serde_json::from_value(serde_json::json!({
-            "metadata": {"namespace": "web", "name": "x", "uid": "u", "resourceVersion": "1"},
-            "spec": {"cid": DOCS, "deletionPolicy": "FromTheFuture"},
-        }))
-        .unwrap();
-        let object = PinObject::read(raw).unwrap();
-        assert!(object.spec.is_none() && object.cid.is_err());
-        let mut objects = Objects::default();
-        objects.upsert(object);
-        assert!(objects.contains(&Uid("u".into())));
+        let metadata = serde_json::json!(
+            {"namespace": "web", "name": "x", "uid": "u", "resourceVersion": "1"}
+        );
+        for mut object in [
+            serde_json::json!({"spec": {"cid": DOCS, "deletionPolicy": "FromTheFuture"}}),
+            serde_json::json!({"spec": null}),
+            serde_json::json!({}),
+        ] {
+            object["metadata"] = metadata.clone();
+            let raw: RawPin = serde_json::from_value(object).unwrap();
+            let object = PinObject::read(raw).unwrap();
+            assert!(object.spec.is_none() && object.cid.is_err());
+            let mut objects = Objects::default();
+            objects.upsert(object);
+            assert!(objects.contains(&Uid("u".into())));
+        }
     }
 }
