@@ -299,7 +299,8 @@ impl Powered {
             })
         })
         .await;
-        let unpins = listed.iter().map(async |cid| self.peers[1].unpin(cid).await.map(drop));
+        let peer = self.peers.last().unwrap();
+        let unpins = listed.iter().map(async |cid| peer.unpin(cid).await.map(drop));
         stream::iter(unpins).buffer_unordered(CLIENTS).try_collect::<()>().await.unwrap();
         until("all is unpinned", PIN_DEADLINE, || async {
             self.daemons.iter().all(|daemon| daemon.pin_count() == 0)
@@ -370,6 +371,37 @@ async fn a_first_start_that_loses_power_is_begun_again() {
             powered.remembers(0).await;
         }
     }
+}
+
+/// A disk writes pages in any order: the first of what was being written may be missing, and later
+/// ones be there.
+#[tokio::test]
+async fn an_end_of_the_log_that_was_torn_in_any_way_is_cut_off() {
+    /// Bytes of a page.
+    const PAGE: usize = 4096;
+    let mut powered = Powered::begin(&NAMES[..1]).await.unwrap();
+    for tear in ["nothing", "a page of zeros", "a page of zeros and then others"] {
+        let clients = powered.clients();
+        powered.acknowledged(PINS).await;
+        powered.peers[0].kill().await.unwrap();
+        clients.stop().await;
+        let log = std::fs::read_dir(powered.peers[0].data().join("log")).unwrap();
+        let files = log.map(|file| file.unwrap().path());
+        let last =
+            files.filter(|file| file.extension().is_some_and(|end| end == "wal")).max().unwrap();
+        let mut contents = std::fs::read(&last).unwrap();
+        let torn = match tear {
+            "nothing" => Vec::new(),
+            "a page of zeros" => vec![0; PAGE],
+            _ => [&[0; PAGE][..], &contents[..PAGE]].concat(),
+        };
+        contents.extend(torn);
+        std::fs::write(&last, contents).unwrap();
+        powered.peers[0].start().unwrap();
+        println!("the log ends with {tear}");
+        powered.remembers(0).await;
+    }
+    powered.ends_well().await;
 }
 
 #[tokio::test]
