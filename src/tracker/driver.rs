@@ -88,15 +88,18 @@ impl Driver {
         collectors: mpsc::Receiver<Collector>,
     ) -> Result<Self, LedgerError> {
         let ledger = ports.ledger.ledger();
-        // A former peer's ledger has to be bound anew.
-        let bound = ledger.daemon()?.filter(|_| ledger.peer().is_ok_and(|of| of == Some(ports.me)));
-        let entries = ledger.entries(ports.me)?;
+        let (bound, entries) = (ledger.daemon()?, ledger.entries(ports.me)?);
+        let is_former = ledger.peer()? != Some(ports.me);
         let origin = Instant::now();
         // Before the first look at the state: what changes from here on is told.
         let state_changes = ports.state.subscribe();
         let now = Now { at: Duration::ZERO, wall: ports.clock.now() };
+        let mut machine = Machine::new(config, now, bound, entries);
+        if is_former {
+            machine = machine.with_former_ledger();
+        }
         let shared = Shared {
-            machine: Machine::new(config, now, bound, entries).into(),
+            machine: machine.into(),
             daemon: None.into(),
             compared: false.into(),
             seen: 0.into(),

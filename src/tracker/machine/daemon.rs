@@ -7,6 +7,10 @@ use crate::{ipfs::IpfsError, types::Cid};
 
 /// Wait after the first list that broke off.
 const LIST_RETRY_MIN: Duration = Duration::from_secs(10);
+/// An unpin that nobody waits for any more may take effect for so long, and what is wanted again be gone.
+const LATE_MAX: Duration = Duration::from_secs(300);
+/// Between two lists meanwhile.
+const LATE_PERIOD: Duration = Duration::from_secs(10);
 
 impl Machine {
     pub(super) fn probed(&mut self, result: Result<String, IpfsError>) {
@@ -36,7 +40,7 @@ impl Machine {
     }
 
     fn meet(&mut self, id: String) {
-        if self.binding.is_none() && self.bound.as_ref() == Some(&id) {
+        if self.binding.is_none() && !self.former && self.bound.as_ref() == Some(&id) {
             self.daemon_up(id);
         } else {
             self.daemon = Daemon::Binding { id };
@@ -48,6 +52,7 @@ impl Machine {
         match result {
             Ok(void) => {
                 self.write_error = None;
+                self.former = false;
                 // An earlier attempt that failed may have voided them on disk.
                 if void || self.bound.as_ref().is_some_and(|bound| *bound != id) {
                     self.void_entries();
@@ -122,7 +127,10 @@ impl Machine {
                 (Phase::Unpinning, false) => {
                     self.start_timer(cid, Phase::UnpinWaiting, self.now.at + CANCEL_TIME);
                 }
-                (Phase::Unpinning, true) => self.be_unsure(cid, Lane::Fresh),
+                (Phase::Unpinning, true) => {
+                    self.unpin_is_lost();
+                    self.be_unsure(cid, Lane::Fresh);
+                }
                 (Phase::Pinning, true) => {
                     let lane = entry.lane;
                     self.be_unsure(cid, lane);
@@ -134,6 +142,12 @@ impl Machine {
                 (_, false) => self.let_go(cid),
             }
         }
+    }
+
+    /// What is wanted again may be unpinned yet: an attempt to was given up without an answer.
+    pub(super) fn unpin_is_lost(&mut self) {
+        self.unpin_lost_at = Some(self.now.at);
+        self.list_at = self.list_at.min(self.now.at + LATE_PERIOD);
     }
 
     pub(super) fn listed(&mut self, cids: &[Cid]) {
@@ -167,7 +181,9 @@ impl Machine {
             Ok(()) => {
                 self.list_failures = 0;
                 self.list_owed = false;
-                self.list_at = self.now.at + self.config.compare_period;
+                let is_late = self.unpin_lost_at.is_some_and(|at| self.now.at < at + LATE_MAX);
+                let period = if is_late { LATE_PERIOD } else { self.config.compare_period };
+                self.list_at = self.now.at + period.min(self.config.compare_period);
                 self.forget_former(number);
                 self.ask_again(|entry| entry.seen < number)
             }

@@ -60,6 +60,7 @@ impl Machine {
             Some(Phase::UnpinWaiting) => {
                 self.take_out(&cid);
                 self.clear_failure(&cid);
+                self.unpin_is_lost();
                 self.be_unsure(cid, Lane::Fresh);
             }
             Some(Phase::UnpinQueued | Phase::Confirming | Phase::Confirmed) => {

@@ -246,6 +246,8 @@ pub struct Machine {
     up_sequence: u64,
     /// The daemon the ledger is bound to.
     bound: Option<String>,
+    /// It has to be bound anew, since it was a former peer's.
+    former: bool,
     /// The daemon it is being bound to.
     binding: Option<String>,
     /// When it said last who it is.
@@ -259,6 +261,8 @@ pub struct Machine {
     list_number: u32,
     list_at: Duration,
     list_failures: u32,
+    /// When an unpin of what is wanted again was last given up without an answer.
+    unpin_lost_at: Option<Duration>,
     /// The daemon was away since the last complete list.
     list_owed: bool,
     settled: bool,
@@ -315,6 +319,7 @@ impl Machine {
             up_sequence: 0,
             daemon: Daemon::Down { reason: "it was not asked yet".into() },
             bound,
+            former: false,
             binding: None,
             heard: now,
             away_since: now,
@@ -325,6 +330,7 @@ impl Machine {
             list_number: 0,
             list_at: now.at,
             list_failures: 0,
+            unpin_lost_at: None,
             list_owed: true,
             settled: false,
             collection: Collection::None,
@@ -334,6 +340,12 @@ impl Machine {
             actions: Vec::new(),
             now,
         }
+    }
+
+    /// The same with the ledger of a former peer, which is bound anew before it is used.
+    #[must_use]
+    pub fn with_former_ledger(self) -> Self {
+        Self { former: true, ..self }
     }
 
     /// Takes one event and says what is to be done.

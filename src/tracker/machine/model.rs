@@ -536,15 +536,15 @@ impl Model {
                 self.attempted.insert(*cid);
             }
         }
-        self.start(self.bound.clone());
+        self.machine = self.started_machine();
+        self.compare();
     }
 
-    fn start(&mut self, bound: Option<String>) {
+    fn started_machine(&mut self) -> Machine {
         let ledger = self.disk.iter().map(|(cid, entry)| (*cid, *entry)).collect();
         let now = Now { at: self.at, wall: Timestamp(0) };
         self.started = self.log.len();
-        self.machine = Machine::new(config(), now, bound, ledger);
-        self.compare();
+        Machine::new(config(), now, self.bound.clone(), ledger)
     }
 
     /// The ledger of a peer that is no more: it has to be bound anew, and what was ours is not.
@@ -554,7 +554,8 @@ impl Model {
         ours.for_each(|entry| entry.origin = Origin::Former);
         self.under_way.clear();
         self.list = None;
-        self.start(None);
+        self.machine = self.started_machine().with_former_ledger();
+        self.compare();
     }
 
     fn step(&mut self, step: Step) {

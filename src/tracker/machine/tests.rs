@@ -342,7 +342,9 @@ fn what_a_former_peer_pinned_stays_until_it_was_wanted_and_released() {
     let entry = ledger::Entry { origin: Origin::Former, since: Timestamp(0) };
     let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
     let mut bench = Bench::new(config());
-    bench.machine = Machine::new(config(), now, None, vec![(cid(1), entry), (cid(2), entry)]);
+    let ledger = vec![(cid(1), entry), (cid(2), entry)];
+    let machine = Machine::new(config(), now, Some("d".to_owned()), ledger);
+    bench.machine = machine.with_former_ledger();
     bench.feed(Event::DesiredRange { after: None, until: None, wanted: Vec::new() });
     assert_eq!((bench.state(1), bench.state(2)), (None, None));
     assert_eq!(bench.take().last(), Some(&Action::List));
@@ -359,6 +361,34 @@ fn what_a_former_peer_pinned_stays_until_it_was_wanted_and_released() {
     bench.feed(Event::Desired(vec![(cid(1), false)]));
     bench.feed(Event::Confirmed(vec![(cid(1), false)]));
     assert!(bench.take().contains(&Action::Unpin(cid(1))));
+}
+
+/// The unpin may still take effect.
+#[test]
+fn after_an_unpin_without_an_answer_the_daemon_is_listed_often_for_a_while() {
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.answer_no();
+    bench.feed(Event::PinDone(cid(1), Ok(())));
+    bench.feed(Event::Desired(vec![(cid(1), false)]));
+    bench.feed(Event::Confirmed(vec![(cid(1), false)]));
+    bench.want(1);
+    bench.feed(Event::UnpinDone(cid(1), Err(IpfsError::Slow("no answer".to_owned()))));
+    bench.advance(1);
+    bench.feed(Event::Asked(vec![cid(1)], Ok(vec![Held::Recursive])));
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
+    let mut lists = 0;
+    for _ in 0..60 {
+        bench.take();
+        bench.advance(10);
+        if bench.take().contains(&Action::List) {
+            lists += 1;
+            bench.feed(Event::Listed(vec![cid(1)]));
+            bench.feed(Event::ListEnded(Ok(())));
+        }
+    }
+    assert!((30..=32).contains(&lists), "{lists}");
+    assert_eq!(bench.state(1), Some(PinState::Pinned));
 }
 
 #[test]

@@ -87,6 +87,10 @@ impl Machine {
                 self.record(cid, Phase::Forgetting);
             }
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
+            Err(IpfsError::Slow(_)) if self.entries[&cid].wanted => {
+                self.unpin_is_lost();
+                self.be_unsure(cid, Lane::Fresh);
+            }
             Err(_) if self.entries[&cid].wanted => self.be_unsure(cid, Lane::Fresh),
             Err(error) => {
                 let attempts = self.entries[&cid].attempts.saturating_add(1);
