@@ -4,8 +4,8 @@
 //! and the libraries below go on with what is left. The mark tells the two apart: what it counts was
 //! synced once, so a store that holds less has lost it.
 //!
-//! Invariant: the mark is never ahead of what is synced, since it is raised afterwards. It is not
-//! synced itself, which would cost a second sync per write: when the process crashes it is exact,
+//! Invariant: the mark is never ahead of what is synced, since it is raised afterwards. Only the first one,
+//! of nothing, is synced itself; the others would cost a second sync per write: when the process crashes it is exact,
 //! when the machine does it may be behind by what the system had not written out, and then guards
 //! less. For the same reason a damaged mark is taken for none.
 
@@ -43,16 +43,17 @@ impl HighWater {
         };
         if mark.is_none() && file.metadata()?.len() > 0 {
             tracing::warn!(path = %path.display(), "the mark is damaged; it is begun anew");
+        } else if mark.is_none() {
+            file.write_all_at(&encode(0), 0)?;
+            file.sync_all()?;
+            File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
         }
         Ok((Self { file, failed: AtomicBool::new(false) }, mark))
     }
 
     /// Says that the store is synced up to `mark`.
     pub fn raise(&self, mark: u64) {
-        let number = mark.to_be_bytes();
-        let mut bytes = [0; LEN];
-        bytes[..8].copy_from_slice(&number);
-        bytes[8..].copy_from_slice(&crc32fast::hash(&number).to_be_bytes());
+        let bytes = encode(mark);
         // An old mark is true too, so a failure is no reason to stop; it is told once.
         if let Err(error) = self.file.write_all_at(&bytes, 0)
             && !self.failed.swap(true, Ordering::Relaxed)
@@ -60,6 +61,14 @@ impl HighWater {
             tracing::warn!(%error, "a store's mark cannot be raised");
         }
     }
+}
+
+fn encode(mark: u64) -> [u8; LEN] {
+    let number = mark.to_be_bytes();
+    let mut bytes = [0; LEN];
+    bytes[..8].copy_from_slice(&number);
+    bytes[8..].copy_from_slice(&crc32fast::hash(&number).to_be_bytes());
+    bytes
 }
 
 fn decode(bytes: [u8; LEN]) -> Option<u64> {
@@ -79,6 +88,7 @@ mod tests {
         let path = folder.path().join("mark");
         let (mark, before) = HighWater::open(&path).unwrap();
         assert_eq!(before, None);
+        assert_eq!(HighWater::open(&path).unwrap().1, Some(0));
         mark.raise(7);
         mark.raise(300);
         assert_eq!(HighWater::open(&path).unwrap().1, Some(300));

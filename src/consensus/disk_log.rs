@@ -278,7 +278,10 @@ impl DiskLog {
     pub(super) fn open_with(folder: &Path, chunk_len_max: usize) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (mark, synced) = HighWater::open(&folder.with_extension("synced"))?;
-        whole::check_files(folder, synced.unwrap_or_default())?;
+        let whole = whole::check_files(folder, synced)?;
+        if synced.is_none() {
+            mark.raise(whole);
+        }
         let mut config = raft_log::Config::new(folder.display());
         config.wal.read_buffer_size = Some(READ_BUFFER_LEN);
         config.wal.chunk_max_records = Some(CHUNK_RECORDS_MAX);

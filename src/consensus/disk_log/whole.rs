@@ -1,11 +1,13 @@
 //! Whether the log's files are as far there as they were on disk once.
 //!
-//! raft-log takes whatever it cannot read at the end of its last file for a write that a crash tore,
-//! and cuts it off; a last file without a whole first record it removes. That is right for what was
-//! not synced, and only for that: a single flipped bit in a length would take every entry behind it,
-//! though they were acknowledged. So the files are looked at before raft-log may change them.
+//! raft-log takes an end of its last file that is short or zeros for a write that a crash tore, and cuts
+//! it off; a last file without a whole first record it removes. That is right for what was not synced,
+//! and only for that: a single flipped bit in a length would take every entry behind it, though they were
+//! acknowledged. So the files are looked at before raft-log may change them. And it is not all that a
+//! crash leaves: a disk writes pages in any order, so later ones may be there and the first not. Such an
+//! end is cut off here.
 
-use std::{io, path::Path};
+use std::{fs::File, io, path::Path};
 
 use raft_log::{RaftLog, RaftLogRecord, chunked_wal, codeq::Decode as _};
 
@@ -20,8 +22,11 @@ struct Chunk {
 }
 
 /// Refuses files that hold less than the first `synced` bytes of the log whole, or are not one after
-/// the other. Changes nothing.
-pub(super) fn check_files(folder: &Path, synced: u64) -> io::Result<()> {
+/// the other. What is torn behind these bytes is cut off; nothing is if they are not known. Returns how
+/// many bytes are whole, and on disk.
+pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64> {
+    let may_cut = synced.is_some();
+    let synced = synced.unwrap_or_default();
     let chunks = chunks(folder)?;
     for pair in chunks.windows(2) {
         let [one, next] = pair else { continue };
@@ -37,7 +42,8 @@ pub(super) fn check_files(folder: &Path, synced: u64) -> io::Result<()> {
     }
     let mut found = 0;
     for chunk in chunks.iter().rev() {
-        let (whole, error) = whole_records(&folder.join(&chunk.name))?;
+        let path = folder.join(&chunk.name);
+        let (whole, error) = whole_records(&path)?;
         found = chunk.start + whole;
         if found < synced {
             let reason = error.map_or_else(|| "it ends there".to_owned(), |e| e.to_string());
@@ -47,15 +53,19 @@ pub(super) fn check_files(folder: &Path, synced: u64) -> io::Result<()> {
                 synced - chunk.start
             )));
         }
+        match error {
+            Some(error) if may_cut => cut(&path, whole, &error)?,
+            _ => File::open(&path)?.sync_all()?,
+        }
         // A file without a whole record was never begun: then the one before it is the last.
         if whole > 0 {
-            return Ok(());
+            return Ok(found);
         }
     }
     if found < synced {
         return Err(damaged(format!("{synced} bytes were on disk once, and its files are gone")));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Refuses a log whose first entries are missing: raft-log believes its first file what was before.
@@ -98,6 +108,14 @@ fn whole_records(path: &Path) -> io::Result<(u64, Option<io::Error>)> {
         whole = (bytes.len() - rest.len()) as u64;
     }
     Ok((whole, None))
+}
+
+fn cut(path: &Path, len: u64, error: &io::Error) -> io::Result<()> {
+    let path_shown = path.display();
+    tracing::warn!(path = %path_shown, len, %error, "the end of the log was torn before it was synced: cut off");
+    let file = File::options().write(true).open(path)?;
+    file.set_len(len)?;
+    file.sync_all()
 }
 
 fn damaged(what: String) -> io::Error {

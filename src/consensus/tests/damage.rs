@@ -144,9 +144,15 @@ async fn what_was_not_synced_may_be_torn_and_the_log_goes_on() {
     HighWater::open(&folder.path().join("log.synced")).unwrap().0.raise(start);
     let mark = std::fs::read(folder.path().join("log.synced")).unwrap();
     sound.insert("log.synced".into(), mark);
-    for cut in 0..contents.len() {
+    // Cut short, or with a hole before what was written later.
+    let torn = (0..contents.len()).flat_map(|cut| {
+        let mut hole = contents.clone();
+        hole[cut..].iter_mut().take(64).for_each(|byte| *byte = 0);
+        [(cut, contents[..cut].to_vec()), (cut, hole)]
+    });
+    for (cut, contents) in torn {
         put(folder.path(), &sound);
-        std::fs::write(folder.path().join(&last), &contents[..cut]).unwrap();
+        std::fs::write(folder.path().join(&last), contents).unwrap();
         let mut log = open(folder.path()).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         let found = said(log.clone()).await;
         assert_eq!(found.cluster, expected.cluster, "cut at {cut}");
