@@ -528,12 +528,14 @@ impl Model {
         self.collecting = false;
         self.told.clear();
         self.confirmed.clear();
-        // The ledger does not say whether the attempt was begun.
+        // The ledger does not say whether the attempt was begun, nor what the daemon denied since.
         if self.bound == Some(format!("daemon-{}", self.id)) {
-            for (cid, _) in self.disk.iter().filter(|(_, entry)| entry.origin == Origin::Ours) {
+            for (cid, entry) in self.disk.iter().filter(|(_, e)| e.origin != Origin::Foreign) {
                 self.foreign.remove(cid);
-                self.direct.remove(cid);
                 self.attempted.insert(*cid);
+                if entry.origin == Origin::Ours {
+                    self.direct.remove(cid);
+                }
             }
         }
         self.machine = self.started_machine();
