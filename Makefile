@@ -107,7 +107,7 @@ soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage,
 ROWS ?=
 RUNS ?= 5
 .PHONY: bench
-bench: tools ## Measure speed into docs/benchmarks.md (15 minutes); one row: make bench ROWS=accepted RUNS=1
+bench: tools ## Measure speed into docs/benchmarks.md (17 minutes); one row: make bench ROWS=accepted RUNS=1
 	cargo build --release --target $(RUST_TARGET) \
 	  -p pinkeeper-operator --bin pinkeeper -p pinkeeper-e2e --bin bench
 	@PINKEEPER_BINARY=$(RELEASE)/pinkeeper PINKEEPER_BENCH_RUNS=$(RUNS) $(RELEASE)/bench $(ROWS)
