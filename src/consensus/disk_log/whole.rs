@@ -23,7 +23,7 @@ struct Chunk {
 
 /// Refuses files that hold less than the first `synced` bytes of the log whole, or are not one after
 /// the other. What is torn behind these bytes is cut off; nothing is if they are not known. Returns how
-/// many bytes are whole, and on disk.
+/// many bytes are whole; they are on disk.
 pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64> {
     let may_cut = synced.is_some();
     let synced = synced.unwrap_or_default();
@@ -55,7 +55,9 @@ pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64>
         }
         match error {
             Some(error) if may_cut => cut(&path, whole, &error)?,
-            _ => File::open(&path)?.sync_all()?,
+            // What is whole is about to be the first mark.
+            _ if !may_cut => File::open(&path)?.sync_all()?,
+            _ => {}
         }
         // A file without a whole record was never begun: then the one before it is the last.
         if whole > 0 {
