@@ -70,9 +70,13 @@ verify: build-tools ## Check format and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+# Long searches run three times as fast with our code optimised, which takes six minutes to build.
+OPTIMISED := CARGO_PROFILE_DEV_OPT_LEVEL=1
+
 .PHONY: damage
-damage: build-tools ## Cut and flip every byte of every store, not a sample (half an hour)
-	PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- --nocapture damage cut_anywhere damaged_anywhere
+damage: build-tools ## Cut and flip every byte of every store, not a sample (fifteen minutes)
+	$(OPTIMISED) PINKEEPER_SOAK=1 \
+	  cargo test -p pinkeeper --lib -- --nocapture damage cut_anywhere damaged_anywhere
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
@@ -99,9 +103,9 @@ planted: build-tools ## Prove that simulated worlds find planted defects (e2e/pl
 	@$(LOCAL)/planted.sh
 
 .PHONY: soak
-soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults
-	@$(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
-	PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model
+soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults (90 minutes)
+	@$(OPTIMISED) $(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
+	$(OPTIMISED) PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model
 	@$(MAKE) --no-print-directory planted
 
 ROWS ?=

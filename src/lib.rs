@@ -43,3 +43,8 @@ pub mod state;
 pub mod telemetry;
 pub mod tracker;
 pub mod types;
+
+// As the program has it: with musl's own, worlds take a seventh longer, and a third when optimised.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

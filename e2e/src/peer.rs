@@ -35,6 +35,9 @@ const LOG_SHOWN: usize = 30_000;
 /// moment finds its ports free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// As in the chart.
+const ENVIRONMENT: [(&str, &str); 1] = [("MIMALLOC_PURGE_DELAY", "1000")];
+
 /// The program under test: `PINKEEPER_BINARY`, else beside the tests' own programs.
 ///
 /// # Errors
@@ -248,7 +251,7 @@ impl PeerProcess {
             }
             None => Command::new(program()?),
         };
-        command.arg("peer").arg("--config").arg(self.config()).env_clear();
+        command.arg("peer").arg("--config").arg(self.config()).env_clear().envs(ENVIRONMENT);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         self.child = Some(command.spawn()?);
         Ok(())

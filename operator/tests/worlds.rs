@@ -28,6 +28,10 @@ use pinkeeper::sim::{run_seeded, seeds::run_worlds};
 
 use self::world::World;
 
+// As the program has it: musl's own is slow with two threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds of every run, unless the environment names others (`make sim SEEDS=1000 FROM=5000`).
 const SEEDS: u64 = 20;
 /// Seeds that once failed. 23: a restored record knew nothing of the definition that the Pins were under.

@@ -109,7 +109,7 @@ impl Carrier for Script {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let answer = self.answers.get(turn).or_else(|| self.answers.last());
         let answer = answer.map(Answer::response).ok_or_else(|| "it does not answer".to_owned());
-        future::ready(answer).boxed()
+        std::future::ready(answer).boxed()
     }
 }
 

@@ -14,9 +14,9 @@ mod wire;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
-    FutureExt as _, StreamExt as _,
-    future::{self, BoxFuture},
-    stream::{self, BoxStream},
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesOrdered},
 };
 use tokio::sync::watch;
 
@@ -38,9 +38,9 @@ const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Single questions at a time. Each waits for the pin that Kubo is writing; those that come together
-/// wait once.
-const SINGLE_AT_ONCE: usize = 16;
+/// Single questions at a time, of each question of the tracker. Each waits for the pin that Kubo is
+/// writing, and those that come together wait once; with many more Kubo is busy with switching.
+const SINGLE_AT_ONCE: usize = 4;
 
 /// With more direct pins than that, each is asked about instead of listing them.
 const DIRECT_LEN_MAX: usize = 1000;
@@ -129,7 +129,8 @@ impl KuboClient {
             } else {
                 let asked = &rest[..SINGLE_AT_ONCE.min(rest.len())];
                 let single = |cid| self.leading_pinned(kind, std::slice::from_ref(cid));
-                let held = future::try_join_all(asked.iter().map(single)).await?;
+                let held: FuturesOrdered<_> = asked.iter().map(single).collect();
+                let held: Vec<usize> = held.try_collect().await?;
                 if !held.contains(&0) {
                     window = (asked.len() * 2).min(ASK_LEN_MAX);
                 }
