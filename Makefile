@@ -70,11 +70,11 @@ verify: build-tools ## Check format and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-# Long searches run three times as fast with our code optimised, which takes six minutes to build.
+# Long searches are several times as fast with our code optimised, which takes some minutes to build.
 OPTIMISED := CARGO_PROFILE_DEV_OPT_LEVEL=1
 
 .PHONY: damage
-damage: build-tools ## Cut and flip every byte of every store, not a sample (fifteen minutes)
+damage: build-tools ## Cut and flip every byte of every store, not a sample (four minutes)
 	$(OPTIMISED) PINKEEPER_SOAK=1 \
 	  cargo test -p pinkeeper --lib -- --nocapture damage cut_anywhere damaged_anywhere
 
@@ -103,7 +103,7 @@ planted: build-tools ## Prove that simulated worlds find planted defects (e2e/pl
 	@$(LOCAL)/planted.sh
 
 .PHONY: soak
-soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults (90 minutes)
+soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults (50 minutes)
 	@$(OPTIMISED) $(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
 	$(OPTIMISED) PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model
 	@$(MAKE) --no-print-directory planted

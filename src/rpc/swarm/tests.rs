@@ -113,16 +113,21 @@ async fn eventually(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Calls until the peer answers.
-async fn call_until_answered(from: &Peer, to: PeerId) {
+/// Asks until the peer answers: of two connections that were made at once one is closed, and takes with
+/// it what is being sent on it.
+async fn answer_of(from: &Peer, to: PeerId, envelope: &Envelope) -> Response {
     let until = Instant::now() + PATIENCE;
     loop {
-        match from.transport.call(to, numbered(1), Duration::from_secs(1)).await {
-            Ok(Response::Position(Some(1))) => return,
-            other => assert!(Instant::now() < until, "{other:?}"),
+        match from.transport.call(to, envelope.clone(), Duration::from_secs(1)).await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(Instant::now() < until, "{error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn call_until_answered(from: &Peer, to: PeerId) {
+    assert_eq!(answer_of(from, to, &numbered(1)).await, Response::Position(Some(1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,16 +144,15 @@ async fn three_peers_call_each_other_on_every_lane() {
         call_until_answered(from, to.id).await;
         let request =
             Request::Raft(RaftMessage::Vote { vote: vote(5), last: None, transfer: false });
-        let answer =
-            from.transport.call(to.id, Envelope { cluster: None, request }, PATIENCE).await;
+        let answer = answer_of(from, to.id, &Envelope { cluster: None, request }).await;
         let expected = RaftReply::Vote { vote: vote(5), last: None, granted: true };
-        assert_eq!(answer, Ok(Response::Raft(expected)));
+        assert_eq!(answer, Response::Raft(expected));
         let data = vec![7; SnapshotChunk::LEN_MAX];
         let len = data.len() as u64;
         let chunk = SnapshotChunk { vote: vote(1), transfer: 1, offset: 0, data, last: true };
         let envelope = Envelope { cluster: None, request: Request::Snapshot(chunk) };
-        let answer = from.transport.call(to.id, envelope, PATIENCE).await;
-        assert_eq!(answer, Ok(Response::Position(Some(len))));
+        let answer = answer_of(from, to.id, &envelope).await;
+        assert_eq!(answer, Response::Position(Some(len)));
     }
     for peer in peers {
         peer.stop().await;
