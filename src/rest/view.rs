@@ -76,7 +76,7 @@ impl Status {
 
     fn of(state: PinState) -> Self {
         match state {
-            PinState::Queued => Self::PinQueued,
+            PinState::Queued | PinState::Rechecking => Self::PinQueued,
             PinState::Pinning => Self::Pinning,
             PinState::Pinned => Self::Pinned,
             PinState::NotFound | PinState::Failed | PinState::DaemonDown => Self::PinError,

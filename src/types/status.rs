@@ -30,6 +30,8 @@ pub enum PinState {
     Unpinning,
     /// Releasing failed. Retried.
     UnpinFailed,
+    /// It was pinned, and the daemon is asked whether it still is.
+    Rechecking,
 }
 
 /// Progress as Kubo reports it: blocks always, bytes since 0.40.

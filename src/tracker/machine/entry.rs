@@ -160,6 +160,7 @@ impl Entry {
             (_, Some(Kind::Stalled)) => PinState::NotFound,
             (_, Some(Kind::Failed | Kind::Refused)) => PinState::Failed,
             (Phase::Pinning, None) => PinState::Pinning,
+            (Phase::Recheck, None) => PinState::Rechecking,
             _ => PinState::Queued,
         })
     }

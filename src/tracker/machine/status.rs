@@ -47,7 +47,10 @@ impl Machine {
         let failing = count(PinState::NotFound) + count(PinState::Failed);
         Counters {
             pinned: count(PinState::Pinned),
-            queued: count(PinState::Queued) + count(PinState::Pinning) + failing,
+            queued: count(PinState::Queued)
+                + count(PinState::Rechecking)
+                + count(PinState::Pinning)
+                + failing,
             pinning: self.flights.len(),
             failing,
             unpinning: count(PinState::Unpinning) + count(PinState::UnpinFailed),
@@ -89,6 +92,7 @@ impl Machine {
             PinState::Unpinning if self.confirm_failures > 0 => {
                 "waits until the leader confirms that nobody wants it".to_owned()
             }
+            PinState::Rechecking => "asks the daemon whether it still has it".to_owned(),
             PinState::Queued => self.queued_because(entry),
             _ => String::new(),
         }
@@ -104,7 +108,6 @@ impl Machine {
                 | Phase::Forgetting,
                 Some(error),
             ) => error.to_string(),
-            (Phase::Recheck, _) => "asks the daemon whether it still has it".to_owned(),
             _ if self.is_collecting() => "waits until the daemon has collected garbage".to_owned(),
             _ => String::new(),
         }

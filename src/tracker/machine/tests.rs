@@ -326,7 +326,7 @@ fn the_ledger_at_start_is_checked_against_what_is_wanted() {
     assert!(bench.machine.statuses(None, 10).0.is_empty());
     let wanted = vec![cid(1)];
     bench.feed(Event::DesiredRange { after: None, until: None, wanted });
-    assert_eq!(bench.state(1), Some(PinState::Queued));
+    assert_eq!(bench.state(1), Some(PinState::Rechecking));
     assert_eq!((bench.state(2), bench.state(3)), (Some(PinState::Unpinning), None));
     assert_eq!(bench.take(), [Action::List, Action::Confirm(vec![cid(2)])]);
     bench.feed(Event::Listed(vec![cid(1), cid(2), cid(3)]));

@@ -54,6 +54,8 @@ pub struct View<'a> {
     pub reports: &'a BTreeMap<PeerId, Report>,
     /// All members.
     pub peers: &'a BTreeMap<PeerId, PeerView>,
+    /// Entries of the log when this leader began to write.
+    pub began_at: u64,
     /// Copies of a Pin that names no number.
     pub default_replicas: u16,
     /// What the last look at this object held back.
@@ -144,7 +146,9 @@ fn copies(
     for allocation in &pin.allocations {
         let peer = view.peers.get(&allocation.peer);
         let name = peer.map_or_else(|| allocation.peer.to_string(), |peer| peer.name.clone());
-        let before = before.iter().find(|copy| copy.peer == name);
+        // Before this peer's first report nothing was written about a copy that was given since.
+        let of_this = allocation.since <= view.began_at || peer.is_some_and(|peer| peer.reported);
+        let before = before.iter().find(|copy| copy.peer == name && of_this);
         let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
         let mut copy = copy(name, peer, before, report, view.now.wall, graces);
         if allocation.leaving {
@@ -210,8 +214,9 @@ fn stays(
     };
     match (before, state) {
         (Pinned, DaemonDown) => held(GRACE),
-        // A peer that starts asks its daemon first.
-        (Pinned, Queued) if report.attempts == 0 => held(ASKING),
+        // A peer that starts asks its daemon first. One that only waits for its turn was given the pin
+        // anew, and what was written is about an earlier copy.
+        (Pinned, Queued) if report.state == PinState::Rechecking => held(ASKING),
         (ContentNotFound | PinError | DaemonDown, Queued) => report.attempts > 0,
         (ContentNotFound | PinError | DaemonDown, Pinning) => {
             report.attempts > 0 && held(RETRY_HIDDEN)
@@ -224,7 +229,9 @@ fn stays(
 fn state_of(state: PinState) -> AllocationState {
     match state {
         // What is still being released is taken up again when that is done.
-        PinState::Queued | PinState::Unpinning | PinState::UnpinFailed => AllocationState::Queued,
+        PinState::Queued | PinState::Rechecking | PinState::Unpinning | PinState::UnpinFailed => {
+            AllocationState::Queued
+        }
         PinState::Pinning => AllocationState::Pinning,
         PinState::Pinned => AllocationState::Pinned,
         PinState::NotFound => AllocationState::ContentNotFound,

@@ -88,6 +88,7 @@ impl World {
             refused: None,
             reports: &self.reports,
             peers: &self.peers,
+            began_at: 1,
             default_replicas: 2,
             held: &self.held,
             now,
@@ -263,7 +264,7 @@ fn a_daemon_that_is_away_shortly_changes_nothing() {
 #[test]
 fn clocks_of_others_and_clocks_that_jump_decide_nothing() {
     let away = |state, since: u64| Report { since: Timestamp(since), ..report(state, 0) };
-    for (state, grace) in [(PinState::DaemonDown, GRACE), (PinState::Queued, ASKING)] {
+    for (state, grace) in [(PinState::DaemonDown, GRACE), (PinState::Rechecking, ASKING)] {
         for since in [0, WALL.0 - YEAR_MS, WALL.0, WALL.0 + YEAR_MS, u64::MAX] {
             let mut world = World::new(1, &[PinState::Pinned]);
             let object = object(1, 1);
@@ -285,6 +286,24 @@ fn clocks_of_others_and_clocks_that_jump_decide_nothing() {
             assert_eq!(look(grace + step, WALL.0), end, "{state:?} since {since}");
         }
     }
+}
+
+#[test]
+fn what_was_written_of_a_copy_that_was_let_go_is_not_said_of_a_new_one() {
+    let mut world = World::new(1, &[PinState::Pinned]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    world.reports.insert(id(1), report(PinState::Queued, 0));
+    assert_eq!(world.judge(&object, NOW).reason, PinReason::Queued, "it was given anew");
+    world.reports.clear();
+    world.peers.get_mut(&id(1)).unwrap().reported = false;
+    assert_eq!(
+        world.judge(&object, NOW).reason,
+        PinReason::Pinned,
+        "given before this leader began"
+    );
+    world.pin.allocations[0].since = 2;
+    assert_eq!(world.judge(&object, NOW).reason, PinReason::Queued, "given by this leader");
 }
 
 #[test]
