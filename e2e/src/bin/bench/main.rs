@@ -89,10 +89,10 @@ fn page(table: &str, runs: usize, profile: &str) -> String {
     let mut page = format!(
         "# Benchmarks\n\n\
          Made by `make bench`; do not edit. Three peers with default settings and the \
-         chart's environment, their daemons or \
-         stand-ins for them, and the clients share one machine. Each value is the median of {runs} \
-         runs, each with clusters of its own; the floor was measured in the same runs. Stand-in \
-         daemons take 1 s for a pin where nothing else is said.\n\n"
+         chart's environment, their daemons or stand-ins for them, and the clients share one \
+         machine. Each value is the median of {runs} runs, each with clusters of its own; the floor \
+         was measured in the same runs. Stand-in daemons take 1 s for a pin where nothing else is \
+         said.\n\n"
     );
     page.push_str("| | |\n|---|---|\n");
     for (name, value) in machine::describe() {

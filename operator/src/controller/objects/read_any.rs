@@ -76,7 +76,7 @@ fn decide_and_judge(object: &PinObject) {
         pin: object.cid.as_ref().ok().and_then(|cid| pins.get(cid)),
         refused: None,
         reports: &BTreeMap::new(),
-        began_at: 1,
+        entries_at_start: 1,
         peers: &BTreeMap::from(peers),
         default_replicas: 2,
         held: &Held::new(),

@@ -63,8 +63,8 @@ struct Driver {
     notes: mpsc::Sender<Told>,
     /// When this leadership's graces began to count.
     began: Instant,
-    /// Entries of the log that this peer's state had then.
-    began_at: u64,
+    /// Entries of the log that this peer's state included then.
+    entries_at_start: u64,
     presence: Presence,
     /// Of the last look at the peers.
     facts: BTreeMap<PeerId, Facts>,
@@ -113,12 +113,12 @@ impl Driver {
     fn new(lead: Arc<Leading>, notes: mpsc::Sender<Told>) -> Self {
         let now = Moment { at: Duration::ZERO, wall: lead.shared.clock.now() };
         let presence = Presence::default().look(&lead.shared.cluster, now);
-        let began_at = lead.shared.cluster.state().entries();
+        let entries_at_start = lead.shared.cluster.state().entries();
         Self {
             lead,
             notes,
             began: Instant::now(),
-            began_at,
+            entries_at_start,
             facts: presence.facts(now),
             presence,
             timers: Timers::default(),
@@ -246,7 +246,7 @@ impl Driver {
                 refused: self.lead.refusal(&object.uid, object.generation),
                 reports: &reports,
                 peers: &self.presence.peers,
-                began_at: self.began_at,
+                entries_at_start: self.entries_at_start,
                 default_replicas: self.lead.shared.settings.default_replicas,
                 held: &held,
                 now,

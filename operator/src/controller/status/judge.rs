@@ -55,7 +55,7 @@ pub struct View<'a> {
     /// All members.
     pub peers: &'a BTreeMap<PeerId, PeerView>,
     /// Entries of the log when this leader began to write.
-    pub began_at: u64,
+    pub entries_at_start: u64,
     /// Copies of a Pin that names no number.
     pub default_replicas: u16,
     /// What the last look at this object held back.
@@ -147,7 +147,8 @@ fn copies(
         let peer = view.peers.get(&allocation.peer);
         let name = peer.map_or_else(|| allocation.peer.to_string(), |peer| peer.name.clone());
         // Before this peer's first report nothing was written about a copy that was given since.
-        let of_this = allocation.since <= view.began_at || peer.is_some_and(|peer| peer.reported);
+        let of_this =
+            allocation.since <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
         let before = before.iter().find(|copy| copy.peer == name && of_this);
         let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
         let mut copy = copy(name, peer, before, report, view.now.wall, graces);

@@ -88,7 +88,7 @@ impl World {
             refused: None,
             reports: &self.reports,
             peers: &self.peers,
-            began_at: 1,
+            entries_at_start: 1,
             default_replicas: 2,
             held: &self.held,
             now,
