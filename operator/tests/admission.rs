@@ -217,7 +217,7 @@ async fn write_status(client: &Client) {
         "message": "1 of 3 copies is missing", "lastTransitionTime": now, "observedGeneration": 2,
     });
     let status = json!({
-        "observedGeneration": 2, "replicas": "2/3", "readyReplicas": 2,
+        "observedGeneration": 2, "observedEntries": 7, "replicas": "2/3", "readyReplicas": 2,
         "conditions": [condition],
         "allocations": [
             {"peer": "pinkeeper-0", "state": "Pinned", "since": now},

@@ -113,6 +113,12 @@ pub struct PinStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
+    /// observedEntries counts the entries of the cluster's log that were taken into account. What is
+    /// said of a copy that a later entry has given to a peer is about an earlier copy.
+    #[schemars(range(min = 0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_entries: Option<i64>,
+
     /// replicas says how many copies are confirmed and how many are wanted, as in 2/3.
     #[schemars(length(max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]

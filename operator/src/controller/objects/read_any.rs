@@ -33,7 +33,8 @@ fn any_pin() -> impl Strategy<Value = Value> {
     });
     let allocation = json!({"peer": "p-1", "state": "Pinned", "since": "2026-01-02T03:04:05Z"});
     let status = any_json::like(json!({
-        "conditions": [condition], "observedGeneration": 1, "replicas": "1/3", "readyReplicas": 1,
+        "conditions": [condition], "observedGeneration": 1, "observedEntries": 1,
+        "replicas": "1/3", "readyReplicas": 1,
         "allocations": [allocation],
     }));
     let metadata = (0..4_u8, any_json::text()).prop_flat_map(|(number, version)| {
@@ -76,6 +77,7 @@ fn decide_and_judge(object: &PinObject) {
         pin: object.cid.as_ref().ok().and_then(|cid| pins.get(cid)),
         refused: None,
         reports: &BTreeMap::new(),
+        entries: 2,
         entries_at_start: 1,
         peers: &BTreeMap::from(peers),
         default_replicas: 2,

@@ -238,11 +238,13 @@ impl Driver {
         }
         let (now, held) = (self.now(), self.held.get(&object.key).cloned().unwrap_or_default());
         let reports = cid.map(|cid| cluster.board().reports(cid)).unwrap_or_default();
-        cluster.state().read(|pins| {
+        let state = cluster.state();
+        state.read(|pins| {
             let pin = cid.and_then(|cid| pins.get(cid));
             let reports = reports.of(pin);
             let view = View {
                 pin,
+                entries: state.entries(),
                 refused: self.lead.refusal(&object.uid, object.generation),
                 reports: &reports,
                 peers: &self.presence.peers,

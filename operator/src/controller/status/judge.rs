@@ -54,7 +54,9 @@ pub struct View<'a> {
     pub reports: &'a BTreeMap<PeerId, Report>,
     /// All members.
     pub peers: &'a BTreeMap<PeerId, PeerView>,
-    /// Entries of the log when this leader began to write.
+    /// Entries of the log that the pin includes.
+    pub entries: u64,
+    /// The same when this leader began to write.
     pub entries_at_start: u64,
     /// Copies of a Pin that names no number.
     pub default_replicas: u16,
@@ -116,6 +118,7 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
     let status = crd::PinStatus {
         conditions,
         observed_generation: Some(object.generation),
+        observed_entries: Some(i64::try_from(view.entries).unwrap_or(i64::MAX)),
         replicas: Some(format!("{}/{}", count.confirmed, count.wanted)),
         ready_replicas: Some(i32::try_from(count.confirmed).unwrap_or(i32::MAX)),
         allocations: copies.into_iter().take(crd::ALLOCATIONS_LEN_MAX).collect(),
@@ -142,13 +145,17 @@ fn copies(
     graces: &mut Graces<'_>,
 ) -> Vec<PinAllocation> {
     let before = object.status.as_ref().map_or(&[][..], |status| &status.allocations[..]);
+    let observed = object.status.as_ref().and_then(|status| status.observed_entries);
+    let observed = observed.and_then(|count| u64::try_from(count).ok()).unwrap_or_default();
     let mut copies: BTreeMap<String, PinAllocation> = BTreeMap::new();
     for allocation in &pin.allocations {
         let peer = view.peers.get(&allocation.peer);
         let name = peer.map_or_else(|| allocation.peer.to_string(), |peer| peer.name.clone());
-        // Before this peer's first report nothing was written about a copy that was given since.
-        let of_this =
+        // What was written is about this copy if it was given before. In a cluster that was founded
+        // anew entries count from none again, so what its leader gives waits for a first report, too.
+        let is_known =
             allocation.since <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
+        let of_this = allocation.since <= observed && is_known;
         let before = before.iter().find(|copy| copy.peer == name && of_this);
         let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
         let mut copy = copy(name, peer, before, report, view.now.wall, graces);
@@ -383,7 +390,8 @@ pub enum Difference {
     Facts,
 }
 
-/// Compares a status with the one on the object; conditions of others do not count.
+/// Compares a status with the one on the object; conditions of others do not count, nor does how far
+/// the log is.
 #[must_use]
 pub fn difference(before: Option<&crd::PinStatus>, after: &crd::PinStatus) -> Difference {
     let Some(before) = before else { return Difference::Facts };
@@ -391,6 +399,7 @@ pub fn difference(before: Option<&crd::PinStatus>, after: &crd::PinStatus) -> Di
     before.conditions.retain(|c| after.conditions.iter().any(|own| own.type_ == c.type_));
     before.conditions.sort_by_key(|c| super::conditions::rank(&c.type_));
     before.allocations.sort_by(|a, b| a.peer.cmp(&b.peer));
+    before.observed_entries = after.observed_entries;
     if before == *after {
         return Difference::None;
     }

@@ -51,6 +51,8 @@ struct World {
     pin: Pin,
     reports: BTreeMap<PeerId, Report>,
     peers: BTreeMap<PeerId, PeerView>,
+    /// Of the log, now and when this leader began.
+    entries: [u64; 2],
     /// Of the last look.
     held: Held,
 }
@@ -78,6 +80,7 @@ impl World {
                     (id(number), PeerView { name, reported: true, silent: None })
                 })
                 .collect(),
+            entries: [1, 1],
             held: Held::new(),
         }
     }
@@ -88,7 +91,8 @@ impl World {
             refused: None,
             reports: &self.reports,
             peers: &self.peers,
-            entries_at_start: 1,
+            entries: self.entries[0],
+            entries_at_start: self.entries[1],
             default_replicas: 2,
             held: &self.held,
             now,
@@ -303,7 +307,28 @@ fn what_was_written_of_a_copy_that_was_let_go_is_not_said_of_a_new_one() {
         "given before this leader began"
     );
     world.pin.allocations[0].since = 2;
-    assert_eq!(world.judge(&object, NOW).reason, PinReason::Queued, "given by this leader");
+    for (entries_at_start, by) in [(1, "this leader"), (2, "an earlier one that wrote nothing")] {
+        world.entries = [2, entries_at_start];
+        assert_eq!(world.judge(&object, NOW).reason, PinReason::Queued, "given by {by}");
+    }
+    world.peers.get_mut(&id(1)).unwrap().reported = true;
+    world.reports.insert(id(1), report(PinState::DaemonDown, 1));
+    assert_eq!(
+        world.judge(&object, NOW).reason,
+        PinReason::DaemonDown,
+        "it never held the new one"
+    );
+}
+
+#[test]
+fn how_far_the_log_is_changes_no_status() {
+    let mut world = World::new(1, &[PinState::Pinned]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    world.entries = [9, 1];
+    let verdict = world.judge(&object, NOW);
+    assert_eq!(verdict.status.observed_entries, Some(9));
+    assert_eq!(difference(object.status.as_ref(), &verdict.status), Difference::None);
 }
 
 #[test]
