@@ -12,10 +12,10 @@ use std::{
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, MemberView, placement::Placement};
+use super::{Cluster, FatalError, MemberView, SubmitError, placement::Placement};
 use crate::{
     state::{Changed, Op},
-    types::{Allocation, Cid, PeerId, Pin, PinState, PinStatus},
+    types::{Allocation, Cid, PackedCid, PeerId, Pin, PinState, PinStatus},
 };
 
 /// Between two looks at the membership.
@@ -24,6 +24,8 @@ const PERIOD: Duration = Duration::from_millis(500);
 const FULL_PERIOD: Duration = Duration::from_secs(30);
 /// Pins looked at in one go, so that others get their turn.
 const BATCH_LEN: usize = 500;
+/// CIDs that wait for a look; with more, every pin is looked at.
+const WORK_MAX: usize = 256 * 1024;
 /// Entries a learner may be behind when it becomes a voter, or a voter behind another when it takes
 /// leadership over: it gets them first.
 pub(super) const LAG_MAX: u64 = 100;
@@ -31,17 +33,17 @@ pub(super) const LAG_MAX: u64 = 100;
 const VOTERS_MAX: usize = 5;
 
 /// What is still to be looked at.
-#[derive(Default)]
 struct Work {
     all: bool,
-    cids: BTreeSet<Cid>,
+    /// As they came, with repetitions.
+    cids: Vec<PackedCid>,
 }
 
 impl Cluster {
     pub(super) async fn look_after(self, token: CancellationToken) -> Result<(), FatalError> {
         let mut state_changes = self.state().subscribe();
         let mut board_changes = self.board().subscribe();
-        let mut work = Work { all: true, ..Work::default() };
+        let mut work = Work::everything();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut takers = BTreeSet::new();
@@ -58,7 +60,7 @@ impl Cluster {
                     takers = now;
                     if !self.0.leadership.borrow().local {
                         // A new leader begins by looking at everything.
-                        work = Work { all: true, ..Work::default() };
+                        work = Work::everything();
                         continue;
                     }
                     if work.all {
@@ -119,35 +121,56 @@ impl Cluster {
 
     /// Proposes what the pins in `work` need.
     async fn settle(&self, work: &mut Work) {
-        if std::mem::take(&mut work.all) {
-            work.cids = self.state().read(|pins| pins.iter().map(|(cid, _)| cid).collect());
-        }
-        while !work.cids.is_empty() {
-            let rest = work.cids.iter().nth(BATCH_LEN).copied();
-            let later = rest.map(|first| work.cids.split_off(&first)).unwrap_or_default();
-            let batch = std::mem::replace(&mut work.cids, later);
-            let placement = self.placement();
-            let present = self.present();
-            let unsettled = self.unsettled(placement.members, &batch);
-            let ops: Vec<Op> = unsettled
-                .iter()
-                .flat_map(|(cid, pin)| self.needed(&placement, &present, cid, pin))
-                .collect();
-            if ops.is_empty() {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let term = self.0.leadership.borrow().term;
-            if let Err(error) = self.submit(term, ops).await {
-                tracing::debug!(%error, "allocations were not changed");
-                work.all = true;
-                return;
-            }
+        let cids = std::mem::take(&mut work.cids);
+        let settled = match std::mem::take(&mut work.all) {
+            true => self.settle_all().await,
+            false => self.settle_these(cids).await,
+        };
+        if let Err(error) = settled {
+            tracing::debug!(%error, "allocations were not changed");
+            work.all = true;
         }
     }
 
+    async fn settle_all(&self) -> Result<(), SubmitError> {
+        let mut after = None;
+        loop {
+            let batch: Vec<Cid> = self.state().read(|pins| {
+                pins.after(after.as_ref()).take(BATCH_LEN).map(|(cid, _)| cid).collect()
+            });
+            let Some(last) = batch.last() else { return Ok(()) };
+            after = Some(*last);
+            self.settle_batch(batch).await?;
+        }
+    }
+
+    async fn settle_these(&self, mut cids: Vec<PackedCid>) -> Result<(), SubmitError> {
+        cids.sort_unstable();
+        cids.dedup();
+        for batch in cids.chunks(BATCH_LEN) {
+            self.settle_batch(batch.iter().map(PackedCid::cid).collect()).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
+        let placement = self.placement();
+        let present = self.present();
+        let unsettled = self.unsettled(placement.members, &cids);
+        let ops: Vec<Op> = unsettled
+            .iter()
+            .flat_map(|(cid, pin)| self.needed(&placement, &present, cid, pin))
+            .collect();
+        if ops.is_empty() {
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        let term = self.0.leadership.borrow().term;
+        self.submit(term, ops).await.map(drop)
+    }
+
     /// Those pins, of the ones named, that have not just the wanted holders.
-    fn unsettled(&self, members: usize, cids: &BTreeSet<Cid>) -> Vec<(Cid, Pin)> {
+    fn unsettled(&self, members: usize, cids: &[Cid]) -> Vec<(Cid, Pin)> {
         self.state().read(|pins| {
             let pins = cids.iter().filter_map(|cid| Some((*cid, pins.get(cid)?)));
             let settled = |pin: &Pin| {
@@ -177,11 +200,16 @@ impl Cluster {
 }
 
 impl Work {
+    fn everything() -> Self {
+        Self { all: true, cids: Vec::new() }
+    }
+
     fn add(&mut self, changed: Result<Changed, RecvError>) {
         match changed {
-            Ok(Changed::Cids(cids)) if !self.all => self.cids.extend(cids.iter().copied()),
-            Ok(Changed::Cids(_)) => {}
-            Ok(Changed::Everything) | Err(_) => self.all = true,
+            Ok(Changed::Cids(cids)) if !self.all && self.cids.len() < WORK_MAX => {
+                self.cids.extend(cids.iter().map(PackedCid::from));
+            }
+            _ => *self = Self::everything(),
         }
     }
 }
