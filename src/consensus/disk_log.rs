@@ -424,9 +424,9 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
         let Some(committed) = committed else { return Ok(()) };
         self.write(|log| {
-            log.commit(StoredPosition(position_out(committed)))?;
-            // Not worth a sync of its own: a lost commit position is learnt again.
-            log.flush(false, None)
+            // On disk with what is written next, and worth no write of its own: a lost commit position
+            // is learnt again.
+            log.commit(StoredPosition(position_out(committed))).map(drop)
         })
     }
 

@@ -180,7 +180,7 @@ async fn a_write_after_the_logs_thread_has_ended_says_why_it_ended() {
         let error = log.save_vote(&vote_in(vote(term))).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
     }
-    let error = log.save_committed(Some(entry(17).log_id)).await.unwrap_err();
+    let error = log.purge(entry(17).log_id).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
 }
 
@@ -206,7 +206,7 @@ type Told = (String, PinSet);
 
 fn put_pins(store: &StateStore, count: u64, created: u64, index: u64) {
     let pins = pins(count, created);
-    let pins = pins.iter().map(|(cid, pin)| (cid, pin.as_ref()));
+    let pins = pins.iter().map(|(cid, pin)| (*cid, pin.as_ref()));
     store.apply(pins, &Window::default(), &head(index)).unwrap();
 }
 
