@@ -25,7 +25,7 @@ pub const WHOLE_DEADLINE: Duration = Duration::from_secs(120);
 const PIN_TIME: Duration = Duration::from_millis(20);
 
 /// At least the time between two writes of what is applied to the state's disk.
-const STORE_PERIOD: Duration = Duration::from_millis(1_200);
+const STORE_PERIOD: Duration = Duration::from_millis(5_200);
 /// Numbers of the CIDs that are pinned last.
 const MARKERS: [u32; 2] = [2_000, 2_001];
 

@@ -191,7 +191,7 @@ mod tests {
                 (Cid::from(cid::Cid::new_v1(0x55, hash)), Some(pin))
             })
             .collect();
-        let all = pins.iter().map(|(cid, pin)| (cid, pin.as_ref()));
+        let all = pins.iter().map(|(cid, pin)| (*cid, pin.as_ref()));
         store.apply(all, &window(), &Head::default()).unwrap();
         store
     }

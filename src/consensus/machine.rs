@@ -25,14 +25,14 @@ use super::{
 };
 use crate::{
     state::{Applied, Changed, Op, PinSet, SharedState},
-    types::{Cid, ClusterId, LogPosition},
+    types::{Cid, ClusterId, LogPosition, PackedCid},
 };
 
 /// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
 /// the more pins the fewer pages, and the longer nothing is applied meanwhile.
-const PINS_PER_TRANSACTION: usize = 64 * 1024;
+const PINS_PER_TRANSACTION: usize = 256 * 1024;
 /// The least time between two transactions with fewer.
-const STORE_PERIOD: Duration = Duration::from_secs(1);
+const STORE_PERIOD: Duration = Duration::from_secs(5);
 
 /// A snapshot's contents.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) struct Machine {
     head: Head,
     membership: RaftMembership,
     /// Pins changed since the last transaction, perhaps with repetitions. The log has what changed them until a checkpoint.
-    unstored: Vec<Cid>,
+    unstored: Vec<PackedCid>,
     stored_at: Instant,
     /// The log's last index on disk; what is stored must not be ahead of it, or a crash or a failing
     /// disk would leave a log shorter than the state.
@@ -99,7 +99,7 @@ impl Machine {
             let cids: Arc<[Cid]> = cids.into();
             ((outcomes, cids.clone()), Changed::Cids(cids))
         });
-        self.unstored.extend_from_slice(&cids);
+        self.unstored.extend(cids.iter().map(PackedCid::from));
         outcomes
     }
 
@@ -118,14 +118,14 @@ impl Machine {
         let mut unstored = std::mem::take(&mut self.unstored);
         unstored.sort_unstable();
         unstored.dedup();
-        self.stored_at = Instant::now();
-        block(|| {
+        let stored = block(|| {
             self.state.read(|state| {
-                let pins = unstored.iter().map(|cid| (cid, state.get(cid)));
+                let pins = unstored.iter().map(PackedCid::cid).map(|cid| (cid, state.get(&cid)));
                 self.store.apply(pins, state.window(), &self.head)
             })
-        })
-        .map_err(io::Error::other)
+        });
+        self.stored_at = Instant::now();
+        stored.map_err(io::Error::other)
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {

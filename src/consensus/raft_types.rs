@@ -120,7 +120,7 @@ impl From<CodecError> for std::io::Error {
 
 /// Writes a version byte and the postcard form of `value`.
 pub(super) fn encode<T: serde::Serialize>(version: u8, value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![version])
+    postcard::to_stdvec(&(version, value))
         .expect("plain data in memory: postcard fails only on sequences of unknown length")
 }
 

@@ -187,7 +187,7 @@ impl StateStore {
     /// before the next checkpoint, or before the store is closed.
     pub(super) fn apply<'a>(
         &self,
-        pins: impl IntoIterator<Item = (&'a Cid, Option<&'a Pin>)>,
+        pins: impl IntoIterator<Item = (Cid, Option<&'a Pin>)>,
         window: &Window,
         head: &Head,
     ) -> Result<(), StoreError> {

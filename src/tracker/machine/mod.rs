@@ -359,10 +359,13 @@ impl Machine {
                 for (cid, wanted) in cids {
                     let known = self.phase(&cid).is_some();
                     self.desired(cid, wanted);
+                    if !known {
+                        continue;
+                    }
                     self.doubt(cid);
                     // It may have been taken away and given back at once: then what the leader was told
                     // before counts no more.
-                    if wanted && known {
+                    if wanted {
                         self.touch(cid);
                     }
                 }
