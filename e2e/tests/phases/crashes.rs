@@ -7,10 +7,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{ResourceExt as _, api::ListParams};
 use pinkeeper::types::Cid;
-use pinkeeper_e2e::kubernetes::{Signal, holders, is_ready, signal_container, until};
+use pinkeeper_e2e::kubernetes::{Signal, condition, holders, is_ready, signal_container, until};
 use pinkeeper_operator::crd::{PeerRole, Pin};
 use tokio::time::Instant;
 
@@ -173,7 +173,20 @@ pub async fn all_pods_are_deleted(trial: &Trial) -> anyhow::Result<()> {
     // And it takes more.
     let cid = trial.fresh_cid();
     trial.create(WEB, &format!("after-{cid}"), &cid, 3).await?;
-    trial.ready(WEB, &format!("after-{cid}"), SOON).await.map(drop)
+    trial.ready(WEB, &format!("after-{cid}"), SOON).await?;
+    // Peers that start ask their daemons anew; until then what was said of their copies is kept.
+    let after = ready_since(&list().await?);
+    for (name, since) in ready_since(&pins) {
+        ensure!(after.get(&name) == Some(&since), "{name} was called not ready meanwhile");
+    }
+    Ok(())
+}
+
+/// When each Pin that is Ready became so.
+fn ready_since(pins: &[Pin]) -> BTreeMap<String, Option<Time>> {
+    let ready = pins.iter().filter(|pin| is_ready(pin));
+    let since = |pin: &Pin| condition(pin, "Ready").map(|ready| ready.last_transition_time.clone());
+    ready.map(|pin| (pin.name_any(), since(pin))).collect()
 }
 
 /// Peer and cluster of each ClusterPeer.
