@@ -1,6 +1,6 @@
 //! Carries out what [`next`] decides, step by step.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use pinkeeper::{
     cluster::Standing,
@@ -16,7 +16,10 @@ use super::{
     Observed, Registered, Step, next,
     record::{self, Record, RecordError},
 };
-use crate::controller::{Shared, peers::Directory};
+use crate::controller::{
+    Shared,
+    peers::{Directory, ReadError, read_now},
+};
 
 /// How often the record is read while the peer is not in place.
 const SOON: Duration = Duration::from_secs(1);
@@ -121,21 +124,45 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         if !directory.complete && cluster.members().is_empty() {
             return Ok(Done::Waiting("waiting for the list of ClusterPeers".into()));
         }
+        let mut step = self.decide(directory, read.as_ref(), unchanged);
+        if let Step::Create | Step::TakeOver = step {
+            // A list of an earlier time may show peers without the cluster that they have by now.
+            step = self.decide(&self.read_anew(directory).await?, read.as_ref(), unchanged);
+        }
+        self.carry_out(step, read).await
+    }
+
+    /// The same peers, and those that the cluster is founded with, as they are now.
+    async fn read_anew(&self, directory: &Directory) -> Result<Directory, ReadError> {
+        let mut names: BTreeSet<String> = directory.peers.keys().cloned().collect();
+        let settings = &self.shared.settings;
+        if let Some((set, _)) = settings.pod.rsplit_once('-') {
+            names.extend((0..settings.initial_peers).map(|ordinal| format!("{set}-{ordinal}")));
+        }
+        let mut now = Directory { complete: true, ..Directory::default() };
+        for name in names {
+            let listed = read_now(&self.shared, &name).await?;
+            now.peers.extend(listed.map(|listed| (name, listed)));
+        }
+        Ok(now)
+    }
+
+    fn decide(&self, directory: &Directory, record: Option<&Record>, unchanged: Duration) -> Step {
+        let Shared { settings, cluster, .. } = &self.shared;
         let registered = registered(directory, cluster.id(), cluster.standing());
-        let step = next(Observed {
+        next(Observed {
             name: &settings.pod,
             id: cluster.id(),
             ordinal: settings.ordinal(),
             standing: cluster.standing(),
             has_members: !cluster.members().is_empty(),
-            record: read.as_ref(),
+            record,
             registered: &registered,
             named: names(directory, cluster.standing()),
             initial_peers: settings.initial_peers,
             unchanged,
             won: self.won.map(|(cluster, at)| (cluster, at.elapsed())),
-        });
-        self.carry_out(step, read).await
+        })
     }
 
     async fn carry_out(&mut self, step: Step, read: Option<Record>) -> Result<Done, RecordError> {

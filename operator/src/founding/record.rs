@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::controller::{
     Settings,
     api::{self, DEADLINE, FIELD_MANAGER, Failure},
+    peers::ReadError,
 };
 
 const CLUSTER_ID: &str = "clusterID";
@@ -66,6 +67,9 @@ pub(crate) enum RecordError {
     /// It did not answer.
     #[error("no answer from the API server in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
+    /// What it says of a peer, or that it says nothing.
+    #[error("a ClusterPeer was not read: {0}")]
+    Peer(#[from] ReadError),
     /// Somebody else was first.
     #[error("somebody else has changed the record first")]
     Lost,

@@ -5,11 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use kube::{Api, Client, core::ApiResource, runtime::watcher};
 use pinkeeper::types::{ClusterId, PeerId};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{leading::Shared, watching::Watching},
+    controller::{
+        api::{DEADLINE, Failure, failure},
+        leading::Shared,
+        watching::Watching,
+    },
     crd,
 };
 
@@ -66,6 +70,30 @@ impl Directory {
             .map(|(id, addresses)| (id, addresses.clone()))
             .collect()
     }
+}
+
+/// One ClusterPeer as it is now: a list, and what a watch has told so far, may be of an earlier time.
+///
+/// # Errors
+/// When the API server does not say whether it is there.
+pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Listed>, ReadError> {
+    let api = peers_in(&shared.client, &shared.settings.namespace);
+    match timeout(DEADLINE, api.get(name)).await? {
+        Ok(raw) => Ok(Listed::read(raw).map(|(_, listed)| listed)),
+        Err(error) if failure(&error) == Failure::Gone => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Why a ClusterPeer was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The API server's answer.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// It did not answer.
+    #[error("no answer from the API server in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
 }
 
 /// Watches, publishes, and tells the peer where the others are, until `token` ends it.
