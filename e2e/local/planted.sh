@@ -16,7 +16,7 @@ copy=$cache/planted
 logs=$cache/logs/planted
 programs=$cache/planted-programs
 # Seeds that a defect has to be found within.
-declare -A seeds=([peers]=400 [pods]=100)
+declare -A seeds=([peers]=400 [pods]=200)
 
 names=("$@")
 if [ ${#names[@]} = 0 ]; then
