@@ -39,7 +39,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    fn read(raw: RawPeer) -> Option<(String, Self)> {
+    pub(super) fn read(raw: RawPeer) -> Option<(String, Self)> {
         let status: crd::ClusterPeerStatus =
             raw.status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
         let listed = Self {

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    directory::{Directory, Listed, RawPeer, peers_in},
+    directory::{Directory, Listed, RawPeer, ReadError, peers_in, read_now},
     status::{Situation, own_status, steady},
 };
 use crate::{
@@ -43,6 +43,9 @@ struct Own {
     free_space: Option<u64>,
     repository_size: Option<u64>,
     written: Option<Instant>,
+    /// The object since the last write, and the version that the watch had told by then: it may hang,
+    /// and what it tells next is news again.
+    newer: Option<(String, Listed)>,
 }
 
 /// Runs until `token` ends it. `waiting` says what a blank peer waits for.
@@ -53,7 +56,8 @@ pub async fn run(
     token: CancellationToken,
 ) {
     let api = peers_in(&shared.client, &shared.settings.namespace);
-    let mut own = Own { shared, api, free_space: None, repository_size: None, written: None };
+    let (free_space, repository_size, written, newer) = (None, None, None, None);
+    let mut own = Own { shared, api, free_space, repository_size, written, newer };
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut not_before = Instant::now();
     loop {
@@ -88,12 +92,19 @@ enum KeepError {
     Api(#[from] kube::Error),
     #[error("no answer from the API server in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 impl Own {
     async fn keep(&mut self, listed: Option<Listed>, waiting: &str) -> Result<(), KeepError> {
         let Some(listed) = listed else {
             return self.create().await;
+        };
+        let told = listed.resource_version.clone();
+        let listed = match &self.newer {
+            Some((since, newer)) if *since == told => newer.clone(),
+            _ => listed,
         };
         let status = self.status(&listed.status, waiting);
         if status == listed.status {
@@ -109,7 +120,9 @@ impl Own {
         if self.written.is_some_and(|written| written.elapsed() < every) {
             return Ok(());
         }
-        self.write(&listed.resource_version, &status).await
+        let newer = self.write(&listed.resource_version, &status).await?;
+        self.newer = newer.map(|newer| (told, newer));
+        Ok(())
     }
 
     fn status(&mut self, before: &ClusterPeerStatus, waiting: &str) -> ClusterPeerStatus {
@@ -153,17 +166,25 @@ impl Own {
         }
     }
 
-    async fn write(&mut self, version: &str, status: &ClusterPeerStatus) -> Result<(), KeepError> {
+    /// Writes the status to that version; says what there is then.
+    async fn write(
+        &mut self,
+        version: &str,
+        status: &ClusterPeerStatus,
+    ) -> Result<Option<Listed>, KeepError> {
         let name = &self.shared.settings.pod;
         let applied = apply_status(&self.api, name, version, status).await?;
         self.shared.reach.note(&applied);
         match applied {
-            Ok(_) => self.written = Some(Instant::now()),
-            // The watch brings the version that is there now.
-            Err(error) if matches!(api::failure(&error), Failure::Gone | Failure::Conflict) => {}
-            Err(error) => return Err(error.into()),
+            Ok(raw) => {
+                self.written = Some(Instant::now());
+                Ok(Listed::read(raw).map(|(_, listed)| listed))
+            }
+            Err(error) if matches!(api::failure(&error), Failure::Gone | Failure::Conflict) => {
+                Ok(read_now(&self.shared, name).await?)
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 }
 
