@@ -18,7 +18,7 @@ use super::{
 };
 use crate::controller::{
     Shared,
-    peers::{Directory, ReadError, read_now},
+    peers::{Directory, PeerError, read_now},
 };
 
 /// How often the record is read while the peer is not in place.
@@ -133,7 +133,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
     }
 
     /// The same peers, and those that the cluster is founded with, as they are now.
-    async fn read_anew(&self, directory: &Directory) -> Result<Directory, ReadError> {
+    async fn read_anew(&self, directory: &Directory) -> Result<Directory, PeerError> {
         let mut names: BTreeSet<String> = directory.peers.keys().cloned().collect();
         let settings = &self.shared.settings;
         if let Some((set, _)) = settings.pod.rsplit_once('-') {

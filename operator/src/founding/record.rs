@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::controller::{
     Settings,
     api::{self, DEADLINE, FIELD_MANAGER, Failure},
-    peers::ReadError,
+    peers::PeerError,
 };
 
 const CLUSTER_ID: &str = "clusterID";
@@ -69,7 +69,7 @@ pub(crate) enum RecordError {
     Timeout(#[from] tokio::time::error::Elapsed),
     /// What it says of a peer, or that it says nothing.
     #[error("a ClusterPeer was not read: {0}")]
-    Peer(#[from] ReadError),
+    Peer(#[from] PeerError),
     /// Somebody else was first.
     #[error("somebody else has changed the record first")]
     Lost,

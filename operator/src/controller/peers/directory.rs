@@ -76,7 +76,7 @@ impl Directory {
 ///
 /// # Errors
 /// When the API server does not say whether it is there.
-pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Listed>, ReadError> {
+pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Listed>, PeerError> {
     let api = peers_in(&shared.client, &shared.settings.namespace);
     match timeout(DEADLINE, api.get(name)).await? {
         Ok(raw) => Ok(Listed::read(raw).map(|(_, listed)| listed)),
@@ -85,9 +85,9 @@ pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Liste
     }
 }
 
-/// Why a ClusterPeer was not read.
+/// Why a ClusterPeer was not read or written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+pub(crate) enum PeerError {
     /// The API server's answer.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),

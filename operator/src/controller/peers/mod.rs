@@ -5,7 +5,7 @@ mod own;
 mod silent;
 mod status;
 
-pub(crate) use self::directory::{ReadError, read_now};
+pub(crate) use self::directory::{PeerError, read_now};
 pub(super) use self::silent::run as mark_silent;
 pub use self::{
     directory::{Directory, Listed, run as watch},

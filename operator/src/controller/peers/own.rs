@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    directory::{Directory, Listed, RawPeer, ReadError, peers_in, read_now},
+    directory::{Directory, Listed, PeerError, RawPeer, peers_in, read_now},
     status::{Situation, own_status, steady},
 };
 use crate::{
@@ -86,18 +86,8 @@ pub async fn run(
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-enum KeepError {
-    #[error("the API server: {0}")]
-    Api(#[from] kube::Error),
-    #[error("no answer from the API server in time")]
-    Timeout(#[from] tokio::time::error::Elapsed),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-}
-
 impl Own {
-    async fn keep(&mut self, listed: Option<Listed>, waiting: &str) -> Result<(), KeepError> {
+    async fn keep(&mut self, listed: Option<Listed>, waiting: &str) -> Result<(), PeerError> {
         let Some(listed) = listed else {
             return self.create().await;
         };
@@ -150,7 +140,7 @@ impl Own {
     }
 
     /// Makes the object, with an empty spec that is never applied again: it belongs to people.
-    async fn create(&self) -> Result<(), KeepError> {
+    async fn create(&self) -> Result<(), PeerError> {
         let object = crd::ClusterPeer::new(&self.shared.settings.pod, crd::ClusterPeerSpec {});
         let raw: RawPeer =
             serde_json::from_value(serde_json::to_value(&object).unwrap_or_default())
@@ -171,7 +161,7 @@ impl Own {
         &mut self,
         version: &str,
         status: &ClusterPeerStatus,
-    ) -> Result<Option<Listed>, KeepError> {
+    ) -> Result<Option<Listed>, PeerError> {
         let name = &self.shared.settings.pod;
         let applied = apply_status(&self.api, name, version, status).await?;
         self.shared.reach.note(&applied);
@@ -181,7 +171,7 @@ impl Own {
                 Ok(Listed::read(raw).map(|(_, listed)| listed))
             }
             Err(error) if matches!(api::failure(&error), Failure::Gone | Failure::Conflict) => {
-                Ok(read_now(&self.shared, name).await?)
+                read_now(&self.shared, name).await
             }
             Err(error) => Err(error.into()),
         }
