@@ -5,8 +5,10 @@
 
 use std::{
     io::{self, Write},
+    num::NonZero,
     path::PathBuf,
     process::ExitCode,
+    thread,
 };
 
 use anyhow::Context;
@@ -112,8 +114,13 @@ impl From<process::ProcessError> for Failure {
     }
 }
 
+/// A thread for every two processors: the daemon beside a peer has the rest. With as many threads as
+/// processors they mostly wake each other, and two processors that are busy with three peers and their
+/// daemons do some 5 % less. Work that waits for the disk takes no thread from the others.
 fn threads() -> Result<tokio::runtime::Runtime, Failure> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((processors / 2).max(1))
         .enable_all()
         .build()
         .context("cannot start the runtime")
