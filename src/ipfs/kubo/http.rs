@@ -92,6 +92,8 @@ impl Rpc {
             .http1_only()
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
+            // To try again is up to the tracker; and what is sent once only need not be copied first.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             .connect_timeout(CONNECT_DEADLINE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(IDLE_CONNECTION_TIME)

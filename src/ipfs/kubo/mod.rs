@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
     future::BoxFuture,
-    stream::{self, BoxStream, FuturesOrdered},
+    stream::{self, BoxStream},
 };
 use tokio::sync::watch;
 
@@ -41,6 +41,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Single questions at a time, of each question of the tracker. Each waits for the pin that Kubo is
 /// writing, and those that come together wait once; with many more Kubo is busy with switching.
 const SINGLE_AT_ONCE: usize = 4;
+
+/// Single questions before a longer one is tried, if all were answered with yes.
+const SINGLES_LEN: usize = 16;
 
 /// With more direct pins than that, each is asked about instead of listing them.
 const DIRECT_LEN_MAX: usize = 1000;
@@ -127,9 +130,10 @@ impl KuboClient {
                     window = 1;
                 }
             } else {
-                let asked = &rest[..SINGLE_AT_ONCE.min(rest.len())];
+                let asked = &rest[..SINGLES_LEN.min(rest.len())];
                 let single = |cid| self.leading_pinned(kind, std::slice::from_ref(cid));
-                let held: FuturesOrdered<_> = asked.iter().map(single).collect();
+                let held: Vec<_> = asked.iter().map(single).collect();
+                let held = stream::iter(held).buffered(SINGLE_AT_ONCE);
                 let held: Vec<usize> = held.try_collect().await?;
                 if !held.contains(&0) {
                     window = (asked.len() * 2).min(ASK_LEN_MAX);
