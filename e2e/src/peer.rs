@@ -409,7 +409,16 @@ impl PeerProcess {
     /// # Errors
     /// When it does not answer, or the list is cut short.
     pub async fn pins(&self) -> anyhow::Result<Vec<Value>> {
-        let response = self.http.get(self.rest_url("pins")).send().await?;
+        self.pins_with("").await
+    }
+
+    /// `GET /pins?filter=`: those that have one of these statuses at a peer; all when `filter` is empty.
+    ///
+    /// # Errors
+    /// As of [`Self::pins`].
+    pub async fn pins_with(&self, filter: &str) -> anyhow::Result<Vec<Value>> {
+        let response =
+            self.http.get(self.rest_url(&format!("pins?filter={filter}"))).send().await?;
         let text = response.error_for_status()?.text().await?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }

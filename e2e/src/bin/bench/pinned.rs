@@ -57,7 +57,7 @@ const STAND_INS: Kind = Kind {
 const KUBOS: Kind = Kind {
     name: "kubo",
     what: "3 Kubos, content without a fetch",
-    together: Some(8_000),
+    together: Some(12_000),
     goal: (|asked| matches!(asked, Asked::Together), "≥ 85 % of the floor"),
     cid: identity_cid,
     // All of them stay in the same daemons and make them slower.
@@ -190,9 +190,12 @@ async fn until_pinned(cluster: &Cluster, cids: &[Cid], begin: Instant) -> anyhow
             sleep(look).await;
         }
     }
-    while cluster.unfinished().await? > 0 {
+    while cluster.has_unfinished().await? {
         ensure!(begin.elapsed() < DEADLINE, "pins straggle");
         sleep(LOOK / 10).await;
     }
-    Ok(f64::from(u32::try_from(count)?) / begin.elapsed().as_secs_f64())
+    let time = begin.elapsed();
+    // Each by itself, which takes the leader and this program longer than a floor can have.
+    ensure!(cluster.unfinished().await? == 0, "a pin is not with all three peers");
+    Ok(f64::from(u32::try_from(count)?) / time.as_secs_f64())
 }
