@@ -517,6 +517,11 @@ async fn a_damaged_data_folder_is_refused() {
         println!("{what}: {line}");
         assert_eq!(code, Some(2), "{what}: {line}");
         assert!(line.starts_with("error: ") && line.contains(said), "{what}: {line}");
+        let advice = ["restore", "put it back", "give the peer an empty data folder"];
+        assert!(
+            advice.iter().any(|advice| line.contains(advice)),
+            "what to do about {what}: {line}"
+        );
         fs::remove_dir_all(&data).unwrap();
     }
     copy(&sound, &data);

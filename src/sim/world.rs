@@ -19,7 +19,10 @@ use crate::{
     cluster::{FoundError, JoinPolicy},
     state::PinSet,
     tracker,
-    types::{Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, Replication, Uid},
+    types::{
+        Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, PinState, Replication,
+        Uid,
+    },
 };
 
 /// Virtual time everything asked has to become true in, once faults have ended: a request to a
@@ -323,7 +326,7 @@ impl World {
         if let Some(object) = unsettled {
             return Some(format!("the state says something else of {object:?}"));
         }
-        self.misallocated(pins).or_else(|| self.misheld(pins))
+        self.misallocated(pins).or_else(|| self.misheld(pins)).or_else(|| self.mistold(pins))
     }
 
     fn misallocated(&self, pins: &PinSet) -> Option<String> {
@@ -345,6 +348,19 @@ impl World {
             let status = host.peer.as_ref().and_then(|peer| peer.tracker.status(wrong));
             let name = &host.member.name;
             Some(format!("{wrong} is held by {name}: {}; {status:?}", held.contains(wrong)))
+        })
+    }
+
+    /// Each peer says Pinned of what is on it, and of nothing else.
+    fn mistold(&self, pins: &PinSet) -> Option<String> {
+        self.hosts.iter().find_map(|host| {
+            let tracker = &host.peer.as_ref()?.tracker;
+            let (cid, _) = pins.iter().find(|(cid, pin)| {
+                let pinned = tracker.status(cid).is_some_and(|of| of.state == PinState::Pinned);
+                pinned != pin.is_on(host.id)
+            })?;
+            let status = tracker.status(&cid);
+            Some(format!("{} says {status:?} of {cid}", host.member.name))
         })
     }
 }

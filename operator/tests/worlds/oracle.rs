@@ -4,15 +4,16 @@
 //! - it leads by its own knowledge, and it is not a leader that was replaced longer than
 //!   [`DEPOSED_MAX`] ago. A version that names the object does not help here: a deposed leader sees by
 //!   its watch what the new one has written, and would write over that very version;
-//! - each copy called Pinned is held by that daemon, or was until [`REPORT_MAX`] ago;
+//! - each copy called Pinned is held by that daemon, or was until [`REPORT_MAX`] ago, or the daemon lost
+//!   it behind everybody's back at most [`NOTICED_MAX`] ago;
 //! - Ready=True only with as many such copies as the spec of the generation it speaks of needs.
 //!
 //! When it arrives it may be as old as the request was long under way; but it does not replace what the
 //! leader of a later term has written since it was sent.
 //!
 //! Of the rest, after every step: one cluster at most is founded; what is held of a living Pin that was
-//! once Ready never falls below the least number it has asked for since; no process forgets the claim of
-//! a living Pin; foreign content stays.
+//! once Ready never falls below the least number it has asked for since, but for what daemons lost; no
+//! process forgets the claim of a living Pin; foreign content stays.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,6 +42,9 @@ use crate::{
 const DEPOSED_MAX: Duration = Duration::from_millis(3500);
 /// News of an unpinning is at the leader by then.
 const REPORT_MAX: Duration = Duration::from_millis(2000);
+/// What a daemon lost is known by then: its list is compared every 20 s, and a list may have to be read
+/// again.
+const NOTICED_MAX: Duration = Duration::from_secs(45);
 /// How often the world is looked at between its steps.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -54,6 +58,8 @@ pub struct Seen {
     held: Vec<BTreeSet<Cid>>,
     /// When a daemon was last seen without what it had held.
     lost: BTreeMap<(usize, Cid), Instant>,
+    /// What a daemon lost behind everybody's back and has not held since, and when.
+    robbed: BTreeMap<(usize, Cid), Instant>,
     /// When a term's leader was first seen, and which pod it is.
     leaders: BTreeMap<u64, (Instant, usize)>,
     /// Clusters that disks belong to, and the pod it was first seen on.
@@ -77,6 +83,7 @@ impl Oracle {
             held: daemons.iter().map(StandInDaemon::held).collect(),
             daemons,
             lost: BTreeMap::new(),
+            robbed: BTreeMap::new(),
             leaders: BTreeMap::new(),
             founded: BTreeMap::new(),
             written: BTreeMap::new(),
@@ -132,6 +139,11 @@ impl Seen {
         self.pods[pod] = cluster.map(process);
     }
 
+    /// A daemon has just lost these by itself.
+    pub fn rob(&mut self, pod: usize, cids: &[Cid]) {
+        self.robbed.extend(cids.iter().map(|cid| ((pod, *cid), Instant::now())));
+    }
+
     pub fn violation(&mut self, what: String) {
         self.violations.push(what);
     }
@@ -165,6 +177,7 @@ impl Seen {
         for gone in self.held[pod].difference(&held) {
             self.lost.insert((pod, *gone), now);
         }
+        self.robbed.retain(|(of, cid), _| *of != pod || !held.contains(cid));
         self.held[pod] = held;
     }
 
@@ -214,7 +227,9 @@ impl Seen {
                 continue;
             }
             confirmed += 1;
-            let lately = self.lost.get(&(holder, cid)).is_some_and(|at| now <= *at + REPORT_MAX);
+            let since = |then: &BTreeMap<(usize, Cid), Instant>| then.get(&(holder, cid)).copied();
+            let lately = since(&self.lost).is_some_and(|at| now <= at + REPORT_MAX)
+                || since(&self.robbed).is_some_and(|at| now <= at + NOTICED_MAX);
             if !self.held[holder].contains(&cid) && !lately {
                 return Some(format!("and the daemon of pod-{holder} does not hold {cid}"));
             }
@@ -227,9 +242,11 @@ impl Seen {
             .then(|| format!("Ready with {confirmed} copies, {needed} are needed"))
     }
 
-    /// Daemons that hold it.
+    /// Daemons that hold it, or would if they had not lost it.
     pub fn holders(&self, cid: &Cid) -> usize {
-        self.daemons.iter().filter(|daemon| daemon.holds(cid)).count()
+        let daemons = self.daemons.iter().enumerate();
+        let robbed = |n| self.robbed.contains_key(&(n, *cid));
+        daemons.filter(|(n, daemon)| daemon.holds(cid) || robbed(*n)).count()
     }
 }
 

@@ -1,10 +1,14 @@
 //! What the users of a world do: they create, change and delete Pins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use pinkeeper::{sim::trace::Trace, types::Cid};
 use rand::{RngExt as _, rngs::StdRng};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     api::{
@@ -48,6 +52,10 @@ pub struct Users {
     api: SimApi,
     trace: Trace,
     pub lives: Lives,
+    /// How long a namespace that was deleted stays away.
+    pub away: Duration,
+    /// Namespaces that are away, and until when.
+    deleted: Vec<(String, Instant)>,
 }
 
 impl Users {
@@ -65,11 +73,12 @@ impl Users {
             make(server.store_mut(), Kind::Definition, DEFINITION);
             server.set_elsewhere(false);
         });
-        Self { api, trace, lives: Lives::new() }
+        Self { api, trace, lives: Lives::new(), away: Duration::ZERO, deleted: Vec::new() }
     }
 
     /// Does one random thing.
     pub fn act(&mut self, random: &mut StdRng) {
+        self.make_namespaces();
         let there: Vec<Key> = pins(&self.api).into_iter().map(|(key, _)| key).collect();
         let some = (!there.is_empty()).then(|| there[random.random_range(0..there.len())].clone());
         match (random.random_range(0..100), some) {
@@ -95,7 +104,8 @@ impl Users {
 
     fn create(&mut self, random: &mut StdRng, key: &Key) {
         let alive = self.lives.values().filter(|life| !life.dead).count();
-        if !self.defined() || alive >= PINS_MAX || self.lives.len() >= EVER_MAX {
+        let away = self.deleted.iter().any(|(namespace, _)| *namespace == key.namespace);
+        if !self.defined() || away || alive >= PINS_MAX || self.lives.len() >= EVER_MAX {
             return;
         }
         let cid = cid_of(random.random_range(0..CIDS));
@@ -164,12 +174,19 @@ impl Users {
         for (key, _) in pins(&self.api).into_iter().filter(|(key, _)| key.namespace == namespace) {
             self.delete(&key);
         }
-        self.api.change(|server| {
-            let store = server.home_mut();
-            // It is there; and another is made at once.
-            let _ = store.delete(&Key::new(Kind::Namespace, "", namespace));
-            make(store, Kind::Namespace, namespace);
-        });
+        // It is there.
+        let key = Key::new(Kind::Namespace, "", namespace);
+        let _ = self.api.change(|server| server.home_mut().delete(&key));
+        self.deleted.push((namespace.to_owned(), Instant::now() + self.away));
+        self.make_namespaces();
+    }
+
+    /// Makes those anew that were away long enough.
+    fn make_namespaces(&mut self) {
+        let now = Instant::now();
+        for (namespace, _) in self.deleted.extract_if(.., |(_, until)| *until <= now) {
+            self.api.change(|server| make(server.home_mut(), Kind::Namespace, &namespace));
+        }
     }
 
     fn defined(&self) -> bool {

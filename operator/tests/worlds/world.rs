@@ -33,6 +33,14 @@ const PODS: u8 = 3;
 const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
+/// In every so manieth world daemons lose pins, and namespaces that were deleted stay away for a while. (In
+/// the others nothing changed when this was made, so that the seeds that are kept are still the worlds that
+/// failed.)
+const LOSING: u64 = 5;
+/// How long a namespace stays away there.
+const AWAY: Duration = Duration::from_secs(15);
+/// How often a peer compares its daemon's list there.
+const COMPARE_PERIOD: Duration = Duration::from_secs(20);
 /// Longest time between two things that happen.
 const PAUSE_MAX_MS: u64 = 1000;
 
@@ -45,6 +53,8 @@ pub struct World {
     pub oracle: Oracle,
     pub random: StdRng,
     network: SimNetwork,
+    /// Present: daemons lose pins, as it says.
+    losses: Option<StdRng>,
     /// Copies of living Pins that must be held, by UID.
     guarded: BTreeMap<String, u64>,
     /// What each process has in its state.
@@ -67,16 +77,23 @@ impl World {
         let trace = Trace::new(false);
         let network = SimNetwork::new(seed ^ 0x5eed);
         let mut millis = |most: u64| Duration::from_millis(random.random_range(1..most));
-        let pods: Vec<Pod> =
+        let mut pods: Vec<Pod> =
             (0..PODS).map(|n| Pod::new(n, millis(400), millis(4), &network)).collect();
-        for pod in &pods {
+        let losses = seed.is_multiple_of(LOSING).then(|| StdRng::seed_from_u64(seed ^ 0x1055));
+        for pod in &mut pods {
+            if losses.is_some() {
+                pod.host.tracker.compare_period = COMPARE_PERIOD;
+            }
             FOREIGN.map(cid_of).for_each(|cid| pod.host.daemon.pin_foreign(cid));
         }
         let oracle = Oracle::new(pods.iter().map(|pod| pod.host.daemon.clone()).collect());
         let api = SimApi::new(seed ^ 0xa91, pods.len(), trace.clone());
         api.set_witness(Arc::new(oracle.clone()));
         let looking = tokio::spawn(oracle.clone().watch());
-        let users = Users::new(api.clone(), trace.clone());
+        let mut users = Users::new(api.clone(), trace.clone());
+        if losses.is_some() {
+            users.away = AWAY;
+        }
         let claimed = pods.iter().map(|_| BTreeSet::new()).collect();
         let mut world = Self {
             seed,
@@ -87,6 +104,7 @@ impl World {
             oracle,
             random,
             network,
+            losses,
             guarded: BTreeMap::new(),
             claimed,
             confirmed: false,
@@ -107,6 +125,7 @@ impl World {
         let until = Instant::now() + FAULTS_FOR;
         while Instant::now() < until {
             self.step().await;
+            self.lose_something();
             let pause = self.random.random_range(0..PAUSE_MAX_MS);
             sleep(Duration::from_millis(pause)).await;
             self.check().await?;
@@ -247,6 +266,27 @@ impl World {
             }
         };
         self.note(format!("the daemon of pod-{n} {what}"));
+    }
+
+    /// A daemon loses a pin behind everybody's back, or is another one with an empty repository, in
+    /// which others have pinned the same as before.
+    fn lose_something(&mut self) {
+        let Some(random) = &mut self.losses else { return };
+        if !random.random_bool(0.05) {
+            return;
+        }
+        let n = random.random_range(0..self.pods.len());
+        let daemon = &self.pods[n].host.daemon;
+        let mut lost: Vec<Cid> = daemon.held().difference(&daemon.foreign()).copied().collect();
+        if random.random_bool(0.1) {
+            daemon.replace(&format!("daemon {}", random.random_range(0..u64::MAX)));
+            FOREIGN.map(cid_of).for_each(|cid| daemon.pin_foreign(cid));
+        } else if !lost.is_empty() {
+            lost = vec![lost[random.random_range(0..lost.len())]];
+            daemon.lose_pin(&lost[0]);
+        }
+        self.oracle.lock().rob(n, &lost);
+        self.note(format!("the daemon of pod-{n} loses {lost:?}"));
     }
 
     pub fn note(&self, what: String) {

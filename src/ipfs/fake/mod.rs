@@ -97,8 +97,8 @@ struct World {
     /// Listings end with an error after that many items.
     listing_limit: Option<usize>,
     answers: BTreeMap<Cid, Answer>,
-    /// What it said to hold and was not asked to unpin since.
-    confirmed: BTreeSet<Cid>,
+    /// What it said to hold and was not asked to unpin since, and when it said so last.
+    confirmed: BTreeMap<Cid, Instant>,
     witness: Option<Witness>,
     requests: Vec<Request>,
     connected: Vec<Vec<String>>,
@@ -127,8 +127,14 @@ impl World {
     fn answered(&mut self, cid: Cid, held: bool) {
         self.answers.insert(cid, Answer { held, at: Instant::now() });
         if held {
-            self.confirmed.insert(cid);
+            self.confirmed.insert(cid, Instant::now());
         }
+    }
+
+    /// Whether what was said then still counts: not what the daemon said whose place this one took, once
+    /// that can have been noticed.
+    fn counts(&self, said: Instant) -> bool {
+        self.replaced.is_none_or(|at| at <= said || at.elapsed() < NOTICED_AFTER)
     }
 
     fn hold_pin(&mut self, cid: Cid) {
@@ -174,7 +180,7 @@ impl StandInDaemon {
             failing: BTreeMap::new(),
             listing_limit: None,
             answers: BTreeMap::new(),
-            confirmed: BTreeSet::new(),
+            confirmed: BTreeMap::new(),
             witness: None,
             requests: Vec::new(),
             connected: Vec::new(),
@@ -339,16 +345,20 @@ impl StandInDaemon {
         self.world().strays.clone()
     }
 
-    /// What it last said of a CID since [`StandInDaemon::forget_answers`].
+    /// What it last said of a CID since [`StandInDaemon::forget_answers`]. What another daemon said whose
+    /// place it took does not count for long.
     #[must_use]
     pub fn answer(&self, cid: &Cid) -> Option<Answer> {
-        self.world().answers.get(cid).copied()
+        let world = self.world();
+        world.answers.get(cid).copied().filter(|answer| world.counts(answer.at))
     }
 
-    /// Whether it said to hold it, and was not asked to unpin it since.
+    /// Whether it said to hold it, and was not asked to unpin it since. What another daemon said whose
+    /// place it took does not count for long.
     #[must_use]
     pub fn has_confirmed(&self, cid: &Cid) -> bool {
-        self.world().confirmed.contains(cid)
+        let world = self.world();
+        world.confirmed.get(cid).is_some_and(|at| world.counts(*at))
     }
 
     /// Whoever asks from now on has heard nothing yet.
