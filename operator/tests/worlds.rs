@@ -9,6 +9,8 @@ mod api;
 mod beginnings;
 #[path = "worlds/founding.rs"]
 mod founding;
+#[path = "worlds/mass_deletion.rs"]
+mod mass_deletion;
 #[path = "worlds/oracle.rs"]
 mod oracle;
 #[path = "worlds/pods.rs"]
@@ -82,6 +84,21 @@ fn a_founder_whose_disk_fills_up_founds_once_there_is_space() {
         ends += result.unwrap_or_else(|reason| panic!("{trace}\nfull after {after:?}: {reason}"));
     }
     assert!(ends > 0, "the disk was full too late each time");
+}
+
+#[test]
+fn what_is_deleted_at_once_waits_for_a_person_whoever_leads() {
+    for seed in 0..6 {
+        let (trace, result) = run_seeded(seed, async {
+            let mut world = World::new(seed).await;
+            let mut result = world.delete_most(seed % 3 == 0).await;
+            if result.is_ok() {
+                result = world.settle().await;
+            }
+            (world.trace.text(), result)
+        });
+        result.unwrap_or_else(|reason| panic!("{trace}\nseed {seed}: {reason}"));
+    }
 }
 
 #[test]

@@ -111,15 +111,19 @@ impl Users {
         let cid = cid_of(random.random_range(0..CIDS));
         let mut spec = self.counts(random);
         let text = if random.random_bool(0.05) { NO_CID.to_owned() } else { cid.to_string() };
-        spec["cid"] = text.clone().into();
+        spec["cid"] = text.into();
+        self.make(key, spec);
+    }
+
+    /// Creates a Pin, unless there is one of that name.
+    pub fn make(&mut self, key: &Key, spec: Value) {
         let object = json!({"metadata": {}, "spec": spec});
         let made = self.api.change(|server| server.home_mut().create(key, object));
         let Ok(made) = made else { return };
         self.trace.note(format!("a user creates {key}: {}", made["spec"]));
-        let policy = made["spec"]["deletionPolicy"].as_str().unwrap_or_default().to_owned();
-        let life =
-            Life { cid: text.parse().ok(), policies: BTreeSet::from([policy]), ..Life::default() };
-        self.lives.insert(uid(&made), life);
+        let text = |field: &str| made["spec"][field].as_str().unwrap_or_default().to_owned();
+        let (cid, policies) = (text("cid").parse().ok(), BTreeSet::from([text("deletionPolicy")]));
+        self.lives.insert(uid(&made), Life { cid, policies, ..Life::default() });
     }
 
     /// Replicas, minReplicas and the policy, as valid as admission would have them.

@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    async fn start(&mut self, n: usize) {
+    pub async fn start(&mut self, n: usize) {
         self.note(format!("pod-{n} starts"));
         if let Err(error) = self.pods[n].start(&self.api, PODS.into()).await {
             self.oracle.lock().violation(format!("pod-{n} does not start: {error}"));
@@ -436,7 +436,7 @@ impl World {
     }
 
     /// The digest of unpins that wait, as a ClusterPeer tells it.
-    fn waiting(&self) -> Option<String> {
+    pub fn waiting(&self) -> Option<String> {
         let server = self.api.lock();
         let peers = server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
         let mut conditions =
