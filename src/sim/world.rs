@@ -355,12 +355,12 @@ impl World {
     fn mistold(&self, pins: &PinSet) -> Option<String> {
         self.hosts.iter().find_map(|host| {
             let tracker = &host.peer.as_ref()?.tracker;
-            let (cid, _) = pins.iter().find(|(cid, pin)| {
-                let pinned = tracker.status(cid).is_some_and(|of| of.state == PinState::Pinned);
-                pinned != pin.is_on(host.id)
-            })?;
-            let status = tracker.status(&cid);
-            Some(format!("{} says {status:?} of {cid}", host.member.name))
+            pins.iter().find_map(|(cid, pin)| {
+                let status = tracker.status(&cid);
+                let pinned = status.as_ref().is_some_and(|of| of.state == PinState::Pinned);
+                (pinned != pin.is_on(host.id))
+                    .then(|| format!("{} says {status:?} of {cid}", host.member.name))
+            })
         })
     }
 }

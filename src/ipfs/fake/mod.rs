@@ -125,9 +125,10 @@ impl World {
     }
 
     fn answered(&mut self, cid: Cid, held: bool) {
-        self.answers.insert(cid, Answer { held, at: Instant::now() });
+        let at = Instant::now();
+        self.answers.insert(cid, Answer { held, at });
         if held {
-            self.confirmed.insert(cid, Instant::now());
+            self.confirmed.insert(cid, at);
         }
     }
 

@@ -132,9 +132,9 @@ impl KuboClient {
             } else {
                 let asked = &rest[..SINGLES_LEN.min(rest.len())];
                 let single = |cid| self.leading_pinned(kind, std::slice::from_ref(cid));
-                let held: Vec<_> = asked.iter().map(single).collect();
-                let held = stream::iter(held).buffered(SINGLE_AT_ONCE);
-                let held: Vec<usize> = held.try_collect().await?;
+                let questions: Vec<_> = asked.iter().map(single).collect();
+                let answered = stream::iter(questions).buffered(SINGLE_AT_ONCE);
+                let held: Vec<usize> = answered.try_collect().await?;
                 if !held.contains(&0) {
                     window = (asked.len() * 2).min(ASK_LEN_MAX);
                 }

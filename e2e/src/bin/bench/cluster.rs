@@ -77,19 +77,19 @@ impl Cluster {
     }
 
     /// Whether some peer has a pin that it has not pinned yet, as the leader says. That costs it much
-    /// less than [`Self::unfinished`] when hardly any is left, since it writes only these.
+    /// less than [`Self::all_pinned`] when hardly any is left, since it writes only these.
     pub(crate) async fn has_unfinished(&self) -> anyhow::Result<bool> {
         Ok(!self.peers[self.leader()?].pins_with(NOT_PINNED).await?.is_empty())
     }
 
-    /// Pins that are not yet pinned by all three peers, as the leader says.
-    pub(crate) async fn unfinished(&self) -> anyhow::Result<usize> {
+    /// Whether every pin is pinned by all three peers, as the leader says of each.
+    pub(crate) async fn all_pinned(&self) -> anyhow::Result<bool> {
         let pins = self.peers[self.leader()?].pins().await?;
-        let done = |pin: &&Value| {
+        let done = |pin: &Value| {
             let statuses = pinkeeper_e2e::peer::statuses(pin);
             statuses.len() == 3 && statuses.values().all(|of| of.status == "pinned")
         };
-        Ok(pins.len() - pins.iter().filter(done).count())
+        Ok(pins.iter().all(done))
     }
 }
 

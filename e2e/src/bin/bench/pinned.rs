@@ -196,6 +196,6 @@ async fn until_pinned(cluster: &Cluster, cids: &[Cid], begin: Instant) -> anyhow
     }
     let time = begin.elapsed();
     // Each by itself, which takes the leader and this program longer than a floor can have.
-    ensure!(cluster.unfinished().await? == 0, "a pin is not with all three peers");
+    ensure!(cluster.all_pinned().await?, "a pin is not with all three peers");
     Ok(f64::from(u32::try_from(count)?) / time.as_secs_f64())
 }

@@ -56,8 +56,8 @@ pub async fn run(
     token: CancellationToken,
 ) {
     let api = peers_in(&shared.client, &shared.settings.namespace);
-    let (free_space, repository_size, written, newer) = (None, None, None, None);
-    let mut own = Own { shared, api, free_space, repository_size, written, newer };
+    let mut own =
+        Own { shared, api, free_space: None, repository_size: None, written: None, newer: None };
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut not_before = Instant::now();
     loop {
