@@ -102,8 +102,17 @@ sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1
 planted: build-tools ## Prove that simulated worlds find planted defects (e2e/planted)
 	@$(LOCAL)/planted.sh
 
+SINCE ?=
+.PHONY: mutants
+mutants: build-tools ## List mistakes that no test notices: make mutants SINCE=main~3; without SINCE ten hours
+	@$(LOCAL)/mutants.sh $(if $(SINCE),--since $(SINCE))
+
 .PHONY: soak
 soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults (50 minutes)
+	@$(LOCAL)/mutants.sh --beside $(MAKE) --no-print-directory searches
+
+.PHONY: searches
+searches: build-tools
 	@$(OPTIMISED) $(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
 	$(OPTIMISED) PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model
 	@$(MAKE) --no-print-directory planted
@@ -126,4 +135,5 @@ soak: faults
 .PHONY: clean
 clean: cluster-down ## Remove the cluster, images, logs and Rust builds; keep the built tools
 	rm -rf $(PINKEEPER_CACHE)/images $(PINKEEPER_CACHE)/logs $(CARGO_TARGET_DIR) \
-	  $(PINKEEPER_CACHE)/planted $(PINKEEPER_CACHE)/planted-programs $(PINKEEPER_CACHE)/target-planted
+	  $(PINKEEPER_CACHE)/planted $(PINKEEPER_CACHE)/planted-programs $(PINKEEPER_CACHE)/target-planted \
+	  $(PINKEEPER_CACHE)/mutants/copy $(PINKEEPER_CACHE)/target-mutants

@@ -124,3 +124,21 @@ with_lock() {
   say "another run holds $1; waiting for it (up to 30 minutes)"
   flock -w 1800 9 || die "$1 is still held" "look for a run of these scripts that hangs"
 }
+
+# mirror FOLDER: makes the folder the repository as it is here, without what git ignores; files that are
+# equal keep their times, so that little is built anew.
+mirror() {
+  local copy="$1" file
+  git -C "$REPOSITORY" ls-files -z --cached --others --exclude-standard \
+    | tar -C "$REPOSITORY" --null --ignore-failed-read -T - -cf - 2>/dev/null \
+    | (mkdir -p "$copy.new" && tar -xf - -C "$copy.new")
+  mkdir -p "$copy"
+  (cd "$copy.new" && find . -type f -print0) | while IFS= read -r -d '' file; do
+    cmp -s "$copy.new/$file" "$copy/$file" \
+      || { mkdir -p "$copy/$(dirname "$file")" && cp "$copy.new/$file" "$copy/$file"; }
+  done
+  (cd "$copy" && find . -type f -print0) | while IFS= read -r -d '' file; do
+    [ -e "$copy.new/$file" ] || rm "$copy/$file"
+  done
+  rm -rf "$copy.new"
+}

@@ -9,12 +9,12 @@
 #   Worlds: pods      the worlds that find it (default: peers)
 #   Seed: N           the seed that found it before; it is tried first, then all others
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-root=$PWD
-cache=${PINKEEPER_CACHE:-$HOME/.cache/pinkeeper}
-copy=$cache/planted
-logs=$cache/logs/planted
-programs=$cache/planted-programs
+# shellcheck source=e2e/local/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$REPOSITORY"
+copy=$CACHE/planted
+logs=$LOG_DIR/planted
+programs=$CACHE/planted-programs
 # Seeds that a defect has to be found within.
 declare -A seeds=([peers]=400 [pods]=200)
 
@@ -26,30 +26,17 @@ rm -rf "$programs"
 mkdir -p "$copy" "$logs" "$programs"
 # Builds of the copy go to a folder of their own, which begins with the dependencies as they are built
 # already, and stays: the next run is incremental.
-target=$cache/target-planted
-built=${CARGO_TARGET_DIR:-$cache/target}/x86_64-unknown-linux-musl/debug
+target=$CACHE/target-planted
+built=$CARGO_TARGET_DIR/$RUST_TARGET/debug
 if [ ! -e "$target" ] && [ -e "$built/deps" ]; then
-  mkdir -p "$target/x86_64-unknown-linux-musl"
-  cp -a --reflink=auto "$built" "$target/x86_64-unknown-linux-musl/debug"
+  mkdir -p "$target/$RUST_TARGET"
+  cp -a --reflink=auto "$built" "$target/$RUST_TARGET/debug"
   [ ! -e "$built/../../debug" ] || cp -a --reflink=auto "$built/../../debug" "$target/debug"
 fi
 export CARGO_TARGET_DIR=$target CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 
-# The repository as it is here; files that are equal keep their times, so that little is built anew.
-mirror() {
-  git ls-files -z --cached --others --exclude-standard |
-    tar --null --ignore-failed-read -T - -cf - 2>/dev/null | (mkdir -p "$copy.new" && tar -xf - -C "$copy.new")
-  (cd "$copy.new" && find . -type f -print0) | while IFS= read -r -d '' file; do
-    cmp -s "$copy.new/$file" "$copy/$file" || { mkdir -p "$copy/$(dirname "$file")"; cp "$copy.new/$file" "$copy/$file"; }
-  done
-  (cd "$copy" && find . -type f -print0) | while IFS= read -r -d '' file; do
-    [ -e "$copy.new/$file" ] || rm "$copy/$file"
-  done
-  rm -rf "$copy.new"
-}
-
 # header NAME KEY DEFAULT: what a patch's header says.
-header() { sed -n "s/^$2: //p;/^diff /q" "$root/e2e/planted/$1.patch" | head -n 1 | grep . || echo "$3"; }
+header() { sed -n "s/^$2: //p;/^diff /q" "$REPOSITORY/e2e/planted/$1.patch" | head -n 1 | grep . || echo "$3"; }
 
 # build WORLDS FOLDER: builds the copy's tests, as few as these worlds need, and puts the programs there.
 build() {
@@ -87,8 +74,8 @@ try() {
   local name=$1 log=$2 kind known found=
   kind=$(header "$name" Worlds peers)
   known=$(header "$name" Seed '')
-  mirror
-  (cd "$copy" && patch -p1 -f --no-backup-if-mismatch < "$root/e2e/planted/$name.patch") >> "$log" 2>&1 ||
+  mirror "$copy"
+  (cd "$copy" && patch -p1 -f --no-backup-if-mismatch < "$REPOSITORY/e2e/planted/$name.patch") >> "$log" 2>&1 ||
     { echo 'DOES NOT APPLY'; return; }
   build "$kind" "$programs/planted-$kind" >> "$log" 2>&1 || { echo 'DOES NOT BUILD'; return; }
   units "$programs/planted-$kind" >> "$log" 2>&1 || { echo 'UNIT TESTS FAIL'; return; }
@@ -106,7 +93,7 @@ try() {
   echo "found by seed $found of $kind"
 }
 
-mirror
+mirror "$copy"
 for kind in $(for name in "${names[@]}"; do header "$name" Worlds peers; done | sort -u); do
   build "$kind" "$programs/sound-$kind"
 done
@@ -121,7 +108,7 @@ for name in "${names[@]}"; do
   case $result in found*) found=$((found + 1)) ;; *) result="$result (see $log)" ;; esac
   printf '%-34s %-34s %8s\n' "$name" "$result" $((SECONDS - began))
 done
-mirror
+mirror "$copy"
 rm -rf "$programs"
 echo "$found found, $((${#names[@]} - found)) not found"
 [ "$found" = ${#names[@]} ]
