@@ -17,6 +17,8 @@ pub mod peers;
 mod pins;
 pub mod queue;
 pub mod reach;
+#[cfg(test)]
+mod stand;
 pub mod status;
 mod watching;
 

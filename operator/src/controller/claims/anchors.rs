@@ -1,5 +1,7 @@
 //! What a "not found" is worth: whether the API server is still the one that the Pins were in, and
-//! which namespaces are gone.
+//! which objects and namespaces are gone.
+//!
+//! Invariant: nobody hears that something is gone before the anchors were read after it was said.
 
 use std::{collections::BTreeSet, future::ready};
 
@@ -8,19 +10,25 @@ use k8s_openapi::{
     api::core::v1::Namespace,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use kube::{Api, core::PartialObjectMeta};
+use kube::{
+    Api,
+    core::{ObjectMeta, PartialObjectMeta},
+};
+use pinkeeper::types::Uid;
 use tokio::time::timeout;
 
+use super::Missing;
 use crate::{
     controller::{
         api::{self, Failure},
         leading::Leading,
+        objects::RawPin,
     },
     founding::record::{self, Anchors, RecordError},
 };
 
 /// GETs at a time.
-pub(super) const GETS_MAX: usize = 8;
+const GETS_MAX: usize = 8;
 /// The definition of Pins.
 const DEFINITION: &str = "pins.pinkeeper.dev";
 
@@ -66,17 +74,27 @@ pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
     };
     let (system, definition) = timeout(api::DEADLINE, read).await??;
     lead.shared.reach.answered();
-    if definition.metadata.deletion_timestamp.is_some() {
-        return Err(Unproven::Deleting);
-    }
-    let now = Anchors {
-        system: system.metadata.uid.unwrap_or_default(),
-        definition: definition.metadata.uid.unwrap_or_default(),
-    };
+    let now = standing(system.metadata, definition.metadata)?;
     let settings = &lead.shared.settings;
     let known = lead.shared.anchors.get();
     let first = record::anchors(client, settings, &now, known.as_ref()).await?;
     lead.shared.anchors.note(&first);
+    same(first, now, settings.record())
+}
+
+/// What stands now. A definition that is being deleted takes all Pins with it.
+fn standing(system: ObjectMeta, definition: ObjectMeta) -> Result<Anchors, Unproven> {
+    if definition.deletion_timestamp.is_some() {
+        return Err(Unproven::Deleting);
+    }
+    Ok(Anchors {
+        system: system.uid.unwrap_or_default(),
+        definition: definition.uid.unwrap_or_default(),
+    })
+}
+
+/// Whether what stands `now` is what was seen first.
+fn same(first: Anchors, now: Anchors, record: String) -> Result<(), Unproven> {
     for (what, key, first, now) in [
         ("cluster", record::SYSTEM_UID, first.system, now.system),
         ("definition of Pins", record::DEFINITION_UID, first.definition, now.definition),
@@ -86,31 +104,115 @@ pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
                 record::UNKNOWN => "the one before, lost with the last record".to_owned(),
                 _ => first,
             };
-            return Err(Unproven::Other { what, key, first, now, record: settings.record() });
+            return Err(Unproven::Other { what, key, first, now, record });
         }
     }
     Ok(())
 }
 
-/// Those of the namespaces that are gone, or going: nothing can stop the end of one that is being
-/// deleted. It proves something only if [`check`] succeeds afterwards.
+/// What the API server has said of things that may be gone. It is worth nothing yet: a definition that
+/// is made anew meanwhile has every Pin answered by 404.
+#[must_use]
+pub(super) struct Said<T>(T);
+
+impl<T> Said<T> {
+    /// Both answers.
+    pub(super) fn and<U>(self, other: Said<U>) -> Said<(T, U)> {
+        Said((self.0, other.0))
+    }
+
+    /// What was said, if the anchors still are those seen first.
+    ///
+    /// # Errors
+    /// When they are not, or that cannot be told.
+    pub(super) async fn proven(self, lead: &Leading) -> Result<T, Unproven> {
+        check(lead).await?;
+        Ok(self.0)
+    }
+}
+
+impl Said<BTreeSet<String>> {
+    /// Nothing is gone: there is nothing to prove.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Those of the objects that are gone. What cannot be told of is not.
+pub(super) async fn absent(lead: &Leading, objects: Vec<Missing>) -> Said<Vec<Missing>> {
+    let absent = stream::iter(objects)
+        .map(|of| async {
+            let gone = is_gone(lead, &of).await.unwrap_or_else(|error| {
+                tracing::warn!(pin = %of.key, %error, "cannot tell whether a Pin is gone");
+                false
+            });
+            gone.then_some(of)
+        })
+        .buffer_unordered(GETS_MAX)
+        .filter_map(ready);
+    Said(absent.collect().await)
+}
+
+/// Those of the objects that are there.
+///
+/// # Errors
+/// As soon as one of them cannot be told.
+pub(super) async fn alive(
+    lead: &Leading,
+    objects: Vec<Missing>,
+) -> Result<Said<BTreeSet<Uid>>, Unproven> {
+    let alive = stream::iter(objects)
+        .map(|of| async { Ok::<_, Unproven>((!is_gone(lead, &of).await?).then_some(of.uid)) })
+        .buffer_unordered(GETS_MAX)
+        .try_filter_map(|of| ready(Ok(of)));
+    Ok(Said(alive.try_collect().await?))
+}
+
+async fn is_gone(lead: &Leading, missing: &Missing) -> Result<bool, Unproven> {
+    let api = api::pins_in(&lead.shared.client, &missing.key.namespace);
+    let found = timeout(api::DEADLINE, api.get(&missing.key.name)).await?;
+    lead.shared.reach.note(&found);
+    Ok(says_gone(found, &missing.uid)?)
+}
+
+/// Whether the answer to a GET of its name says that an object is gone. One without a UID says nothing.
+fn says_gone(found: kube::Result<RawPin>, uid: &Uid) -> kube::Result<bool> {
+    match found {
+        Ok(found) => Ok(found.metadata.uid.is_some_and(|now| now != uid.0)),
+        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Those of the namespaces that are gone, or going.
 ///
 /// # Errors
 /// As soon as one of them cannot be told.
 pub(super) async fn gone(
     lead: &Leading,
     namespaces: BTreeSet<String>,
-) -> Result<BTreeSet<String>, Unproven> {
+) -> Result<Said<BTreeSet<String>>, Unproven> {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(lead.shared.client.clone());
-    let is_gone = async |name: &str| match timeout(api::DEADLINE, api.get(name)).await? {
-        Ok(found) => Ok(found.metadata.deletion_timestamp.is_some()),
-        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
-        Err(error) => Err(Unproven::from(error)),
+    let is_gone = async |name: &str| {
+        let found = timeout(api::DEADLINE, api.get(name)).await?;
+        Ok::<_, Unproven>(says_ending(found.map(|found| found.metadata))?)
     };
-    stream::iter(namespaces)
-        .map(|name| async { Ok(is_gone(&name).await?.then_some(name)) })
+    let gone = stream::iter(namespaces)
+        .map(|name| async { Ok::<_, Unproven>(is_gone(&name).await?.then_some(name)) })
         .buffer_unordered(GETS_MAX)
-        .try_filter_map(|name| ready(Ok(name)))
-        .try_collect()
-        .await
+        .try_filter_map(|name| ready(Ok(name)));
+    Ok(Said(gone.try_collect().await?))
 }
+
+/// Whether the answer to a GET says that a namespace has ended, or will: nothing can stop the end of
+/// one that is being deleted.
+fn says_ending(found: kube::Result<ObjectMeta>) -> kube::Result<bool> {
+    match found {
+        Ok(found) => Ok(found.deletion_timestamp.is_some()),
+        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! log, where it is compared with the set once more, and only then taken off the record: a crash in
 //! between loses nothing. It is good once, because the digest also counts approvals.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use pinkeeper::state::{Op, Outcome, PinSet, Waiting, WaitingDigest};
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    anchors::{self, Unproven},
+    anchors,
     release::submit,
     rule::{free, some_waiting, waiting_namespaces},
 };
@@ -156,10 +156,7 @@ impl Brake {
         let state = lead.shared.cluster.state();
         let gone = async {
             let gone = anchors::gone(lead, state.read(waiting_namespaces)).await?;
-            if !gone.is_empty() {
-                anchors::check(lead).await?;
-            }
-            Ok::<_, Unproven>(gone)
+            if gone.is_nothing() { Ok(BTreeSet::new()) } else { gone.proven(lead).await }
         };
         match gone.await {
             Ok(gone) => {
@@ -177,3 +174,6 @@ impl Brake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

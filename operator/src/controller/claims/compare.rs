@@ -7,19 +7,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
 use pinkeeper::state::Found;
-use tokio::time::timeout;
 
 use super::{
     Deletion, Missing,
-    anchors::{self, GETS_MAX, Unproven},
+    anchors::{self, Unproven},
     missing,
 };
-use crate::controller::{
-    api::{self, Failure},
-    leading::Leading,
-};
+use crate::controller::leading::Leading;
 
 /// How often all claims are compared, beside each relist.
 const EVERY: Duration = Duration::from_secs(600);
@@ -65,42 +60,74 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
         return Ok(0);
     }
     let all = missing.len();
-    let is_gone = async |missing: &Missing| match is_gone(lead, missing).await {
-        Ok(gone) => gone,
-        Err(error) => {
-            tracing::warn!(pin = %missing.key, %error, "cannot tell whether a Pin is gone");
-            false
-        }
-    };
-    let proven: Vec<Missing> = stream::iter(missing)
-        .map(|missing| async { is_gone(&missing).await.then_some(missing) })
-        .buffer_unordered(GETS_MAX)
-        .filter_map(std::future::ready)
-        .collect()
-        .await;
-    // After the GETs: a definition made anew in between answers 404 for everything.
-    anchors::check(lead).await?;
-    let doubtful = all - proven.len();
+    let absent = anchors::absent(lead, missing).await.proven(lead).await?;
+    let doubtful = all - absent.len();
     // Together, so that they are ruled on together.
-    lead.deletions.push(proven.into_iter().map(|Missing { uid, key }| {
-        tracing::info!(pin = %key, %uid, "a Pin was deleted while nobody watched");
-        let (found, namespace) = (Found::Compared, key.namespace);
-        Deletion { uid, generation: 0, namespace, found, retain: None, is_old: false }
-    }));
+    lead.deletions.push(absent.into_iter().map(unseen));
     Ok(doubtful)
 }
 
-/// Whether a GET proves that the object is gone.
-///
-/// # Errors
-/// When that cannot be told.
-pub(super) async fn is_gone(lead: &Leading, missing: &Missing) -> Result<bool, Unproven> {
-    let api = api::pins_in(&lead.shared.client, &missing.key.namespace);
-    let found = timeout(api::DEADLINE, api.get(&missing.key.name)).await?;
-    lead.shared.reach.note(&found);
-    match found {
-        Ok(found) => Ok(found.metadata.uid.is_some_and(|uid| uid != missing.uid.0)),
-        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
-        Err(error) => Err(error.into()),
+/// What is known of an object that went away unseen.
+fn unseen(Missing { uid, key }: Missing) -> Deletion {
+    tracing::info!(pin = %key, %uid, "a Pin was deleted while nobody watched");
+    let (found, namespace) = (Found::Compared, key.namespace);
+    Deletion { uid, generation: 0, namespace, found, retain: None, is_old: false }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pinkeeper::types::Uid;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::stand::{
+        DEFINITION, RECORD, SYSTEM, Stand, error, missing as of, there,
+    };
+
+    /// What is to be ruled on, some time later.
+    async fn found(lead: &Leading) -> Vec<Deletion> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        lead.deletions.take()
+    }
+
+    #[test]
+    fn only_what_is_proven_is_ruled_on_and_as_found_by_the_comparison() {
+        Stand::test(async |stand| {
+            for uid in ["alive", "gone", "untold"] {
+                stand.claim(uid).await;
+            }
+            assert_eq!(compare(&stand.lead).await.unwrap(), 0, "no list was whole");
+            stand.list_nothing();
+            stand.api.set("alive", [there("alive")]);
+            stand.api.set("untold", [error(404)]);
+            assert_eq!(compare(&stand.lead).await.unwrap(), 2);
+            let (uid, namespace) = (Uid("gone".into()), "web".into());
+            let (found_by, retain) = (Found::Compared, None);
+            let gone =
+                Deletion { uid, generation: 0, namespace, found: found_by, retain, is_old: false };
+            assert_eq!(unseen(of("gone")), gone);
+            assert_eq!(found(&stand.lead).await, [gone]);
+        });
+    }
+
+    #[test]
+    fn a_definition_made_anew_between_list_and_get_drops_no_claim() {
+        Stand::test(async |stand| {
+            stand.claim("gone").await;
+            stand.list_nothing();
+            stand.api.set(DEFINITION, [there(DEFINITION), there("anew")]);
+            assert!(matches!(compare(&stand.lead).await, Err(Unproven::Other { .. })));
+            assert_eq!(found(&stand.lead).await, []);
+        });
+    }
+
+    #[test]
+    fn anchors_are_noted_also_while_nothing_is_in_doubt() {
+        Stand::test(async |stand| {
+            assert_eq!(compare(&stand.lead).await.unwrap(), 0);
+            let noted = json!({"kubeSystemUID": SYSTEM, "pinDefinitionUID": DEFINITION});
+            assert_eq!(stand.api.last(RECORD)["data"], noted);
+        });
     }
 }

@@ -76,7 +76,7 @@ impl Deletions {
     }
 
     /// All of them, if they are due.
-    pub(super) fn take(&self) -> Vec<Deletion> {
+    pub(in crate::controller) fn take(&self) -> Vec<Deletion> {
         let mut inner = self.inner();
         if inner.due.is_none_or(|due| due > Instant::now()) {
             return Vec::new();
@@ -86,7 +86,7 @@ impl Deletions {
     }
 
     /// Resolves when some are due.
-    pub(super) async fn due(&self) {
+    pub(in crate::controller) async fn due(&self) {
         loop {
             let due = self.inner().due;
             match due {
@@ -94,5 +94,45 @@ impl Deletions {
                 None => self.pushed.notified().await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::controller::stand::watched;
+
+    #[tokio::test(start_paused = true)]
+    async fn deletions_are_gathered_and_taken_together() {
+        let deletions = Deletions::default();
+        let start = Instant::now();
+        deletions.push([watched("a")]);
+        assert_eq!(deletions.take(), []);
+        advance(GATHER / 2).await;
+        deletions.push([watched("b"), Deletion { found: Found::Compared, ..watched("a") }]);
+        deletions.due().await;
+        assert_eq!(start.elapsed(), GATHER, "the first one does not wait for others");
+        // Each is there once, as it was known first.
+        assert_eq!(deletions.take(), [watched("a"), watched("b")]);
+        advance(GATHER).await;
+        assert_eq!(deletions.take(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_put_back_is_old_and_waits() {
+        let deletions = Deletions::default();
+        let (start, wait) = (Instant::now(), Duration::from_secs(2));
+        deletions.put_back(vec![watched("a")], wait);
+        deletions.push([]);
+        assert_eq!(deletions.take(), []);
+        deletions.due().await;
+        assert_eq!(start.elapsed(), wait);
+        assert_eq!(deletions.take(), [Deletion { is_old: true, ..watched("a") }]);
+        // Nothing is due now.
+        deletions.push([]);
+        tokio::time::timeout(wait, deletions.due()).await.unwrap_err();
     }
 }

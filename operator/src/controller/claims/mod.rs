@@ -1,8 +1,9 @@
 //! Pin objects become claims: an object claims its CID, a deleted one releases it.
 //!
 //! [`decide`] and [`rule`] are pure; `driver` proposes in batches; `release` asks what has to be known
-//! about gone objects; `compare` finds claims whose objects went away while nobody watched; `brake`
-//! looks after what waits for a person. What may go without one, `pinkeeper::state` knows.
+//! about gone objects; `compare` finds claims whose objects went away while nobody watched; `anchors`
+//! gives out no "not found" that is not proven; `brake` looks after what waits for a person. What may
+//! go without one, `pinkeeper::state` knows.
 //!
 //! Invariants: no claim is made before the anchors are noted that its end is judged by; ops carry the
 //! term and the object's generation; claims that are known go before releases, so that content never

@@ -6,9 +6,8 @@
 //! claims until a person has said what is meant. What an object said last of retaining its content is
 //! noted before its claim goes.
 
-use std::{collections::BTreeSet, future::ready};
+use std::collections::BTreeSet;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use pinkeeper::{
     state::{Op, Outcome, PinSet, Refused, Ruling},
     types::{Owner, Uid},
@@ -16,13 +15,15 @@ use pinkeeper::{
 
 use super::{
     Deletion, Missing,
-    anchors::{self, GETS_MAX, Unproven},
-    compare::is_gone,
+    anchors::{self, Unproven},
     driver::BATCH_LEN_MAX,
-    rule,
-    rule::last_policies,
+    rule::{Next, next},
 };
-use crate::controller::{leading::Leading, objects::ObjectKey, queue::Lane};
+use crate::controller::{
+    leading::Leading,
+    objects::{ObjectKey, Objects},
+    queue::Lane,
+};
 
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
@@ -45,15 +46,20 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
             return true;
         }
     };
-    // Whoever has set the API server's data back has brought them back to life meanwhile.
-    claimed.retain(|of| !lead.objects().contains(&of.uid) && !gone.alive.contains(&of.uid));
-    let now = || lead.brake_time.now();
-    let ops = state.read(|pins| last_policies(pins, &claimed, lead.term, now()));
-    if !submit(lead, ops).await {
-        return false;
+    claimed.retain(|of| gone.is_dead(&of.uid, &lead.objects()));
+    // Twice: what is noted may change what is ruled.
+    for _ in 0..2 {
+        let at = lead.brake_time.now();
+        match state.read(|pins| next(pins, &claimed, &gone.namespaces, lead.term, at)) {
+            Next::Note(ops) => {
+                if !submit(lead, ops).await {
+                    return false;
+                }
+            }
+            Next::Rule(ops) => return submit(lead, ops).await,
+        }
     }
-    let ops = state.read(|pins| rule(pins, &claimed, &gone.namespaces, lead.term, now()));
-    submit(lead, ops).await
+    false
 }
 
 /// What the API server says of deletions.
@@ -64,21 +70,22 @@ struct Gone {
     namespaces: BTreeSet<String>,
 }
 
+impl Gone {
+    /// Whoever has set the API server's data back has brought objects back to life.
+    fn is_dead(&self, uid: &Uid, objects: &Objects) -> bool {
+        !objects.contains(uid) && !self.alive.contains(uid)
+    }
+}
+
 /// Of deletions that were just seen only the namespaces are asked for. What had to wait is asked for
 /// itself, too: the server's data may have been set back meanwhile.
 async fn what_is_gone(lead: &Leading, deletions: &[Deletion]) -> Result<Gone, Unproven> {
     let old = deletions.iter().filter(|deletion| deletion.is_old);
     let old = lead.shared.cluster.state().read(|pins| missing_of(pins, old));
-    let alive = stream::iter(old)
-        .map(|of| async { Ok::<_, Unproven>((!is_gone(lead, &of).await?).then_some(of.uid)) })
-        .buffer_unordered(GETS_MAX)
-        .try_filter_map(|of| ready(Ok(of)))
-        .try_collect()
-        .await?;
+    let alive = anchors::alive(lead, old).await?;
     let names = deletions.iter().map(|deletion| deletion.namespace.clone()).collect();
     let namespaces = anchors::gone(lead, names).await?;
-    // Last: under another definition each of these answers is worth nothing.
-    anchors::check(lead).await?;
+    let (alive, namespaces) = alive.and(namespaces).proven(lead).await?;
     Ok(Gone { alive, namespaces })
 }
 
@@ -138,3 +145,6 @@ fn tell(lead: &Leading, op: &Op) {
         tracing::info!(pin, %cid, %uid, "the content of a deleted Pin waits for a person");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,30 @@ use pinkeeper::{
 use super::Deletion;
 use crate::controller::objects::ObjectKey;
 
+/// What is to be proposed next about gone objects.
+#[derive(Debug, PartialEq)]
+pub(super) enum Next {
+    /// What they said last of retaining their content, as long as their claims do not know it.
+    Note(Vec<Op>),
+    /// What becomes of their claims.
+    Rule(Vec<Op>),
+}
+
+/// What is to be proposed about gone objects; for `gone` and `at` see [`rule`].
+pub(super) fn next(
+    pins: &PinSet,
+    deletions: &[Deletion],
+    gone: &BTreeSet<String>,
+    term: u64,
+    at: Timestamp,
+) -> Next {
+    let policies = last_policies(pins, deletions, term, at);
+    match policies.is_empty() {
+        true => Next::Rule(rule(pins, deletions, gone, term, at)),
+        false => Next::Note(policies),
+    }
+}
+
 /// The ops that drop the claims of gone objects, or let them wait. `gone` are the namespaces that went
 /// with all that was in them, `at` is the leader's time.
 #[must_use]
@@ -58,13 +82,7 @@ pub fn rule(
 
 /// The ops that take over what gone objects said last of retaining their content, where a claim does not
 /// know that yet: an object may be deleted right after it was changed.
-#[must_use]
-pub(super) fn last_policies(
-    pins: &PinSet,
-    deletions: &[Deletion],
-    term: u64,
-    at: Timestamp,
-) -> Vec<Op> {
+fn last_policies(pins: &PinSet, deletions: &[Deletion], term: u64, at: Timestamp) -> Vec<Op> {
     let op = |deletion: &Deletion| {
         let (retain, owner) = (deletion.retain?, Owner::Object(deletion.uid.clone()));
         let cid = pins.cid_of(&deletion.uid)?;
@@ -276,6 +294,108 @@ mod tests {
         assert_eq!(last_policies(&pins, &all, TERM, NOW), []);
         assert_eq!(ruled(&mut pins, &all, &[]), (1, 0));
         assert!(pins.get(&cid(0)).is_some(), "retained");
+    }
+
+    #[test]
+    fn what_was_said_last_is_noted_before_anything_goes() {
+        let mut pins = pins(1);
+        let deletions = [Deletion { generation: 5, retain: Some(true), ..gone(0, Found::Watched) }];
+        let step = |pins: &PinSet| next(pins, &deletions, &BTreeSet::new(), TERM, NOW);
+        let Next::Note(ops) = step(&pins) else { panic!() };
+        // Also after a proposal that was not taken.
+        assert_eq!(step(&pins), Next::Note(ops.clone()));
+        let [Op::Claim { owner, options, candidates, fence, .. }] = &ops[..] else { panic!() };
+        let claim = pins.get(&cid(0)).unwrap().claims.get(owner).unwrap();
+        assert_eq!(options, &ClaimOptions { retain: true, ..claim.options.clone() });
+        assert_eq!((candidates.len(), *fence), (0, Some(Fence { term: TERM, generation: 5 })));
+        ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
+        let Next::Rule(ops) = step(&pins) else { panic!() };
+        ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
+        assert!(pins.get(&cid(0)).unwrap().claims.contains(&Owner::Retained));
+    }
+
+    #[test]
+    fn a_second_pin_in_a_namespace_that_is_gone_does_not_get_past_it() {
+        // Which of both goes with its namespace, and what comes first.
+        for (freed, order) in [("a", false), ("a", true), ("b", false), ("b", true)] {
+            let mut pins = PinSet::default();
+            let mut deletions = Vec::new();
+            for n in 0..11 {
+                for name in ["a", "b"] {
+                    let (uid, namespace) =
+                        (format!("{name}-{n}"), if name == freed { "web" } else { "docs" });
+                    claim(&mut pins, n, &uid, false);
+                    let namespace = namespace.to_owned();
+                    deletions.push(Deletion { namespace, ..gone(uid, Found::Compared) });
+                }
+            }
+            if order {
+                deletions.reverse();
+            }
+            assert_eq!(ruled(&mut pins, &deletions, &["web"]), (11, 11), "{freed} {order}");
+        }
+    }
+
+    #[test]
+    fn content_counts_as_a_loss_of_the_comparison_if_that_found_any_of_its_pins() {
+        for first in [Found::Compared, Found::Watched] {
+            let mut pins = PinSet::default();
+            let mut deletions = Vec::new();
+            let second = if first == Found::Compared { Found::Watched } else { Found::Compared };
+            for n in 0..11 {
+                for (name, found) in [("a", first), ("b", second)] {
+                    let uid = format!("{name}-{n}");
+                    claim(&mut pins, n, &uid, false);
+                    deletions.push(gone(uid, found));
+                }
+            }
+            assert_eq!(ruled(&mut pins, &deletions, &[]), (11, 11), "{first:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_unpinned_makes_others_wait() {
+        let also_claim = |pins: &mut PinSet, n: u16, owner: Owner, retain: bool| {
+            let (uid, at) = (Uid(n.to_string()), NOW);
+            let options = pins.get(&cid(n)).unwrap().claims.get(&Owner::Object(uid)).unwrap();
+            let options = ClaimOptions { retain, ..options.options.clone() };
+            let (cid, candidates) = (cid(n), Vec::new());
+            let fence =
+                matches!(owner, Owner::Object(_)).then_some(Fence { term: TERM, generation: 4 });
+            let op = Op::Claim { cid, owner, options, candidates, at, fence };
+            assert_eq!(pins.apply(AT, &op), Outcome::Changed);
+        };
+        // Ten go, which is as many as may; of the eleventh it depends.
+        let object = |uid: &str| Owner::Object(Uid(uid.into()));
+        let cases = [
+            ("its last Pin", None, (100, 11)),
+            ("another Pin is left", Some((object("other"), false)), (90, 0)),
+            ("pinned by REST too", Some((Owner::Rest, false)), (90, 0)),
+            ("retained", Some((object("10"), true)), (90, 0)),
+        ];
+        for (case, owner, expected) in cases {
+            let mut pins = pins(100);
+            if let Some((owner, retain)) = owner {
+                also_claim(&mut pins, 10, owner, retain);
+            }
+            let all: Vec<_> = (0..11).map(|n| gone(n, Found::Compared)).collect();
+            assert_eq!(ruled(&mut pins, &all, &[]), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_op_is_fenced_by_the_newest_generation_that_is_known() {
+        let pins = pins(2);
+        let of = |n: u16, generation| Deletion { generation, ..gone(n, Found::Watched) };
+        let ops = rule(&pins, &[of(0, 2), of(1, 7)], &BTreeSet::new(), TERM, NOW);
+        let op = |n: u16, generation| Op::Gone {
+            cid: cid(n),
+            uid: Uid(n.to_string()),
+            ruling: Ruling::Take(Found::Watched),
+            at: NOW,
+            fence: Fence { term: TERM, generation },
+        };
+        assert_eq!(ops, [op(0, 4), op(1, 7)]);
     }
 
     #[test]
