@@ -127,10 +127,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeSet;
 
-    use pinkeeper::{
-        state::{Outcome, Refused},
-        types::LogPosition,
-    };
+    use pinkeeper::{state::Outcome, types::LogPosition};
     use proptest::prelude::*;
 
     use super::*;
@@ -211,14 +208,77 @@ mod tests {
     }
 
     #[test]
-    fn an_op_of_another_term_is_refused() {
+    fn a_claim_says_what_the_object_says_in_the_term_of_its_leader() {
+        let mut object = with(pin("docs", "a", 1, DOCS), Some(3), Some(2));
+        object.generation = 7;
+        for (policy, retain) in
+            [(crd::DeletionPolicy::Unpin, false), (crd::DeletionPolicy::Retain, true)]
+        {
+            object.spec.as_mut().unwrap().deletion_policy = policy;
+            let Decision::Claim(op) = decide(&object, None, BASIS, |_, _| PEERS.to_vec()) else {
+                panic!()
+            };
+            let (min, max) = (Factor::Count(2), Factor::Count(3));
+            let expected = Op::Claim {
+                cid: DOCS.parse().unwrap(),
+                owner: Owner::Object(Uid("a".into())),
+                options: ClaimOptions {
+                    replication: Replication { min, max },
+                    retain,
+                    name: "web/docs".into(),
+                },
+                candidates: PEERS.to_vec(),
+                at: BASIS.now,
+                fence: Some(Fence { term: BASIS.term, generation: 7 }),
+            };
+            assert_eq!(*op, expected);
+        }
+    }
+
+    #[test]
+    fn only_what_is_as_new_as_the_claim_is_proposed() {
+        // The generation of the object, and whether it says the same as the claim of generation 5.
+        let cases = [
+            (4, false, false),
+            (4, true, false),
+            (5, true, false),
+            (5, false, true), // the default has changed
+            (6, false, true),
+            (6, true, true), // changed and taken back: what was decided in between is older now
+        ];
+        for (generation, same, proposed) in cases {
+            let mut pins = PinSet::default();
+            let mut object = with(pin("docs", "a", 1, DOCS), Some(2), None);
+            object.generation = 5;
+            let decision = decide(&object, None, BASIS, |_, _| PEERS.to_vec());
+            assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
+            object.generation = generation;
+            if !same {
+                object = with(object, Some(1), None);
+            }
+            let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+            let case = format!("{generation} {same}");
+            assert_eq!(matches!(decision, Decision::Claim(_)), proposed, "{case}: {decision:?}");
+            if proposed {
+                assert_eq!(apply(&mut pins, &decision), Outcome::Changed, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_that_asks_for_less_than_another_does_not_take_copies() {
         let mut pins = PinSet::default();
-        let decision = decide(&pin("a", "1", 1, DOCS), None, BASIS, |_, _| PEERS.to_vec());
-        let Decision::Claim(op) = decision else { panic!() };
-        assert_eq!(
-            pins.apply(LogPosition { term: 4, index: 0 }, &op),
-            Outcome::Refused(Refused::OtherTerm)
-        );
+        let three = with(pin("a", "1", 1, DOCS), Some(3), None);
+        let decision = decide(&three, None, BASIS, |_, _| PEERS[..1].to_vec());
+        apply(&mut pins, &decision);
+        let one = with(pin("b", "2", 2, DOCS), Some(1), None);
+        let wanted = std::cell::Cell::new(None);
+        decide(&one, docs(&pins), BASIS, |_, of| {
+            wanted.set(Some(of));
+            PEERS.to_vec()
+        });
+        let three = Factor::Count(3);
+        assert_eq!(wanted.get(), Some(Replication { min: three, max: three }));
     }
 
     #[test]
