@@ -165,3 +165,172 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
     }
     !other_term
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pinkeeper::types::Owner;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::{
+        objects::{PinObject, tests::pin},
+        stand::{DEFINITION, GENERATION, RECORD, Stand, cid, error, going, there, watched},
+    };
+
+    /// A proposal of the object of this name and UID, for a content.
+    fn proposal(stand: &Stand, uid: &str, content: &str) -> Proposal {
+        let PinObject { key, uid, .. } = pin(uid, uid, 1, "");
+        let op = stand.claim_of(content, Owner::Object(uid.clone()), false);
+        Proposal { key, uid, generation: GENERATION, op }
+    }
+
+    #[test]
+    fn a_refusal_is_told_and_what_became_old_is_not() {
+        Stand::test(async |stand| {
+            let lead = &stand.lead;
+            for uid in ["other-cid", "stale"] {
+                stand.claim(uid).await;
+            }
+            let mut stale = proposal(&stand, "stale", "stale");
+            let Op::Claim { fence: Some(fence), .. } = &mut stale.op else { panic!() };
+            fence.generation -= 1;
+            let mut other_term = proposal(&stand, "other-term", "other-term");
+            let Op::Claim { fence: Some(fence), .. } = &mut other_term.op else { panic!() };
+            fence.term += 1;
+            let uids = ["new", "other-cid", "stale", "other-term"].map(|uid| Uid(uid.into()));
+            // Of earlier.
+            lead.refused(&uids[0], Some((GENERATION, Refused::TooManyClaims)));
+            let new = proposal(&stand, "new", "new");
+            let other_cid = proposal(&stand, "other-cid", "another content");
+            assert!(!propose(lead, vec![new, other_cid, stale, other_term]).await);
+            let refusals = uids.map(|uid| lead.refusal(&uid, GENERATION));
+            assert_eq!(refusals, [None, Some(Refused::OtherCid), None, None]);
+            // Of that generation alone.
+            assert_eq!(lead.refusal(&Uid("other-cid".into()), GENERATION + 1), None);
+            assert!(stand.is_claimed("new"));
+            // Looked at again: the one; told of: the others.
+            let again: Vec<_> = std::iter::from_fn(|| lead.claims.pop(true)).collect();
+            assert_eq!(again, [(Lane::Fresh, pin("other-term", "", 1, "").key)]);
+            let told: Vec<_> = std::iter::from_fn(|| lead.statuses.pop(true)).collect();
+            let told: Vec<&str> = told.iter().map(|(_, key)| key.name.as_str()).collect();
+            assert_eq!(told, ["new", "other-cid", "stale"]);
+            assert!(propose(lead, vec![proposal(&stand, "second", "second")]).await);
+        });
+    }
+
+    #[test]
+    fn what_the_cluster_does_not_take_is_proposed_again() {
+        Stand::test(async |stand| {
+            let lead = stand.of_another_term();
+            assert!(!propose(&lead, vec![proposal(&stand, "a", "a")]).await);
+            assert_eq!(lead.claims.pop(true), Some((Lane::Fresh, pin("a", "", 1, "").key)));
+            assert!(lead.statuses.is_empty() && !stand.is_claimed("a"));
+        });
+    }
+
+    #[test]
+    fn the_next_batch_is_what_objects_say_that_the_state_does_not() {
+        Stand::test(async |stand| {
+            let lead = &stand.lead;
+            let all: Vec<PinObject> = (0..BATCH_LEN_MAX + 1)
+                .map(|n| pin(&n.to_string(), &n.to_string(), 1, &cid(&n.to_string()).to_string()))
+                .chain([pin("no-cid", "no-cid", 1, "no CID")])
+                .collect();
+            for object in all {
+                lead.claims.push(Lane::Fresh, object.key.clone());
+                lead.objects_mut().upsert(object);
+            }
+            lead.claims.push(Lane::Fresh, pin("not-there", "", 1, "").key);
+            let mut sizes = Vec::new();
+            while !lead.claims.is_empty() {
+                let batch = collect(lead);
+                sizes.push(batch.len());
+                for proposal in &batch {
+                    let uid = Owner::Object(proposal.uid.clone());
+                    let Op::Claim { owner, cid: of, .. } = &proposal.op else { panic!() };
+                    assert_eq!((owner, *of), (&uid, cid(&proposal.uid.0)));
+                    assert_eq!(
+                        (proposal.key.name.as_str(), proposal.generation),
+                        (&*proposal.uid.0, 1)
+                    );
+                }
+                assert!(propose(lead, batch).await);
+            }
+            assert_eq!(sizes, [BATCH_LEN_MAX, 1]);
+        });
+    }
+
+    #[test]
+    fn content_keeps_a_claim_when_one_pin_takes_the_place_of_another() {
+        Stand::test(async |stand| {
+            stand.claim("first").await;
+            let since = stand.read(|pins| pins.get(&cid("first")).unwrap().created);
+            let second = pin("second", "second", 1, &cid("first").to_string());
+            stand.lead.deletions.push([watched("first")]);
+            stand.lead.deletions.due().await;
+            stand.lead.claims.push(Lane::Later, second.key.clone());
+            stand.lead.objects_mut().upsert(second);
+            // Whatever comes first.
+            let running = tokio::spawn(run(stand.lead.clone()));
+            sleep(Duration::from_secs(1)).await;
+            assert!(stand.is_claimed("second") && !stand.is_claimed("first"));
+            let created = stand.read(|pins| pins.get(&cid("first")).unwrap().created);
+            assert_eq!(created, since, "it was never unpinned");
+            stand.lead.token.cancel();
+            running.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_deletion_that_cannot_be_ruled_on_is_ruled_on_later() {
+        Stand::test(async |stand| {
+            stand.claim("docs").await;
+            stand.api.set("web", [error(503)]);
+            stand.lead.deletions.push([watched("docs")]);
+            let running = tokio::spawn(run(stand.lead.clone()));
+            sleep(Duration::from_secs(10)).await;
+            assert!(stand.is_claimed("docs"));
+            stand.api.set("web", [there("web")]);
+            sleep(RETRY.1).await;
+            assert!(!stand.is_claimed("docs"));
+            stand.lead.token.cancel();
+            running.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn nothing_is_claimed_before_the_anchors_are_noted() {
+        // What the definition is at first, and whether that is enough.
+        let cases = [(there(DEFINITION), true), (error(404), false), (going(DEFINITION), false)];
+        for (answer, expected) in cases {
+            Stand::test(async |stand| {
+                let case = format!("{answer:?}");
+                stand.api.set(DEFINITION, [answer]);
+                let docs = pin("docs", "docs", 1, &cid("docs").to_string());
+                stand.lead.claims.push(Lane::Fresh, docs.key.clone());
+                stand.lead.objects_mut().upsert(docs);
+                let running = tokio::spawn(run(stand.lead.clone()));
+                sleep(Duration::from_secs(60)).await;
+                assert_eq!(stand.is_claimed("docs"), expected, "{case}");
+                stand.api.set(DEFINITION, [there(DEFINITION)]);
+                sleep(RETRY.1 * 2).await;
+                assert!(stand.is_claimed("docs"), "{case}");
+                stand.lead.token.cancel();
+                running.await.unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn claims_under_other_anchors_than_the_first_do_not_wait_for_a_person() {
+        Stand::test(async |stand| {
+            let (code, mut record) = there(RECORD);
+            // As a record that was made anew.
+            record["data"] = json!({"kubeSystemUID": "", "pinDefinitionUID": ""});
+            stand.api.set(RECORD, [(code, record)]);
+            tokio::time::timeout(Duration::from_secs(60), anchored(&stand.lead)).await.unwrap();
+            assert_eq!(stand.lead.shared.anchors.get(), None);
+        });
+    }
+}
