@@ -136,23 +136,44 @@ mod tests {
 
     #[test]
     fn errors_are_sorted_by_what_to_do() {
-        let of = |code| {
-            let status = kube::core::Status { code, ..Default::default() };
-            failure(&kube::Error::Api(Box::new(status)))
+        let of = |code, after| {
+            let status =
+                json!({"code": code, "details": {"name": "it", "retryAfterSeconds": after}});
+            failure(&kube::Error::Api(serde_json::from_value(status).unwrap()))
+        };
+        let later = [0, 401, 403, 404, 408, 429, 500, 502, 503, 504, 599];
+        for code in later {
+            assert_eq!(of(code, 0), Failure::Later(None), "{code}");
+            assert_eq!(of(code, 7), Failure::Later(Some(Duration::from_secs(7))), "{code}");
+        }
+        assert_eq!(of(409, 0), Failure::Conflict);
+        for code in [400, 402, 405, 406, 410, 413, 415, 422, 428, 499] {
+            assert_eq!(of(code, 7), Failure::Refused, "{code}");
+        }
+        let not_answered = kube::Error::LinesCodecMaxLineLengthExceeded;
+        assert_eq!(failure(&not_answered), Failure::Later(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_answer_to_the_point_says_that_the_server_is_reached() {
+        let of = |code, name: &str| {
+            let status = json!({"code": code, "reason": "NotFound", "details": {"name": name}});
+            Err::<(), _>(kube::Error::Api(serde_json::from_value(status).unwrap()))
         };
         let cases = [
-            (0, Failure::Later(None)),
-            (404, Failure::Later(None)),
-            (409, Failure::Conflict),
-            (401, Failure::Later(None)),
-            (403, Failure::Later(None)),
-            (422, Failure::Refused),
-            (429, Failure::Later(None)),
-            (500, Failure::Later(None)),
-            (503, Failure::Later(None)),
+            (Ok(()), true),
+            (of(404, "my-pin"), true),
+            (of(409, ""), true),
+            (of(422, ""), true),
+            (of(404, ""), false),
+            (of(403, ""), false),
+            (of(503, ""), false),
         ];
-        for (code, expected) in cases {
-            assert_eq!(of(code), expected, "{code}");
+        for (result, expected) in cases {
+            let reach = Reach::default();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            reach.note(&result);
+            assert_eq!(reach.silence().is_zero(), expected, "{result:?}");
         }
     }
 
