@@ -258,6 +258,71 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_late_answer_neither_brings_an_object_back_nor_sets_it_back() {
+        let mut objects = Objects::default();
+        objects.refresh(pin("docs", "a", 10, DOCS));
+        assert!(objects.is_empty(), "it was deleted meanwhile");
+        objects.upsert(pin("docs", "b", 12, DOCS));
+        for late in [pin("docs", "a", 13, DOCS), pin("docs", "b", 11, DOCS)] {
+            objects.refresh(late.clone());
+            assert_eq!(objects.get(&late.key).unwrap().resource_version, "12");
+        }
+        objects.refresh(pin("docs", "b", 13, DOCS));
+        assert_eq!(objects.iter().next().unwrap().resource_version, "13");
+    }
+
+    #[test]
+    fn the_end_of_an_object_is_not_that_of_another_of_its_name() {
+        let mut objects = Objects::default();
+        objects.upsert(pin("docs", "b", 12, DOCS));
+        objects.remove(&pin("docs", "a", 1, DOCS).key, &Uid("a".into()));
+        assert!(objects.contains(&Uid("b".into())));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers_where_they_are_numbers() {
+        let version =
+            |text: &str| PinObject { resource_version: text.into(), ..pin("x", "a", 1, DOCS) };
+        let cases = [
+            ("9", "10", Seen::Other),
+            ("10", "9", Seen::Known),
+            ("10", "10", Seen::Known),
+            ("b", "a", Seen::Other),
+            ("10", "a", Seen::Other),
+        ];
+        for (known, next, expected) in cases {
+            let mut objects = Objects::default();
+            objects.upsert(version(known));
+            assert_eq!(objects.upsert(version(next)), expected, "{known} {next}");
+            let now = if expected == Seen::Known { known } else { next };
+            assert_eq!(objects.iter().next().unwrap().resource_version, now);
+        }
+    }
+
+    #[test]
+    fn a_changed_spec_is_told_from_another_version_of_the_same() {
+        let mut objects = Objects::default();
+        objects.upsert(pin("docs", "a", 1, "no CID"));
+        let changed = PinObject { generation: 2, ..pin("docs", "a", 2, DOCS) };
+        assert_eq!(objects.upsert(changed.clone()), Seen::Spec);
+        assert_eq!(objects.of(&DOCS.parse().unwrap()).collect::<Vec<_>>(), [&changed.key]);
+        let told = PinObject { generation: 2, ..pin("docs", "a", 3, DOCS) };
+        assert_eq!(objects.upsert(told), Seen::Other);
+        assert_eq!(objects.of(&DOCS.parse().unwrap()).count(), 1);
+        objects.upsert(PinObject { generation: 3, ..pin("docs", "a", 4, "no CID") });
+        assert_eq!(objects.of(&DOCS.parse().unwrap()).next(), None, "it claims another content");
+    }
+
+    #[test]
+    fn names_are_read_as_claims_carry_them() {
+        let key = pin("docs", "a", 1, DOCS).key;
+        assert_eq!(ObjectKey::parse(&key.to_string()), Some(key));
+        for text in ["", "docs", "/docs", "web/", "web/docs/more"] {
+            assert_eq!(ObjectKey::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn a_whole_list_forgets_what_it_does_not_contain() {
         let mut objects = Objects::default();
         objects.upsert(pin("a", "1", 1, DOCS));
