@@ -77,3 +77,102 @@ fn see(lead: &Leading, object: PinObject) {
         lead.statuses.push(lane, key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::FutureExt as _;
+    use pinkeeper::state::Refused;
+    use serde_json::json;
+    use watcher::Event;
+
+    use super::*;
+    use crate::controller::{
+        objects::{ObjectKey, tests::DOCS},
+        stand::Stand,
+    };
+
+    /// A Pin of this name, whose UID is the same; its policy, or nothing that can be read.
+    fn raw(name: &str, policy: &str) -> RawPin {
+        let metadata = json!({"namespace": "web", "name": name, "uid": name, "generation": 3,
+            "resourceVersion": "7"});
+        let spec = json!({"cid": DOCS, "deletionPolicy": policy});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { namespace: "web".into(), name: name.into() }
+    }
+
+    #[test]
+    fn a_watched_deletion_carries_what_the_object_said_last() {
+        let cases = [("Retain", Some(true)), ("Unpin", Some(false)), ("FromTheFuture", None)];
+        for (policy, retain) in cases {
+            Stand::test(async |stand| {
+                let lead = &stand.lead;
+                for name in ["gone", "stays"] {
+                    take(lead, Event::Apply(raw(name, "Unpin")), &mut BTreeSet::new());
+                    lead.refused(&Uid(name.into()), Some((3, Refused::OtherCid)));
+                }
+                take(lead, Event::Delete(raw("gone", policy)), &mut BTreeSet::new());
+                lead.deletions.due().await;
+                let (uid, namespace) = (Uid("gone".into()), "web".into());
+                let (generation, found) = (3, Found::Watched);
+                let gone = Deletion { uid, generation, namespace, found, retain, is_old: false };
+                assert_eq!(lead.deletions.take(), [gone]);
+                let left = ["gone", "stays"].map(|name| {
+                    let uid = Uid(name.into());
+                    (lead.objects().contains(&uid), lead.refusal(&uid, 3).is_some())
+                });
+                assert_eq!(left, [(false, false), (true, true)]);
+            });
+        }
+    }
+
+    #[test]
+    fn a_whole_list_drops_no_claim_and_holds_what_cannot_be_read() {
+        Stand::test(async |stand| {
+            let (lead, listed) = (&stand.lead, &mut BTreeSet::new());
+            for name in ["gone", "stays", "unreadable"] {
+                take(lead, Event::Apply(raw(name, "Unpin")), listed);
+            }
+            // Of a list that broke off.
+            take(lead, Event::Init, listed);
+            take(lead, Event::InitApply(raw("gone", "Unpin")), listed);
+            take(lead, Event::Init, listed);
+            take(lead, Event::InitApply(raw("stays", "Unpin")), listed);
+            take(lead, Event::InitApply(raw("unreadable", "FromTheFuture")), listed);
+            assert!(!lead.objects().is_complete());
+            take(lead, Event::InitDone, listed);
+            assert!(lead.objects().is_complete());
+            let names = ["gone", "stays", "unreadable"].map(|name| Uid(name.into()));
+            assert_eq!(names.map(|uid| lead.objects().contains(&uid)), [false, true, true]);
+            assert!(lead.listed.notified().now_or_never().is_some());
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            assert_eq!(lead.deletions.take(), []);
+        });
+    }
+
+    #[test]
+    fn new_pins_are_looked_at_before_known_ones() {
+        Stand::test(async |stand| {
+            let mut observed = raw("observed", "Unpin");
+            observed.status = Some(json!({"observedGeneration": 3}));
+            for raw in [observed, raw("new", "Unpin")] {
+                see(&stand.lead, PinObject::read(raw).unwrap());
+            }
+            for queue in [&stand.lead.claims, &stand.lead.statuses] {
+                assert_eq!(queue.pop(true), Some((Lane::Fresh, key("new"))));
+                assert_eq!(queue.pop(true), Some((Lane::Later, key("observed"))));
+            }
+            let again = |version: &str| {
+                let mut raw = raw("new", "Unpin");
+                raw.metadata.resource_version = Some(version.into());
+                see(&stand.lead, PinObject::read(raw).unwrap());
+                (stand.lead.claims.len(), stand.lead.statuses.len())
+            };
+            assert_eq!(again("7"), (0, 0), "nothing new");
+            assert_eq!(again("8"), (0, 1), "the same spec, and somebody has written a status");
+        });
+    }
+}
