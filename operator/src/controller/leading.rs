@@ -178,3 +178,48 @@ impl Leading {
         self.refusals().get(uid).filter(|(of, _)| *of == generation).map(|(_, why)| *why)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::stand::Stand;
+
+    #[test]
+    fn a_leadership_holds_in_its_term_until_it_is_ended() {
+        Stand::test(async |stand| {
+            assert!(stand.lead.holds() && !stand.of_another_term().holds());
+            stand.lead.token.cancel();
+            assert!(!stand.lead.holds());
+        });
+    }
+
+    #[test]
+    fn a_refusal_is_of_one_object_and_generation() {
+        Stand::test(async |stand| {
+            let (lead, uid) = (&stand.lead, Uid("a".into()));
+            lead.refused(&uid, Some((3, Refused::OtherCid)));
+            lead.refused(&uid, Some((4, Refused::TooManyClaims)));
+            let told = |uid: &str, generation| lead.refusal(&Uid(uid.into()), generation);
+            assert_eq!(told("a", 4), Some(Refused::TooManyClaims));
+            assert_eq!([told("a", 3), told("a", 5), told("b", 4)], [None; 3]);
+            lead.refused(&uid, None);
+            assert_eq!(told("a", 4), None);
+        });
+    }
+
+    #[test]
+    fn only_anchors_that_are_both_known_are_remembered() {
+        let anchors = |system: &str, definition: &str| Anchors {
+            system: system.into(),
+            definition: definition.into(),
+        };
+        let known = KnownAnchors::default();
+        known.note(&anchors("s", "d"));
+        for unknown in [anchors(record::UNKNOWN, "e"), anchors("t", record::UNKNOWN)] {
+            known.note(&unknown);
+            assert_eq!(known.get(), Some(anchors("s", "d")));
+        }
+        known.note(&anchors("t", "e"));
+        assert_eq!(known.get(), Some(anchors("t", "e")));
+    }
+}
