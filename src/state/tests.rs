@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Applied, Fence, Found, Op, Outcome, PinSet, Refused, Ruling, Waiting};
+use super::{
+    Applied, Fence, Found, Holds, Lost, Op, Outcome, PinSet, Refused, Ruling, Waiting, Window,
+};
 use crate::types::{
-    Allocation, Cid, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin, Replication, Timestamp,
-    Uid,
+    Allocation, Cid, Claim, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin, Replication,
+    Timestamp, Uid,
 };
 
 const TERM: u64 = 7;
@@ -132,6 +134,247 @@ fn retain_leaves_an_ownerless_claim_also_beside_others_until_somebody_takes_it_u
     pins.apply(AT, &claim(1, object("c"), 1, 1, false, 1));
     pins.apply(AT, &release(1, object("c"), 1));
     assert!(pins.is_empty(), "the new owner decided");
+}
+
+#[test]
+fn only_an_owner_that_is_new_takes_retained_content_up() {
+    let owners_after = |again: Op, outcome| {
+        let mut pins = PinSet::default();
+        pins.apply(AT, &claim(1, object("a"), 1, 1, true, 1));
+        pins.apply(AT, &claim(1, object("b"), 1, 1, false, 1));
+        pins.apply(AT, &claim(1, Owner::Rest, 1, 1, false, 0));
+        pins.apply(AT, &release(1, object("a"), 1));
+        assert_eq!(pins.apply(AT, &again), outcome);
+        pins.get(&cid(1)).unwrap().claims.owners().cloned().collect::<Vec<_>>()
+    };
+    let kept = [object("b"), Owner::Rest, Owner::Retained];
+    let (changed, unchanged) = (Outcome::Changed, Outcome::Unchanged);
+    // Those that were there beside it say no more than they did: with other counts, or again.
+    assert_eq!(owners_after(claim(1, object("b"), 1, 2, false, 2), changed), kept);
+    assert_eq!(owners_after(claim(1, object("b"), 1, 1, true, 2), changed), kept);
+    assert_eq!(owners_after(claim(1, object("b"), 1, 1, false, 1), unchanged), kept);
+    assert_eq!(owners_after(claim(1, Owner::Rest, 1, 3, false, 0), changed), kept);
+    // The one that left it comes back and decides anew.
+    let back = owners_after(claim(1, object("a"), 1, 1, false, 2), changed);
+    assert_eq!(back, [object("a"), object("b"), Owner::Rest]);
+}
+
+#[test]
+fn what_one_of_two_owners_wants_retained_is_retained_whichever_goes_first() {
+    for (first, last) in [("a", "b"), ("b", "a")] {
+        for retain in [[true, false], [true, true]] {
+            let mut pins = PinSet::default();
+            pins.apply(AT, &claim(1, object("a"), 1, 1, retain[0], 1));
+            pins.apply(AT, &claim(1, object("b"), 1, 1, retain[1], 1));
+            pins.apply(AT, &release(1, object(first), 1));
+            pins.apply(AT, &gone(1, last, WAIT));
+            let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.owners().collect();
+            assert_eq!(owners, [&Owner::Retained], "{first} goes first, {retain:?}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_keeps_its_time_and_a_retained_one_begins_when_its_owner_goes() {
+    let mut pins = PinSet::default();
+    let claim_at = |at: u64, max| match claim(1, object("a"), 1, max, true, 1) {
+        Op::Claim { cid, owner, options, candidates, fence, .. } => {
+            Op::Claim { cid, owner, options, candidates, at: Timestamp(at), fence }
+        }
+        other => other,
+    };
+    let times = |pins: &PinSet, owner: &Owner| {
+        let pin = pins.get(&cid(1)).unwrap();
+        (pin.created, pin.claims.get(owner).unwrap().since)
+    };
+    pins.apply(AT, &claim_at(5, 1));
+    assert_eq!(pins.apply(AT, &claim_at(9, 1)), Outcome::Unchanged);
+    assert_eq!(pins.apply(AT, &claim_at(9, 2)), Outcome::Changed);
+    assert_eq!(times(&pins, &object("a")), (Timestamp(5), Timestamp(5)));
+    pins.apply(AT, &release(1, object("a"), 1));
+    assert_eq!(times(&pins, &Owner::Retained), (Timestamp(5), Timestamp(2)));
+    let retained = pins.get(&cid(1)).unwrap().claims.get(&Owner::Retained).unwrap().clone();
+    assert_eq!((retained.generation, retained.options.retain), (0, true));
+}
+
+#[test]
+fn content_has_a_thousand_claims_and_a_few_at_most() {
+    let mut pins = PinSet::default();
+    let claim_of = |n: usize, generation| claim(1, object(&n.to_string()), 1, 1, false, generation);
+    for n in 0..1024 {
+        assert_eq!(pins.apply(AT, &claim_of(n, 1)), Outcome::Changed);
+    }
+    let before = pins.clone();
+    let too_many = Outcome::Refused(Refused::TooManyClaims);
+    assert_eq!(pins.apply(AT, &claim_of(1024, 1)), too_many);
+    assert_eq!(pins.apply(AT, &claim(1, Owner::Rest, 1, 1, false, 0)), too_many);
+    assert!(pins == before, "what is refused leaves nothing");
+    assert_eq!(pins.apply(AT, &claim_of(7, 2)), Outcome::Changed, "that one has a claim");
+    pins.apply(AT, &release(1, object("7"), 2));
+    assert_eq!(pins.apply(AT, &claim_of(1024, 1)), Outcome::Changed);
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let mut pins = PinSet::default();
+    pins.apply(AT, &claim(1, object("a"), 1, 1, false, 2));
+    let waits = waiting(&mut pins, 2, "w");
+    let older = |op: Op| match op {
+        Op::Gone { cid, uid, ruling, at, fence } => {
+            Op::Gone { cid, uid, ruling, at, fence: Fence { generation: 0, ..fence } }
+        }
+        other => other,
+    };
+    let take = Ruling::Take(Found::Watched);
+    let allow = |term| Op::Allow { digest: waits.digest, term };
+    let let_go = Op::LetGo { cid: cid(9), peer: peer(1), confirmed: vec![] };
+    let table = [
+        (TERM + 1, claim(1, object("a"), 1, 1, false, 3), Refused::OtherTerm),
+        (TERM - 1, claim(9, object("b"), 1, 1, false, 1), Refused::OtherTerm),
+        (TERM + 1, release(1, object("a"), 2), Refused::OtherTerm),
+        (TERM + 1, gone(2, "w", Ruling::Free), Refused::OtherTerm),
+        (TERM + 1, allow(TERM), Refused::OtherTerm),
+        (TERM, allow(TERM - 1), Refused::OtherTerm),
+        (TERM, claim(1, object("a"), 1, 1, false, 1), Refused::OlderGeneration),
+        (TERM, release(1, object("a"), 1), Refused::OlderGeneration),
+        (TERM, gone(1, "a", Ruling::Free), Refused::OlderGeneration),
+        (TERM, gone(1, "a", take), Refused::OlderGeneration),
+        (TERM, gone(1, "a", WAIT), Refused::OlderGeneration),
+        (TERM, older(gone(2, "w", Ruling::Free)), Refused::OlderGeneration),
+        (TERM, claim(9, object("a"), 1, 1, false, 3), Refused::OtherCid),
+        (TERM, release(9, object("a"), 2), Refused::NoSuchPin),
+        (TERM, gone(9, "a", Ruling::Free), Refused::NoSuchPin),
+        (TERM, Op::Allocate { cid: cid(9), candidates: vec![peer(1)] }, Refused::NoSuchPin),
+        (TERM, Op::Leave { cid: cid(9), peers: vec![peer(1)] }, Refused::NoSuchPin),
+        (TERM, let_go, Refused::NoSuchPin),
+    ];
+    let before = pins.clone();
+    for (term, op, refused) in table {
+        let outcome = pins.apply(LogPosition { term, ..AT }, &op);
+        assert_eq!(outcome, Outcome::Refused(refused), "{op:?} in term {term}");
+        assert!(pins == before, "{op:?} in term {term}");
+    }
+}
+
+#[test]
+fn what_does_not_concern_a_pin_leaves_it_as_it_is() {
+    let mut pins = PinSet::default();
+    pins.apply(AT, &claim(1, object("a"), 1, 2, false, 2));
+    let let_go = |n| Op::LetGo {
+        cid: cid(1),
+        peer: peer(n),
+        confirmed: vec![allocation(1, 1), allocation(2, 1)],
+    };
+    let before = pins.clone();
+    let table = [
+        release(1, object("b"), 1),
+        release(1, Owner::Rest, 0),
+        release(1, Owner::Retained, 0),
+        gone(1, "b", Ruling::Free),
+        gone(1, "b", WAIT),
+        Op::Allocate { cid: cid(1), candidates: vec![peer(3)] },
+        Op::Leave { cid: cid(1), peers: vec![peer(3)] },
+        let_go(1), // it does not leave
+        let_go(3),
+    ];
+    for op in table {
+        assert_eq!(pins.apply(AT, &op), Outcome::Unchanged, "{op:?}");
+        assert!(pins == before, "{op:?}");
+    }
+}
+
+/// A pin of the REST API, on holders and leaving peers.
+fn kept(min: Factor, max: Factor, holders: &[u8], leaving: &[u8]) -> PinSet {
+    let options =
+        ClaimOptions { replication: Replication { min, max }, retain: false, name: String::new() };
+    let claim = Claim { options, generation: 0, since: Timestamp(1) };
+    let leaving = leaving.iter().map(|n| Allocation { leaving: true, ..allocation(*n, 1) });
+    let allocations = holders.iter().map(|n| allocation(*n, 1)).chain(leaving).collect();
+    let claims = [(Owner::Rest, claim)].into_iter().collect();
+    let mut pins = PinSet::default();
+    pins.restore(cid(1), Pin { claims, allocations, created: Timestamp(1) });
+    pins
+}
+
+#[test]
+fn a_copy_goes_only_when_the_least_number_of_others_is_confirmed() {
+    use Factor::{Count, Everywhere};
+    let leaving = |n| Allocation { leaving: true, ..allocation(n, 1) };
+    let (one, two, other) = (allocation(1, 1), allocation(2, 1), allocation(1, 2));
+    // The least number, the holders, those confirmed to have a copy, whether 3 may let go of its own.
+    let table: &[(Factor, &[u8], &[Allocation], bool)] = &[
+        (Count(1), &[1, 2], &[one], true),
+        (Count(1), &[1, 2], &[], false),
+        (Count(1), &[1, 2], &[other], false), // of another time
+        (Count(1), &[1, 2], &[allocation(9, 1)], false),
+        (Count(1), &[1, 2], &[leaving(3)], false),
+        (Count(1), &[1, 2], &[leaving(4)], false),
+        (Count(2), &[1, 2], &[one, two], true),
+        (Count(2), &[1, 2], &[one, one], false),
+        (Count(2), &[1, 2], &[one, leaving(3)], false),
+        (Count(2), &[1, 2], &[one, leaving(4)], false),
+        (Count(2), &[1], &[one], false),
+        (Everywhere, &[1, 2], &[one, two], true),
+        (Everywhere, &[1, 2], &[one], false),
+        (Everywhere, &[], &[], false), // the last copies
+        (Everywhere, &[], &[leaving(3), leaving(4)], false),
+    ];
+    for (min, holders, confirmed, goes) in table {
+        let mut pins = kept(*min, Everywhere, holders, &[3, 4]);
+        let op = Op::LetGo { cid: cid(1), peer: peer(3), confirmed: confirmed.to_vec() };
+        let expected = match goes {
+            true => Outcome::Changed,
+            false => Outcome::Refused(Refused::TooFewConfirmed),
+        };
+        assert_eq!(pins.apply(AT, &op), expected, "{min:?} of {holders:?}, {confirmed:?}");
+        let pin = pins.get(&cid(1)).unwrap();
+        assert_eq!((pin.is_on(peer(3)), pin.is_on(peer(4))), (!goes, true));
+    }
+}
+
+#[test]
+fn holders_are_added_up_to_the_wanted_number_and_leaving_ones_stay_instead() {
+    use Factor::{Count, Everywhere};
+    let at = LogPosition { index: 8, ..AT };
+    // Wanted, holders, leaving ones, candidates; then holders, leaving ones.
+    type Row = (Factor, &'static [u8], &'static [u8], &'static [u8], &'static [u8], &'static [u8]);
+    let table: &[Row] = &[
+        (Count(1), &[1], &[], &[2], &[1], &[]),
+        (Count(2), &[1], &[], &[2, 3], &[1, 2], &[]),
+        (Count(3), &[1], &[], &[2], &[1, 2], &[]),
+        (Count(3), &[1], &[], &[1, 2, 2, 3], &[1, 2, 3], &[]),
+        (Count(2), &[1], &[2], &[2, 3], &[1, 2], &[]),
+        (Count(2), &[1], &[2], &[3, 2], &[1, 3], &[2]),
+        (Count(2), &[1, 4], &[2], &[2], &[1, 4], &[2]),
+        (Count(2), &[], &[1, 2, 3], &[3, 2, 1], &[2, 3], &[1]),
+        (Everywhere, &[1], &[2], &[2, 3, 4], &[1, 2, 3, 4], &[]),
+    ];
+    for (max, holders, leaving, candidates, then_holders, then_leaving) in table {
+        let mut pins = kept(Count(1), *max, holders, leaving);
+        let before = pins.clone();
+        let candidates: Vec<PeerId> = candidates.iter().map(|n| peer(*n)).collect();
+        let outcome = pins.apply(at, &Op::Allocate { cid: cid(1), candidates: candidates.clone() });
+        let changed = if pins == before { Outcome::Unchanged } else { Outcome::Changed };
+        assert_eq!(outcome, changed);
+        let allocations = &pins.get(&cid(1)).unwrap().allocations;
+        let on = |leaving: bool| {
+            let those = allocations.iter().filter(move |allocation| allocation.leaving == leaving);
+            let mut peers: Vec<u8> = those.map(|allocation| allocation.peer.0[0]).collect();
+            peers.sort_unstable();
+            peers
+        };
+        let given = format!("{max:?} of {holders:?} and {leaving:?}, {candidates:?}");
+        assert_eq!(
+            (on(false), on(true)),
+            (then_holders.to_vec(), then_leaving.to_vec()),
+            "{given}"
+        );
+        for allocation in allocations {
+            let n = allocation.peer.0[0];
+            let was_there = holders.contains(&n) || leaving.contains(&n);
+            assert_eq!(allocation.since, if was_there { 1 } else { 9 }, "{given}: {n}");
+        }
+    }
 }
 
 #[test]
@@ -269,6 +512,69 @@ fn what_goes_counts_unless_it_is_free() {
         fence: Fence { term: TERM + 1, generation: 1 },
     };
     assert_eq!(pins.apply(AT, &stale), Outcome::Refused(Refused::OtherTerm));
+}
+
+#[test]
+fn only_what_is_unpinned_counts_by_how_it_was_found_and_whether_it_waits() {
+    // Whether somebody else claims it, whether it is retained, the ruling, what counts.
+    let table = [
+        (false, false, Ruling::Free, None),
+        (false, false, Ruling::Take(Found::Watched), Some((Found::Watched, false))),
+        (false, false, Ruling::Take(Found::Compared), Some((Found::Compared, false))),
+        (false, false, Ruling::Wait(Found::Watched), Some((Found::Watched, true))),
+        (false, false, Ruling::Wait(Found::Compared), Some((Found::Compared, true))),
+        (true, false, Ruling::Take(Found::Watched), None),
+        (true, false, Ruling::Wait(Found::Compared), None),
+        (false, true, Ruling::Take(Found::Watched), None),
+        (false, true, Ruling::Wait(Found::Compared), None),
+    ];
+    for (shared, retain, ruling, counts) in table {
+        let mut pins = PinSet::default();
+        pins.apply(AT, &claim(1, object("a"), 1, 1, retain, 1));
+        if shared {
+            pins.apply(AT, &claim(1, object("b"), 1, 1, false, 1));
+        }
+        assert_eq!(pins.apply(AT, &gone(1, "a", ruling)), Outcome::Changed);
+        let mut expected = Window::default();
+        if let Some((found, waits)) = counts {
+            expected.count(Timestamp(3), found, waits);
+        }
+        assert_eq!(*pins.window(), expected, "shared {shared}, retain {retain}, {ruling:?}");
+        // Once only.
+        pins.apply(AT, &gone(1, "a", ruling));
+        assert_eq!(*pins.window(), expected, "again: shared {shared}, retain {retain}, {ruling:?}");
+    }
+}
+
+#[test]
+fn the_brake_counts_what_hangs_on_pins_alone() {
+    // Beside two CIDs of objects, which the comparison misses both: are they the last there are?
+    let table = [
+        (vec![], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1)], false),
+        (vec![claim(3, Owner::Rest, 1, 1, false, 0)], true),
+        (vec![claim(3, object("c"), 1, 1, true, 1)], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1), claim(3, Owner::Rest, 1, 1, false, 0)], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1), claim(3, object("d"), 1, 1, true, 1)], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1), gone(3, "c", WAIT)], true),
+        (
+            vec![
+                claim(3, object("c"), 1, 1, false, 1),
+                gone(3, "c", WAIT),
+                claim(3, object("c"), 1, 1, false, 1),
+            ],
+            false,
+        ),
+    ];
+    for (ops, last) in table {
+        let mut pins = PinSet::default();
+        for (n, name) in [(1, "a"), (2, "b")] {
+            pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
+        }
+        ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
+        let holds = pins.brake(Lost { watched: 0, compared: 2 }, Timestamp(3));
+        assert_eq!(holds, Holds { watched: false, compared: last }, "{ops:?}");
+    }
 }
 
 fn any_op() -> impl Strategy<Value = Op> {

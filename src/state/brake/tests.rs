@@ -108,6 +108,56 @@ fn an_hour_is_over_after_an_hour_whatever_the_clock_does() {
 }
 
 #[test]
+fn what_is_an_hour_old_is_kept_when_something_more_is_counted() {
+    let cids = 40;
+    for (later, counts) in [(0, true), (59, true), (60, true), (61, false), (90, false)] {
+        let mut window = Window::default();
+        counted(&mut window, minutes(1000), lost(100, 0), false);
+        counted(&mut window, minutes(1000 + later), lost(0, 1), true);
+        let holds = holds(&window, minutes(1000 + later), cids, 1, lost(1, 0));
+        assert_eq!(holds.0, counts, "{later} minutes later");
+        let kept = if later > 0 && counts { 2 } else { 1 };
+        assert_eq!(window.minutes.len(), kept, "{later} minutes later");
+    }
+}
+
+#[test]
+fn what_began_to_wait_within_the_hour_is_still_one_of_the_cids() {
+    // CIDs, waiting ones included; those that began to wait within the hour; all that wait; about to
+    // be lost.
+    let cases = [
+        (510, lost(0, 50), 50, lost(0, 1), (false, false)), // 51 of 510
+        (509, lost(0, 50), 50, lost(0, 1), (false, true)),
+        (604, lost(200, 0), 200, lost(1, 0), (true, true)), // 201 of 604
+        (804, lost(200, 0), 200, lost(1, 0), (false, false)),
+        (803, lost(200, 0), 200, lost(1, 0), (true, true)),
+        // Some of them were allowed or taken up again: they are not there any more.
+        (510, lost(0, 50), 30, lost(0, 1), (false, false)),
+        (509, lost(0, 50), 30, lost(0, 1), (false, true)),
+        // Others wait for longer.
+        (580, lost(0, 50), 120, lost(0, 1), (false, false)),
+        (579, lost(0, 50), 120, lost(0, 1), (false, true)),
+    ];
+    for (cids, waited, waiting, about, expected) in cases {
+        let mut window = Window::default();
+        counted(&mut window, minutes(5), waited, true);
+        let found = holds(&window, minutes(6), cids, waiting, about);
+        assert_eq!(found, expected, "{cids} CIDs, {waited:?} waited, {waiting} wait, {about:?}");
+    }
+}
+
+#[test]
+fn a_ruling_is_of_the_way_in_which_it_was_found() {
+    for (watched, compared) in [(false, false), (false, true), (true, true)] {
+        let holds = Holds { watched, compared };
+        for (found, waits) in [(Found::Watched, watched), (Found::Compared, compared)] {
+            let expected = if waits { Ruling::Wait(found) } else { Ruling::Take(found) };
+            assert_eq!(holds.ruling(found), expected, "{holds:?}");
+        }
+    }
+}
+
+#[test]
 fn a_digest_is_read_as_it_is_written() {
     let digest = WaitingDigest([0, 1, 0xab, 0xcd, 0xef, 0xff]);
     assert_eq!(digest.to_string(), "0001abcdefff");
