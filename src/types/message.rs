@@ -443,3 +443,51 @@ impl Request {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn who_may_send_what_and_on_which_lane() {
+        let run = Run { ticket: 1, begin: true };
+        let hello =
+            Hello { member: Member::default(), version: String::new(), daemon: None, join: true };
+        let vote = Vote { term: 1, candidate: PeerId([1; 32]), committed: false };
+        let cid = Cid::from(cid::Cid::default());
+        let (stream, sequence, more, entries) = (1, 0, false, 0);
+        let batch = StatusBatch { stream, sequence, more, entries, statuses: Vec::new() };
+        let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data: Vec::new(), last: true };
+        let append = Append { vote, previous: None, entries: Vec::new(), committed: None };
+        let (last, from, to) = (None, vote, PeerId([1; 32]));
+        let (anybody, same, members) =
+            (CallerPolicy::Anybody, CallerPolicy::SameCluster, CallerPolicy::Members);
+        let raft = |message| (Request::Raft(message), same, Lane::Raft);
+        let table = [
+            (Request::Hello(hello), anybody, Lane::Control),
+            raft(RaftMessage::Vote { vote, last, transfer: false }),
+            raft(RaftMessage::PreVote { vote, last }),
+            raft(RaftMessage::Append(append)),
+            raft(RaftMessage::TransferLeader { from, to, last }),
+            (Request::Snapshot(chunk), same, Lane::Bulk),
+            (Request::Statuses(batch), members, Lane::Control),
+            (Request::Metrics(Metrics::default()), members, Lane::Control),
+            (Request::Writes(Vec::new()), members, Lane::Control),
+            (Request::ReadIndex, members, Lane::Control),
+            (Request::PinView(cid), members, Lane::Control),
+            (Request::PinViews(None), members, Lane::Control),
+            (Request::CollectGarbage(run, None), members, Lane::Control),
+            (Request::CollectHere(run), members, Lane::Control),
+        ];
+        let mut kinds = BTreeSet::new();
+        for (request, policy, lane) in table {
+            assert_eq!((request.policy(), request.lane()), (policy, lane), "{request:?}");
+            kinds.extend(
+                postcard::to_stdvec(&request).ok().and_then(|bytes| bytes.first().copied()),
+            );
+        }
+        assert!(kinds.into_iter().eq(0..11), "a kind of request is missing");
+    }
+}

@@ -161,3 +161,76 @@ impl Pin {
         self.allocations.iter().any(|a| a.peer == peer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn uid() -> Uid {
+        Uid(String::new())
+    }
+
+    fn claim(min: Factor, max: Factor, retain: bool) -> Claim {
+        let replication = Replication { min, max };
+        let options = ClaimOptions { replication, retain, name: String::new() };
+        Claim { options, generation: 0, since: Timestamp(0) }
+    }
+
+    fn pin(claims: impl IntoIterator<Item = (Owner, Claim)>) -> Pin {
+        let claims = claims.into_iter().collect();
+        Pin { claims, allocations: Vec::new(), created: Timestamp(0) }
+    }
+
+    #[test]
+    fn the_largest_counts_serve_every_claim() {
+        use Factor::{Count, Everywhere};
+        let table = [
+            ((Count(1), Count(2)), (Count(1), Count(1)), (Count(1), Count(2))),
+            ((Count(1), Count(9)), (Count(3), Count(3)), (Count(3), Count(9))),
+            ((Count(2), Count(2)), (Count(1), Everywhere), (Count(2), Everywhere)),
+            ((Everywhere, Everywhere), (Count(5), Count(5)), (Everywhere, Everywhere)),
+            (
+                (Count(u16::MAX), Count(u16::MAX)),
+                (Count(1), Everywhere),
+                (Count(u16::MAX), Everywhere),
+            ),
+        ];
+        for (one, other, (min, max)) in table {
+            let claims = [(Owner::Rest, one), (Owner::Retained, other)];
+            let claims = claims.map(|(owner, (min, max))| (owner, claim(min, max, false)));
+            assert_eq!(pin(claims).replication(), Replication { min, max }, "{one:?} {other:?}");
+        }
+        assert_eq!((Everywhere.of(3), Everywhere.of(0)), (3, 1));
+        assert_eq!((Count(5).of(3), Count(1).of(0)), (5, 1));
+    }
+
+    #[test]
+    fn content_goes_with_its_objects_when_nobody_else_wants_it() {
+        let one = |retain| claim(Factor::Count(1), Factor::Count(1), retain);
+        let (object, waiting) = (Owner::Object(uid()), Owner::Waiting(uid()));
+        let table = [
+            (vec![(object.clone(), false)], true),
+            (vec![(waiting, false)], true),
+            (vec![(object.clone(), true)], false),
+            (vec![(Owner::Rest, false)], false),
+            (vec![(Owner::Retained, true)], false),
+            (vec![(Owner::Retained, false)], false),
+            (vec![(object.clone(), false), (Owner::Rest, false)], false),
+            (vec![(object.clone(), false), (Owner::Object(Uid("b".to_owned())), true)], false),
+            (vec![(object, false), (Owner::Object(Uid("b".to_owned())), false)], true),
+        ];
+        for (claims, goes) in table {
+            let owners = claims.iter().map(|(owner, retain)| (owner.clone(), one(*retain)));
+            assert_eq!(pin(owners).goes_with_objects(), goes, "{claims:?}");
+        }
+    }
+
+    #[test]
+    fn a_leaving_peer_has_the_content_but_is_no_holder() {
+        let peer = |n| PeerId([n; 32]);
+        let on = |n, leaving| Allocation { peer: peer(n), leaving, since: 1 };
+        let pin = Pin { allocations: vec![on(1, false), on(2, true)], ..pin([]) };
+        assert!(pin.holders().eq([peer(1)]));
+        assert_eq!([1, 2, 3].map(|n| pin.is_on(peer(n))), [true, true, false]);
+    }
+}
