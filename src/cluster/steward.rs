@@ -12,10 +12,10 @@ use std::{
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, MemberView, SubmitError, placement::Placement};
+use super::{Board, Cluster, FatalError, MemberView, SubmitError, placement::Placement};
 use crate::{
     state::{Changed, Op},
-    types::{Allocation, Cid, PackedCid, PeerId, Pin, PinState, PinStatus},
+    types::{Allocation, Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
 };
 
 /// Between two looks at the membership.
@@ -81,37 +81,16 @@ impl Cluster {
         }
     }
 
-    /// Peers that take content now.
     fn takers(&self) -> BTreeSet<PeerId> {
-        let metrics = self.peer_metrics();
-        let members = self.members();
-        metrics
-            .iter()
-            .filter(|(peer, metrics)| metrics.daemon.is_some() && members.contains_key(peer))
-            .map(|(peer, _)| *peer)
-            .collect()
-    }
-
-    /// Peers whose statuses count: heard of lately, with a daemon, and with their full set told since
-    /// they started. What is left on the board of others says what was, and nobody may let a copy go
-    /// because of it.
-    fn present(&self) -> BTreeSet<PeerId> {
-        let mut peers = self.takers();
-        peers.retain(|peer| self.board().reported(peer));
-        peers
+        takers(&self.peer_metrics(), &self.members())
     }
 
     /// Makes caught-up learners voters, up to the right number.
     async fn promote(&self) {
         let members = self.members();
-        let caught_up = |peer: &PeerId| {
-            *peer == self.id() || self.consensus().lag(*peer).is_some_and(|lag| lag <= LAG_MAX)
-        };
-        // A change takes two entries, and whoever proposed the first may be gone before the second.
-        let voters = match self.consensus().is_joint() {
-            true => Some(voters_of(&members)),
-            false => next_voters(&members, caught_up),
-        };
+        let lags = members.keys().filter_map(|peer| Some((*peer, self.consensus().lag(*peer)?)));
+        let caught_up = caught_up(self.id(), lags.collect());
+        let voters = voters_to_set(&members, &caught_up, self.consensus().is_joint());
         let Some(voters) = voters else { return };
         match self.consensus().set_voters(voters.clone()).await {
             Ok(()) => tracing::info!(voters = voters.len(), "voters changed"),
@@ -155,7 +134,7 @@ impl Cluster {
 
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
         let placement = self.placement();
-        let present = self.present();
+        let present = present(self.takers(), self.board());
         let unsettled = self.unsettled(placement.members, &cids);
         let ops: Vec<Op> = unsettled
             .iter()
@@ -173,11 +152,8 @@ impl Cluster {
     fn unsettled(&self, members: usize, cids: &[Cid]) -> Vec<(Cid, Pin)> {
         self.state().read(|pins| {
             let pins = cids.iter().filter_map(|cid| Some((*cid, pins.get(cid)?)));
-            let settled = |pin: &Pin| {
-                pin.allocations.iter().all(|allocation| !allocation.leaving)
-                    && pin.allocations.len() == pin.replication().max.of(members)
-            };
-            pins.filter(|(_, pin)| !settled(pin)).map(|(cid, pin)| (cid, pin.clone())).collect()
+            let unsettled = pins.filter(|(_, pin)| !is_settled(pin, members));
+            unsettled.map(|(cid, pin)| (cid, pin.clone())).collect()
         })
     }
 
@@ -214,16 +190,59 @@ impl Work {
     }
 }
 
+/// Members that take content now.
+fn takers(
+    metrics: &BTreeMap<PeerId, Metrics>,
+    members: &BTreeMap<PeerId, MemberView>,
+) -> BTreeSet<PeerId> {
+    metrics
+        .iter()
+        .filter(|(peer, metrics)| metrics.daemon.is_some() && members.contains_key(peer))
+        .map(|(peer, _)| *peer)
+        .collect()
+}
+
+/// Peers whose statuses count: heard of lately, with a daemon, and with their full set told since
+/// they started. What is left on the board of others says what was, and nobody may let a copy go
+/// because of it.
+fn present(mut takers: BTreeSet<PeerId>, board: &Board) -> BTreeSet<PeerId> {
+    takers.retain(|peer| board.reported(peer));
+    takers
+}
+
+/// Whether a pin has just the wanted holders.
+fn is_settled(pin: &Pin, members: usize) -> bool {
+    pin.allocations.iter().all(|allocation| !allocation.leaving)
+        && pin.allocations.len() == pin.replication().max.of(members)
+}
+
+/// Those that have nearly all of the log, the leader itself included. One that was never reached has
+/// no lag.
+fn caught_up(leader: PeerId, mut lags: BTreeMap<PeerId, u64>) -> BTreeSet<PeerId> {
+    lags.retain(|_, lag| *lag <= LAG_MAX);
+    lags.into_keys().chain([leader]).collect()
+}
+
+/// The voters to ask consensus for, if any. A change takes two entries, and whoever proposed the first
+/// may be gone before the second: then it is asked for what it has.
+fn voters_to_set(
+    members: &BTreeMap<PeerId, MemberView>,
+    caught_up: &BTreeSet<PeerId>,
+    is_joint: bool,
+) -> Option<BTreeSet<PeerId>> {
+    if is_joint { Some(voters_of(members)) } else { next_voters(members, caught_up) }
+}
+
 /// The voters there should be, if they are not: the largest odd number that the members allow, those
 /// that vote now first, then caught-up learners. Never fewer than now.
 fn next_voters(
     members: &BTreeMap<PeerId, MemberView>,
-    caught_up: impl Fn(&PeerId) -> bool,
+    caught_up: &BTreeSet<PeerId>,
 ) -> Option<BTreeSet<PeerId>> {
     let now = voters_of(members);
-    let ready = members.iter().filter(|(id, view)| !view.voter && caught_up(id)).map(|(id, _)| *id);
+    let learners = members.iter().filter(|(_, view)| !view.voter).map(|(id, _)| *id);
     let mut next = now.clone();
-    next.extend(ready);
+    next.extend(learners.filter(|id| caught_up.contains(id)));
     let most = next.len().min(VOTERS_MAX);
     let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
     if wanted <= now.len() {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::types::{
-    Allocation, Claim, ClaimOptions, Factor, Member, Owner, Replication, Timestamp,
+    Allocation, Claim, ClaimOptions, DaemonInfo, Factor, Member, Owner, Replication, StatusBatch,
+    Timestamp,
 };
 
 fn peer(n: u8) -> PeerId {
@@ -13,6 +14,90 @@ fn members(voters: u8, learners: u8) -> BTreeMap<PeerId, MemberView> {
     (0..voters + learners)
         .map(|n| (peer(n), MemberView { member: Member::default(), voter: n < voters }))
         .collect()
+}
+
+fn peers(peers: &[u8]) -> BTreeSet<PeerId> {
+    peers.iter().map(|n| peer(*n)).collect()
+}
+
+#[test]
+fn members_with_a_daemon_that_answers_take_content() {
+    let daemon = || DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
+    let heard = |up: bool| Metrics { daemon: up.then(daemon), ..Metrics::default() };
+    // Peers that were heard of and whether their daemon answers; of the members 0, 1 and 2.
+    let table: &[(&[(u8, bool)], &[u8])] = &[
+        (&[], &[]),
+        (&[(0, true), (1, true)], &[0, 1]),
+        (&[(0, true), (1, false)], &[0]),
+        (&[(0, true), (7, true)], &[0]),
+        (&[(2, false), (7, false)], &[]),
+    ];
+    for (heard_of, expected) in table {
+        let metrics = heard_of.iter().map(|(n, up)| (peer(*n), heard(*up))).collect();
+        assert_eq!(takers(&metrics, &members(1, 2)), peers(expected), "{heard_of:?}");
+    }
+}
+
+#[test]
+fn only_a_full_set_makes_the_word_of_a_peer_count() {
+    let board = Board::default();
+    let tell = |n, stream, sequence, more| {
+        let (entries, statuses) = (1, Vec::new());
+        board.take(peer(n), StatusBatch { stream, sequence, more, entries, statuses });
+    };
+    tell(1, 1, 0, false);
+    // Half of one; one that is begun anew, as after a start; changes without one; nothing at all.
+    tell(2, 1, 0, true);
+    tell(3, 1, 0, false);
+    tell(3, 2, 0, true);
+    tell(4, 1, 1, false);
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &board), peers(&[1]));
+    tell(2, 1, 1, false);
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &board), peers(&[1, 2]));
+    assert_eq!(present(peers(&[2, 5]), &board), peers(&[2]), "the first is away");
+    board.clear();
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &board), peers(&[]), "another leadership");
+}
+
+#[test]
+fn a_learner_has_caught_up_when_it_has_nearly_all_of_the_log() {
+    let lags = |lags: &[(u8, u64)]| lags.iter().map(|(n, lag)| (peer(*n), *lag)).collect();
+    let table: &[(&[(u8, u64)], &[u8])] = &[
+        (&[], &[0]),
+        (&[(1, 0), (2, LAG_MAX)], &[0, 1, 2]),
+        (&[(1, 0), (2, LAG_MAX + 1)], &[0, 1]),
+        (&[(0, LAG_MAX + 1)], &[0]),
+    ];
+    for (behind, expected) in table {
+        assert_eq!(caught_up(peer(0), lags(behind)), peers(expected), "{behind:?}");
+    }
+}
+
+#[test]
+fn a_broken_off_change_of_the_voters_is_finished_before_another_begins() {
+    let (members, all) = (members(3, 2), peers(&[0, 1, 2, 3, 4]));
+    assert_eq!(voters_to_set(&members, &all, true), Some(peers(&[0, 1, 2])));
+    assert_eq!(voters_to_set(&members, &all, false), Some(all));
+}
+
+#[test]
+fn voters_are_added_from_those_that_have_caught_up_only() {
+    // Voters and learners, who has caught up, and who votes then.
+    let table: &[(u8, u8, &[u8], Option<&[u8]>)] = &[
+        (1, 3, &[0, 2, 3], Some(&[0, 2, 3])),
+        (1, 3, &[0, 3], None),
+        (1, 3, &[0], None),
+        (3, 3, &[0, 5, 4], Some(&[0, 1, 2, 4, 5])),
+        (3, 3, &[3], None),
+    ];
+    for (voters, learners, caught_up, expected) in table {
+        let next = next_voters(&members(*voters, *learners), &peers(caught_up));
+        assert_eq!(
+            next,
+            expected.map(peers),
+            "{voters} voters, {learners} learners, {caught_up:?}"
+        );
+    }
 }
 
 #[test]
@@ -30,7 +115,8 @@ fn voters_grow_in_odd_numbers_up_to_five_and_never_shrink() {
         (2, 1, Some(3)),
     ];
     for (voters, learners, expected) in table {
-        let next = next_voters(&members(voters, learners), |_| true);
+        let all: BTreeSet<PeerId> = (0..voters + learners).map(peer).collect();
+        let next = next_voters(&members(voters, learners), &all);
         assert_eq!(
             next.as_ref().map(BTreeSet::len),
             expected,
@@ -40,7 +126,6 @@ fn voters_grow_in_odd_numbers_up_to_five_and_never_shrink() {
             assert!((0..voters).all(|n| next.contains(&peer(n))), "a voter was dropped");
         }
     }
-    assert_eq!(next_voters(&members(1, 2), |_| false), None, "nobody has caught up");
 }
 
 fn pin(min: u16, max: u16, holders: &[u8], leaving: &[u8]) -> Pin {
@@ -77,6 +162,45 @@ fn cid() -> Cid {
 }
 
 #[test]
+fn a_pin_is_settled_with_just_the_wanted_holders_and_none_that_leaves() {
+    // Copies wanted, holders, leaving ones, among 3 members.
+    let table: &[(u16, &[u8], &[u8], bool)] = &[
+        (2, &[1, 2], &[], true),
+        (2, &[1], &[], false),
+        (2, &[1, 2, 3], &[], false),
+        (2, &[1], &[2], false), // as many copies, but one of them is about to go
+        (2, &[1, 2], &[3], false),
+        (2, &[], &[1, 2], false),
+    ];
+    for (max, holders, leaving, settled) in table {
+        let pin = pin(1, *max, holders, leaving);
+        assert_eq!(is_settled(&pin, 3), *settled, "{max} wanted, {holders:?} and {leaving:?}");
+    }
+    let everywhere = |holders| everywhere(pin(1, 1, holders, &[]));
+    assert!(!is_settled(&everywhere(&[1, 2]), 3) && is_settled(&everywhere(&[1, 2, 3]), 3));
+}
+
+fn everywhere(pin: Pin) -> Pin {
+    let everywhere = |claim: &Claim| {
+        let replication = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
+        let options = ClaimOptions { replication, ..claim.options.clone() };
+        Claim { options, ..claim.clone() }
+    };
+    let claims = pin.claims.iter().map(|(owner, claim)| (owner.clone(), everywhere(claim)));
+    Pin { claims: claims.collect(), ..pin }
+}
+
+#[test]
+fn content_that_is_wanted_everywhere_goes_to_all_and_is_let_go_when_all_hold_it() {
+    let of_five = everywhere(pin(1, 1, &[1, 2, 3, 4], &[6]));
+    let allocate = Op::Allocate { cid: cid(), candidates: vec![peer(5)] };
+    assert_eq!(settle(&of_five, &[5], &[1, 2, 3, 4]), [allocate], "4 of 5 are not all");
+    let all = everywhere(pin(1, 1, &[1, 2, 3, 4, 5], &[6]));
+    assert_eq!(settle(&all, &[], &[1, 2, 3, 4]), []);
+    assert_eq!(settle(&all, &[], &[1, 2, 3, 4, 5]).len(), 1);
+}
+
+#[test]
 fn a_settled_pin_needs_nothing() {
     assert_eq!(settle(&pin(1, 2, &[1, 2], &[]), &[], &[1, 2]), []);
     assert_eq!(settle(&pin(1, 3, &[1, 2], &[]), &[1, 2], &[1]), [], "there is no further peer");
@@ -97,6 +221,45 @@ fn a_leaving_peer_is_let_go_only_when_enough_others_hold_it() {
     assert_eq!(settle(&pin, &[], &[1, 3]), []);
     let let_go = Op::LetGo { cid: cid(), peer: peer(3), confirmed: pin.allocations[..2].to_vec() };
     assert_eq!(settle(&pin, &[], &[1, 2, 3]), [let_go]);
+}
+
+#[test]
+fn only_what_is_pinned_now_is_a_copy() {
+    let all = [
+        PinState::Queued,
+        PinState::Pinning,
+        PinState::Pinned,
+        PinState::NotFound,
+        PinState::Failed,
+        PinState::DaemonDown,
+        PinState::Unpinning,
+        PinState::UnpinFailed,
+        PinState::Rechecking,
+    ];
+    for state in all {
+        let mut statuses = pinned(&[1]);
+        statuses.values_mut().for_each(|status| status.state = state);
+        let expected = if state == PinState::Pinned { peers(&[1]) } else { peers(&[]) };
+        assert_eq!(confirmed_by(&statuses, &peers(&[1, 2])), expected, "{state:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_remembered_is_looked_at_with_everything_else() {
+    let changed = |count| Ok(Changed::Cids(vec![cid(); count].into()));
+    let mut work = Work { all: false, cids: Vec::new() };
+    work.add(changed(WORK_MAX - 1));
+    work.add(changed(2));
+    assert!(!work.all && work.cids.len() == WORK_MAX + 1);
+    work.add(changed(1));
+    assert!(work.all && work.cids.is_empty());
+    for missed in [Ok(Changed::Everything), Err(RecvError::Lagged(1))] {
+        let mut work = Work { all: false, cids: Vec::new() };
+        work.add(missed);
+        assert!(work.all);
+        work.add(changed(1));
+        assert!(work.all, "it stays so until all was looked at");
+    }
 }
 
 #[test]
