@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     consensus::{Consensus, ProposeError},
     rpc::{CallError, SharedTransport},
-    types::{Envelope, Request, Response},
+    types::{Envelope, PeerId, Request, Response},
 };
 
 /// Time the leader has to answer.
@@ -52,17 +52,120 @@ impl ReadBarrier {
     /// # Errors
     /// See [`BarrierError`].
     pub async fn pass(&self) -> Result<(), BarrierError> {
-        let leader = self.consensus.leadership().leader.ok_or(BarrierError::NoLeader)?;
-        let index = if leader == self.consensus.id() {
-            self.consensus.read_index().await?
-        } else {
-            let envelope =
-                Envelope { cluster: self.consensus.cluster(), request: Request::ReadIndex };
-            match self.transport.call(leader, envelope, CALL_DEADLINE).await? {
-                Response::Position(index) => index,
-                other => return Err(BarrierError::Refused(format!("{other:?}"))),
+        let leader = self.consensus.leadership().leader;
+        let position = async |of| match of {
+            PositionOf::Own => Ok(self.consensus.read_index().await?),
+            PositionOf::Leader(leader) => {
+                let cluster = self.consensus.cluster();
+                let envelope = Envelope { cluster, request: Request::ReadIndex };
+                answered(self.transport.call(leader, envelope, CALL_DEADLINE).await)
             }
         };
-        Ok(self.consensus.wait_applied(index, APPLY_DEADLINE).await?)
+        let applied = async |index| self.consensus.wait_applied(index, APPLY_DEADLINE).await;
+        pass(self.consensus.id(), leader, position, applied).await
+    }
+}
+
+/// Whose position is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PositionOf {
+    /// This peer seems to lead: a majority has to confirm it.
+    Own,
+    /// Another one does, and confirms it before it answers.
+    Leader(PeerId),
+}
+
+/// The steps of a barrier: there is a leader, its position is known, all up to there is applied.
+async fn pass(
+    own: PeerId,
+    leader: Option<PeerId>,
+    position: impl AsyncFnOnce(PositionOf) -> Result<Option<u64>, BarrierError>,
+    applied: impl AsyncFnOnce(Option<u64>) -> Result<(), ProposeError>,
+) -> Result<(), BarrierError> {
+    let leader = leader.ok_or(BarrierError::NoLeader)?;
+    let of = if leader == own { PositionOf::Own } else { PositionOf::Leader(leader) };
+    Ok(applied(position(of).await?).await?)
+}
+
+/// What another peer's answer says of the position.
+fn answered(answer: Result<Response, CallError>) -> Result<Option<u64>, BarrierError> {
+    match answer? {
+        Response::Position(index) => Ok(index),
+        other => Err(BarrierError::Refused(format!("{other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::types::{Refusal, StatusReply};
+
+    const OWN: PeerId = PeerId([1; 32]);
+    const OTHER: PeerId = PeerId([2; 32]);
+
+    #[test]
+    fn only_a_position_says_how_far_to_wait() {
+        let refused = |refusal| Ok(Response::Refused(refusal));
+        let table = [
+            (Ok(Response::Position(Some(7))), Some(Some(7))),
+            (Ok(Response::Position(None)), Some(None)),
+            (refused(Refusal::NotLeader(Some(OWN))), None),
+            (refused(Refusal::NotLeader(None)), None),
+            (refused(Refusal::NotMember), None),
+            (refused(Refusal::Busy), None),
+            (refused(Refusal::Failed("the peer is stopping".to_owned())), None),
+            (Ok(Response::Done), None),
+            (Ok(Response::PinView(None)), None),
+            (Ok(Response::Statuses(StatusReply::Taken)), None),
+        ];
+        for (answer, expected) in table {
+            let position = answered(answer.clone());
+            match expected {
+                Some(index) => assert_eq!(position, Ok(index), "{answer:?}"),
+                None => assert!(matches!(position, Err(BarrierError::Refused(_))), "{answer:?}"),
+            }
+        }
+        for sent in [true, false] {
+            let error = CallError::Unreachable { peer: OTHER, reason: String::new(), sent };
+            assert_eq!(answered(Err(error.clone())), Err(BarrierError::Call(error)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_barrier_is_passed_when_the_confirmed_position_is_applied() {
+        let late = ProposeError::Late("the disk hangs".to_owned());
+        let (lost, refused) = (ProposeError::NotLeader(None), BarrierError::Refused(String::new()));
+        let (own, leader) = (Some(PositionOf::Own), Some(PositionOf::Leader(OTHER)));
+        // The leader, its position, how waiting ends; whose position was asked for, what was waited
+        // for, what comes of it.
+        let table = [
+            (None, Ok(Some(9)), Ok(()), None, None, Err(BarrierError::NoLeader)),
+            (Some(OWN), Ok(Some(9)), Ok(()), own, Some(Some(9)), Ok(())),
+            (Some(OWN), Err(lost.clone().into()), Ok(()), own, None, Err(lost.into())),
+            (Some(OTHER), Ok(Some(9)), Ok(()), leader, Some(Some(9)), Ok(())),
+            (Some(OTHER), Ok(None), Ok(()), leader, Some(None), Ok(())),
+            (Some(OTHER), Err(refused.clone()), Ok(()), leader, None, Err(refused)),
+            (Some(OTHER), Ok(Some(9)), Err(late.clone()), leader, Some(Some(9)), Err(late.into())),
+        ];
+        for (leader, position, end, asked, waited_for, expected) in table {
+            let (was_asked, was_waited_for) = (RefCell::default(), RefCell::default());
+            let passed = pass(
+                OWN,
+                leader,
+                async |of| {
+                    *was_asked.borrow_mut() = Some(of);
+                    position
+                },
+                async |index| {
+                    *was_waited_for.borrow_mut() = Some(index);
+                    end
+                },
+            )
+            .await;
+            assert_eq!(passed, expected);
+            assert_eq!((was_asked.into_inner(), was_waited_for.into_inner()), (asked, waited_for));
+        }
     }
 }
