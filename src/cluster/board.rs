@@ -251,6 +251,63 @@ mod tests {
     }
 
     #[test]
+    fn a_new_full_set_takes_the_place_of_the_old_one_and_of_one_that_was_broken_off() {
+        let other = Cid::from(cid::Cid::new_v1(0x55, Default::default()));
+        let third = Cid::from(cid::Cid::new_v1(0x71, Default::default()));
+        let board = Board::default();
+        let told = |stream, sequence, more, of: Cid| {
+            let mut batch = batch(stream, sequence, more, Some(PinState::Pinned));
+            batch.statuses[0].0 = of;
+            assert_eq!(board.take(A, batch), StatusReply::Taken);
+        };
+        let shown = || {
+            let shown = |cid: &&Cid| !board.reports(cid).of(Some(&pin(1))).is_empty();
+            [cid(), other, third].iter().filter(shown).copied().collect::<Vec<_>>()
+        };
+        told(1, 0, false, cid());
+        assert_eq!(shown(), [cid()]);
+        // It is told of no more: as after a restart with another ledger.
+        told(2, 0, false, other);
+        assert_eq!(shown(), [other]);
+        // Also of the same stream, and in parts, of which the first has to be told again.
+        told(2, 0, true, cid());
+        told(3, 0, true, third);
+        assert_eq!(shown(), [other]);
+        told(3, 1, false, other);
+        assert_eq!(shown(), [other, third]);
+    }
+
+    #[test]
+    fn a_peer_is_told_of_for_itself_and_a_status_that_is_over_is_in_no_full_set() {
+        const B: PeerId = PeerId([2; 32]);
+        let board = Board::default();
+        board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
+        board.take(B, batch(1, 0, false, None));
+        assert!(board.reported(&A) && board.reported(&B));
+        assert!(statuses(&board).contains_key(&A));
+        assert_eq!(board.take(B, batch(1, 1, false, Some(PinState::Queued))), StatusReply::Taken);
+        assert_eq!(board.take(B, batch(1, 2, false, None)), StatusReply::Taken);
+        assert_eq!(statuses(&board)[&A].state, PinState::Pinned);
+    }
+
+    #[test]
+    fn whoever_listens_is_told_what_changed() {
+        let board = Board::default();
+        let mut changes = board.subscribe();
+        let mut told = || changes.try_recv().ok();
+        board.take(A, batch(1, 0, true, Some(PinState::Pinned)));
+        assert_eq!(told(), None, "half of a full set is not shown");
+        board.take(A, batch(1, 1, false, Some(PinState::Pinned)));
+        assert_eq!(told(), Some(Changed::Everything));
+        board.take(A, batch(1, 2, false, None));
+        assert_eq!(told(), Some(Changed::Cids([cid()].into())));
+        board.take(A, batch(1, 9, false, None));
+        assert_eq!(told(), None, "that was not taken");
+        board.clear();
+        assert_eq!(told(), Some(Changed::Everything));
+    }
+
+    #[test]
     fn while_a_new_full_set_arrives_the_old_one_is_shown_but_not_complete() {
         let board = Board::default();
         board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
