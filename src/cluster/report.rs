@@ -13,6 +13,7 @@ use super::{Cluster, FatalError, Leadership};
 use crate::{
     consensus::random_u64,
     monitor::informer,
+    rpc::CallError,
     state::Changed,
     types::{
         Cid, DaemonInfo, PeerId, PinStatus, Refusal, Request, Response, StatusBatch, StatusReply,
@@ -46,10 +47,22 @@ struct Told {
     at: Instant,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Push {
     Taken,
     SendAll,
     Failed,
+}
+
+/// What a peer has to tell now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tell {
+    /// There is nobody to tell, or nothing to tell yet.
+    Nothing,
+    /// What changed since.
+    Changes,
+    /// The full set, to this leader.
+    All(PeerId),
 }
 
 impl Cluster {
@@ -101,19 +114,16 @@ impl Cluster {
         changes: &mut broadcast::Receiver<Changed>,
         pending: &mut BTreeSet<Cid>,
     ) -> Result<Option<Told>, ()> {
-        let Some(leader) = now.leader else { return Ok(None) };
-        if leader == self.id() && !now.local {
-            return Ok(None);
+        let is_settled = self.0.parts.tracker.is_settled();
+        match (tell(self.id(), now, told.is_some(), is_settled), told) {
+            (Tell::Nothing, _) | (Tell::Changes, None) => Ok(None),
+            (Tell::Changes, Some(told)) => self.report_changes(told, pending).await,
+            (Tell::All(leader), _) => {
+                let (term, stream, at) = (now.term, random_u64(), Instant::now());
+                let told = Told { leader, term, stream, next_sequence: 0, at };
+                self.report_all(told, changes, pending).await
+            }
         }
-        if let Some(told) = told {
-            return self.report_changes(told, pending).await;
-        }
-        // Before its first comparisons a peer knows less of its pins than the leader may.
-        if !self.0.parts.tracker.is_settled() {
-            return Ok(None);
-        }
-        let (term, stream, at) = (now.term, random_u64(), Instant::now());
-        self.report_all(Told { leader, term, stream, next_sequence: 0, at }, changes, pending).await
     }
 
     /// Page by page. What changes meanwhile is `pending` afterwards.
@@ -174,31 +184,11 @@ impl Cluster {
         entries: u64,
         statuses: Vec<(Cid, Option<PinStatus>)>,
     ) -> Push {
-        let (stream, sequence) = (told.stream, told.next_sequence);
-        let batch = StatusBatch { stream, sequence, more, entries, statuses };
-        match self.ask_leader(told.leader, Request::Statuses(batch)).await {
-            Ok(Response::Statuses(StatusReply::Taken)) => {
-                told.next_sequence += 1;
-                told.at = Instant::now();
-                Push::Taken
-            }
-            Ok(Response::Statuses(StatusReply::SendAll)) => Push::SendAll,
-            Ok(other) => {
-                tracing::debug!(answer = ?other, "the leader did not take statuses");
-                Push::Failed
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the leader did not take statuses");
-                Push::Failed
-            }
-        }
+        let batch = told.batch(more, entries, statuses);
+        told.answered(self.ask_leader(told.leader, Request::Statuses(batch)).await)
     }
 
-    async fn ask_leader(
-        &self,
-        leader: PeerId,
-        request: Request,
-    ) -> Result<Response, crate::rpc::CallError> {
+    async fn ask_leader(&self, leader: PeerId, request: Request) -> Result<Response, CallError> {
         if leader == self.id() {
             let answer = self.answer_as_leader(leader, request).await;
             return Ok(answer.unwrap_or_else(Response::Refused));
@@ -275,6 +265,52 @@ impl Cluster {
     }
 }
 
+impl Told {
+    fn batch(
+        &self,
+        more: bool,
+        entries: u64,
+        statuses: Vec<(Cid, Option<PinStatus>)>,
+    ) -> StatusBatch {
+        let (stream, sequence) = (self.stream, self.next_sequence);
+        StatusBatch { stream, sequence, more, entries, statuses }
+    }
+
+    /// What the answer to a batch comes to; the next one follows it only if it was taken.
+    fn answered(&mut self, answer: Result<Response, CallError>) -> Push {
+        match answer {
+            Ok(Response::Statuses(StatusReply::Taken)) => {
+                self.next_sequence += 1;
+                self.at = Instant::now();
+                Push::Taken
+            }
+            Ok(Response::Statuses(StatusReply::SendAll)) => Push::SendAll,
+            Ok(other) => {
+                tracing::debug!(answer = ?other, "the leader did not take statuses");
+                Push::Failed
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the leader did not take statuses");
+                Push::Failed
+            }
+        }
+    }
+}
+
+/// What to tell the leader, which may have been told all before.
+fn tell(own: PeerId, now: Leadership, told: bool, is_settled: bool) -> Tell {
+    match now.leader {
+        // A leader hears nobody before it may act as one.
+        Some(leader) if leader != own || now.local => match told {
+            true => Tell::Changes,
+            // Before its first comparisons a peer knows less of its pins than the leader may.
+            false if !is_settled => Tell::Nothing,
+            false => Tell::All(leader),
+        },
+        _ => Tell::Nothing,
+    }
+}
+
 fn is_same(told: &Told, now: Leadership) -> bool {
     now.leader == Some(told.leader) && now.term == told.term
 }
@@ -321,6 +357,101 @@ mod tests {
     fn changed() -> Changed {
         let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
         Changed::Cids([cid].into())
+    }
+
+    const OWN: PeerId = PeerId([1; 32]);
+    const OTHER: PeerId = PeerId([2; 32]);
+
+    #[test]
+    fn a_full_set_is_told_first_and_by_a_peer_that_knows_its_pins() {
+        // The leader, whether it may act as one here, whether it was told all, whether this peer knows
+        // its pins.
+        let table = [
+            (None, false, false, true, Tell::Nothing),
+            (None, false, true, true, Tell::Nothing),
+            (Some(OTHER), false, false, true, Tell::All(OTHER)),
+            (Some(OTHER), false, true, true, Tell::Changes),
+            (Some(OTHER), false, false, false, Tell::Nothing),
+            (Some(OTHER), false, true, false, Tell::Changes),
+            (Some(OWN), false, false, true, Tell::Nothing),
+            (Some(OWN), false, true, true, Tell::Nothing),
+            (Some(OWN), true, false, true, Tell::All(OWN)),
+            (Some(OWN), true, true, true, Tell::Changes),
+        ];
+        for (leader, local, told, is_settled, expected) in table {
+            let now = Leadership { leader, term: 3, local };
+            let found = tell(OWN, now, told, is_settled);
+            assert_eq!(found, expected, "{now:?}, told {told}, settled {is_settled}");
+        }
+    }
+
+    #[test]
+    fn what_a_leader_was_told_in_another_term_it_does_not_know() {
+        let now = |leader, term| Leadership { leader, term, local: false };
+        let table = [
+            (now(Some(OTHER), 3), true),
+            (now(Some(OTHER), 4), false),
+            (now(Some(OWN), 3), false),
+            (now(None, 3), false),
+        ];
+        for (now, same) in table {
+            assert_eq!(is_same(&told(), now), same, "{now:?}");
+        }
+    }
+
+    fn told() -> Told {
+        let at = Instant::now();
+        Told { leader: OTHER, term: 3, stream: 9, next_sequence: 0, at }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_numbered_anew_only_when_the_one_before_was_taken() {
+        let mut told = told();
+        let (begun, second) = (told.at, Duration::from_secs(1));
+        let number = |told: &Told| {
+            let batch = told.batch(true, 7, vec![]);
+            assert_eq!((batch.stream, batch.more, batch.entries), (9, true, 7));
+            batch.sequence
+        };
+        let unreachable = |sent| CallError::Unreachable { peer: OTHER, reason: "cut".into(), sent };
+        let timeout = CallError::Timeout { peer: OTHER, deadline: second };
+        let table = [
+            (Ok(Response::Statuses(StatusReply::Taken)), Push::Taken),
+            (Ok(Response::Statuses(StatusReply::Taken)), Push::Taken),
+            (Ok(Response::Statuses(StatusReply::SendAll)), Push::SendAll),
+            (Ok(Response::Refused(Refusal::NotLeader(None))), Push::Failed),
+            (Ok(Response::Refused(Refusal::Busy)), Push::Failed),
+            (Ok(Response::Done), Push::Failed),
+            (Err(unreachable(false)), Push::Failed),
+            (Err(unreachable(true)), Push::Failed),
+            (Err(timeout), Push::Failed),
+        ];
+        let mut expected = (0, begun);
+        for (answer, push) in table {
+            tokio::time::advance(second).await;
+            if push == Push::Taken {
+                expected = (expected.0 + 1, Instant::now());
+            }
+            assert_eq!(told.answered(answer.clone()), push, "{answer:?}");
+            assert_eq!((number(&told), told.at), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_anything_is_told_as_a_full_set() {
+        let mut pending = BTreeSet::new();
+        assert!(collect(Ok(changed()), &mut pending) && pending.len() == 1);
+        assert!(!collect(Ok(Changed::Everything), &mut pending));
+        assert!(!collect(Err(broadcast::error::RecvError::Lagged(1)), &mut pending));
+    }
+
+    #[test]
+    fn loopback_addresses_count_when_there_are_no_others() {
+        let all = |all: &[&str]| all.iter().map(|&one| one.to_owned()).collect::<Vec<_>>();
+        let (four, six, real) =
+            ("/ip4/127.0.0.1/tcp/4001", "/ip6/::1/tcp/4001", "/ip4/10.0.0.1/tcp/4001");
+        assert_eq!(reachable(&all(&[four, real, six])), all(&[real]));
+        assert_eq!(reachable(&all(&[four, six])), all(&[four, six]));
     }
 
     #[test]
