@@ -10,11 +10,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError};
+use super::{Cluster, FatalError, Leadership};
 use crate::{
     consensus::ProposeError,
     rpc::Inbound,
-    types::{CallerPolicy, Envelope, Metrics, PeerId, Refusal, Request, Response},
+    types::{CallerPolicy, ClusterId, Envelope, Metrics, PeerId, Refusal, Request, Response},
 };
 
 /// Requests served at once; more wait in the transport's queue.
@@ -57,14 +57,8 @@ impl Cluster {
 
     fn check_caller(&self, from: PeerId, envelope: &Envelope) -> Result<(), Refusal> {
         let own = self.consensus().cluster();
-        let same_cluster = own.is_some() && own == envelope.cluster;
-        match envelope.request.policy() {
-            CallerPolicy::Anybody => Ok(()),
-            _ if !same_cluster => Err(Refusal::OtherCluster(own.map(|(id, _)| id))),
-            CallerPolicy::SameCluster => Ok(()),
-            CallerPolicy::Members if self.members().contains_key(&from) => Ok(()),
-            CallerPolicy::Members => Err(Refusal::NotMember),
-        }
+        let is_member = || self.members().contains_key(&from);
+        check_caller(envelope.request.policy(), own, envelope.cluster, is_member)
     }
 
     async fn answer(&self, from: PeerId, envelope: Envelope) -> Response {
@@ -91,10 +85,7 @@ impl Cluster {
         from: PeerId,
         request: Request,
     ) -> Result<Response, Refusal> {
-        let leadership = *self.0.leadership.borrow();
-        if !leadership.local {
-            return Err(Refusal::NotLeader(leadership.leader.filter(|id| *id != self.id())));
-        }
+        check_leads(self.id(), *self.0.leadership.borrow())?;
         match request {
             Request::Statuses(batch) => Ok(Response::Statuses(self.0.board.take(from, batch))),
             Request::Metrics(metrics) => self.take_metrics(from, metrics),
@@ -136,10 +127,97 @@ impl Cluster {
     }
 }
 
+/// Whether a caller of a cluster and epoch may ask what has that policy.
+fn check_caller(
+    policy: CallerPolicy,
+    own: Option<(ClusterId, u64)>,
+    of_caller: Option<(ClusterId, u64)>,
+    is_member: impl FnOnce() -> bool,
+) -> Result<(), Refusal> {
+    let same_cluster = own.is_some() && own == of_caller;
+    match policy {
+        CallerPolicy::Anybody => Ok(()),
+        _ if !same_cluster => Err(Refusal::OtherCluster(own.map(|(id, _)| id))),
+        CallerPolicy::SameCluster => Ok(()),
+        CallerPolicy::Members if is_member() => Ok(()),
+        CallerPolicy::Members => Err(Refusal::NotMember),
+    }
+}
+
+/// Whether a peer answers as the leader; if not, who may.
+fn check_leads(own: PeerId, leadership: Leadership) -> Result<(), Refusal> {
+    match leadership.local {
+        true => Ok(()),
+        false => Err(Refusal::NotLeader(leadership.leader.filter(|id| *id != own))),
+    }
+}
+
 /// What a peer is told when consensus could not do it.
 pub(super) fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader(leader) => Refusal::NotLeader(leader),
         other => Refusal::Failed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_of_the_cluster_and_epoch_may_say_hello_only() {
+        let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
+        let (own, older) = (Some((one, 2)), Some((one, 1)));
+        let foreign = || Err(Refusal::OtherCluster(Some(one)));
+        // The receiver's cluster and epoch, the caller's, whether it is a member; what it is told by
+        // one of the cluster, and by members.
+        let table = [
+            (own, own, true, Ok(()), Ok(())),
+            (own, own, false, Ok(()), Err(Refusal::NotMember)),
+            (own, older, true, foreign(), foreign()),
+            (own, Some((one, 3)), true, foreign(), foreign()),
+            (own, Some((other, 2)), true, foreign(), foreign()),
+            (own, None, true, foreign(), foreign()),
+            (None, own, true, Err(Refusal::OtherCluster(None)), Err(Refusal::OtherCluster(None))),
+            (None, None, true, Err(Refusal::OtherCluster(None)), Err(Refusal::OtherCluster(None))),
+        ];
+        for (own, of_caller, is_member, of_cluster, of_members) in table {
+            let check = |policy| check_caller(policy, own, of_caller, || is_member);
+            let given = format!("{own:?}, caller {of_caller:?}, member {is_member}");
+            assert_eq!(check(CallerPolicy::Anybody), Ok(()), "{given}");
+            assert_eq!(check(CallerPolicy::SameCluster), of_cluster, "{given}");
+            assert_eq!(check(CallerPolicy::Members), of_members, "{given}");
+        }
+    }
+
+    #[test]
+    fn only_a_leader_with_a_majority_answers_as_one() {
+        let (own, other) = (PeerId([1; 32]), PeerId([2; 32]));
+        let table = [
+            (Some(own), true, Ok(())),
+            (Some(own), false, Err(Refusal::NotLeader(None))),
+            (Some(other), false, Err(Refusal::NotLeader(Some(other)))),
+            (None, false, Err(Refusal::NotLeader(None))),
+        ];
+        for (leader, local, expected) in table {
+            let leadership = Leadership { leader, term: 3, local };
+            assert_eq!(check_leads(own, leadership), expected, "{leadership:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_written_for_sure_is_told_apart_from_what_may_have_been() {
+        let text = || "why".to_owned();
+        let leader = Some(PeerId([2; 32]));
+        assert_eq!(refusal(ProposeError::NotLeader(leader)), Refusal::NotLeader(leader));
+        let uncertain = [
+            ProposeError::Unknown,
+            ProposeError::Late(text()),
+            ProposeError::Stopped(text()),
+            ProposeError::Membership(text()),
+        ];
+        for error in uncertain {
+            assert!(refusal(error.clone()).is_uncertain(), "{error:?}");
+        }
     }
 }

@@ -9,13 +9,16 @@ use futures::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    CALL_DEADLINE, Cluster,
+    CALL_DEADLINE, Cluster, MemberView,
     serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX, refusal},
     writes::Written,
 };
 use crate::{
     rpc::{CallError, encoded_len},
-    types::{Cid, PeerId, Pin, PinRequest, PinState, PinStatus, Refusal, Request, Response, Write},
+    types::{
+        Cid, Metrics, PeerId, Pin, PinRequest, PinState, PinStatus, Refusal, Request, Response,
+        Timestamp, Write,
+    },
 };
 
 /// How long a request waits for a leader before it is given up.
@@ -94,7 +97,7 @@ impl Cluster {
     }
 
     async fn write_until(&self, deadline: Instant, write: Write) -> Result<Pin, UseCaseError> {
-        self.until_answered(
+        until_answered(
             deadline,
             async || settled(self.write_once(write.clone()).await),
             UseCaseError::Unknown,
@@ -129,40 +132,7 @@ impl Cluster {
 
     pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
-        self.until_answered(deadline, || self.ask_once(request.clone()), UseCaseError::NoLeader)
-            .await
-    }
-
-    /// Tries until the leader, wherever it is, has done or refused it. `late` is what an attempt comes
-    /// to that was not answered in time.
-    async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
-        &self,
-        deadline: Instant,
-        attempt: impl Fn() -> F,
-        late: impl Fn(String) -> UseCaseError,
-    ) -> Result<T, UseCaseError> {
-        loop {
-            let reason = match timeout_at(deadline, attempt()).await {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(Refusal::NotFound)) => return Err(UseCaseError::NotFound),
-                Ok(Err(Refusal::Invalid(reason))) => return Err(UseCaseError::Invalid(reason)),
-                Ok(Err(Refusal::Collecting(reason))) => return Err(UseCaseError::Busy(reason)),
-                Ok(Err(refusal)) => refusal.to_string(),
-                Err(_) => {
-                    return Err(late(format!(
-                        "the leader did not answer within {LEADER_DEADLINE:?}: it may have lost its \
-                         majority"
-                    )));
-                }
-            };
-            // Also when every attempt is refused at once and never times out.
-            if Instant::now() >= deadline {
-                return Err(UseCaseError::NoLeader(format!(
-                    "the leader did not do it within {LEADER_DEADLINE:?}: {reason}"
-                )));
-            }
-            tokio::time::sleep(RETRY).await;
-        }
+        until_answered(deadline, || self.ask_once(request.clone()), UseCaseError::NoLeader).await
     }
 
     /// Asks the leader that is known now, which can be this peer; one attempt.
@@ -173,14 +143,7 @@ impl Cluster {
         if leader == self.id() {
             return self.answer_as_leader(leader, request).await;
         }
-        match self.call(leader, request).await {
-            Ok(Response::Refused(refusal)) => Err(refusal),
-            Ok(response) => Ok(response),
-            Err(error @ CallError::Unreachable { sent: false, .. }) => {
-                Err(Refusal::NotYet(format!("the leader cannot be asked: {error}")))
-            }
-            Err(error) => Err(Refusal::Failed(format!("the leader did not answer: {error}"))),
-        }
+        answered(self.call(leader, request).await)
     }
 
     /// On the leader: after it, the state includes every write acknowledged before.
@@ -219,27 +182,93 @@ impl Cluster {
     /// Members that this leader has heard nothing of for too long: what they told is no longer so for
     /// sure.
     pub(super) fn silent(&self) -> BTreeSet<PeerId> {
-        if !self.0.monitor.has_heard() {
-            return BTreeSet::new();
-        }
-        let heard = self.peer_metrics();
-        self.members().into_keys().filter(|peer| !heard.contains_key(peer)).collect()
+        silent(self.0.monitor.has_heard(), &self.peer_metrics(), &self.members())
     }
 
-    /// A pin with what peers told of it; of the silent ones that have it, that they are silent.
+    /// A pin with what its peers are said to do about it.
     pub(super) fn view(&self, silent: &BTreeSet<PeerId>, cid: &Cid, pin: Pin) -> PinView {
-        let mut statuses = self.board().reports(cid).of(Some(&pin));
-        statuses.retain(|peer, _| !silent.contains(peer));
-        for peer in silent.iter().filter(|peer| pin.is_on(**peer)) {
-            let status = PinStatus {
-                state: PinState::DaemonDown,
-                since: self.0.parts.clock.now(),
-                message: "nothing is heard of this peer".to_owned(),
-                attempts: 0,
-            };
-            statuses.insert(*peer, status);
-        }
+        let told = self.board().reports(cid).of(Some(&pin));
+        let statuses = shown(told, silent, &pin, self.0.parts.clock.now());
         (pin, statuses)
+    }
+}
+
+/// Members that a leader has metrics of no more, once it has had the time to hear of all.
+fn silent(
+    has_heard: bool,
+    heard: &BTreeMap<PeerId, Metrics>,
+    members: &BTreeMap<PeerId, MemberView>,
+) -> BTreeSet<PeerId> {
+    members.keys().filter(|peer| has_heard && !heard.contains_key(peer)).copied().collect()
+}
+
+/// What peers told of a pin, without the silent ones; of those that have it, that they are silent.
+fn shown(
+    mut told: BTreeMap<PeerId, PinStatus>,
+    silent: &BTreeSet<PeerId>,
+    pin: &Pin,
+    now: Timestamp,
+) -> BTreeMap<PeerId, PinStatus> {
+    told.retain(|peer, _| !silent.contains(peer));
+    for peer in silent.iter().filter(|peer| pin.is_on(**peer)) {
+        let status = PinStatus {
+            state: PinState::DaemonDown,
+            since: now,
+            message: "nothing is heard of this peer".to_owned(),
+            attempts: 0,
+        };
+        told.insert(*peer, status);
+    }
+    told
+}
+
+/// Tries until the leader, wherever it is, has done or refused it. `late` is what an attempt comes
+/// to that was not answered in time.
+async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
+    deadline: Instant,
+    attempt: impl Fn() -> F,
+    late: impl Fn(String) -> UseCaseError,
+) -> Result<T, UseCaseError> {
+    loop {
+        let reason = match timeout_at(deadline, attempt()).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(refusal)) => last_word(refusal)?,
+            Err(_) => {
+                return Err(late(format!(
+                    "the leader did not answer within {LEADER_DEADLINE:?}: it may have lost its \
+                     majority"
+                )));
+            }
+        };
+        // Also when every attempt is refused at once and never times out.
+        if Instant::now() >= deadline {
+            return Err(UseCaseError::NoLeader(format!(
+                "the leader did not do it within {LEADER_DEADLINE:?}: {reason}"
+            )));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Why it is tried again; or the error, when a repetition would not help.
+fn last_word(refusal: Refusal) -> Result<String, UseCaseError> {
+    match refusal {
+        Refusal::NotFound => Err(UseCaseError::NotFound),
+        Refusal::Invalid(reason) => Err(UseCaseError::Invalid(reason)),
+        Refusal::Collecting(reason) => Err(UseCaseError::Busy(reason)),
+        refusal => Ok(refusal.to_string()),
+    }
+}
+
+/// What another peer's answer comes to. What was not sent has no effect; what was may have one.
+fn answered(answer: Result<Response, CallError>) -> Result<Response, Refusal> {
+    match answer {
+        Ok(Response::Refused(refusal)) => Err(refusal),
+        Ok(response) => Ok(response),
+        Err(error @ CallError::Unreachable { sent: false, .. }) => {
+            Err(Refusal::NotYet(format!("the leader cannot be asked: {error}")))
+        }
+        Err(error) => Err(Refusal::Failed(format!("the leader did not answer: {error}"))),
     }
 }
 
@@ -256,4 +285,150 @@ fn settled(written: Written) -> Result<Result<Pin, UseCaseError>, Refusal> {
 
 pub(super) fn unexpected(response: &Response) -> UseCaseError {
     UseCaseError::Failed(format!("unexpected answer of the leader: {response:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::types::{Allocation, Claims, ClusterId, Member};
+
+    const A: PeerId = PeerId([1; 32]);
+
+    fn pin(on: &[(u8, bool)]) -> Pin {
+        let on = on.iter().map(|(n, leaving)| (PeerId([*n; 32]), *leaving));
+        let allocation = |(peer, leaving)| Allocation { peer, leaving, since: 1 };
+        let allocations = on.map(allocation).collect();
+        Pin { claims: Claims::default(), allocations, created: Timestamp(0) }
+    }
+
+    fn text() -> String {
+        "why".to_owned()
+    }
+
+    /// Every refusal; whether it ends the trying, and whether a write may have taken effect.
+    fn refusals() -> [(Refusal, Option<UseCaseError>, bool); 10] {
+        [
+            (Refusal::OtherCluster(Some(ClusterId([1; 16]))), None, false),
+            (Refusal::NotMember, None, false),
+            (Refusal::NotLeader(Some(A)), None, false),
+            (Refusal::Invalid(text()), Some(UseCaseError::Invalid(text())), false),
+            (Refusal::Failed(text()), None, true),
+            (Refusal::Busy, None, false),
+            (Refusal::DaemonTaken(A), None, false),
+            (Refusal::NotFound, Some(UseCaseError::NotFound), false),
+            (Refusal::NotYet(text()), None, false),
+            (Refusal::Collecting(text()), Some(UseCaseError::Busy(text())), false),
+        ]
+    }
+
+    #[test]
+    fn a_write_that_may_have_taken_effect_is_not_tried_again() {
+        for (refusal, _, uncertain) in refusals() {
+            let found = settled(Err(refusal.clone()));
+            let expected = match uncertain {
+                true => Ok(Err(UseCaseError::Unknown(refusal.to_string()))),
+                false => Err(refusal),
+            };
+            assert_eq!(found, expected);
+        }
+        assert_eq!(settled(Ok(pin(&[]))), Ok(Ok(pin(&[]))));
+    }
+
+    #[test]
+    fn what_was_sent_and_not_answered_may_have_had_an_effect() {
+        let unreachable = |sent| CallError::Unreachable { peer: A, reason: text(), sent };
+        let timeout = CallError::Timeout { peer: A, deadline: CALL_DEADLINE };
+        for (error, uncertain) in
+            [(unreachable(false), false), (unreachable(true), true), (timeout, true)]
+        {
+            let refusal = answered(Err(error.clone())).unwrap_err();
+            assert_eq!(refusal.is_uncertain(), uncertain, "{error:?}");
+            assert_eq!(last_word(refusal.clone()), Ok(refusal.to_string()), "{error:?}");
+        }
+        for (refusal, ..) in refusals() {
+            assert_eq!(answered(Ok(Response::Refused(refusal.clone()))), Err(refusal));
+        }
+        assert_eq!(answered(Ok(Response::PinView(None))), Ok(Response::PinView(None)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_repetition_may_mend_is_tried_until_the_deadline() {
+        for (refusal, ends, _) in refusals() {
+            let tries = Cell::new(0);
+            let attempt = async || {
+                tries.set(tries.get() + 1);
+                if tries.get() == 3 { Ok(7) } else { Err(refusal.clone()) }
+            };
+            let deadline = Instant::now() + LEADER_DEADLINE;
+            let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
+            let expected = ends.clone().map_or((Ok(7), 3), |error| (Err(error), 1));
+            assert_eq!((found, tries.get()), expected, "{refusal:?}");
+
+            let attempt = async || Err::<(), _>(refusal.clone());
+            let deadline = Instant::now() + LEADER_DEADLINE;
+            let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
+            match ends {
+                Some(error) => assert_eq!(found, Err(error)),
+                None => {
+                    assert!(
+                        matches!(found, Err(UseCaseError::NoLeader(_))),
+                        "{refusal:?}: {found:?}"
+                    );
+                    assert!(Instant::now() >= deadline, "{refusal:?}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_without_an_answer_ends_at_the_deadline_as_the_caller_says() {
+        let deadline = Instant::now() + LEADER_DEADLINE;
+        let attempt = std::future::pending::<Result<(), Refusal>>;
+        let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
+        assert!(matches!(found, Err(UseCaseError::Unknown(_))), "{found:?}");
+        assert_eq!(Instant::now(), deadline);
+    }
+
+    #[test]
+    fn members_that_are_not_heard_of_are_silent_once_there_was_time_to_hear_of_all() {
+        let peer = |n| PeerId([n; 32]);
+        let view = || MemberView { member: Member::default(), voter: true };
+        let members = (1..4).map(|n| (peer(n), view())).collect();
+        let heard = [1, 3, 9].map(|n| (peer(n), Metrics::default())).into();
+        assert_eq!(silent(true, &heard, &members), BTreeSet::from([peer(2)]));
+        assert_eq!(silent(false, &heard, &members), BTreeSet::new());
+    }
+
+    #[test]
+    fn of_a_silent_peer_it_is_shown_that_it_is_silent_and_no_more() {
+        let status = |state| PinStatus { state, since: Timestamp(1), message: text(), attempts: 2 };
+        let peer = |n| PeerId([n; 32]);
+        let told = || {
+            let states = [(1, PinState::Pinned), (2, PinState::Pinned), (3, PinState::Pinning)];
+            states.into_iter().map(|(n, state)| (peer(n), status(state))).collect()
+        };
+        let pin = pin(&[(1, false), (2, true), (4, false)]);
+        let states = |silent: &[u8]| {
+            let silent = silent.iter().map(|n| peer(*n)).collect();
+            let all = shown(told(), &silent, &pin, Timestamp(9));
+            all.into_iter().map(|(peer, status)| (peer.0[0], status.state)).collect::<Vec<_>>()
+        };
+        use PinState::{DaemonDown, Pinned, Pinning};
+        let table: &[(&[u8], &[(u8, PinState)])] = &[
+            (&[], &[(1, Pinned), (2, Pinned), (3, Pinning)]),
+            (&[1], &[(1, DaemonDown), (2, Pinned), (3, Pinning)]),
+            (&[2], &[(1, Pinned), (2, DaemonDown), (3, Pinning)]),
+            // One that is not to have it, one that has not told of it yet, and one of neither.
+            (&[3], &[(1, Pinned), (2, Pinned)]),
+            (&[4], &[(1, Pinned), (2, Pinned), (3, Pinning), (4, DaemonDown)]),
+            (&[5], &[(1, Pinned), (2, Pinned), (3, Pinning)]),
+        ];
+        for (silent, expected) in table {
+            assert_eq!(states(silent), *expected, "{silent:?} are silent");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError, placement::Placement, serve::refusal};
 use crate::{
-    state::{Applied, Op, Outcome, Refused},
+    state::{Applied, Op, Outcome, PinSet, Refused},
     types::{Cid, Factor, Owner, Pin, PinRequest, Refusal, Request, Response, Write},
 };
 
@@ -81,14 +81,7 @@ impl Cluster {
     /// Has the leader do writes together, at most [`Write::BATCH_LEN_MAX`]; one attempt.
     pub(super) async fn write_all_once(&self, writes: Vec<Write>) -> Vec<Written> {
         let count = writes.len();
-        match self.ask_once(Request::Writes(writes)).await {
-            Ok(Response::Written(written)) if written.len() == count => written,
-            Ok(_) => {
-                let refusal = Refusal::Failed("the leader answers another question".to_owned());
-                vec![Err(refusal); count]
-            }
-            Err(refusal) => vec![Err(refusal); count],
-        }
+        one_for_each(count, self.ask_once(Request::Writes(writes)).await)
     }
 
     /// On the leader: does writes as one entry; acknowledged when it returns.
@@ -96,7 +89,7 @@ impl Cluster {
         if writes.len() > Write::BATCH_LEN_MAX {
             return Err(Refusal::Invalid(format!("{} writes are too many at once", writes.len())));
         }
-        if self.releases_unknown(&writes) {
+        if self.state().read(|pins| releases_unknown(pins, &writes)) {
             // A leader that was cut off and does not know it yet must not say what is not there.
             self.catch_up().await.map_err(|error| Refusal::NotYet(error.to_string()))?;
         }
@@ -114,32 +107,7 @@ impl Cluster {
             true => Vec::new(),
             false => self.consensus().propose(ops).await.map_err(refusal)?,
         };
-        let mut applied = applied.into_iter();
-        let become_of = |decided: Result<(), Refusal>| {
-            decided?;
-            let unanswered =
-                || Refusal::Failed("the log does not say what became of it".to_owned());
-            let Applied { outcome, pin } = applied.next().ok_or_else(unanswered)?;
-            match outcome {
-                Outcome::Refused(Refused::NoSuchPin) => Err(Refusal::NotFound),
-                Outcome::Refused(refused) => Err(Refusal::Invalid(refused.to_string())),
-                // Another release may have come first.
-                Outcome::Changed | Outcome::Unchanged => {
-                    pin.filter(by_rest).ok_or(Refusal::NotFound)
-                }
-            }
-        };
-        Ok(decided.into_iter().map(become_of).collect())
-    }
-
-    /// Whether something is to be released that is not pinned by REST, as far as this peer knows.
-    fn releases_unknown(&self, writes: &[Write]) -> bool {
-        self.state().read(|pins| {
-            writes.iter().any(|write| match write {
-                Write::Pin(_) => false,
-                Write::Unpin(cid) => !pins.get(cid).is_some_and(by_rest),
-            })
-        })
+        Ok(what_became(decided, applied))
     }
 
     fn claim(&self, placement: &Placement, request: PinRequest) -> Result<Op, Refusal> {
@@ -147,50 +115,240 @@ impl Cluster {
         let candidates = self.candidates_in(placement, &cid, options.replication);
         let holders =
             self.state().read(|pins| pins.get(&cid).map_or(0, |pin| pin.holders().count()));
-        let possible = holders + candidates.len();
-        // Everywhere is wherever there are peers: one that is away takes it when it is back.
-        let needed = match options.replication.min {
-            Factor::Everywhere => 1,
-            Factor::Count(count) => usize::from(count),
-        };
-        if possible < needed {
-            let reason = format!(
-                "not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it"
-            );
-            // A member that is away or full need not stay so, and a leader that is new or was asleep
-            // has yet to hear of some.
-            let possible_later = needed <= placement.members;
-            return Err(match possible_later {
-                true => Refusal::NotYet(reason),
-                false => Refusal::Invalid(reason),
-            });
-        }
+        check_peers(&cid, options.replication.min, holders + candidates.len(), placement.members)?;
         let at = self.0.parts.clock.now();
         Ok(Op::Claim { cid, owner: Owner::Rest, options, candidates, at, fence: None })
     }
 
     fn release(&self, cid: Cid) -> Result<Op, Refusal> {
-        let pin = self.state().read(|pins| pins.get(&cid).cloned()).ok_or(Refusal::NotFound)?;
-        if let Some((Owner::Waiting(_), claim)) = pin.claims.last() {
-            return Err(Refusal::Invalid(format!(
-                "{cid} waits to be unpinned since its Pin {} was deleted: kubectl describe \
-                 clusterpeers says how to allow it",
-                claim.options.name
-            )));
-        }
-        if !by_rest(&pin) {
-            let owners: Vec<&str> =
-                pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();
-            return Err(Refusal::Invalid(format!(
-                "{cid} is not pinned by this API but by {}; delete that instead",
-                owners.join(", ")
-            )));
-        }
+        self.state().read(|pins| check_release(&cid, pins.get(&cid)))?;
         let at = self.0.parts.clock.now();
         Ok(Op::Release { cid, owner: Owner::Rest, at, fence: None })
     }
 }
 
+/// What became of so many writes, by the leader's answer to all of them.
+fn one_for_each(count: usize, answer: Result<Response, Refusal>) -> Vec<Written> {
+    match answer {
+        Ok(Response::Written(written)) if written.len() == count => written,
+        Ok(_) => {
+            let refusal = Refusal::Failed("the leader answers another question".to_owned());
+            vec![Err(refusal); count]
+        }
+        Err(refusal) => vec![Err(refusal); count],
+    }
+}
+
+/// What became of each write: those that were not refused were proposed, in the same order.
+fn what_became(decided: Vec<Result<(), Refusal>>, applied: Vec<Applied>) -> Vec<Written> {
+    let mut applied = applied.into_iter();
+    let became = |decided: Result<(), Refusal>| {
+        decided?;
+        let unanswered = || Refusal::Failed("the log does not say what became of it".to_owned());
+        let Applied { outcome, pin } = applied.next().ok_or_else(unanswered)?;
+        match outcome {
+            Outcome::Refused(Refused::NoSuchPin) => Err(Refusal::NotFound),
+            Outcome::Refused(refused) => Err(Refusal::Invalid(refused.to_string())),
+            // Another release may have come first.
+            Outcome::Changed | Outcome::Unchanged => pin.filter(by_rest).ok_or(Refusal::NotFound),
+        }
+    };
+    decided.into_iter().map(became).collect()
+}
+
+/// Whether something is to be released that is not pinned by REST, as far as this peer knows.
+fn releases_unknown(pins: &PinSet, writes: &[Write]) -> bool {
+    writes.iter().any(|write| match write {
+        Write::Pin(_) => false,
+        Write::Unpin(cid) => !pins.get(cid).is_some_and(by_rest),
+    })
+}
+
+/// Whether there are enough peers: those that have it or can take it, of all members.
+fn check_peers(cid: &Cid, min: Factor, possible: usize, members: usize) -> Result<(), Refusal> {
+    // Everywhere is wherever there are peers: one that is away takes it when it is back.
+    let needed = match min {
+        Factor::Everywhere => 1,
+        Factor::Count(count) => usize::from(count),
+    };
+    if possible >= needed {
+        return Ok(());
+    }
+    let reason =
+        format!("not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it");
+    // A member that is away or full need not stay so, and a leader that is new or was asleep has yet
+    // to hear of some.
+    let possible_later = needed <= members;
+    Err(if possible_later { Refusal::NotYet(reason) } else { Refusal::Invalid(reason) })
+}
+
+/// Whether REST may release a pin.
+fn check_release(cid: &Cid, pin: Option<&Pin>) -> Result<(), Refusal> {
+    let pin = pin.ok_or(Refusal::NotFound)?;
+    if let Some((Owner::Waiting(_), claim)) = pin.claims.last() {
+        return Err(Refusal::Invalid(format!(
+            "{cid} waits to be unpinned since its Pin {} was deleted: kubectl describe \
+             clusterpeers says how to allow it",
+            claim.options.name
+        )));
+    }
+    if !by_rest(pin) {
+        let owners: Vec<&str> =
+            pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();
+        return Err(Refusal::Invalid(format!(
+            "{cid} is not pinned by this API but by {}; delete that instead",
+            owners.join(", ")
+        )));
+    }
+    Ok(())
+}
+
 fn by_rest(pin: &Pin) -> bool {
     pin.claims.contains(&Owner::Rest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::types::{Claim, ClaimOptions, Replication, Timestamp, Uid};
+
+    fn cid(n: u8) -> Cid {
+        let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
+        Cid::from(cid::Cid::new_v1(0x55, hash))
+    }
+
+    fn options(name: &str) -> ClaimOptions {
+        let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
+        ClaimOptions { replication, retain: false, name: name.to_owned() }
+    }
+
+    fn pin(owners: &[(Owner, &str)]) -> Pin {
+        let claim = |name| Claim { options: options(name), generation: 0, since: Timestamp(0) };
+        let claims = owners.iter().map(|(owner, name)| (owner.clone(), claim(name)));
+        Pin { claims: claims.collect(), allocations: Vec::new(), created: Timestamp(0) }
+    }
+
+    fn object() -> Owner {
+        Owner::Object(Uid("a".to_owned()))
+    }
+
+    #[test]
+    fn too_few_peers_are_a_matter_of_time_when_there_are_enough_members() {
+        use Factor::{Count, Everywhere};
+        // Needed, holders and takers, members; done now, or perhaps later.
+        let table = [
+            (Count(1), 1, 3, Ok(())),
+            (Count(2), 2, 2, Ok(())),
+            (Count(2), 3, 3, Ok(())),
+            (Count(2), 1, 2, Err(true)),
+            (Count(1), 0, 1, Err(true)),
+            (Count(3), 1, 2, Err(false)),
+            (Count(3), 2, 2, Err(false)),
+            (Everywhere, 1, 3, Ok(())),
+            (Everywhere, 0, 3, Err(true)),
+        ];
+        for (min, possible, members, expected) in table {
+            let found = check_peers(&cid(1), min, possible, members);
+            let later = found.map_err(|refusal| match refusal {
+                Refusal::NotYet(_) => true,
+                Refusal::Invalid(_) => false,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(later, expected, "{min:?}: {possible} of {members}");
+        }
+    }
+
+    #[test]
+    fn rest_releases_its_own_claim_only() {
+        let waiting = Owner::Waiting(Uid("a".to_owned()));
+        let table: &[(&[(Owner, &str)], Option<&str>)] = &[
+            (&[(Owner::Rest, "r")], None),
+            (&[(object(), "ns/a"), (Owner::Rest, "r")], None),
+            (&[(Owner::Rest, "r"), (Owner::Retained, "ns/b")], None),
+            (&[(object(), "ns/a")], Some("ns/a")),
+            (&[(Owner::Retained, "ns/b")], Some("ns/b")),
+            (&[(waiting, "ns/a")], Some("waits to be unpinned")),
+        ];
+        for (owners, refused) in table {
+            let found = check_release(&cid(1), Some(&pin(owners)));
+            match refused {
+                None => assert_eq!(found, Ok(()), "{owners:?}"),
+                Some(why) => assert!(
+                    matches!(&found, Err(Refusal::Invalid(reason)) if reason.contains(why)),
+                    "{owners:?}: {found:?}"
+                ),
+            }
+        }
+        assert_eq!(check_release(&cid(1), None), Err(Refusal::NotFound));
+    }
+
+    #[test]
+    fn a_leader_looks_again_before_it_says_that_there_is_nothing_to_release() {
+        let mut pins = PinSet::default();
+        pins.restore(cid(1), pin(&[(Owner::Rest, "r")]));
+        pins.restore(cid(2), pin(&[(object(), "ns/a")]));
+        let claim = |n| Write::Pin(PinRequest { cid: cid(n), options: options("") });
+        let table = [
+            (vec![], false),
+            (vec![claim(1), claim(9)], false),
+            (vec![Write::Unpin(cid(1))], false),
+            (vec![Write::Unpin(cid(2))], true),
+            (vec![Write::Unpin(cid(9))], true),
+            (vec![claim(9), Write::Unpin(cid(1)), Write::Unpin(cid(9))], true),
+        ];
+        for (writes, unknown) in table {
+            assert_eq!(releases_unknown(&pins, &writes), unknown, "{writes:?}");
+        }
+    }
+
+    #[test]
+    fn each_write_gets_its_own_answer() {
+        let applied = |outcome, name: Option<&str>| Applied {
+            outcome,
+            pin: name.map(|name| pin(&[(Owner::Rest, name)])),
+        };
+        let of_object = Applied { outcome: Outcome::Unchanged, pin: Some(pin(&[(object(), "")])) };
+        let no_peers = || Refusal::NotYet("no peers".to_owned());
+        let decided = vec![Ok(()), Err(no_peers()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())];
+        let all = vec![
+            applied(Outcome::Changed, Some("one")),
+            applied(Outcome::Unchanged, Some("two")),
+            applied(Outcome::Refused(Refused::NoSuchPin), None),
+            applied(Outcome::Refused(Refused::TooManyClaims), Some("three")),
+            of_object,
+            applied(Outcome::Unchanged, None),
+        ];
+        let shown: Vec<Result<String, Refusal>> = what_became(decided, all)
+            .into_iter()
+            .map(|written| Ok(written?.claims.get(&Owner::Rest).unwrap().options.name.clone()))
+            .collect();
+        let unanswered = Refusal::Failed("the log does not say what became of it".to_owned());
+        let expected = [
+            Ok("one".to_owned()),
+            Err(no_peers()),
+            Ok("two".to_owned()),
+            Err(Refusal::NotFound),
+            Err(Refusal::Invalid(Refused::TooManyClaims.to_string())),
+            Err(Refusal::NotFound),
+            Err(Refusal::NotFound),
+            Err(unanswered),
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn an_answer_to_something_else_says_nothing_of_any_write() {
+        let written = vec![Ok(pin(&[(Owner::Rest, "one")])), Err(Refusal::NotFound)];
+        let whole = Ok(Response::Written(written.clone()));
+        assert_eq!(one_for_each(2, whole.clone()), written);
+        for (count, answer) in [(1, whole.clone()), (3, whole), (2, Ok(Response::Done))] {
+            let all = one_for_each(count, answer);
+            let uncertain = |one: &Written| one.as_ref().is_err_and(Refusal::is_uncertain);
+            assert!(all.len() == count && all.iter().all(uncertain), "{all:?}");
+        }
+        let refused = Refusal::NotLeader(None);
+        assert_eq!(one_for_each(2, Err(refused.clone())), vec![Err(refused); 2]);
+    }
 }
