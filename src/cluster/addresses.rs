@@ -93,6 +93,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_of_others_are_learnt_within_bounds() {
+        let (me, book) = (PeerId([0; 32]), AddressBook::default());
+        let peer = |n: usize| {
+            PeerId(
+                [u8::try_from(n % 256).unwrap(), u8::from(n > 255)].repeat(16).try_into().unwrap(),
+            )
+        };
+        let learn = |n, addresses: &[&str]| {
+            let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+            book.learn(me, [(peer(n), addresses)].into()).is_some()
+        };
+        assert!(learn(1, &["/a"]) && !learn(1, &["/a"]), "it is known");
+        assert!(learn(1, &["/b"]) && book.all()[&peer(1)] == ["/b"], "it has moved");
+        assert!(!learn(1, &[]) && book.all()[&peer(1)] == ["/b"], "nothing is no news");
+        assert!(learn(2, &["/x"; 99]));
+        assert_eq!(book.all()[&peer(2)].len(), ADDRESSES_MAX);
+        assert_eq!(book.learn(me, [(me, vec!["/me".to_owned()])].into()), None);
+        assert!((3..=PEERS_MAX).all(|n| learn(n, &["/a"])));
+        assert!(!learn(PEERS_MAX + 1, &["/a"]), "there are too many");
+        assert!(learn(1, &["/c"]), "who is known may move all the same");
+        assert_eq!(book.all().len(), PEERS_MAX);
+    }
+
+    #[test]
     fn what_is_learnt_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("addresses");

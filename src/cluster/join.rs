@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError, JoinPolicy, Standing};
-use crate::types::{ClusterId, Hello, HelloReply, PeerId, Refusal, Request, Response};
+use crate::types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, Request, Response};
 
 /// Between two rounds of asking.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -59,16 +59,11 @@ impl Cluster {
     }
 
     fn may_join(&self) -> bool {
-        // A peer bound to a cluster goes on asking it; a crash may have come between the two.
-        *self.0.join.borrow() != JoinPolicy::Wait || self.standing() != Standing::Blank
+        may_join(self.standing(), *self.0.join.borrow())
     }
 
     fn wanted_cluster(&self) -> Option<ClusterId> {
-        match (self.standing(), *self.0.join.borrow()) {
-            (Standing::Member { cluster, .. }, _) => Some(cluster),
-            (Standing::Blank, JoinPolicy::Only(cluster)) => Some(cluster),
-            (Standing::Blank, JoinPolicy::Any | JoinPolicy::Wait) => None,
-        }
+        wanted_cluster(self.standing(), *self.0.join.borrow())
     }
 
     async fn ask_around(&self) -> Result<(), FatalError> {
@@ -112,8 +107,9 @@ impl Cluster {
         let addresses = reply.members.iter().map(|(id, m)| (*id, m.addresses.clone())).collect();
         self.learn_new_addresses(addresses);
         let Some((cluster, epoch)) = reply.cluster else { return Ok(None) };
-        if self.wanted_cluster().is_some_and(|wanted| wanted != cluster) {
-            tracing::warn!(%to, %cluster, wanted = ?self.wanted_cluster(), "a peer of another cluster answered");
+        let wanted = self.wanted_cluster();
+        if !is_wanted(wanted, cluster) {
+            tracing::warn!(%to, %cluster, ?wanted, "a peer of another cluster answered");
             return Ok(None);
         }
         // The store answers nothing after an error of the disk, until it is opened anew.
@@ -125,26 +121,25 @@ impl Cluster {
 
     /// Addresses from the membership are as old as the joining: they never replace known ones.
     fn learn_new_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
-        let known = self.0.parts.addresses.all();
-        let new = addresses.into_iter().filter(|(peer, _)| !known.contains_key(peer)).collect();
-        self.learn_addresses(new);
+        self.learn_addresses(unknown(&self.0.parts.addresses.all(), addresses));
     }
 
     /// Answers a peer that presents itself; the leader takes it in if it asks for it.
     pub(super) async fn answer_hello(&self, from: PeerId, hello: Hello) -> Response {
         let leadership = *self.0.leadership.borrow();
-        let mut members: BTreeMap<PeerId, crate::types::Member> =
+        let mut members: BTreeMap<PeerId, Member> =
             self.members().into_iter().map(|(id, view)| (id, view.member)).collect();
-        let taken = hello.daemon.and_then(|daemon| self.0.monitor.user_of(&daemon, from));
-        if let Some(by) = taken.filter(|_| hello.join && leadership.local) {
-            return Response::Refused(Refusal::DaemonTaken(by));
-        }
-        if hello.join && leadership.local && members.get(&from) != Some(&hello.member) {
-            if let Err(error) = self.consensus().add_learner(from, hello.member.clone()).await {
-                return Response::Refused(Refusal::Failed(error.to_string()));
+        let user = hello.daemon.as_ref().and_then(|daemon| self.0.monitor.user_of(daemon, from));
+        match admission(&hello, leadership.local, user, members.get(&from)) {
+            Admission::DaemonTaken(by) => return Response::Refused(Refusal::DaemonTaken(by)),
+            Admission::AsItIs => {}
+            Admission::TakeIn => {
+                if let Err(error) = self.consensus().add_learner(from, hello.member.clone()).await {
+                    return Response::Refused(Refusal::Failed(error.to_string()));
+                }
+                tracing::info!(peer = %from, name = %hello.member.name, "a peer was taken in");
+                members.insert(from, hello.member);
             }
-            tracing::info!(peer = %from, name = %hello.member.name, "a peer was taken in");
-            members.insert(from, hello.member);
         }
         let admitted = members.contains_key(&from);
         for (peer, addresses) in self.0.parts.addresses.all() {
@@ -160,5 +155,123 @@ impl Cluster {
             members,
             admitted,
         })
+    }
+}
+
+/// Whether a peer that is no member asks others to be taken in. One that is bound to a cluster goes on
+/// asking it; a crash may have come between the two.
+fn may_join(standing: Standing, policy: JoinPolicy) -> bool {
+    policy != JoinPolicy::Wait || standing != Standing::Blank
+}
+
+/// The only cluster that this peer may join, if there is one.
+fn wanted_cluster(standing: Standing, policy: JoinPolicy) -> Option<ClusterId> {
+    match (standing, policy) {
+        (Standing::Member { cluster, .. }, _) => Some(cluster),
+        (Standing::Blank, JoinPolicy::Only(cluster)) => Some(cluster),
+        (Standing::Blank, JoinPolicy::Any | JoinPolicy::Wait) => None,
+    }
+}
+
+fn is_wanted(wanted: Option<ClusterId>, cluster: ClusterId) -> bool {
+    wanted.is_none_or(|wanted| wanted == cluster)
+}
+
+type Addresses = BTreeMap<PeerId, Vec<String>>;
+
+/// Those of peers that are not known.
+fn unknown(known: &Addresses, addresses: Addresses) -> Addresses {
+    addresses.into_iter().filter(|(peer, _)| !known.contains_key(peer)).collect()
+}
+
+/// What becomes of the membership when a peer presents itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    /// Another peer uses its daemon: it must not be a member beside that one.
+    DaemonTaken(PeerId),
+    /// It is new, or its name or addresses are.
+    TakeIn,
+    /// Nothing changes: it does not ask for it, this peer does not lead, or it is a member.
+    AsItIs,
+}
+
+/// `user` is another peer that uses its daemon, `known` what the membership says of it.
+fn admission(
+    hello: &Hello,
+    leads: bool,
+    user: Option<PeerId>,
+    known: Option<&Member>,
+) -> Admission {
+    match user {
+        _ if !hello.join || !leads => Admission::AsItIs,
+        Some(by) => Admission::DaemonTaken(by),
+        None if known == Some(&hello.member) => Admission::AsItIs,
+        None => Admission::TakeIn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: ClusterId = ClusterId([1; 16]);
+    const OTHER: ClusterId = ClusterId([2; 16]);
+
+    #[test]
+    fn a_peer_binds_its_disk_to_the_cluster_it_belongs_to_or_was_told_of() {
+        let of_one = Standing::Member { cluster: ONE, epoch: 3 };
+        // Standing, policy; whether it asks to be taken in, and of which cluster it may become.
+        let table = [
+            (Standing::Blank, JoinPolicy::Wait, false, true, true),
+            (Standing::Blank, JoinPolicy::Any, true, true, true),
+            (Standing::Blank, JoinPolicy::Only(ONE), true, true, false),
+            (Standing::Blank, JoinPolicy::Only(OTHER), true, false, true),
+            (of_one, JoinPolicy::Wait, true, true, false),
+            (of_one, JoinPolicy::Any, true, true, false),
+            (of_one, JoinPolicy::Only(OTHER), true, true, false),
+        ];
+        for (standing, policy, asks, one, other) in table {
+            let wanted = wanted_cluster(standing, policy);
+            let found =
+                (may_join(standing, policy), is_wanted(wanted, ONE), is_wanted(wanted, OTHER));
+            assert_eq!(found, (asks, one, other), "{standing:?}, {policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_takes_in_whoever_asks_with_a_daemon_of_its_own() {
+        use Admission::{AsItIs, DaemonTaken, TakeIn};
+        let by = PeerId([9; 32]);
+        let member =
+            |name: &str| Member { name: name.to_owned(), addresses: vec!["/a".to_owned()] };
+        let moved = Member { addresses: vec!["/b".to_owned()], ..member("a") };
+        // Whether it asks, whether this peer leads, who uses its daemon, what is known of it.
+        let table = [
+            (true, true, None, None, TakeIn),
+            (true, true, None, Some(member("b")), TakeIn),
+            (true, true, None, Some(moved), TakeIn),
+            (true, true, None, Some(member("a")), AsItIs),
+            (true, true, Some(by), None, DaemonTaken(by)),
+            (true, true, Some(by), Some(member("a")), DaemonTaken(by)),
+            (true, false, None, None, AsItIs),
+            (true, false, Some(by), None, AsItIs),
+            (false, true, None, None, AsItIs),
+            (false, true, Some(by), None, AsItIs),
+        ];
+        for (join, leads, user, known, expected) in table {
+            let (version, daemon) = (String::new(), Some("d".to_owned()));
+            let hello = Hello { member: member("a"), version, daemon, join };
+            let found = admission(&hello, leads, user, known.as_ref());
+            assert_eq!(found, expected, "asks {join}, leads {leads}, {user:?}, {known:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_membership_replace_no_newer_ones() {
+        let all = |all: &[(u8, &str)]| -> Addresses {
+            all.iter().map(|(n, address)| (PeerId([*n; 32]), vec![(*address).to_owned()])).collect()
+        };
+        let known = all(&[(1, "/new")]);
+        assert_eq!(unknown(&known, all(&[(1, "/old"), (2, "/b")])), all(&[(2, "/b")]));
     }
 }
