@@ -8,12 +8,12 @@
 //!
 //! The voters take turns, so that two do not take each other's votes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError};
+use super::{Cluster, FatalError, MemberView};
 use crate::types::PeerId;
 
 /// Between two looks, and between two pre-votes.
@@ -32,12 +32,9 @@ impl Cluster {
                 () = token.cancelled() => return Ok(()),
                 () = sleep(LOOK) => {}
             }
-            let gone = self.0.leadership.borrow().leader.filter(|leader| self.is_gone(leader));
-            lost = match (gone, lost) {
-                (Some(leader), Some((known, since))) if known == leader => Some((leader, since)),
-                (Some(leader), _) => Some((leader, Instant::now())),
-                (None, _) => None,
-            };
+            let leader = self.0.leadership.borrow().leader;
+            let gone = gone(self.id(), leader, &self.0.parts.transport.connected());
+            lost = lost_since(gone, lost, Instant::now());
             if let Some((leader, since)) = lost
                 && self.is_turn(leader, since.elapsed())
                 && let Err(error) = self.consensus().stand().await
@@ -47,22 +44,96 @@ impl Cluster {
         }
     }
 
-    fn is_gone(&self, leader: &PeerId) -> bool {
-        *leader != self.id() && !self.0.parts.transport.connected().contains(leader)
-    }
-
     /// Whether it is this voter's turn so long after the leader was lost.
     fn is_turn(&self, leader: PeerId, after: Duration) -> bool {
-        let members = self.members();
-        let others = members.iter().filter(|(peer, view)| view.voter && **peer != leader);
-        let Some(place) = others.map(|(peer, _)| *peer).position(|peer| peer == self.id()) else {
-            return false;
+        let turn = turn(self.id(), leader, &self.members(), self.consensus().lease());
+        turn.is_some_and(|turn| turn.contains(&after))
+    }
+}
+
+/// The leader, if it is another peer to which there is no connection.
+fn gone(own: PeerId, leader: Option<PeerId>, connected: &[PeerId]) -> Option<PeerId> {
+    leader.filter(|leader| *leader != own && !connected.contains(leader))
+}
+
+/// The leader that is gone, and since when it is.
+fn lost_since(
+    gone: Option<PeerId>,
+    before: Option<(PeerId, Instant)>,
+    now: Instant,
+) -> Option<(PeerId, Instant)> {
+    let leader = gone?;
+    Some(before.filter(|(known, _)| *known == leader).unwrap_or((leader, now)))
+}
+
+/// When this peer stands after the leader was lost: never, if it does not vote.
+fn turn(
+    own: PeerId,
+    leader: PeerId,
+    members: &BTreeMap<PeerId, MemberView>,
+    lease: Duration,
+) -> Option<Range<Duration>> {
+    let mut others = members.iter().filter(|(peer, view)| view.voter && **peer != leader);
+    let place = others.position(|(peer, _)| *peer == own)?;
+    let place = u32::try_from(place).unwrap_or(u32::MAX);
+    // Nobody is elected before the leader's lease has ended. The first need not wait for that: it is
+    // refused until then.
+    let turn = if place == 0 { Duration::ZERO } else { lease + TURN * place };
+    Some(turn..turn + PATIENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Member;
+
+    fn peer(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    #[test]
+    fn another_leader_without_a_connection_is_gone() {
+        let table = [
+            (None, vec![], None),
+            (Some(1), vec![], None), // this peer
+            (Some(2), vec![], Some(2)),
+            (Some(2), vec![3], Some(2)),
+            (Some(2), vec![3, 2], None),
+        ];
+        for (leader, connected, expected) in table {
+            let peers: Vec<PeerId> = connected.iter().copied().map(peer).collect();
+            let found = gone(peer(1), leader.map(peer), &peers);
+            assert_eq!(found, expected.map(peer), "{leader:?}, connected to {connected:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_is_lost_since_it_is_gone() {
+        let before = Instant::now();
+        let now = before + Duration::from_secs(1);
+        let lost = Some((peer(2), before));
+        assert_eq!(lost_since(Some(peer(2)), None, now), Some((peer(2), now)));
+        assert_eq!(lost_since(Some(peer(2)), lost, now), lost);
+        assert_eq!(lost_since(Some(peer(3)), lost, now), Some((peer(3), now)));
+        assert_eq!(lost_since(None, lost, now), None);
+    }
+
+    #[test]
+    fn voters_take_turns_and_learners_have_none() {
+        let lease = Duration::from_secs(1);
+        let view = |voter| MemberView { member: Member::default(), voter };
+        let votes = [(1, true), (2, false), (3, true), (4, true)];
+        let members = votes.map(|(n, voter)| (peer(n), view(voter))).into();
+        let begins = |own, leader| {
+            let turn = turn(peer(own), peer(leader), &members, lease)?;
+            assert_eq!(turn.end, turn.start + PATIENCE);
+            Some(turn.start)
         };
-        let place = u32::try_from(place).unwrap_or(u32::MAX);
-        // Nobody is elected before the leader's lease has ended. The first need not wait for that:
-        // it is refused until then.
-        let turn =
-            if place == 0 { Duration::ZERO } else { self.consensus().lease() + TURN * place };
-        (turn..turn + PATIENCE).contains(&after)
+        let first = Some(Duration::ZERO);
+        // Of the leader 1, and of another.
+        assert_eq!((begins(3, 1), begins(4, 1)), (first, Some(lease + TURN)));
+        assert_eq!((begins(1, 3), begins(4, 3)), (first, Some(lease + TURN)));
+        assert_eq!(begins(4, 9), Some(lease + TURN * 2));
+        assert_eq!([begins(2, 1), begins(1, 1), begins(9, 1)], [None; 3]);
     }
 }

@@ -42,7 +42,7 @@ use self::{placement::Proposed, writes::Waiting};
 pub use crate::consensus::{Leadership, MemberView};
 use crate::{
     clock::Clock,
-    consensus::{Consensus, OpenError, ProposeError, random_u64},
+    consensus::{Consensus, LogProgress, OpenError, ProposeError, random_u64},
     ipfs::SharedIpfs,
     monitor::{Monitor, informer},
     rpc::{Inbound, SharedTransport},
@@ -177,6 +177,41 @@ impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("id", &self.0.parts.id).finish_non_exhaustive()
     }
+}
+
+/// Whether a peer leads in a term, the one that something was decided in.
+fn check_leads_in(term: u64, leadership: Leadership) -> Result<(), ProposeError> {
+    match leadership.local && leadership.term == term {
+        true => Ok(()),
+        false => Err(ProposeError::NotLeader(leadership.leader)),
+    }
+}
+
+/// `answered` is the time since a leader took this peer's metrics.
+fn is_led(own: PeerId, now: Leadership, answered: Option<Duration>) -> bool {
+    match now.leader {
+        Some(leader) if leader == own => now.local,
+        Some(_) => answered.is_some_and(|ago| ago < informer::TTL),
+        None => false,
+    }
+}
+
+fn readiness(standing: Standing, is_led: bool, progress: LogProgress) -> Result<(), String> {
+    /// Entries a peer may be behind and still count as caught up.
+    const LAG_MAX: u64 = 1_000;
+    if standing == Standing::Blank {
+        return Err("this peer has not joined a cluster yet".to_owned());
+    }
+    if !is_led {
+        return Err(
+            "no leader answers; a majority of the voters must be up and reachable".to_owned()
+        );
+    }
+    let lag = progress.last.unwrap_or(0).saturating_sub(progress.applied.unwrap_or(0));
+    if lag > LAG_MAX {
+        return Err(format!("the log is being applied: {lag} entries to go"));
+    }
+    Ok(())
 }
 
 /// The first after `me`, in a circle, of those that lag no more than others or little.
@@ -338,10 +373,7 @@ impl Cluster {
     /// # Errors
     /// When this peer does not lead in that term, or stops leading meanwhile.
     pub async fn submit(&self, term: u64, ops: Vec<Op>) -> Result<Vec<Outcome>, SubmitError> {
-        let leadership = *self.0.leadership.borrow();
-        if !leadership.local || leadership.term != term {
-            return Err(ProposeError::NotLeader(leadership.leader));
-        }
+        check_leads_in(term, *self.0.leadership.borrow())?;
         let applied = self.consensus().propose(ops).await?;
         Ok(applied.into_iter().map(|applied| applied.outcome).collect())
     }
@@ -386,13 +418,8 @@ impl Cluster {
     /// names a leader is not enough: it goes on naming the last one when there is none any more.
     #[must_use]
     pub fn is_led(&self) -> bool {
-        let now = *self.0.leadership.borrow();
-        let answered = || self.0.answered.borrow().is_some_and(|at| at.elapsed() < informer::TTL);
-        match now.leader {
-            Some(leader) if leader == self.id() => now.local,
-            Some(_) => answered(),
-            None => false,
-        }
+        let answered = self.0.answered.borrow().map(|at| at.elapsed());
+        is_led(self.id(), *self.0.leadership.borrow(), answered)
     }
 
     /// Whether this peer can serve; if not, why, for people.
@@ -400,22 +427,7 @@ impl Cluster {
     /// # Errors
     /// The reason.
     pub fn readiness(&self) -> Result<(), String> {
-        /// Entries a peer may be behind and still count as caught up.
-        const LAG_MAX: u64 = 1_000;
-        if self.standing() == Standing::Blank {
-            return Err("this peer has not joined a cluster yet".to_owned());
-        }
-        if !self.is_led() {
-            return Err(
-                "no leader answers; a majority of the voters must be up and reachable".to_owned()
-            );
-        }
-        let progress = self.consensus().progress();
-        let lag = progress.last.unwrap_or(0).saturating_sub(progress.applied.unwrap_or(0));
-        if lag > LAG_MAX {
-            return Err(format!("the log is being applied: {lag} entries to go"));
-        }
-        Ok(())
+        readiness(self.standing(), self.is_led(), self.consensus().progress())
     }
 
     fn consensus(&self) -> &Consensus {
@@ -490,5 +502,57 @@ mod tests {
         assert_eq!(successor(id(2), lags(&[(1, 0), (3, 7)])), Some(id(3)));
         assert_eq!(successor(id(3), lags(&[(1, 5), (2, 0)])), Some(id(1)));
         assert_eq!(successor(id(1), lags(&[(2, 9_000), (3, 0)])), Some(id(3)));
+        let little = 7 + steward::LAG_MAX;
+        assert_eq!(successor(id(1), lags(&[(2, little), (3, 7)])), Some(id(2)));
+        assert_eq!(successor(id(1), lags(&[(2, little + 1), (3, 7)])), Some(id(3)));
+    }
+
+    #[test]
+    fn a_leader_acts_in_the_term_it_decided_in_and_no_other() {
+        let leader = Some(PeerId([1; 32]));
+        let check = |local, term| check_leads_in(3, Leadership { leader, term, local });
+        let refused = Err(ProposeError::NotLeader(leader));
+        assert_eq!(check(true, 3), Ok(()));
+        for (local, term) in [(false, 3), (true, 2), (true, 4), (false, 4)] {
+            assert_eq!(check(local, term), refused, "local {local}, term {term}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_led_by_itself_with_a_majority_or_by_another_that_has_answered_lately() {
+        let (own, other) = (PeerId([1; 32]), PeerId([2; 32]));
+        let (now, late) = (Some(Duration::ZERO), Some(informer::TTL));
+        let just = Some(informer::TTL - Duration::from_millis(1));
+        let table = [
+            (None, false, now, false),
+            (Some(own), true, None, true),
+            (Some(own), false, now, false),
+            (Some(other), false, now, true),
+            (Some(other), false, just, true),
+            (Some(other), false, late, false),
+            (Some(other), false, None, false),
+        ];
+        for (leader, local, answered, expected) in table {
+            let now = Leadership { leader, term: 3, local };
+            assert_eq!(is_led(own, now, answered), expected, "{now:?}, answered {answered:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_ready_when_it_is_a_member_is_led_and_has_caught_up() {
+        let member = Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 };
+        let progress = |last, applied| LogProgress { last, applied, committed: last };
+        let table = [
+            (member, true, progress(Some(1_000), Some(0)), true),
+            (member, true, progress(Some(1_001), Some(0)), false),
+            (member, true, progress(Some(9), None), true),
+            (member, true, progress(None, None), true),
+            (member, false, progress(Some(9), Some(9)), false),
+            (Standing::Blank, true, progress(None, None), false),
+        ];
+        for (standing, led, progress, ready) in table {
+            let found = readiness(standing, led, progress);
+            assert_eq!(found.is_ok(), ready, "{standing:?}, led {led}, {progress:?}: {found:?}");
+        }
     }
 }
