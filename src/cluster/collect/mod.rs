@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::policy::GcPolicy;
 pub(super) use self::runs::Runs;
-use super::{Cluster, FatalError, Standing, UseCaseError, use_cases::unexpected};
+use super::{Cluster, FatalError, MemberView, Standing, UseCaseError, use_cases::unexpected};
 use crate::{
     consensus::random_u64,
     rpc::CallError,
-    types::{CollectResult, PeerId, Refusal, Request, Response, Run},
+    types::{CollectResult, Metrics, PeerId, Refusal, Request, Response, Run},
 };
 
 /// Between two looks at whose garbage is to be collected unasked.
@@ -33,6 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub type CollectResults = BTreeMap<PeerId, CollectResult>;
 
 /// What was begun at a peer may go on; why its end is not known.
+#[derive(Debug, PartialEq, Eq)]
 struct LostSight(String);
 
 impl Cluster {
@@ -81,32 +82,12 @@ impl Cluster {
 
     /// Whether a round may begin: an earlier leader's may still be under way at some peer.
     fn may_collect(&self, only: Option<PeerId>) -> Result<(), Refusal> {
-        if !self.0.monitor.has_heard() {
-            let reason = "the leader is new and has not heard of all peers";
-            return Err(Refusal::NotYet(reason.to_owned()));
-        }
-        let members = self.members();
-        if let Some(peer) = only.filter(|peer| !members.contains_key(peer)) {
-            return Err(Refusal::Invalid(format!("{peer} is no member")));
-        }
-        let metrics = self.peer_metrics();
-        match metrics.iter().find(|(_, metrics)| metrics.garbage.collecting) {
-            None => Ok(()),
-            Some((peer, _)) => {
-                let name = members.get(peer).map_or("", |view| view.member.name.as_str());
-                let reason =
-                    format!("garbage is being collected already, at {name}; try again later");
-                Err(Refusal::Collecting(reason))
-            }
-        }
+        check_round(only, self.0.monitor.has_heard(), &self.members(), &self.peer_metrics())
     }
 
     /// Begins to collect the garbage of this peer's daemon for the leader, or says how it goes.
     pub(super) async fn collect_here(&self, from: PeerId, run: Run) -> Result<Response, Refusal> {
-        let leader = self.0.leadership.borrow().leader;
-        if leader != Some(from) {
-            return Err(Refusal::NotLeader(leader));
-        }
+        check_from_leader(from, self.0.leadership.borrow().leader)?;
         let own = &self.0.own_collection;
         own.ask(run, ())?;
         Ok(own.outcome(run.ticket).await.map_or(Response::Collecting, Response::Collected))
@@ -189,7 +170,7 @@ impl Cluster {
             return Ok(Err("the peer is down".to_owned()));
         }
         let mut run = Run { ticket: random_u64(), begin: true };
-        let (mut failures, mut may_have_begun) = (0, false);
+        let mut trying = Trying::default();
         loop {
             let leadership = *self.0.leadership.borrow();
             if !leadership.local || leadership.term != term {
@@ -201,31 +182,178 @@ impl Cluster {
             } else {
                 self.call(peer, Request::CollectHere(run)).await
             };
-            let reason = match answer {
-                Ok(Response::Collecting) => {
-                    (run.begin, may_have_begun) = (false, true);
-                    failures = 0;
-                    continue;
-                }
-                Ok(Response::Collected(result)) => {
-                    self.0.monitor.collected(&peer);
-                    return Ok(result);
-                }
-                Ok(Response::Refused(refusal @ (Refusal::Busy | Refusal::NotLeader(_)))) => {
-                    refusal.to_string()
-                }
-                Ok(Response::Refused(refusal)) => return Ok(Err(refusal.to_string())),
-                Ok(other) => return Ok(Err(format!("an unexpected answer: {other:?}"))),
-                Err(error) => {
-                    may_have_begun |= !matches!(error, CallError::Unreachable { sent: false, .. });
-                    error.to_string()
-                }
-            };
-            failures += 1;
-            if failures >= FAILURES_MAX {
-                return if may_have_begun { Err(LostSight(reason)) } else { Ok(Err(reason)) };
+            if matches!(answer, Ok(Response::Collected(_))) {
+                self.0.monitor.collected(&peer);
             }
-            sleep(RETRY).await;
+            match trying.answered(answer) {
+                Next::Ended(result) => return Ok(result),
+                Next::LostSight(lost) => return Err(lost),
+                Next::Ask => run.begin = false,
+                Next::Retry => sleep(RETRY).await,
+            }
+        }
+    }
+}
+
+/// Whether a round may begin, of all members or the one named.
+fn check_round(
+    only: Option<PeerId>,
+    has_heard: bool,
+    members: &BTreeMap<PeerId, MemberView>,
+    metrics: &BTreeMap<PeerId, Metrics>,
+) -> Result<(), Refusal> {
+    if !has_heard {
+        let reason = "the leader is new and has not heard of all peers";
+        return Err(Refusal::NotYet(reason.to_owned()));
+    }
+    if let Some(peer) = only.filter(|peer| !members.contains_key(peer)) {
+        return Err(Refusal::Invalid(format!("{peer} is no member")));
+    }
+    match metrics.iter().find(|(_, metrics)| metrics.garbage.collecting) {
+        None => Ok(()),
+        Some((peer, _)) => {
+            let name = members.get(peer).map_or("", |view| view.member.name.as_str());
+            let reason = format!("garbage is being collected already, at {name}; try again later");
+            Err(Refusal::Collecting(reason))
+        }
+    }
+}
+
+/// A peer heeds only the leader that it knows.
+fn check_from_leader(from: PeerId, leader: Option<PeerId>) -> Result<(), Refusal> {
+    if leader == Some(from) { Ok(()) } else { Err(Refusal::NotLeader(leader)) }
+}
+
+/// How asking one peer goes.
+#[derive(Debug, Default)]
+struct Trying {
+    /// Calls in a row that failed.
+    failures: u32,
+    may_have_begun: bool,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// It is under way: ask how it goes.
+    Ask,
+    /// The same again, a little later.
+    Retry,
+    Ended(CollectResult),
+    LostSight(LostSight),
+}
+
+impl Trying {
+    fn answered(&mut self, answer: Result<Response, CallError>) -> Next {
+        let reason = match answer {
+            Ok(Response::Collecting) => {
+                *self = Self { failures: 0, may_have_begun: true };
+                return Next::Ask;
+            }
+            Ok(Response::Collected(result)) => return Next::Ended(result),
+            Ok(Response::Refused(refusal @ (Refusal::Busy | Refusal::NotLeader(_)))) => {
+                refusal.to_string()
+            }
+            Ok(Response::Refused(refusal)) => return Next::Ended(Err(refusal.to_string())),
+            Ok(other) => return Next::Ended(Err(format!("an unexpected answer: {other:?}"))),
+            Err(error) => {
+                self.may_have_begun |= !matches!(error, CallError::Unreachable { sent: false, .. });
+                error.to_string()
+            }
+        };
+        self.failures += 1;
+        match (self.failures >= FAILURES_MAX, self.may_have_begun) {
+            (false, _) => Next::Retry,
+            (true, false) => Next::Ended(Err(reason)),
+            (true, true) => Next::LostSight(LostSight(reason)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Collected, Garbage, Member};
+
+    fn peer(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    #[test]
+    fn a_round_begins_when_nobody_is_known_or_may_be_to_collect() {
+        let view = |n: u8| {
+            let member = Member { name: format!("pod-{n}"), addresses: Vec::new() };
+            (peer(n), MemberView { member, voter: true })
+        };
+        let members = [view(1), view(2)].into();
+        let idle = Metrics::default();
+        let garbage = Garbage { collecting: true, ..Garbage::default() };
+        let busy = Metrics { garbage, ..Metrics::default() };
+        let check = |only: Option<u8>, has_heard, first: &Metrics, second: &Metrics| {
+            let metrics = [(peer(1), first.clone()), (peer(2), second.clone())].into();
+            check_round(only.map(peer), has_heard, &members, &metrics)
+        };
+        for only in [None, Some(1), Some(2)] {
+            assert_eq!(check(only, true, &idle, &idle), Ok(()));
+            let early = check(only, false, &idle, &idle);
+            assert!(matches!(early, Err(Refusal::NotYet(_))), "{early:?}");
+            let second = check(only, true, &idle, &busy);
+            assert!(
+                matches!(&second, Err(Refusal::Collecting(at)) if at.contains("pod-2")),
+                "{second:?}"
+            );
+        }
+        assert!(matches!(check(Some(3), true, &idle, &idle), Err(Refusal::Invalid(_))));
+        assert_eq!(check_from_leader(peer(1), Some(peer(1))), Ok(()));
+        for leader in [None, Some(peer(2))] {
+            assert_eq!(check_from_leader(peer(1), leader), Err(Refusal::NotLeader(leader)));
+        }
+    }
+
+    #[test]
+    fn a_peer_is_asked_until_it_has_ended_or_is_lost_sight_of() {
+        let unreachable =
+            |sent| Err(CallError::Unreachable { peer: peer(1), reason: "cut".to_owned(), sent });
+        let timeout = || Err(CallError::Timeout { peer: peer(1), deadline: RETRY });
+        let refused = |refusal| Ok(Response::Refused(refusal));
+        let (collecting, collected) =
+            (|| Ok(Response::Collecting), || Ok(Response::Collected(Ok(Collected::default()))));
+        let last_of = |answers: Vec<Result<Response, CallError>>| {
+            let mut trying = Trying::default();
+            let mut last = Next::Retry;
+            for answer in answers {
+                assert!(matches!(last, Next::Ask | Next::Retry), "{last:?} is the end");
+                last = trying.answered(answer);
+            }
+            match last {
+                Next::Ask => "ask",
+                Next::Retry => "again",
+                Next::Ended(Ok(_)) => "done",
+                Next::Ended(Err(_)) => "not done",
+                Next::LostSight(_) => "lost sight",
+            }
+        };
+        let table = [
+            (vec![collecting()], "ask"),
+            (vec![collecting(), collected()], "done"),
+            (vec![Ok(Response::Collected(Err("no".to_owned())))], "not done"),
+            (vec![refused(Refusal::Busy)], "again"),
+            (vec![refused(Refusal::NotLeader(None))], "again"),
+            (vec![refused(Refusal::Invalid(String::new()))], "not done"),
+            (vec![refused(Refusal::Collecting(String::new()))], "not done"),
+            (vec![Ok(Response::Done)], "not done"),
+            (vec![unreachable(false); 4], "again"),
+            (vec![unreachable(false); 5], "not done"),
+            (vec![refused(Refusal::Busy); 5], "not done"),
+            // It may have begun there, whatever comes after.
+            (vec![unreachable(true); 5], "lost sight"),
+            ([vec![timeout()], vec![unreachable(false); 4]].concat(), "lost sight"),
+            ([vec![collecting()], vec![unreachable(false); 4]].concat(), "again"),
+            ([vec![collecting()], vec![unreachable(false); 5]].concat(), "lost sight"),
+            ([vec![timeout(); 4], vec![collecting()], vec![timeout(); 4]].concat(), "again"),
+        ];
+        for (answers, expected) in table {
+            assert_eq!(last_of(answers.clone()), expected, "{answers:?}");
         }
     }
 }
