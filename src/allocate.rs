@@ -138,6 +138,8 @@ mod tests {
         assert!(Candidate::judge(peer(1), &metrics(Some(1 << 40), false), 0).is_none());
         assert!(Candidate::judge(peer(1), &metrics(Some(FREE_SPACE_MIN - 1), true), 0).is_none());
         assert!(Candidate::judge(peer(1), &metrics(None, true), 0).is_none());
+        let least = Candidate::judge(peer(1), &metrics(Some(FREE_SPACE_MIN), true), 0);
+        assert!(least.is_some(), "that much is enough");
         let half = Candidate::judge(peer(1), &metrics(Some(1 << 30), true), 0).unwrap();
         assert_eq!(half.free_steps, 10);
     }
@@ -153,6 +155,12 @@ mod tests {
         assert_eq!(order(&cid, &[], &candidates), [peer(1), peer(3), peer(4), peer(2)]);
         let held = ["a".to_owned()];
         assert_eq!(order(&cid, &held, &candidates)[..2], [peer(3), peer(4)]);
+        // Two copies are more than one, and peers without a zone are each on their own.
+        let held = ["a", "b", "b", "c"].map(str::to_owned);
+        let mut candidates = candidates.to_vec();
+        assert_eq!(order(&cid, &held, &candidates)[..2], [peer(1), peer(4)]);
+        candidates.extend([candidate(5, 1, 0), candidate(6, 0, 0)]);
+        assert_eq!(order(&cid, &held, &candidates)[..3], [peer(5), peer(6), peer(1)]);
     }
 
     #[test]

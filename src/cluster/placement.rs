@@ -8,10 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Cluster;
+use super::{Cluster, MemberView};
 use crate::{
     allocate::{self, Candidate},
-    types::{Cid, PeerId, Replication},
+    types::{Cid, Metrics, PeerId, Replication},
 };
 
 /// How long proposed allocations count beside the applied ones.
@@ -49,18 +49,7 @@ impl Cluster {
     }
 
     pub(super) fn placement(&self) -> Placement {
-        let members = self.members();
-        let metrics = self.peer_metrics();
-        let takers = metrics
-            .iter()
-            .filter(|(peer, _)| members.contains_key(peer))
-            .filter_map(|(peer, metrics)| Candidate::judge(*peer, metrics, 0))
-            .collect();
-        let zone = |(peer, metrics): (PeerId, crate::types::Metrics)| {
-            Some((peer, metrics.tags.get(allocate::ZONE_TAG)?.clone()))
-        };
-        let members = members.len();
-        Placement { members, takers, zones: metrics.into_iter().filter_map(zone).collect() }
+        Placement::of(&self.members(), &self.peer_metrics())
     }
 
     /// [`Self::candidates`], for many pins in a row.
@@ -73,23 +62,44 @@ impl Cluster {
         let (candidates, holders) = self.state().read(|pins| {
             let holders: Vec<PeerId> =
                 pins.get(cid).map(|pin| pin.holders().collect()).unwrap_or_default();
-            let free = placement.takers.iter().filter(|taker| !holders.contains(&taker.peer));
-            let applied = pins.allocations_by_peer();
-            let candidates: Vec<Candidate> = free
-                .map(|taker| {
-                    let allocations = applied.get(&taker.peer).copied().unwrap_or(0);
-                    Candidate { allocations, ..taker.clone() }
-                })
-                .collect();
-            (candidates, holders)
+            (placement.free(&holders, pins.allocations_by_peer()), holders)
         });
-        let zones: Vec<String> =
-            holders.iter().filter_map(|holder| placement.zones.get(holder).cloned()).collect();
+        let zones = placement.zones_of(&holders);
         self.proposed().order(cid, &zones, candidates, replication.max.of(placement.members))
     }
 
     fn proposed(&self) -> MutexGuard<'_, Proposed> {
         self.0.proposed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Placement {
+    fn of(members: &BTreeMap<PeerId, MemberView>, metrics: &BTreeMap<PeerId, Metrics>) -> Self {
+        let takers = metrics
+            .iter()
+            .filter(|(peer, _)| members.contains_key(peer))
+            .filter_map(|(peer, metrics)| Candidate::judge(*peer, metrics, 0))
+            .collect();
+        let zone = |(peer, metrics): (&PeerId, &Metrics)| {
+            Some((*peer, metrics.tags.get(allocate::ZONE_TAG)?.clone()))
+        };
+        let zones = metrics.iter().filter_map(zone).collect();
+        Self { members: members.len(), takers, zones }
+    }
+
+    /// Takers that do not hold it, with what is on them.
+    fn free(&self, holders: &[PeerId], on: &BTreeMap<PeerId, u64>) -> Vec<Candidate> {
+        let free = self.takers.iter().filter(|taker| !holders.contains(&taker.peer));
+        let with = |taker: &Candidate| {
+            let allocations = on.get(&taker.peer).copied().unwrap_or(0);
+            Candidate { allocations, ..taker.clone() }
+        };
+        free.map(with).collect()
+    }
+
+    /// The zones of holders, also of those that can take nothing more.
+    fn zones_of(&self, holders: &[PeerId]) -> Vec<String> {
+        holders.iter().filter_map(|holder| self.zones.get(holder).cloned()).collect()
     }
 }
 
@@ -113,5 +123,62 @@ impl Proposed {
             *self.counts.entry(*peer).or_default() += 1;
         }
         order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::types::{DaemonInfo, Member};
+
+    fn peer(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    fn metrics(zone: &str, free_space: u64) -> Metrics {
+        let daemon = DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
+        let tags = [(allocate::ZONE_TAG.to_owned(), zone.to_owned())].into();
+        Metrics { daemon: Some(daemon), free_space: Some(free_space), tags, ..Metrics::default() }
+    }
+
+    #[test]
+    fn content_is_placed_on_members_with_space_that_do_not_hold_it() {
+        let view = || MemberView { member: Member::default(), voter: true };
+        let members = (1..5).map(|n| (peer(n), view())).collect();
+        // The second is full, nothing is heard of the fourth, the ninth is no member.
+        let heard = [(1, "a", u64::MAX), (2, "b", 0), (3, "c", u64::MAX), (9, "d", u64::MAX)];
+        let heard = heard.map(|(n, zone, free)| (peer(n), metrics(zone, free))).into();
+        let placement = Placement::of(&members, &heard);
+        assert_eq!(placement.members, 4, "whether they can take content or not");
+        let on = [(peer(3), 7), (peer(1), 5)].into();
+        let free = |holders: &[PeerId]| -> Vec<(PeerId, u64)> {
+            let free = placement.free(holders, &on);
+            free.into_iter().map(|candidate| (candidate.peer, candidate.allocations)).collect()
+        };
+        assert_eq!(free(&[]), [(peer(1), 5), (peer(3), 7)]);
+        assert_eq!(free(&[peer(1), peer(2)]), [(peer(3), 7)]);
+        assert_eq!(placement.zones_of(&[peer(2), peer(4), peer(3)]), ["b", "c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pins_that_are_proposed_together_spread() {
+        let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
+        let candidate = |n, allocations| {
+            let (zone, free_steps) = (None, 10);
+            Candidate { peer: peer(n), zone, free_steps, allocations }
+        };
+        let mut proposed = Proposed::default();
+        let mut first = |wanted| {
+            let order = proposed.order(&cid, &[], vec![candidate(1, 1), candidate(2, 0)], wanted);
+            assert_eq!(order.len(), 2);
+            order[0]
+        };
+        assert_eq!([first(0), first(2), first(2)], [peer(2); 3], "both got as many");
+        assert_eq!([first(1), first(1)], [peer(2); 2], "of equals it is the first by its hash");
+        assert_eq!(first(0), peer(1));
+        tokio::time::advance(PROPOSED_TTL + Duration::from_millis(1)).await;
+        assert_eq!(first(0), peer(2), "what was proposed is applied by now");
     }
 }

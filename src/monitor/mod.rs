@@ -127,8 +127,65 @@ mod tests {
         assert_eq!(monitor.take(b, metrics("x")), Err(DaemonTaken(a)));
         monitor.take(b, metrics("y")).unwrap();
         assert_eq!(monitor.valid().len(), 2);
-        tokio::time::advance(Duration::from_millis(1001)).await;
+        tokio::time::advance(Duration::from_millis(999)).await;
+        assert_eq!(monitor.valid().len(), 2);
+        assert_eq!(monitor.take(b, metrics("x")), Err(DaemonTaken(a)));
+        tokio::time::advance(Duration::from_millis(1)).await;
         assert!(monitor.valid().is_empty());
+        assert_eq!(monitor.user_of("x", b), None);
         monitor.take(b, metrics("x")).unwrap();
+        assert_eq!(monitor.valid().into_keys().collect::<Vec<_>>(), [b]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_is_used_by_whoever_told_of_it_last() {
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let monitor = Monitor::default();
+        monitor.take(a, metrics("x")).unwrap();
+        assert_eq!((monitor.user_of("x", b), monitor.user_of("y", b)), (Some(a), None));
+        assert_eq!(monitor.user_of("x", a), None, "its own");
+        // Pushed again, it is good for as long again.
+        tokio::time::advance(Duration::from_millis(600)).await;
+        monitor.take(a, metrics("x")).unwrap();
+        tokio::time::advance(Duration::from_millis(600)).await;
+        assert_eq!(monitor.user_of("x", b), Some(a));
+        // One whose daemon is down uses none, and is there all the same.
+        monitor.take(a, Metrics { daemon: None, ..metrics("x") }).unwrap();
+        assert_eq!((monitor.user_of("x", b), monitor.valid().len()), (None, 1));
+        // What is refused changes nothing.
+        monitor.take(a, metrics("x")).unwrap();
+        monitor.take(b, metrics("y")).unwrap();
+        assert_eq!(monitor.take(b, metrics("x")), Err(DaemonTaken(a)));
+        assert_eq!(monitor.user_of("y", a), Some(b));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_knows_who_is_down_when_all_have_had_time_to_report() {
+        let a = PeerId([1; 32]);
+        let monitor = Monitor::default();
+        let instant = Duration::from_millis(1);
+        tokio::time::advance(informer::TTL).await;
+        assert!(!monitor.has_heard());
+        tokio::time::advance(instant).await;
+        assert!(monitor.has_heard());
+        monitor.take(a, metrics("x")).unwrap();
+        monitor.clear();
+        assert!(monitor.valid().is_empty() && !monitor.has_heard());
+        tokio::time::advance(informer::TTL + instant).await;
+        assert!(monitor.has_heard());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn garbage_that_was_collected_is_not_collected_again_for_old_news() {
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let monitor = Monitor::default();
+        let told = Garbage { collecting: true, unpinned: true, idle_minutes: None };
+        for (peer, daemon) in [(a, "x"), (b, "y")] {
+            monitor.take(peer, Metrics { garbage: told, ..metrics(daemon) }).unwrap();
+        }
+        monitor.collected(&a);
+        let collected = Garbage { collecting: false, unpinned: false, idle_minutes: Some(0) };
+        let valid = monitor.valid();
+        assert_eq!((valid[&a].garbage, valid[&b].garbage), (collected, told));
     }
 }
