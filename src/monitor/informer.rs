@@ -148,7 +148,55 @@ fn full_percent(Volume { free, whole }: Volume) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use redb::backends::InMemoryBackend;
+    use tokio::time::sleep;
+
     use super::*;
+    use crate::{
+        clock::{Clock, SimulatedClock},
+        ipfs::fake::StandInDaemon,
+        state::{PinSet, SharedState},
+        tracker::{Config, Ledger, LedgerPort, Ports, Tracker},
+        types::{PeerId, Timestamp},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_does_not_answer_is_told_of_no_more() {
+        let daemon = StandInDaemon::new("d", Duration::ZERO);
+        let ipfs: SharedIpfs = Arc::new(daemon.client());
+        let ports = Ports {
+            ipfs: Arc::clone(&ipfs),
+            ledger: LedgerPort::Inline(Ledger::with_backend(InMemoryBackend::new).unwrap()),
+            state: SharedState::new(PinSet::default()),
+            me: PeerId([1; 32]),
+            barrier: Arc::new(|| Box::pin(async { Ok(()) })),
+            clock: Clock::Simulated(SimulatedClock::new(Timestamp(0))),
+        };
+        let token = CancellationToken::new();
+        let (tracker, _) = Tracker::spawn(Config::default(), ports, token.clone()).unwrap();
+        let (tags, addresses) = ([("zone".to_owned(), "a".to_owned())].into(), Vec::new());
+        let sources = Sources { ipfs, tracker, volume: None, tags, addresses };
+        let (sender, metrics) = watch::channel(sources.unknown());
+        tokio::spawn(sources.run(sender, token.clone()));
+        for down in [true, false, true, false] {
+            daemon.set_down(down);
+            sleep(Duration::from_secs(10)).await;
+            let now = metrics.borrow().clone();
+            let told = [
+                now.daemon.is_some(),
+                now.free_space.is_some(),
+                now.repository_size.is_some(),
+                now.full_percent.is_some(),
+            ];
+            assert_eq!(told, [!down; 4], "down: {down}");
+            assert_eq!((now.tags.len(), now.ttl_ms), (1, millis(TTL)), "the peer is there");
+        }
+        token.cancel();
+    }
 
     #[test]
     fn the_narrower_of_volume_and_limit_counts() {
