@@ -219,6 +219,7 @@ fn what_is_refused_changes_nothing() {
     let mut pins = PinSet::default();
     pins.apply(AT, &claim(1, object("a"), 1, 1, false, 2));
     let waits = waiting(&mut pins, 2, "w");
+    pins.apply(AT, &claim(3, object("c"), 1, 1, false, 1));
     let older = |op: Op| match op {
         Op::Gone { cid, uid, ruling, at, fence } => {
             Op::Gone { cid, uid, ruling, at, fence: Fence { generation: 0, ..fence } }
@@ -233,6 +234,8 @@ fn what_is_refused_changes_nothing() {
         (TERM - 1, claim(9, object("b"), 1, 1, false, 1), Refused::OtherTerm),
         (TERM + 1, release(1, object("a"), 2), Refused::OtherTerm),
         (TERM + 1, gone(2, "w", Ruling::Free), Refused::OtherTerm),
+        (TERM + 1, gone(3, "c", WAIT), Refused::OtherTerm),
+        (TERM + 1, gone(3, "c", take), Refused::OtherTerm),
         (TERM + 1, allow(TERM), Refused::OtherTerm),
         (TERM, allow(TERM - 1), Refused::OtherTerm),
         (TERM, claim(1, object("a"), 1, 1, false, 1), Refused::OlderGeneration),

@@ -33,6 +33,7 @@ fn the_limits_are_where_they_are_said_to_be() {
         (2, lost(0, 0), lost(0, 1), (false, false)),
         (1, lost(0, 1), lost(0, 1), (false, true)), // all, one after the other
         (1, lost(9, 0), lost(0, 1), (false, false)), // the others were deleted as people do
+        (1, lost(0, 2), lost(1, 0), (false, false)), // nothing that the comparison missed
         (2, lost(0, 0), lost(1, 1), (false, false)),
         (3, lost(0, 0), lost(1, 2), (false, true)),
         (100, lost(0, 0), lost(0, 10), (false, false)),
