@@ -157,13 +157,7 @@ impl Cluster {
         })
     }
 
-    fn needed(
-        &self,
-        placement: &Placement,
-        present: &BTreeSet<PeerId>,
-        cid: &Cid,
-        pin: &Pin,
-    ) -> Vec<Op> {
+    fn needed(&self, placement: &Placement, present: &Present, cid: &Cid, pin: &Pin) -> Vec<Op> {
         let members = placement.members;
         let statuses = self.board().reports(cid).of(Some(pin));
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
@@ -205,9 +199,11 @@ fn takers(
 /// Peers whose statuses count: heard of lately, with a daemon, and with their full set told since
 /// they started. What is left on the board of others says what was, and nobody may let a copy go
 /// because of it.
-fn present(mut takers: BTreeSet<PeerId>, board: &Board) -> BTreeSet<PeerId> {
+struct Present(BTreeSet<PeerId>);
+
+fn present(mut takers: BTreeSet<PeerId>, board: &Board) -> Present {
     takers.retain(|peer| board.reported(peer));
-    takers
+    Present(takers)
 }
 
 /// Whether a pin has just the wanted holders.
@@ -257,12 +253,9 @@ fn voters_of(members: &BTreeMap<PeerId, MemberView>) -> BTreeSet<PeerId> {
 }
 
 /// Peers that say that they hold it, of those whose word counts.
-fn confirmed_by(
-    statuses: &BTreeMap<PeerId, PinStatus>,
-    present: &BTreeSet<PeerId>,
-) -> BTreeSet<PeerId> {
+fn confirmed_by(statuses: &BTreeMap<PeerId, PinStatus>, present: &Present) -> BTreeSet<PeerId> {
     let pinned = statuses.iter().filter(|(_, status)| status.state == PinState::Pinned);
-    pinned.map(|(peer, _)| *peer).filter(|peer| present.contains(peer)).collect()
+    pinned.map(|(peer, _)| *peer).filter(|peer| present.0.contains(peer)).collect()
 }
 
 /// Ops that bring one pin to the wanted number of holders.
