@@ -368,7 +368,12 @@ mod tests {
             let expected = ends.clone().map_or((Ok(7), 3), |error| (Err(error), 1));
             assert_eq!((found, tries.get()), expected, "{refusal:?}");
 
-            let attempt = async || Err::<(), _>(refusal.clone());
+            let tries = Cell::new(0);
+            let attempt = async || {
+                tries.set(tries.get() + 1);
+                assert!(tries.get() < 1000, "{refusal:?} is tried without end");
+                Err::<(), _>(refusal.clone())
+            };
             let deadline = Instant::now() + LEADER_DEADLINE;
             let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
             match ends {
