@@ -1,0 +1,279 @@
+//! What follows from leadership by tables; and whole peers, which have to ask before they answer.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::{
+    rpc::{CallError, Transport as _},
+    sim::{
+        host::{Host, Make},
+        network::{SimNetwork, SimTransport},
+        run_seeded,
+    },
+    types::{Cid, Hello, Refusal, Run, StatusBatch, StatusReply, Write},
+};
+
+#[test]
+fn leadership_goes_round_among_those_that_have_most_of_the_log() {
+    let id = |n| PeerId([n; 32]);
+    let lags = |lags: &[(u8, u64)]| lags.iter().map(|(n, lag)| (id(*n), *lag)).collect();
+    assert_eq!(successor(id(1), lags(&[])), None);
+    assert_eq!(successor(id(1), lags(&[(2, 0), (3, 0)])), Some(id(2)));
+    assert_eq!(successor(id(2), lags(&[(1, 0), (3, 7)])), Some(id(3)));
+    assert_eq!(successor(id(3), lags(&[(1, 5), (2, 0)])), Some(id(1)));
+    assert_eq!(successor(id(1), lags(&[(2, 9_000), (3, 0)])), Some(id(3)));
+    let little = 7 + steward::LAG_MAX;
+    assert_eq!(successor(id(1), lags(&[(2, little), (3, 7)])), Some(id(2)));
+    assert_eq!(successor(id(1), lags(&[(2, little + 1), (3, 7)])), Some(id(3)));
+}
+
+#[test]
+fn a_leader_acts_in_the_term_it_decided_in_and_no_other() {
+    let leader = Some(PeerId([1; 32]));
+    let check = |local, term| check_leads_in(3, Leadership { leader, term, local });
+    let refused = Err(ProposeError::NotLeader(leader));
+    assert_eq!(check(true, 3), Ok(()));
+    for (local, term) in [(false, 3), (true, 2), (true, 4), (false, 4)] {
+        assert_eq!(check(local, term), refused, "local {local}, term {term}");
+    }
+}
+
+#[test]
+fn a_peer_is_led_by_itself_with_a_majority_or_by_another_that_has_answered_lately() {
+    let (own, other) = (PeerId([1; 32]), PeerId([2; 32]));
+    let (now, late) = (Some(Duration::ZERO), Some(informer::TTL));
+    let just = Some(informer::TTL - Duration::from_millis(1));
+    let table = [
+        (None, false, now, false),
+        (Some(own), true, None, true),
+        (Some(own), false, now, false),
+        (Some(other), false, now, true),
+        (Some(other), false, just, true),
+        (Some(other), false, late, false),
+        (Some(other), false, None, false),
+    ];
+    for (leader, local, answered, expected) in table {
+        let now = Leadership { leader, term: 3, local };
+        assert_eq!(is_led(own, now, answered), expected, "{now:?}, answered {answered:?}");
+    }
+}
+
+#[test]
+fn a_peer_is_ready_when_it_is_a_member_is_led_and_has_caught_up() {
+    let member = Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 };
+    let progress = |last, applied| LogProgress { last, applied, committed: last };
+    let table = [
+        (member, true, progress(Some(1_000), Some(0)), true),
+        (member, true, progress(Some(1_001), Some(0)), false),
+        (member, true, progress(Some(9), None), true),
+        (member, true, progress(None, None), true),
+        (member, false, progress(Some(9), Some(9)), false),
+        (Standing::Blank, true, progress(None, None), false),
+    ];
+    for (standing, led, progress, ready) in table {
+        let found = readiness(standing, led, progress);
+        assert_eq!(found.is_ok(), ready, "{standing:?}, led {led}, {progress:?}: {found:?}");
+    }
+}
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+fn peer(n: u8) -> PeerId {
+    PeerId([n; 32])
+}
+
+fn host(n: u8, network: &SimNetwork) -> Host {
+    let member = Member { name: format!("pod-{n}"), addresses: vec![format!("/{n}")] };
+    let (sync_time, pin_time) = (Duration::ZERO, Duration::ZERO);
+    Host::new(Make { id: peer(n), member, sync_time, pin_time }, network.clone())
+}
+
+fn cluster(host: &Host) -> &Cluster {
+    &host.peer.as_ref().unwrap().cluster
+}
+
+/// Three voters, of which the first leads.
+async fn three(network: &SimNetwork) -> [Host; 3] {
+    let mut hosts = [1, 2, 3].map(|n| host(n, network));
+    for host in &mut hosts {
+        host.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
+    }
+    cluster(&hosts[0]).found(CLUSTER, 1).await.unwrap();
+    let all_vote = |host: &Host| {
+        let voters = cluster(host).members().values().filter(|view| view.voter).count();
+        voters == 3 && !cluster(host).is_joint()
+    };
+    until(|| hosts.iter().all(all_vote)).await;
+    hosts
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let looks = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looks).await.unwrap();
+}
+
+/// Another peer, of which there is no more than what it asks.
+struct Caller(SimTransport);
+
+impl Caller {
+    fn new(n: u8, network: &SimNetwork) -> Self {
+        Self(network.connect(peer(n), mpsc::channel(1).0))
+    }
+
+    async fn ask_as(
+        &self,
+        of: Option<(ClusterId, u64)>,
+        to: &Host,
+        request: Request,
+    ) -> Result<Response, CallError> {
+        self.0.call(to.id, Envelope { cluster: of, request }, CALL_DEADLINE).await
+    }
+
+    async fn ask(&self, to: &Host, request: Request) -> Response {
+        self.ask_as(Some((CLUSTER, 1)), to, request).await.unwrap()
+    }
+
+    async fn tell(&self, to: &Host, stream: u64, sequence: u64) -> Response {
+        let (more, entries, statuses) = (false, 1, Vec::new());
+        let batch = StatusBatch { stream, sequence, more, entries, statuses };
+        self.ask(to, Request::Statuses(batch)).await
+    }
+
+    /// Asks the leader to be taken in.
+    async fn join(&self, leader: &Host, name: &str) {
+        let member = Member { name: name.to_owned(), addresses: vec!["/9".to_owned()] };
+        let hello = Hello { member, version: String::new(), daemon: None, join: true };
+        let answer = self.ask_as(None, leader, Request::Hello(hello)).await;
+        assert!(matches!(&answer, Ok(Response::Hello(reply)) if reply.admitted), "{answer:?}");
+    }
+}
+
+fn questions() -> Vec<Request> {
+    let run = Run { ticket: 1, begin: true };
+    vec![
+        Request::Metrics(Metrics { ttl_ms: 60_000, ..Metrics::default() }),
+        Request::Writes(Vec::new()),
+        Request::ReadIndex,
+        Request::PinViews(None),
+        Request::CollectGarbage(run, None),
+        Request::CollectHere(run),
+    ]
+}
+
+#[test]
+fn peers_ask_who_calls_and_whether_they_lead_before_they_answer() {
+    run_seeded(1, async {
+        let network = SimNetwork::new(1);
+        let hosts = three(&network).await;
+        let [leader, other, _] = &hosts;
+        let caller = Caller::new(9, &network);
+        for request in questions() {
+            let not_member = Response::Refused(Refusal::NotMember);
+            assert_eq!(caller.ask(leader, request.clone()).await, not_member, "{request:?}");
+            for foreign in [None, Some((CLUSTER, 2)), Some((ClusterId([8; 16]), 1))] {
+                let answer = caller.ask_as(foreign, leader, request.clone()).await;
+                let refused = Response::Refused(Refusal::OtherCluster(Some(CLUSTER)));
+                assert_eq!(answer, Ok(refused), "{request:?} of {foreign:?}");
+            }
+        }
+        caller.join(leader, "pod-9").await;
+        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        for request in questions() {
+            let answer = caller.ask(other, request.clone()).await;
+            let not_leader = Response::Refused(Refusal::NotLeader(Some(leader.id)));
+            assert_eq!(answer, not_leader, "{request:?}");
+        }
+        let not_leader = Response::Refused(Refusal::NotLeader(Some(leader.id)));
+        assert_eq!(caller.tell(other, 5, 0).await, not_leader);
+        assert_eq!(caller.tell(leader, 5, 0).await, Response::Statuses(StatusReply::Taken));
+    });
+}
+
+#[test]
+fn what_was_told_in_an_earlier_leadership_counts_no_more() {
+    run_seeded(2, async {
+        let network = SimNetwork::new(2);
+        let hosts = three(&network).await;
+        let first = &hosts[0];
+        let caller = Caller::new(9, &network);
+        caller.join(first, "pod-9").await;
+        let taken = Response::Statuses(StatusReply::Taken);
+        assert_eq!(caller.tell(first, 5, 0).await, taken);
+        assert_eq!(caller.tell(first, 5, 1).await, taken);
+        let metrics = Metrics { ttl_ms: 3_600_000, ..Metrics::default() };
+        caller.ask(first, Request::Metrics(metrics)).await;
+        assert!(cluster(first).peer_metrics().contains_key(&peer(9)));
+        // Round all three, and back.
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            cluster(&hosts[from]).hand_over().await;
+            until(|| cluster(&hosts[to]).leadership().borrow().local).await;
+        }
+        assert!(!cluster(first).board().reported(&peer(9)), "its copies are confirmed by nobody");
+        assert!(!cluster(first).peer_metrics().contains_key(&peer(9)), "it may be down by now");
+        let all = Response::Statuses(StatusReply::SendAll);
+        assert_eq!(caller.tell(first, 5, 2).await, all);
+    });
+}
+
+#[test]
+fn a_leader_that_is_cut_off_and_does_not_know_it_says_nothing_of_what_is() {
+    run_seeded(3, async {
+        let network = SimNetwork::new(3);
+        let hosts = three(&network).await;
+        let (leader, others) = hosts.split_first().unwrap();
+        let caller = Caller::new(9, &network);
+        caller.join(leader, "pod-9").await;
+        let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
+        let questions = || {
+            [
+                Request::ReadIndex,
+                Request::PinView(cid),
+                Request::PinViews(None),
+                Request::Writes(vec![Write::Unpin(cid)]),
+            ]
+        };
+        let barrier = |host: &Host| {
+            let parts = &cluster(host).0.parts;
+            let (consensus, transport) = (parts.consensus.clone(), parts.transport.clone());
+            ReadBarrier { consensus, transport }
+        };
+        for question in questions() {
+            let answer = caller.ask(leader, question.clone()).await;
+            assert!(!matches!(answer, Response::Refused(_)), "{question:?}: {answer:?}");
+        }
+        for host in &hosts {
+            assert_eq!(barrier(host).pass().await, Ok(()));
+        }
+        for question in questions() {
+            for other in others {
+                network.set_way_cut(leader.id, other.id, true);
+                network.set_way_cut(other.id, leader.id, true);
+            }
+            assert!(cluster(leader).leadership().borrow().local, "it does not know it yet");
+            let answer = caller.ask_as(Some((CLUSTER, 1)), leader, question.clone());
+            let barrier = barrier(leader);
+            let (answer, passed) = tokio::join!(answer, barrier.pass());
+            assert!(
+                matches!(answer, Ok(Response::Refused(_)) | Err(CallError::Timeout { .. })),
+                "{question:?}: {answer:?}"
+            );
+            assert!(passed.is_err(), "its barrier");
+            network.heal();
+            // Another may have been elected meanwhile.
+            let first_leads = async {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                while !cluster(leader).leadership().borrow().local {
+                    for other in others {
+                        cluster(other).hand_over().await;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(600), first_leads).await.unwrap();
+        }
+    });
+}
