@@ -278,10 +278,7 @@ impl DiskLog {
     pub(super) fn open_with(folder: &Path, chunk_len_max: usize) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (mark, synced) = HighWater::open(&folder.with_extension("synced"))?;
-        let whole = whole::check_files(folder, synced)?;
-        if synced.is_none() {
-            mark.raise(whole);
-        }
+        mark.raise(whole::check_files(folder, synced)?);
         let mut config = raft_log::Config::new(folder.display());
         config.wal.read_buffer_size = Some(READ_BUFFER_LEN);
         config.wal.chunk_max_records = Some(CHUNK_RECORDS_MAX);
@@ -463,10 +460,11 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
             if log.log_state().last().is_none_or(|position| position.0.index < first_removed) {
                 return Ok(());
             }
-            log.truncate(first_removed)?;
-            // What takes the place of the removed entries is not on disk because they were.
+            // What takes the place of the removed entries is not on disk because they were. Said first,
+            // since an error does not mean that nothing was removed.
             self.truncations.fetch_add(1, Ordering::SeqCst);
             self.flushed.send_modify(|flushed| *flushed = (*flushed).min(last.map(|id| id.index)));
+            log.truncate(first_removed)?;
             // On disk with the entries that take the place of the removed ones.
             log.flush(false, None)
         })
@@ -479,3 +477,6 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,50 @@ struct Chunk {
 
 /// Refuses files that hold less than the first `synced` bytes of the log whole, or are not one after
 /// the other. What is torn behind these bytes is cut off; nothing is if they are not known. Returns how
-/// many bytes are whole; they are on disk.
+/// many bytes are whole; they are on disk then, also if the process that wrote them was killed before it
+/// could sync them.
 pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64> {
     let may_cut = synced.is_some();
     let synced = synced.unwrap_or_default();
     let chunks = chunks(folder)?;
+    let mut found = 0;
+    // From the end: files without a whole record, and the last one that has some.
+    let mut ends = Vec::new();
+    for chunk in chunks.iter().rev() {
+        let (whole, error) = whole_records(&folder.join(&chunk.name))?;
+        found = chunk.start + whole;
+        if found < synced {
+            let reason = error.map_or_else(|| "it ends there".to_owned(), |e| e.to_string());
+            return Err(damaged(format!(
+                "{} is whole for {whole} bytes only, and {} were on disk once ({reason})",
+                chunk.name,
+                synced - chunk.start
+            )));
+        }
+        ends.push((chunk, whole, error));
+        if whole > 0 {
+            break;
+        }
+    }
+    if found < synced {
+        return Err(damaged(format!("{synced} bytes were on disk once, and its files are gone")));
+    }
+    // The log makes a file when the one before it is full, and writes into it once that is synced: one
+    // without a whole record was never begun, and the one before it may be torn.
+    let never_begun = if may_cut { ends.len().saturating_sub(1) } else { 0 };
+    in_a_row(&chunks[..chunks.len() - never_begun])?;
+    for (chunk, whole, error) in ends {
+        let path = folder.join(&chunk.name);
+        match error {
+            Some(error) if may_cut => cut(&path, whole, &error)?,
+            _ => File::open(&path)?.sync_all()?,
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses files that do not follow each other.
+fn in_a_row(chunks: &[Chunk]) -> io::Result<()> {
     for pair in chunks.windows(2) {
         let [one, next] = pair else { continue };
         if one.len == 0 || one.start + one.len != next.start {
@@ -40,34 +79,7 @@ pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64>
             )));
         }
     }
-    let mut found = 0;
-    for chunk in chunks.iter().rev() {
-        let path = folder.join(&chunk.name);
-        let (whole, error) = whole_records(&path)?;
-        found = chunk.start + whole;
-        if found < synced {
-            let reason = error.map_or_else(|| "it ends there".to_owned(), |e| e.to_string());
-            return Err(damaged(format!(
-                "{} is whole for {whole} bytes only, and {} were on disk once ({reason})",
-                chunk.name,
-                synced - chunk.start
-            )));
-        }
-        match error {
-            Some(error) if may_cut => cut(&path, whole, &error)?,
-            // What is whole is about to be the first mark.
-            _ if !may_cut => File::open(&path)?.sync_all()?,
-            _ => {}
-        }
-        // A file without a whole record was never begun: then the one before it is the last.
-        if whole > 0 {
-            return Ok(found);
-        }
-    }
-    if found < synced {
-        return Err(damaged(format!("{synced} bytes were on disk once, and its files are gone")));
-    }
-    Ok(found)
+    Ok(())
 }
 
 /// Refuses a log whose first entries are missing: raft-log believes its first file what was before.
