@@ -22,8 +22,8 @@ use super::{
 use crate::{
     rpc::{CallError, SharedTransport},
     types::{
-        Append, AppendReply, ClusterId, Entry, EntryBody, Envelope, Member, PeerId, RaftMessage,
-        RaftReply, Request, Response, SnapshotChunk,
+        Append, AppendReply, ClusterId, Entry, EntryBody, Envelope, LogPosition, Member, PeerId,
+        RaftMessage, RaftReply, Request, Response, SnapshotChunk,
     },
 };
 
@@ -144,6 +144,21 @@ fn fitting(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
     taken
 }
 
+/// What an answer says of the entries; `cut` is the last one sent, if not all were.
+fn appended(reply: AppendReply, cut: Option<LogPosition>) -> AppendEntriesResponse<TypeConfig> {
+    match (reply, cut) {
+        (AppendReply::Success, None) => AppendEntriesResponse::Success,
+        (AppendReply::Success, Some(last)) => {
+            AppendEntriesResponse::PartialSuccess(Some(position_in(last)))
+        }
+        (AppendReply::Partial(last), _) => {
+            AppendEntriesResponse::PartialSuccess(last.map(position_in))
+        }
+        (AppendReply::Conflict, _) => AppendEntriesResponse::Conflict,
+        (AppendReply::HigherVote(vote), _) => AppendEntriesResponse::HigherVote(vote_in(vote)),
+    }
+}
+
 fn unexpected(response: &impl std::fmt::Debug) -> RPCError<TypeConfig> {
     NetworkError::from_string(format!("unexpected answer: {response:?}")).into()
 }
@@ -170,17 +185,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             committed: rpc.leader_commit.map(position_out),
         });
         match self.raft(message, deadline).await? {
-            RaftReply::Append(reply) => Ok(match reply {
-                AppendReply::Success if whole => AppendEntriesResponse::Success,
-                AppendReply::Success => {
-                    AppendEntriesResponse::PartialSuccess(sent.map(position_in))
-                }
-                AppendReply::Partial(last) => {
-                    AppendEntriesResponse::PartialSuccess(last.map(position_in))
-                }
-                AppendReply::Conflict => AppendEntriesResponse::Conflict,
-                AppendReply::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote_in(vote)),
-            }),
+            RaftReply::Append(reply) => Ok(appended(reply, sent.filter(|_| !whole))),
             other => Err(unexpected(&other)),
         }
     }
@@ -250,20 +255,4 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::LogPosition;
-
-    fn entry(index: u64, len: usize) -> Entry {
-        Entry { id: LogPosition { term: 1, index }, body: EntryBody::Ops(vec![0; len]) }
-    }
-
-    #[test]
-    fn entries_that_do_not_fit_one_frame_are_left_for_the_next() {
-        let lens = [OPS_LEN_MAX / 2, OPS_LEN_MAX / 2, 1, 1];
-        let entries: Vec<Entry> = (0..).zip(lens).map(|(n, len)| entry(n, len)).collect();
-        assert_eq!(fitting(entries.clone().into_iter()).len(), 2);
-        assert_eq!(fitting(entries.into_iter().skip(1)).len(), 3);
-        assert_eq!(fitting([entry(0, OPS_LEN_MAX + 1), entry(1, 1)].into_iter()).len(), 1);
-    }
-}
+mod tests;

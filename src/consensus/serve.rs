@@ -91,14 +91,7 @@ impl Consensus {
             leader_commit: append.committed.map(position_in),
         };
         let reply = self.raft.append_entries(request).await.map_err(|e| failed(&e))?;
-        Ok(RaftReply::Append(match reply {
-            AppendEntriesResponse::Success => AppendReply::Success,
-            AppendEntriesResponse::PartialSuccess(last) => {
-                AppendReply::Partial(last.map(position_out))
-            }
-            AppendEntriesResponse::Conflict => AppendReply::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => AppendReply::HigherVote(vote_out(&vote)),
-        }))
+        Ok(RaftReply::Append(append_reply(reply)))
     }
 
     /// Takes a piece of a snapshot; installs it with the last one.
@@ -131,5 +124,105 @@ fn vote_reply(reply: &openraft::raft::VoteResponse<TypeConfig>) -> RaftReply {
         vote: vote_out(&reply.vote),
         last: reply.last_log_id.map(position_out),
         granted: reply.vote_granted,
+    }
+}
+
+fn append_reply(reply: AppendEntriesResponse<TypeConfig>) -> AppendReply {
+    match reply {
+        AppendEntriesResponse::Success => AppendReply::Success,
+        AppendEntriesResponse::PartialSuccess(last) => AppendReply::Partial(last.map(position_out)),
+        AppendEntriesResponse::Conflict => AppendReply::Conflict,
+        AppendEntriesResponse::HigherVote(vote) => AppendReply::HigherVote(vote_out(&vote)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use openraft::raft::VoteResponse;
+
+    use super::*;
+    use crate::types::{LogPosition, PeerId, Vote};
+
+    const VOTE: Vote = Vote { term: 3, candidate: PeerId([1; 32]), committed: true };
+    const AT: LogPosition = LogPosition { term: 2, index: 5 };
+
+    fn piece(transfer: u64, offset: u64, data: &[u8], last: bool) -> SnapshotChunk {
+        SnapshotChunk { vote: VOTE, transfer, offset, data: data.to_vec(), last }
+    }
+
+    #[test]
+    fn an_image_is_taken_only_when_all_pieces_of_one_transfer_came_in_order() {
+        let part = Ok(None);
+        let missing = Err(());
+        // What comes, one after the other, and what becomes of it.
+        let cases: [(&str, Vec<_>); 7] = [
+            ("at once", vec![(piece(1, 0, b"abc", true), Ok(Some("abc")))]),
+            (
+                "in pieces",
+                vec![
+                    (piece(1, 0, b"ab", false), part),
+                    (piece(1, 2, b"c", false), part),
+                    (piece(1, 3, b"d", true), Ok(Some("abcd"))),
+                    (piece(1, 4, b"e", true), missing),
+                ],
+            ),
+            ("without the first", vec![(piece(1, 2, b"c", true), missing)]),
+            (
+                "one is left out",
+                vec![(piece(1, 0, b"a", false), part), (piece(1, 2, b"c", true), missing)],
+            ),
+            (
+                "one twice",
+                vec![
+                    (piece(1, 0, b"ab", false), part),
+                    (piece(1, 2, b"c", false), part),
+                    (piece(1, 2, b"c", true), missing),
+                    (piece(1, 3, b"d", true), Ok(Some("abcd"))),
+                ],
+            ),
+            (
+                "of another transfer",
+                vec![(piece(1, 0, b"ab", false), part), (piece(2, 2, b"c", true), missing)],
+            ),
+            (
+                "begun anew",
+                vec![
+                    (piece(1, 0, b"ab", false), part),
+                    (piece(2, 0, b"x", false), part),
+                    (piece(1, 2, b"c", true), missing),
+                    (piece(2, 1, b"y", true), Ok(Some("xy"))),
+                ],
+            ),
+        ];
+        for (case, pieces) in cases {
+            let mut inbox = SnapshotInbox::default();
+            for (n, (piece, becomes)) in pieces.into_iter().enumerate() {
+                let taken = inbox.take(piece).map_err(|_| ());
+                let becomes = becomes.map(|image| image.map(|image| image.as_bytes().to_vec()));
+                assert_eq!(taken, becomes, "{case}, piece {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_says_what_was_done() {
+        let at = position_in(AT);
+        let cases = [
+            (AppendEntriesResponse::Success, AppendReply::Success),
+            (AppendEntriesResponse::PartialSuccess(Some(at)), AppendReply::Partial(Some(AT))),
+            (AppendEntriesResponse::PartialSuccess(None), AppendReply::Partial(None)),
+            (AppendEntriesResponse::Conflict, AppendReply::Conflict),
+            (AppendEntriesResponse::HigherVote(vote_in(VOTE)), AppendReply::HigherVote(VOTE)),
+        ];
+        for (done, said) in cases {
+            assert_eq!(append_reply(done), said);
+        }
+        for granted in [true, false] {
+            let reply = VoteResponse::new(vote_in(VOTE), Some(at), granted);
+            let said = RaftReply::Vote { vote: VOTE, last: Some(AT), granted };
+            assert_eq!(vote_reply(&reply), said);
+        }
     }
 }
