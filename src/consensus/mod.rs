@@ -476,22 +476,47 @@ fn config(timing: Timing, checkpoints: Checkpoints) -> Result<Config, OpenError>
 
 /// Refuses a disk whose log and state do not belong together.
 fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
-    let state = stores.state.cluster()?;
-    let log = stores.log.cluster()?;
     let head = stores.state.view()?.head;
-    let last = stores.log.last();
+    fit(Side {
+        log: stores.log.cluster()?,
+        state: stores.state.cluster()?,
+        purged: stores.log.purged(),
+        last: stores.log.last(),
+        applied: head.applied,
+        installed: head.installed,
+    })
+}
+
+/// What log and state say side by side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Side {
+    /// The cluster and epoch of the log.
+    log: Option<(ClusterId, u64)>,
+    /// Those of the state.
+    state: Option<(ClusterId, u64)>,
+    /// The log begins after it.
+    purged: Option<LogPosition>,
+    /// The log ends there.
+    last: Option<LogPosition>,
+    /// The state includes all up to it.
+    applied: Option<LogPosition>,
+    /// Up to there by a snapshot.
+    installed: Option<LogPosition>,
+}
+
+fn fit(side: Side) -> Result<(), OpenError> {
+    let Side { log, state, purged, last, applied, installed } = side;
     // Binding writes the state first, so a blank log beside a bound but empty state is fine.
-    if log != state && !(log.is_none() && last.is_none() && head.applied.is_none()) {
+    if log != state && !(log.is_none() && last.is_none() && applied.is_none()) {
         return Err(OpenError::Mixed { log, state });
     }
     // After installing a snapshot the state is ahead of the log until the log is purged to it.
-    if head.applied > last && head.applied != head.installed {
-        return Err(OpenError::LogTooShort { log: last, state: head.applied });
+    if applied > last && applied != installed {
+        return Err(OpenError::LogTooShort { log: last, state: applied });
     }
     // redb falls back to the checkpoint before the last if that is damaged after a crash.
-    let purged = stores.log.purged();
-    if purged > head.applied {
-        return Err(OpenError::StateTooOld { log: purged, state: head.applied });
+    if purged > applied {
+        return Err(OpenError::StateTooOld { log: purged, state: applied });
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod damage;
+mod keeping;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -18,7 +19,8 @@ use tempfile::TempDir;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    BoundLog, DiskLog, ENTRY_LEN_MAX, OpenError, StateStore, Stores, check_stores, in_entries,
+    BoundLog, DiskLog, ENTRY_LEN_MAX, OpenError, Side, StateStore, Stores, check_stores, fit,
+    in_entries,
     machine::Machine,
     raft_types::{RaftEntry, TypeConfig, position_in},
     state_store::Head,
@@ -69,6 +71,46 @@ fn ops_of_many_peers_are_cut_into_entries_that_fit_in_a_message() {
     assert!(entries.iter().all(|entry| entry.len() <= ENTRY_LEN_MAX));
     assert_eq!(entries.iter().flat_map(|entry| entry.ops().to_vec()).collect::<Vec<_>>(), ops);
     assert_eq!(in_entries(ops[..500].to_vec()).len(), 1);
+}
+
+#[test]
+fn only_a_log_and_a_state_that_fit_are_opened() {
+    let ours = Some((ClusterId([1; 16]), 1));
+    let later = Some((ClusterId([1; 16]), 2));
+    let at = |index| Some(LogPosition { term: 2, index });
+    let newer = Some(LogPosition { term: 3, index: 4 });
+    let none = Side::default();
+    let bound = Side { log: ours, state: ours, ..none };
+    let used = Side { purged: at(3), last: at(9), applied: at(5), ..bound };
+    let cases = [
+        ("blank", none, ""),
+        ("bound", bound, ""),
+        ("only the state is bound yet", Side { log: None, ..bound }, ""),
+        ("that, beside entries", Side { log: None, last: at(0), ..bound }, "Mixed"),
+        ("that, beside a used state", Side { log: None, applied: at(0), ..bound }, "Mixed"),
+        ("only the log is bound", Side { state: None, ..bound }, "Mixed"),
+        ("of another epoch", Side { log: later, ..bound }, "Mixed"),
+        ("used", used, ""),
+        ("all applied", Side { applied: at(9), ..used }, ""),
+        ("shorter by one", Side { applied: at(10), ..used }, "LogTooShort"),
+        ("shorter, of a newer term", Side { applied: newer, ..used }, "LogTooShort"),
+        ("gone", Side { purged: None, last: None, ..used }, "LogTooShort"),
+        ("a snapshot", Side { applied: at(12), installed: at(12), ..used }, ""),
+        ("applied behind one", Side { applied: at(12), installed: at(11), ..used }, "LogTooShort"),
+        ("as old as what is kept", Side { applied: at(3), ..used }, ""),
+        ("older by one", Side { applied: at(2), ..used }, "StateTooOld"),
+        ("a state anew", Side { applied: None, ..used }, "StateTooOld"),
+    ];
+    for (case, side, refused) in cases {
+        let told = match fit(side) {
+            Ok(()) => "",
+            Err(OpenError::Mixed { .. }) => "Mixed",
+            Err(OpenError::LogTooShort { .. }) => "LogTooShort",
+            Err(OpenError::StateTooOld { .. }) => "StateTooOld",
+            Err(_) => "another",
+        };
+        assert_eq!(told, refused, "{case}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::{
 
 /// Small, so that the log has several files.
 const CHUNK_LEN: usize = 600;
-const CLUSTER: (ClusterId, u64) = (ClusterId([7; 16]), 3);
+pub(super) const CLUSTER: (ClusterId, u64) = (ClusterId([7; 16]), 3);
 
 /// What a log says.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,7 +184,7 @@ async fn a_write_after_the_logs_thread_has_ended_says_why_it_ended() {
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
 }
 
-fn pins(count: u64, created: u64) -> Vec<(Cid, Option<Pin>)> {
+pub(super) fn pins(count: u64, created: u64) -> Vec<(Cid, Option<Pin>)> {
     let pin = |n: u64| {
         let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
         let pin = Pin {
@@ -197,20 +197,20 @@ fn pins(count: u64, created: u64) -> Vec<(Cid, Option<Pin>)> {
     (0..count).map(pin).collect()
 }
 
-fn head(index: u64) -> Head {
+pub(super) fn head(index: u64) -> Head {
     Head { applied: Some(LogPosition { term: 2, index }), ..Head::default() }
 }
 
 /// What a state says: in words that can be compared, and its pins.
-type Told = (String, PinSet);
+pub(super) type Told = (String, PinSet);
 
-fn put_pins(store: &StateStore, count: u64, created: u64, index: u64) {
+pub(super) fn put_pins(store: &StateStore, count: u64, created: u64, index: u64) {
     let pins = pins(count, created);
     let pins = pins.iter().map(|(cid, pin)| (*cid, pin.as_ref()));
     store.apply(pins, &Window::default(), &head(index)).unwrap();
 }
 
-fn told(store: &StateStore) -> Result<Told, StoreError> {
+pub(super) fn told(store: &StateStore) -> Result<Told, StoreError> {
     let view = store.view()?;
     Ok((format!("{:?} {:?}", store.cluster()?, view.head), view.pin_set()?))
 }
