@@ -51,4 +51,14 @@ mod tests {
         fs::write(&path, [0; 4096]).unwrap();
         assert!(open_or_create(&Database::builder(), &path).is_err(), "never made anew");
     }
+
+    #[test]
+    fn under_its_name_there_is_nothing_until_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        // Nothing can be made there.
+        fs::create_dir(folder.path().join("state.new")).unwrap();
+        assert!(open_or_create(&Database::builder(), &path).is_err());
+        assert!(!path.exists());
+    }
 }

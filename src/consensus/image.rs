@@ -231,4 +231,68 @@ mod tests {
             assert!(read(&changed).is_err(), "changed at {at}");
         }
     }
+
+    /// An image of these blocks, whose checksums are right.
+    fn of_blocks(blocks: &[(u8, Vec<u8>)]) -> Vec<u8> {
+        let mut image = MAGIC.to_vec();
+        blocks.iter().for_each(|(tag, payload)| put_block(&mut image, *tag, payload));
+        image
+    }
+
+    /// With a tail that says this count, and the right hash unless `hash` is another.
+    fn ended(mut image: Vec<u8>, count: u64, hash: Option<[u8; 32]>) -> Vec<u8> {
+        let right: [u8; 32] = Sha256::digest(&image).into();
+        let tail = encode(VERSION, &(count, hash.unwrap_or(right)));
+        put_block(&mut image, TAG_TAIL, &tail);
+        image
+    }
+
+    /// Nobody is trusted for the checksums being right.
+    #[test]
+    fn an_image_whose_blocks_do_not_fit_together_is_refused() {
+        let head = (TAG_HEAD, encode(VERSION, &((ClusterId([1; 16]), 7_u64), Head::default())));
+        let pins = |count| {
+            let view = store_of(count).view().unwrap();
+            let mut pins: Vec<(Cid, Pin)> = Vec::new();
+            view.for_each(|cid, pin| {
+                pins.push((cid, pin));
+                Ok(())
+            })
+            .unwrap();
+            (TAG_PINS, encode(VERSION, &pins))
+        };
+        let whole = || of_blocks(&[head.clone(), pins(2), pins(1)]);
+        let with_head_of = |version| {
+            let other =
+                (TAG_HEAD, encode(version, &((ClusterId([1; 16]), 7_u64), Head::default())));
+            of_blocks(&[other, pins(2), pins(1)])
+        };
+        let mut longer = ended(whole(), 3, None);
+        longer.push(0);
+        let mut twice = ended(whole(), 3, None);
+        put_block(&mut twice, TAG_PINS, &pins(1).1);
+        let mut empty = whole();
+        empty.extend_from_slice(&[0; 8]);
+        let unknown = (9, pins(1).1);
+        let cases = [
+            ("as it should be", ended(whole(), 3, None), true),
+            ("its count is less", ended(whole(), 2, None), false),
+            ("its count is more", ended(whole(), 4, None), false),
+            ("its hash is another", ended(whole(), 3, Some([0; 32])), false),
+            ("without a tail", whole(), false),
+            ("a byte behind its tail", longer, false),
+            ("a block behind its tail", twice, false),
+            ("a block without a tag", ended(empty, 3, None), false),
+            ("an unknown block", ended(of_blocks(&[head.clone(), unknown]), 1, None), false),
+            ("without a head", ended(of_blocks(&[pins(2), pins(1)]), 3, None), false),
+            ("two heads", ended(of_blocks(&[head.clone(), head.clone()]), 0, None), false),
+            ("of another version", ended(with_head_of(VERSION + 1), 3, None), false),
+            ("of another format", ended(whole(), 3, None).split_off(1), false),
+        ];
+        for (case, image, is_taken) in cases {
+            let taken = read(&image).map(|image| image.pins.len());
+            assert_eq!(taken.is_ok(), is_taken, "{case}: {taken:?}");
+            assert!(taken.is_err() || taken == Ok(2), "pins of a name are one: {taken:?}");
+        }
+    }
 }

@@ -97,3 +97,72 @@ fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId, patience: Durati
 fn is_only_voter(metrics: &RaftMetrics<TypeConfig>) -> bool {
     metrics.membership_config.voter_ids().count() == 1
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use openraft::{Membership, ServerState, alias::InstantOf};
+    use tokio::time::advance;
+
+    use super::{super::raft_types::position_in, *};
+    use crate::{
+        consensus::raft_types::RaftMembership,
+        types::{LogPosition, Member},
+    };
+
+    const OWN: PeerId = PeerId([1; 32]);
+    const OTHER: PeerId = PeerId([2; 32]);
+    const PATIENCE: Duration = Duration::from_secs(4);
+
+    fn ago(time: Duration) -> Option<openraft::metrics::SerdeInstant<InstantOf<TypeConfig>>> {
+        Some((InstantOf::<TypeConfig>::now() - time).into())
+    }
+
+    /// A leader of the third term that everything is right with.
+    fn leads(voters: &[PeerId]) -> RaftMetrics<TypeConfig> {
+        let mut metrics = RaftMetrics::new_initial(OWN);
+        metrics.current_term = 3;
+        metrics.state = ServerState::Leader;
+        metrics.current_leader = Some(OWN);
+        metrics.last_applied = Some(position_in(LogPosition { term: 3, index: 8 }));
+        metrics.last_quorum_acked = ago(Duration::ZERO);
+        let member = Member { name: String::new(), addresses: Vec::new() };
+        let members: BTreeMap<_, _> = voters.iter().map(|peer| (*peer, member.clone())).collect();
+        let voters = vec![voters.iter().copied().collect()];
+        let membership = Membership::new(voters, members).unwrap();
+        metrics.membership_config = Arc::new(RaftMembership::new(None, membership));
+        metrics
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_acts_as_one_only_caught_up_and_answered() {
+        let applied = |term| Some(position_in(LogPosition { term, index: 8 }));
+        advance(PATIENCE * 2).await;
+        let nearly = PATIENCE - Duration::from_millis(1);
+        type Change = Box<dyn Fn(&mut RaftMetrics<TypeConfig>)>;
+        let cases: Vec<(&str, Change, bool, bool)> = vec![
+            // Acts as leader among two voters, and as the only one.
+            ("all is right", Box::new(|_| ()), true, true),
+            ("it follows", Box::new(|m| m.state = ServerState::Follower), false, false),
+            ("another leads", Box::new(|m| m.current_leader = Some(OTHER)), false, false),
+            ("nobody leads", Box::new(|m| m.current_leader = None), false, false),
+            ("nothing is applied", Box::new(|m| m.last_applied = None), false, false),
+            ("not of its term", Box::new(move |m| m.last_applied = applied(2)), false, false),
+            ("never answered", Box::new(|m| m.last_quorum_acked = None), false, true),
+            ("long ago", Box::new(move |m| m.last_quorum_acked = ago(PATIENCE)), false, true),
+            ("not yet long ago", Box::new(move |m| m.last_quorum_acked = ago(nearly)), true, true),
+        ];
+        for (case, change, among_two, alone) in cases {
+            for (voters, acts) in [(&[OWN, OTHER][..], among_two), (&[OWN], alone)] {
+                let mut metrics = leads(voters);
+                change(&mut metrics);
+                let found = leadership_of(&metrics, OWN, PATIENCE);
+                let expected = Leadership { leader: metrics.current_leader, term: 3, local: acts };
+                assert_eq!(found, expected, "{case}, {} voters", voters.len());
+            }
+        }
+    }
+}
