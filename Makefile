@@ -92,9 +92,9 @@ test: ## Run every test; the last line says how many passed and failed
 SEEDS ?= 200
 FROM ?= 0
 .PHONY: sim
-sim: build-tools ## Run simulated worlds, of peers and of pods: make sim SEEDS=1000 FROM=5000
+sim: build-tools ## Run simulated worlds, of peers, logs and pods: make sim SEEDS=1000 FROM=5000
 	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
-	  cargo test -p pinkeeper --lib -- --nocapture sim::
+	  cargo test -p pinkeeper --lib -- --nocapture sim:: in_every_world
 	PINKEEPER_SIM_SEEDS=$(SEEDS) PINKEEPER_SIM_FROM=$(FROM) \
 	  cargo test -p pinkeeper-operator --test worlds -- --nocapture in_every
 
