@@ -130,3 +130,56 @@ pub(super) fn write_error(
         RaftError::Fatal(error) => ProposeError::Stopped(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::errors::{Fatal, ForwardToLeader};
+
+    use super::*;
+    use crate::types::Member;
+
+    #[test]
+    fn a_write_counts_as_not_done_only_if_it_certainly_was_not() {
+        let leader = PeerId([2; 32]);
+        let member = Member { name: String::new(), addresses: Vec::new() };
+        let forward = || ForwardToLeader::new(leader, member.clone());
+        let stopped = ProposeError::Stopped(Fatal::<TypeConfig>::Stopped.to_string());
+        let cases = [
+            (
+                RaftError::APIError(ClientWriteError::ForwardToLeader(forward())),
+                ProposeError::NotLeader(Some(leader)),
+            ),
+            (
+                RaftError::APIError(ClientWriteError::ForwardToLeader(ForwardToLeader::empty())),
+                ProposeError::NotLeader(None),
+            ),
+            (
+                RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward())),
+                ProposeError::Unknown,
+            ),
+            (RaftError::Fatal(Fatal::Stopped), stopped),
+        ];
+        for (error, told) in cases {
+            assert_eq!(write_error(error), told);
+        }
+    }
+
+    #[test]
+    fn only_a_full_disk_is_said_to_be_full() {
+        let path = || "state.redb".to_owned();
+        let log = |kind: io::ErrorKind| OpenError::Log { folder: path(), source: kind.into() };
+        let database = redb::Error::Io(io::ErrorKind::NotFound.into());
+        let database = StoreError::Database { path: path(), source: Box::new(database) };
+        let cases = [
+            (OpenError::Store(StoreError::Full { path: path() }), true),
+            (log(io::ErrorKind::StorageFull), true),
+            (log(io::ErrorKind::InvalidData), false),
+            (OpenError::Store(database), false),
+            (OpenError::LogTooShort { log: None, state: None }, false),
+            (OpenError::StateGone { path: path() }, false),
+        ];
+        for (error, is_full) in cases {
+            assert_eq!(error.is_full_disk(), is_full, "{error}");
+        }
+    }
+}

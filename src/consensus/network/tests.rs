@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 
-use super::*;
+use super::{super::raft_types::entry_in, *};
 use crate::{
     rpc::Transport,
     types::{Refusal, Vote},
@@ -85,7 +85,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
 }
 
 fn append_of(entries: impl IntoIterator<Item = Entry>) -> AppendEntriesRequest<TypeConfig> {
-    let entries = entries.into_iter().map(|entry| super::super::raft_types::entry_in(entry));
+    let entries = entries.into_iter().map(entry_in);
     AppendEntriesRequest {
         vote: vote_in(vote(3)),
         prev_log_id: Some(position_in(at(4))),

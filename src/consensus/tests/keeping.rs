@@ -3,12 +3,15 @@
 use openraft::{RaftSnapshotBuilder as _, alias::SnapshotMetaOf};
 
 use super::{
-    super::{image, machine::SnapshotData, raft_types::RaftMembership, raft_types::entry_in},
+    super::{
+        image, machine::SnapshotData, raft_types::RaftMembership, raft_types::entry_in,
+        state_store::StoreError,
+    },
     damage::{CLUSTER, Told, head, pins, put_pins, told},
     *,
 };
 use crate::{
-    sim::disk::SimFile,
+    sim::disk::{SimDisk, SimFile},
     state::{Fence, Found, PinSet, Ruling},
     types::{
         Cid, ClaimOptions, Entry, EntryBody, Factor, Member, Owner, Replication, Timestamp, Uid,
@@ -165,4 +168,16 @@ async fn only_a_snapshot_of_this_cluster_is_installed_and_then_nothing_else_is_l
     let view = store.view().unwrap();
     assert_eq!((view.head.applied, view.head.installed), (at, at));
     assert_eq!(view.pin_set().unwrap(), leader.pin_set().unwrap());
+}
+
+/// A person may be told to make space, or to give a damaged state up.
+#[test]
+fn a_full_disk_is_no_damage_and_damage_no_full_disk() {
+    let disk = SimDisk::new(Duration::ZERO);
+    let store = StateStore::with_backend(SimFile::new(disk.clone())).unwrap();
+    disk.set_full(true);
+    let full = store.set_cluster(CLUSTER.0, CLUSTER.1).unwrap_err();
+    assert!(matches!(full, StoreError::Full { .. }), "{full}");
+    let damaged = StateStore::with_backend(SimFile::with_contents(vec![7; 8192])).unwrap_err();
+    assert!(matches!(damaged, StoreError::Database { .. }), "{damaged}");
 }

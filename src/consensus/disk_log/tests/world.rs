@@ -264,7 +264,8 @@ impl World {
         Ok(())
     }
 
-    /// Requests while the log's thread does nothing; then a crash before it does, or it goes on.
+    /// Requests while the log's thread does nothing; then a crash before it does, or it goes on. None of them
+    /// fails: an error would wait for the thread without end.
     async fn held(&mut self) -> Outcome<()> {
         let flushed = watch::Sender::new(None);
         let watched = flushed.subscribe();
