@@ -17,8 +17,8 @@ use super::{
     record::{self, Record, RecordError},
 };
 use crate::controller::{
-    Shared,
-    peers::{Directory, PeerError, read_now},
+    Settings, Shared,
+    peers::{Directory, Listed, PeerError, read_now},
 };
 
 /// How often the record is read while the peer is not in place.
@@ -47,8 +47,7 @@ pub enum FoundingError {
 struct Driver<F> {
     shared: Shared,
     draw: F,
-    /// The record's version and since when this peer has seen it.
-    seen: Option<(String, Instant)>,
+    seen: Seen,
     won: Option<(ClusterId, Instant)>,
     joining: Option<ClusterId>,
 }
@@ -65,7 +64,7 @@ pub async fn run(
     draw: impl FnMut() -> ClusterId + Send,
     token: CancellationToken,
 ) -> Result<(), FoundingError> {
-    let mut driver = Driver { shared, draw, seen: None, won: None, joining: None };
+    let mut driver = Driver { shared, draw, seen: Seen::default(), won: None, joining: None };
     loop {
         let now = directory.borrow_and_update().clone();
         let step = tokio::select! {
@@ -117,30 +116,20 @@ enum Done {
 
 impl<F: FnMut() -> ClusterId> Driver<F> {
     async fn step(&mut self, directory: &Directory) -> Result<Done, RecordError> {
-        let Shared { client, settings, cluster, .. } = self.shared.clone();
+        let Shared { client, settings, .. } = self.shared.clone();
         let read = record::get(&client, &settings).await?;
         self.shared.reach.answered();
-        let unchanged = self.unchanged(read.as_ref());
-        if !directory.complete && cluster.members().is_empty() {
-            return Ok(Done::Waiting("waiting for the list of ClusterPeers".into()));
-        }
+        let unchanged = self.seen.unchanged(read.as_ref(), Instant::now());
         let mut step = self.decide(directory, read.as_ref(), unchanged);
-        if let Step::Create | Step::TakeOver = step {
-            // A list of an earlier time may show peers without the cluster that they have by now.
+        if step.begins_a_cluster() {
             step = self.decide(&self.read_anew(directory).await?, read.as_ref(), unchanged);
         }
         self.carry_out(step, read).await
     }
 
-    /// The same peers, and those that the cluster is founded with, as they are now.
     async fn read_anew(&self, directory: &Directory) -> Result<Directory, PeerError> {
-        let mut names: BTreeSet<String> = directory.peers.keys().cloned().collect();
-        let settings = &self.shared.settings;
-        if let Some((set, _)) = settings.pod.rsplit_once('-') {
-            names.extend((0..settings.initial_peers).map(|ordinal| format!("{set}-{ordinal}")));
-        }
         let mut now = Directory { complete: true, ..Directory::default() };
-        for name in names {
+        for name in expected(directory, &self.shared.settings) {
             let listed = read_now(&self.shared, &name).await?;
             now.peers.extend(listed.map(|listed| (name, listed)));
         }
@@ -157,6 +146,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             standing: cluster.standing(),
             has_members: !cluster.members().is_empty(),
             record,
+            listed: directory.complete,
             registered: &registered,
             named: names(directory, cluster.standing()),
             initial_peers: settings.initial_peers,
@@ -193,8 +183,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             (Step::TakeOver, Some(read)) => {
                 let at = Instant::now();
                 let id = (self.draw)();
-                let founder = settings.pod.clone();
-                let next = Record { cluster: id, founder, ..read.clone() };
+                let next = read.taken_over(id, &settings.pod);
                 record::replace(&client, &settings, &read, &next).await?;
                 self.won = Some((id, at));
                 tracing::warn!(cluster = %id, from = read.founder, "took the unformed record over");
@@ -207,8 +196,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
                 tracing::info!(cluster = %id, "founded the cluster");
             }
             (Step::MarkFormed, Some(read)) => {
-                let next = Record { formed: true, ..read.clone() };
-                record::replace(&client, &settings, &read, &next).await?;
+                record::replace(&client, &settings, &read, &read.formed()).await?;
             }
             (Step::Restore(id, epoch), _) => {
                 record::create(&client, &settings, id, epoch, true).await?;
@@ -219,21 +207,36 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         }
         Ok(Done::Moved)
     }
+}
 
-    /// For how long the record has not changed.
-    fn unchanged(&mut self, record: Option<&Record>) -> Duration {
+/// The record's version, and since when this peer has seen it.
+#[derive(Debug, Default)]
+struct Seen(Option<(String, Instant)>);
+
+impl Seen {
+    /// For how long the record has not changed, as read `now`.
+    fn unchanged(&mut self, record: Option<&Record>, now: Instant) -> Duration {
         let Some(record) = record else {
-            self.seen = None;
+            self.0 = None;
             return Duration::ZERO;
         };
-        match &self.seen {
-            Some((version, since)) if *version == record.version => since.elapsed(),
+        match &self.0 {
+            Some((version, since)) if *version == record.version => now - *since,
             _ => {
-                self.seen = Some((record.version.clone(), Instant::now()));
+                self.0 = Some((record.version.clone(), now));
                 Duration::ZERO
             }
         }
     }
+}
+
+/// Names of the peers that are known, and of those that the cluster is founded with.
+fn expected(directory: &Directory, settings: &Settings) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = directory.peers.keys().cloned().collect();
+    if let Some((set, _)) = settings.pod.rsplit_once('-') {
+        names.extend((0..settings.initial_peers).map(|ordinal| format!("{set}-{ordinal}")));
+    }
+    names
 }
 
 /// Some ClusterPeer names the cluster that this peer's disk is of.
@@ -248,10 +251,13 @@ fn registered(directory: &Directory, own: PeerId, standing: Standing) -> Vec<Reg
         Standing::Blank => None,
         Standing::Member { cluster, .. } => Some(cluster),
     };
-    let read = |(name, listed): (&String, &crate::controller::peers::Listed)| {
+    let read = |(name, listed): (&String, &Listed)| {
         let id = listed.id?;
         let cluster = if id == own { cluster } else { listed.cluster };
         Some(Registered { name: name.clone(), id, cluster })
     };
     directory.peers.iter().filter_map(read).collect()
 }
+
+#[cfg(test)]
+mod tests;

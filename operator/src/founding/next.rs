@@ -40,6 +40,8 @@ pub struct Observed<'a> {
     pub has_members: bool,
     /// The record, if there is one.
     pub record: Option<&'a Record>,
+    /// The list of ClusterPeers has been read.
+    pub listed: bool,
     /// All registered peers.
     pub registered: &'a [Registered],
     /// A ClusterPeer, as the API server has it, names the cluster of this peer's disk.
@@ -75,9 +77,21 @@ pub enum Step {
     OtherCluster(String),
 }
 
+impl Step {
+    /// Whether it begins another cluster. It is taken only after another look at the ClusterPeers: a
+    /// list of an earlier time may show peers without the cluster that they have by now.
+    #[must_use]
+    pub fn begins_a_cluster(&self) -> bool {
+        matches!(self, Self::Create | Self::TakeOver)
+    }
+}
+
 /// Decides.
 #[must_use]
 pub fn next(observed: Observed<'_>) -> Step {
+    if !observed.listed && !observed.has_members {
+        return Step::Wait("waiting for the list of ClusterPeers".into());
+    }
     match (observed.standing, observed.record) {
         (Standing::Member { cluster, epoch }, Some(record)) => {
             with_data(observed, cluster, epoch, record)
@@ -219,6 +233,7 @@ mod tests {
             standing: Standing::Blank,
             has_members: false,
             record: None,
+            listed: true,
             registered,
             named: true,
             initial_peers: 3,
@@ -256,25 +271,178 @@ mod tests {
         assert_eq!(next(single), Step::Create);
     }
 
+    /// Ordinals of blank peers that have registered.
+    fn blanks(ordinals: &[u8]) -> Vec<Registered> {
+        ordinals.iter().map(|ordinal| peer(*ordinal, None)).collect()
+    }
+
+    #[test]
+    fn a_majority_of_the_initial_peers_creates_and_takes_over_and_one_less_does_not() {
+        let record = record(false, "p-9");
+        for (initial, majority) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4)] {
+            for there in 0..=initial {
+                let registered = blanks(&Vec::from_iter(0..there));
+                let initial_peers = initial.into();
+                let none = Observed { initial_peers, ..blank(0, &registered) };
+                let stuck = Observed { record: Some(&record), unchanged: UNFORMED_MAX, ..none };
+                let (creates, takes_over) =
+                    if there < majority { ("wait", "wait") } else { ("Create", "TakeOver") };
+                assert_eq!(kind(&next(none)), creates, "{there} of {initial}");
+                assert_eq!(kind(&next(stuck)), takes_over, "{there} of {initial}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_is_taken_over_only_stuck_with_a_majority_and_registered() {
+        let step = Duration::from_millis(1);
+        let (own, other) = (record(false, "p-0"), record(false, "p-2"));
+        // Of this name, and of this identity, but not both.
+        let impostor = Registered { id: PeerId([7; 32]), ..peer(0, None) };
+        let renamed = Registered { name: "p-7".into(), ..peer(0, None) };
+        let all = blanks(&[0, 1, 2]);
+        let cases: [(&Record, Duration, Vec<Registered>, &str); 13] = [
+            (&other, UNFORMED_MAX, all.clone(), "TakeOver"),
+            (&other, UNFORMED_MAX + step, blanks(&[0, 2]), "TakeOver"),
+            // It may still be founded.
+            (&other, UNFORMED_MAX - step, all.clone(), "wait"),
+            (&other, Duration::ZERO, all.clone(), "wait"),
+            // No majority.
+            (&other, UNFORMED_MAX, blanks(&[0]), "wait"),
+            (&other, UNFORMED_MAX, blanks(&[]), "wait"),
+            (&own, Duration::ZERO, blanks(&[0]), "wait"),
+            // Not registered.
+            (&other, UNFORMED_MAX, blanks(&[1, 2]), "wait"),
+            (&other, UNFORMED_MAX, vec![impostor.clone(), peer(1, None)], "wait"),
+            (&other, UNFORMED_MAX, vec![renamed, peer(1, None)], "wait"),
+            (&own, Duration::ZERO, blanks(&[1, 2]), "wait"),
+            (&own, Duration::ZERO, vec![impostor, peer(1, None)], "wait"),
+            // Its own is void at once.
+            (&own, Duration::ZERO, all, "TakeOver"),
+        ];
+        for (record, unchanged, registered, expected) in cases {
+            let seen = Observed { record: Some(record), unchanged, ..blank(0, &registered) };
+            let told = kind(&next(seen));
+            assert_eq!(told, expected, "{} {unchanged:?} {registered:?}", record.founder);
+        }
+        // Whoever it is, when the founder does not come back.
+        let two = blanks(&[0, 1]);
+        let seen = Observed { record: Some(&other), unchanged: UNFORMED_MAX, ..blank(1, &two) };
+        assert_eq!(next(seen), Step::TakeOver);
+        assert_eq!(next(Observed { ordinal: None, ..seen }), Step::TakeOver);
+    }
+
+    #[test]
+    fn only_who_is_registered_itself_under_its_ordinal_creates() {
+        let impostor = Registered { id: PeerId([7; 32]), ..peer(0, None) };
+        let renamed = Registered { name: "p-7".into(), ..peer(0, None) };
+        for own in [impostor, renamed] {
+            let registered = [own, peer(1, None), peer(2, None)];
+            assert_eq!(kind(&next(blank(0, &registered))), "wait", "{registered:?}");
+        }
+        let all = blanks(&[0, 1, 2]);
+        for (ordinal, expected) in [(Some(0), "Create"), (Some(1), "wait"), (None, "wait")] {
+            let seen = Observed { ordinal, ..blank(0, &all) };
+            assert_eq!(kind(&next(seen)), expected, "{ordinal:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_founded_before_the_list_of_cluster_peers_is_read() {
+        let (all, unformed) = (blanks(&[0, 1, 2]), record(false, "p-0"));
+        let formed = record(true, "p-0");
+        let of = Standing::Member { cluster: A, epoch: 1 };
+        let unread = Observed { listed: false, won: Some((A, Duration::ZERO)), ..blank(0, &all) };
+        for standing in [Standing::Blank, of] {
+            for record in [None, Some(&unformed), Some(&formed)] {
+                let step = next(Observed { standing, record, ..unread });
+                assert!(matches!(&step, Step::Wait(why) if why.contains("list")), "{step:?}");
+            }
+        }
+        // Members need nobody's word for what their own disk says.
+        let member = Observed { standing: of, has_members: true, ..unread };
+        assert_eq!(next(member), Step::Restore(A, 1));
+        assert_eq!(next(Observed { record: Some(&formed), ..member }), Step::Settled);
+    }
+
+    #[test]
+    fn what_begins_a_cluster_waits_for_another_look() {
+        let (wait, id) = (String::new(), A);
+        let steps = [
+            (Step::Create, true),
+            (Step::TakeOver, true),
+            (Step::Wait(wait.clone()), false),
+            (Step::Found(id, 1), false),
+            (Step::MarkFormed, false),
+            (Step::Restore(id, 1), false),
+            (Step::Join(id, None), false),
+            (Step::Settled, false),
+            (Step::OtherCluster(wait), false),
+        ];
+        for (step, begins) in steps {
+            assert_eq!(step.begins_a_cluster(), begins, "{step:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_waits_says_for_whom() {
+        let words = |observed| match next(observed) {
+            Step::Wait(words) | Step::OtherCluster(words) => words,
+            step => panic!("{step:?}"),
+        };
+        let (one, all) = (blanks(&[0]), blanks(&[0, 1, 2]));
+        let named = [peer(0, None), peer(1, Some(B)), peer(2, None)];
+        let (other, later) = (record(false, "p-2"), Record { epoch: 2, ..record(true, "p-2") });
+        let of = Standing::Member { cluster: A, epoch: 1 };
+        let unformed = |registered| Observed { record: Some(&other), ..blank(0, registered) };
+        let with_data = |registered| Observed { standing: of, ..unformed(registered) };
+        let cases: [(Observed<'_>, &[&str]); 8] = [
+            (blank(0, &one), &["1 of 3"]),
+            (blank(1, &all), &["first peer"]),
+            (blank(0, &named), &["p-1", "no record", "kubectl delete clusterpeer p-1"]),
+            (unformed(&all), &["p-2"]),
+            (unformed(&named), &["p-1", "another cluster"]),
+            (with_data(&all), &["aaaa", "members"]),
+            (Observed { record: None, ..with_data(&all) }, &["aaaa", "no record"]),
+            (Observed { record: Some(&later), ..with_data(&all) }, &["aaaa", "epoch 1", "epoch 2"]),
+        ];
+        for (observed, expected) in cases {
+            let words = words(observed);
+            assert!(expected.iter().all(|part| words.contains(part)), "{words}: {expected:?}");
+        }
+    }
+
     #[test]
     fn whoever_won_the_record_founds_soon_or_not_at_all() {
         let all = [peer(0, None), peer(1, None), peer(2, None)];
         let (own, other) = (record(false, "p-0"), record(false, "p-2"));
+        let step = Duration::from_millis(1);
         let (soon, late) = (Duration::from_secs(1), FOUND_WITHIN);
         let base = blank(0, &all);
         let cases = [
             (&own, Some((A, soon)), Duration::ZERO, Step::Found(A, 1)),
+            (&own, Some((A, late - step)), UNFORMED_MAX, Step::Found(A, 1)),
+            (&other, Some((A, soon)), Duration::ZERO, Step::Found(A, 1)),
             (&own, Some((A, late)), Duration::ZERO, Step::TakeOver),
             // Won in an earlier life of this pod.
             (&own, None, Duration::ZERO, Step::TakeOver),
             (&own, Some((B, soon)), Duration::ZERO, Step::TakeOver),
             (&other, Some((B, soon)), Duration::ZERO, Step::Wait(String::new())),
+            (&other, Some((A, late)), Duration::ZERO, Step::Wait(String::new())),
             (&other, None, UNFORMED_MAX, Step::TakeOver),
         ];
         for (record, won, unchanged, expected) in cases {
             let step = next(Observed { record: Some(record), won, unchanged, ..base });
             assert_eq!(kind(&step), kind(&expected), "{record:?} {won:?} {unchanged:?}");
         }
+        // A record that was formed meanwhile is founded no more.
+        let formed = record(true, "p-0");
+        let seen = Observed { record: Some(&formed), won: Some((A, soon)), ..base };
+        assert_eq!(kind(&next(seen)), kind(&Step::Join(A, Some(String::new()))));
+        // The epoch is the record's.
+        let raised = Record { epoch: 3, ..own };
+        let seen = Observed { record: Some(&raised), won: Some((A, soon)), ..base };
+        assert_eq!(next(seen), Step::Found(A, 3));
     }
 
     #[test]
@@ -286,6 +454,11 @@ mod tests {
         let others = [peer(0, Some(B)), peer(1, None), peer(2, None)];
         let seen = Observed { registered: &others, ..seen };
         assert_eq!(kind(&next(seen)), "wait");
+        // Also by who wrote it.
+        assert_eq!(kind(&next(Observed { name: "p-0", id: PeerId([0; 32]), ..seen })), "wait");
+        // The record's cluster is there, whatever else is.
+        let both = [peer(0, Some(B)), peer(1, None), peer(2, Some(A))];
+        assert_eq!(next(Observed { registered: &both, ..seen }), Step::Join(A, None));
     }
 
     #[test]
@@ -294,15 +467,25 @@ mod tests {
         let (formed, unformed) = (record(true, "p-0"), record(false, "p-0"));
         let cases = [
             (of(A, 1), None, "Restore(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)"),
+            (of(B, 2), None, "Restore(bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb, 2)"),
             (of(A, 1), Some(&formed), "Settled"),
             (of(A, 1), Some(&unformed), "MarkFormed"),
             (of(B, 1), Some(&formed), "other"),
             (of(B, 1), Some(&unformed), "other"),
             (of(A, 2), Some(&formed), "other"),
+            (of(A, 2), Some(&unformed), "other"),
+            (of(A, 0), Some(&unformed), "other"),
         ];
         for (standing, record, expected) in cases {
             let seen = Observed { standing, record, has_members: true, ..blank(1, &[]) };
             assert_eq!(kind(&next(seen)), expected, "{standing:?} {record:?}");
+            // A founder that was interrupted must agree as well.
+            if expected == "other" {
+                let alone = [peer(0, None)];
+                let (name, registered) = ("p-0", &alone[..]);
+                let seen = Observed { has_members: false, name, registered, ..seen };
+                assert_eq!(kind(&next(seen)), expected, "{standing:?} {record:?}");
+            }
         }
     }
 
@@ -323,8 +506,16 @@ mod tests {
         let joined = [peer(0, Some(A)), peer(1, Some(A)), peer(2, None)];
         let (own, other, formed) =
             (record(false, "p-0"), record(false, "p-1"), record(true, "p-0"));
-        let cases: [(Option<&Record>, &[Registered], &str); 5] = [
-            (Some(&own), &alone, "Found(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)"),
+        let apart = [peer(0, Some(A)), peer(1, Some(B)), peer(2, None)];
+        // Its own identity, which names itself; another under its name, as of a volume that was lost.
+        let unsaid = [peer(0, None), peer(1, None), peer(2, None)];
+        let lost = [Registered { id: PeerId([7; 32]), ..peer(0, Some(A)) }, peer(1, None)];
+        let founds = "Found(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)";
+        let cases: [(Option<&Record>, &[Registered], &str); 8] = [
+            (Some(&own), &alone, founds),
+            (Some(&own), &apart, founds),
+            (Some(&own), &unsaid, founds),
+            (Some(&own), &lost, "wait"),
             (Some(&own), &joined, "wait"),
             (Some(&other), &alone, "wait"),
             (Some(&formed), &alone, "Settled"),
@@ -340,15 +531,26 @@ mod tests {
     fn a_formed_cluster_is_waited_for_even_when_every_disk_is_empty() {
         let blanks = [peer(0, None), peer(1, None), peer(2, None)];
         let some = [peer(0, None), peer(1, None), peer(2, Some(A))];
-        let cases: [(&[Registered], bool); 3] =
-            [(&blanks, true), (&some, false), (&blanks[..2], false)];
+        let more = [peer(0, None), peer(1, None), peer(2, None), peer(3, None)];
+        let another = [peer(0, None), peer(1, None), peer(2, Some(B))];
+        let cases: [(&[Registered], bool); 5] = [
+            (&blanks, true),
+            (&more, true),
+            (&some, false),
+            (&another, false),
+            (&blanks[..2], false),
+        ];
         let record = record(true, "p-0");
         for (registered, lost) in cases {
-            let step = next(Observed { record: Some(&record), ..blank(0, registered) });
+            let unchanged = UNFORMED_MAX * 2;
+            let seen = Observed { record: Some(&record), unchanged, ..blank(0, registered) };
+            let step = next(seen);
             let Step::Join(A, worry) = step else { panic!("{step:?}") };
             assert_eq!(worry.is_some(), lost, "{registered:?}");
             let names_command =
                 |text: String| text.contains("kubectl delete configmap demo-cluster");
+            let counts = |text: &String| text.contains(&format!("all {} peers", registered.len()));
+            assert!(worry.as_ref().is_none_or(counts));
             assert!(worry.is_none_or(names_command));
         }
     }

@@ -84,6 +84,16 @@ pub(crate) enum RecordError {
 }
 
 impl Record {
+    /// Of another cluster, that `founder` is to found.
+    pub(super) fn taken_over(&self, cluster: ClusterId, founder: &str) -> Self {
+        Self { cluster, founder: founder.to_owned(), ..self.clone() }
+    }
+
+    /// Of the same cluster, which exists.
+    pub(super) fn formed(&self) -> Self {
+        Self { formed: true, ..self.clone() }
+    }
+
     fn read(map: &ConfigMap) -> Result<Self, RecordError> {
         let name = map.metadata.name.clone().unwrap_or_default();
         let get = |what: &'static str| {
@@ -111,8 +121,12 @@ fn params() -> PostParams {
 }
 
 async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMap>, RecordError> {
-    let maps = maps(client, settings);
-    match timeout(DEADLINE, maps.get(&settings.record())).await? {
+    there(timeout(DEADLINE, maps(client, settings).get(&settings.record())).await?)
+}
+
+/// Only the API server's own word that there is none means that there is none.
+fn there(answer: Result<ConfigMap, kube::Error>) -> Result<Option<ConfigMap>, RecordError> {
+    match answer {
         Ok(map) => Ok(Some(map)),
         Err(error) if api::failure(&error) == Failure::Gone => Ok(None),
         Err(error) => Err(error.into()),
@@ -141,6 +155,11 @@ pub(super) async fn create(
     epoch: u64,
     formed: bool,
 ) -> Result<Record, RecordError> {
+    let map = first_version(settings, cluster, epoch, formed);
+    created(timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?)
+}
+
+fn first_version(settings: &Settings, cluster: ClusterId, epoch: u64, formed: bool) -> ConfigMap {
     let mut data = BTreeMap::from([
         (CLUSTER_ID.into(), cluster.to_string()),
         (EPOCH.into(), epoch.to_string()),
@@ -150,13 +169,16 @@ pub(super) async fn create(
     if formed {
         data.extend([SYSTEM_UID, DEFINITION_UID].map(|key| (key.into(), UNKNOWN.into())));
     }
-    let map = ConfigMap {
+    ConfigMap {
         metadata: ObjectMeta { name: Some(settings.record()), ..ObjectMeta::default() },
         data: Some(data),
         ..ConfigMap::default()
-    };
-    let created = timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?;
-    match created {
+    }
+}
+
+/// One that is there already is somebody else's, and an answer that does not come is none.
+fn created(answer: Result<ConfigMap, kube::Error>) -> Result<Record, RecordError> {
+    match answer {
         Ok(map) => Record::read(&map),
         Err(error) if api::failure(&error) == Failure::Conflict => Err(RecordError::Lost),
         Err(error) => Err(error.into()),
@@ -173,17 +195,23 @@ pub(super) async fn replace(
     read: &Record,
     next: &Record,
 ) -> Result<Record, RecordError> {
-    let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
-    if map.metadata.resource_version.as_deref() != Some(read.version.as_str()) {
-        return Err(RecordError::Lost);
-    }
-    let values = [
-        (CLUSTER_ID, next.cluster.to_string()),
-        (EPOCH, next.epoch.to_string()),
-        (FOUNDER, next.founder.clone()),
-        (FORMED, next.formed.to_string()),
-    ];
-    Record::read(&put(client, settings, map, &values).await?)
+    let map = of_version(get_map(client, settings).await?, read)?;
+    Record::read(&put(client, settings, map, &values(next)).await?)
+}
+
+/// The ConfigMap, if it is still the version that was read.
+fn of_version(map: Option<ConfigMap>, read: &Record) -> Result<ConfigMap, RecordError> {
+    map.filter(|map| map.metadata.resource_version.as_deref() == Some(read.version.as_str()))
+        .ok_or(RecordError::Lost)
+}
+
+fn values(record: &Record) -> [(&'static str, String); 4] {
+    [
+        (CLUSTER_ID, record.cluster.to_string()),
+        (EPOCH, record.epoch.to_string()),
+        (FOUNDER, record.founder.clone()),
+        (FORMED, record.formed.to_string()),
+    ]
 }
 
 /// A person's word on what waits, as it is on one version of the record.
@@ -196,6 +224,21 @@ pub(crate) struct Approval {
     map: ConfigMap,
 }
 
+impl Approval {
+    fn read(map: ConfigMap) -> Self {
+        let annotations = map.metadata.annotations.as_ref();
+        let word = annotations.and_then(|all| all.get(ALLOW_UNPIN)).cloned();
+        Self { record: map.object_ref(&()), word, map }
+    }
+
+    /// The same version without the word.
+    fn take_word(&mut self) {
+        if let Some(annotations) = &mut self.map.metadata.annotations {
+            annotations.remove(ALLOW_UNPIN);
+        }
+    }
+}
+
 /// Reads the approval.
 ///
 /// # Errors
@@ -205,9 +248,7 @@ pub(crate) async fn approval(
     settings: &Settings,
 ) -> Result<Approval, RecordError> {
     let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
-    let annotations = map.metadata.annotations.as_ref();
-    let word = annotations.and_then(|all| all.get(ALLOW_UNPIN)).cloned();
-    Ok(Approval { record: map.object_ref(&()), word, map })
+    Ok(Approval::read(map))
 }
 
 /// Takes a used approval off the version that it was read from.
@@ -219,9 +260,7 @@ pub(crate) async fn used(
     settings: &Settings,
     mut approval: Approval,
 ) -> Result<(), RecordError> {
-    if let Some(annotations) = &mut approval.map.metadata.annotations {
-        annotations.remove(ALLOW_UNPIN);
-    }
+    approval.take_word();
     put(client, settings, approval.map, &[]).await.map(drop)
 }
 
@@ -229,13 +268,22 @@ pub(crate) async fn used(
 async fn put(
     client: &Client,
     settings: &Settings,
-    mut map: ConfigMap,
+    map: ConfigMap,
     values: &[(&str, String)],
 ) -> Result<ConfigMap, RecordError> {
+    let (maps, map) = (maps(client, settings), with(map, values));
+    replaced(timeout(DEADLINE, maps.replace(&settings.record(), &params(), &map)).await?)
+}
+
+/// The same version with other values; other keys stay.
+fn with(mut map: ConfigMap, values: &[(&str, String)]) -> ConfigMap {
     let data = map.data.get_or_insert_default();
     data.extend(values.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-    let maps = maps(client, settings);
-    match timeout(DEADLINE, maps.replace(&settings.record(), &params(), &map)).await? {
+    map
+}
+
+fn replaced(answer: Result<ConfigMap, kube::Error>) -> Result<ConfigMap, RecordError> {
+    match answer {
         Ok(map) => Ok(map),
         Err(error) => match api::failure(&error) {
             Failure::Gone | Failure::Conflict => Err(RecordError::Lost),
@@ -264,37 +312,32 @@ pub(crate) async fn anchors(
     known: Option<&Anchors>,
 ) -> Result<Anchors, RecordError> {
     let map = get_map(client, settings).await?.ok_or(RecordError::Lost)?;
-    let noted = |map: &ConfigMap, key: &str| map.data.as_ref()?.get(key).cloned();
-    let (system, definition) = (noted(&map, SYSTEM_UID), noted(&map, DEFINITION_UID));
-    let first = Anchors {
-        system: first(&system, known.map(|known| &known.system), &now.system),
-        definition: first(&definition, known.map(|known| &known.definition), &now.definition),
-    };
-    if system.as_ref() != Some(&first.system) || definition.as_ref() != Some(&first.definition) {
-        let values =
-            [(SYSTEM_UID, first.system.clone()), (DEFINITION_UID, first.definition.clone())];
+    let (first, values) = noted(&map, now, known);
+    if let Some(values) = values {
         put(client, settings, map, &values).await?;
     }
     Ok(first)
 }
 
+/// The anchors, and what is to be written if the ConfigMap does not say so yet.
+fn noted(
+    map: &ConfigMap,
+    now: &Anchors,
+    known: Option<&Anchors>,
+) -> (Anchors, Option<[(&'static str, String); 2]>) {
+    let noted = |key: &str| map.data.as_ref()?.get(key).cloned();
+    let (system, definition) = (noted(SYSTEM_UID), noted(DEFINITION_UID));
+    let first = Anchors {
+        system: first(&system, known.map(|known| &known.system), &now.system),
+        definition: first(&definition, known.map(|known| &known.definition), &now.definition),
+    };
+    let is_noted =
+        system.as_ref() == Some(&first.system) && definition.as_ref() == Some(&first.definition);
+    let values = [(SYSTEM_UID, first.system.clone()), (DEFINITION_UID, first.definition.clone())];
+    (first, (!is_noted).then_some(values))
+}
+
 #[cfg(test)]
 mod read_any;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_lost_record_knew_is_noted_again_only_by_who_knows_it() {
-        let (known, noted) = ("before".to_owned(), "noted".to_owned());
-        let cases = [
-            (None, Some(&known), "now"),
-            (Some(noted), Some(&known), "noted"),
-            (Some(UNKNOWN.to_owned()), Some(&known), "before"),
-            (Some(UNKNOWN.to_owned()), None, UNKNOWN),
-        ];
-        for (noted, known, expected) in cases {
-            assert_eq!(first(&noted, known, "now"), expected, "{noted:?} {known:?}");
-        }
-    }
-}
+mod tests;

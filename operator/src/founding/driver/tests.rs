@@ -1,0 +1,110 @@
+//! What the driver tells [`next`] of what it has seen: tables.
+
+use super::*;
+
+const A: ClusterId = ClusterId([0xaa; 16]);
+const B: ClusterId = ClusterId([0xbb; 16]);
+const OF_A: Standing = Standing::Member { cluster: A, epoch: 1 };
+
+fn id(number: u8) -> PeerId {
+    PeerId([number; 32])
+}
+
+/// ClusterPeers with what their statuses say.
+fn directory(peers: &[(&str, Option<u8>, Option<ClusterId>)]) -> Directory {
+    let listed = |(name, number, cluster): &(&str, Option<u8>, Option<ClusterId>)| {
+        let listed = Listed { id: number.map(id), cluster: *cluster, ..Listed::default() };
+        ((*name).to_owned(), listed)
+    };
+    Directory { complete: true, peers: peers.iter().map(listed).collect() }
+}
+
+#[test]
+fn of_itself_a_peer_knows_better_and_without_an_identity_nobody_counts() {
+    let listed =
+        directory(&[("p-0", Some(0), Some(B)), ("p-1", Some(1), Some(B)), ("p-2", None, Some(B))]);
+    for (standing, own) in [(Standing::Blank, None), (OF_A, Some(A))] {
+        let seen = registered(&listed, id(0), standing);
+        let expected = [
+            Registered { name: "p-0".into(), id: id(0), cluster: own },
+            Registered { name: "p-1".into(), id: id(1), cluster: Some(B) },
+        ];
+        assert_eq!(seen, expected, "{standing:?}");
+    }
+    // Another identity under its name is another peer.
+    let seen = registered(&listed, id(7), Standing::Blank);
+    assert_eq!(seen[0], Registered { name: "p-0".into(), id: id(0), cluster: Some(B) });
+}
+
+#[test]
+fn a_cluster_is_named_by_any_cluster_peer_and_only_by_what_it_says() {
+    let cases = [
+        (OF_A, Some(A), true),
+        (OF_A, Some(B), false),
+        (OF_A, None, false),
+        (Standing::Blank, Some(A), false),
+        (Standing::Blank, None, false),
+    ];
+    for (standing, said, expected) in cases {
+        for number in [None, Some(0), Some(1)] {
+            let listed = directory(&[("p-0", Some(3), None), ("p-1", number, said)]);
+            assert_eq!(names(&listed, standing), expected, "{standing:?} {said:?} {number:?}");
+        }
+    }
+    assert!(!names(&Directory::default(), OF_A));
+}
+
+#[test]
+fn those_that_the_cluster_is_founded_with_are_looked_for_though_they_are_not_listed() {
+    let settings = |pod: &str, initial_peers| Settings {
+        namespace: "web".into(),
+        pod: pod.into(),
+        release: "demo".into(),
+        initial_peers,
+        default_replicas: 2,
+    };
+    let listed = directory(&[("p-set-1", Some(1), None), ("p-set-7", None, None)]);
+    let cases = [
+        ("p-set-0", 3, vec!["p-set-0", "p-set-1", "p-set-2", "p-set-7"]),
+        ("p-set-0", 1, vec!["p-set-0", "p-set-1", "p-set-7"]),
+        ("p-set-9", 2, vec!["p-set-0", "p-set-1", "p-set-7"]),
+        ("alone", 3, vec!["p-set-1", "p-set-7"]),
+    ];
+    for (pod, initial, names) in cases {
+        let expected: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
+        assert_eq!(self::expected(&listed, &settings(pod, initial)), expected, "{pod} {initial}");
+    }
+}
+
+#[test]
+fn a_record_is_unchanged_only_while_its_very_version_is_read() {
+    let start = Instant::now();
+    let record = |version: &str| Record {
+        name: "demo-cluster".into(),
+        version: version.into(),
+        cluster: A,
+        epoch: 1,
+        founder: "p-0".into(),
+        formed: false,
+    };
+    let mut seen = Seen::default();
+    // When it is read, the version, and for how long it has not changed.
+    let cases = [
+        (0, Some("7"), 0),
+        (50, Some("7"), 50),
+        (120, Some("7"), 120),
+        (121, Some("8"), 0),
+        (130, Some("8"), 9),
+        // It was deleted in between.
+        (131, None, 0),
+        (140, Some("8"), 0),
+        (141, Some("7"), 0),
+        (150, Some("7"), 9),
+    ];
+    for (at, version, expected) in cases {
+        let now = start + Duration::from_secs(at);
+        let record = version.map(record);
+        let unchanged = seen.unchanged(record.as_ref(), now);
+        assert_eq!(unchanged, Duration::from_secs(expected), "{version:?} after {at} s");
+    }
+}
