@@ -147,3 +147,5 @@ fn take(
 
 #[cfg(test)]
 mod read_any;
+#[cfg(test)]
+mod tests;

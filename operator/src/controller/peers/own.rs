@@ -7,7 +7,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use pinkeeper::types::Metrics;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -92,22 +92,13 @@ impl Own {
             return self.create().await;
         };
         let told = listed.resource_version.clone();
-        let listed = match &self.newer {
-            Some((since, newer)) if *since == told => newer.clone(),
-            _ => listed,
-        };
+        let listed = latest(listed, self.newer.as_ref());
         let status = self.status(&listed.status, waiting);
         if status == listed.status {
             return Ok(());
         }
-        let every = if status.cluster_id != listed.status.cluster_id {
-            Duration::ZERO // the record waits for it
-        } else if without_numbers(&status) == without_numbers(&listed.status) {
-            NUMBERS_EVERY
-        } else {
-            WRITE_EVERY
-        };
-        if self.written.is_some_and(|written| written.elapsed() < every) {
+        let written = self.written.map(|written| written.elapsed());
+        if written.is_some_and(|ago| ago < every(&listed.status, &status)) {
             return Ok(());
         }
         let newer = self.write(&listed.resource_version, &status).await?;
@@ -148,12 +139,7 @@ impl Own {
         let params = PostParams { field_manager: Some(api::FIELD_MANAGER.into()), dry_run: false };
         let created = timeout(api::DEADLINE, self.api.create(&params, &raw)).await?;
         self.shared.reach.note(&created);
-        match created {
-            // Seen by the watch, which goes on with its status.
-            Ok(_) => Ok(()),
-            Err(error) if api::failure(&error) == Failure::Conflict => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        there(created)
     }
 
     /// Writes the status to that version; says what there is then.
@@ -165,16 +151,41 @@ impl Own {
         let name = &self.shared.settings.pod;
         let applied = apply_status(&self.api, name, version, status).await?;
         self.shared.reach.note(&applied);
-        match applied {
-            Ok(raw) => {
+        match left(applied)? {
+            Left::Written(raw) => {
                 self.written = Some(Instant::now());
-                Ok(Listed::read(raw).map(|(_, listed)| listed))
+                Ok(Listed::read(*raw).map(|(_, listed)| listed))
             }
-            Err(error) if matches!(api::failure(&error), Failure::Gone | Failure::Conflict) => {
-                read_now(&self.shared, name).await
-            }
-            Err(error) => Err(error.into()),
+            Left::Another => read_now(&self.shared, name).await,
         }
+    }
+}
+
+/// It is there, be it made by this peer or by an earlier process: the watch goes on with its status.
+fn there(created: Result<RawPeer, kube::Error>) -> Result<(), PeerError> {
+    match created {
+        Ok(_) => Ok(()),
+        Err(error) if api::failure(&error) == Failure::Conflict => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a write has left there.
+#[derive(Debug)]
+enum Left {
+    /// What was written.
+    Written(Box<RawPeer>),
+    /// Another version, or nothing.
+    Another,
+}
+
+fn left(applied: Result<RawPeer, kube::Error>) -> Result<Left, PeerError> {
+    match applied {
+        Ok(raw) => Ok(Left::Written(Box::new(raw))),
+        Err(error) if matches!(api::failure(&error), Failure::Gone | Failure::Conflict) => {
+            Ok(Left::Another)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -185,15 +196,38 @@ pub(super) async fn apply_status(
     version: &str,
     status: &ClusterPeerStatus,
 ) -> Result<Result<RawPeer, kube::Error>, tokio::time::error::Elapsed> {
-    let body = json!({
+    let body = body(name, version, status);
+    let params = PatchParams::apply(api::FIELD_MANAGER).force();
+    let patch = Patch::Apply(&body);
+    timeout(api::DEADLINE, api.patch_status(name, &params, &patch)).await
+}
+
+fn body(name: &str, version: &str, status: &ClusterPeerStatus) -> Value {
+    json!({
         "apiVersion": format!("{}/v1alpha1", crd::GROUP),
         "kind": "ClusterPeer",
         "metadata": {"name": name, "resourceVersion": version},
         "status": status,
-    });
-    let params = PatchParams::apply(api::FIELD_MANAGER).force();
-    let patch = Patch::Apply(&body);
-    timeout(api::DEADLINE, api.patch_status(name, &params, &patch)).await
+    })
+}
+
+/// What there was at the last write, unless the watch has told something since.
+fn latest(told: Listed, newer: Option<&(String, Listed)>) -> Listed {
+    match newer {
+        Some((since, newer)) if *since == told.resource_version => newer.clone(),
+        _ => told,
+    }
+}
+
+/// How long after the last write this change is written.
+fn every(before: &ClusterPeerStatus, now: &ClusterPeerStatus) -> Duration {
+    if now.cluster_id != before.cluster_id {
+        Duration::ZERO // the record waits for it
+    } else if without_numbers(now) == without_numbers(before) {
+        NUMBERS_EVERY
+    } else {
+        WRITE_EVERY
+    }
 }
 
 fn without_numbers(status: &ClusterPeerStatus) -> ClusterPeerStatus {
@@ -203,5 +237,101 @@ fn without_numbers(status: &ClusterPeerStatus) -> ClusterPeerStatus {
         pins: None,
         queue: None,
         ..status.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pinkeeper::types::Timestamp;
+
+    use super::*;
+    use crate::{controller::peers::status::condition, crd::PeerRole};
+
+    fn raw(version: &str) -> RawPeer {
+        let raw = json!({
+            "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "ClusterPeer",
+            "metadata": {"name": "p-0", "namespace": "web", "resourceVersion": version}, "spec": {},
+        });
+        serde_json::from_value(raw).unwrap()
+    }
+
+    fn error(code: u16) -> kube::Error {
+        let reason = if code == 404 { "NotFound" } else { "" };
+        let status = json!({"code": code, "reason": reason, "details": {"name": "p-0"}});
+        kube::Error::Api(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn only_what_was_written_counts_as_written() {
+        // Whether the object is there after a failed creation, and what a failed write leaves.
+        let cases = [
+            (404, false, Some(false)),
+            (409, true, Some(false)),
+            (403, false, None),
+            (422, false, None),
+            (503, false, None),
+        ];
+        let is_written = |left| matches!(left, Left::Written(_));
+        for (code, is_there, written) in cases {
+            assert_eq!(there(Err(error(code))).is_ok(), is_there, "{code}");
+            assert_eq!(left(Err(error(code))).ok().map(is_written), written, "{code}");
+        }
+        assert!(there(Ok(raw("1"))).is_ok());
+        assert_eq!(left(Ok(raw("1"))).ok().map(is_written), Some(true));
+    }
+
+    #[test]
+    fn a_status_is_for_the_version_that_it_was_decided_on() {
+        let status = ClusterPeerStatus { pins: Some(7), ..ClusterPeerStatus::default() };
+        let body = body("p-0", "12", &status);
+        assert_eq!(body["metadata"], json!({"name": "p-0", "resourceVersion": "12"}));
+        assert_eq!(body["status"], serde_json::to_value(status).unwrap());
+        assert_eq!(body["kind"], "ClusterPeer");
+        assert!(body.get("spec").is_none(), "it belongs to people");
+    }
+
+    #[test]
+    fn a_watch_that_hangs_does_not_hide_what_was_written() {
+        let listed =
+            |version: &str| Listed { resource_version: version.into(), ..Listed::default() };
+        let newer = ("7".to_owned(), listed("9"));
+        let cases = [
+            (None, "7", "7"),
+            (Some(&newer), "7", "9"),
+            // It has told something since, be it from before the write.
+            (Some(&newer), "8", "8"),
+            (Some(&newer), "10", "10"),
+        ];
+        for (newer, told, expected) in cases {
+            let latest = latest(listed(told), newer);
+            assert_eq!(latest.resource_version, expected, "{told} {newer:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_wait_longest_and_the_cluster_not_at_all() {
+        let before = ClusterPeerStatus { pins: Some(1), ..ClusterPeerStatus::default() };
+        let ready = || condition("Ready", ("True", "Ready", ""), &before, Timestamp(0));
+        let text = || Some("1".to_owned());
+        type Change<'a> = &'a dyn Fn(&mut ClusterPeerStatus);
+        let cases: [(Change<'_>, Duration); 10] = [
+            (&|_| {}, NUMBERS_EVERY),
+            (&|s| s.pins = Some(2), NUMBERS_EVERY),
+            (&|s| s.queue = Some(2), NUMBERS_EVERY),
+            (&|s| s.free_space = text(), NUMBERS_EVERY),
+            (&|s| s.repository_size = text(), NUMBERS_EVERY),
+            (&|s| s.conditions = vec![ready()], WRITE_EVERY),
+            (&|s| s.role = Some(PeerRole::Leader), WRITE_EVERY),
+            (&|s| s.addresses = vec!["/dns4/p-0/tcp/9096".into()], WRITE_EVERY),
+            (&|s| s.peer_id = text(), WRITE_EVERY),
+            (&|s| s.cluster_id = text(), Duration::ZERO),
+        ];
+        for (number, (change, expected)) in cases.into_iter().enumerate() {
+            let mut now = before.clone();
+            change(&mut now);
+            assert_eq!(every(&before, &now), expected, "case {number}");
+            assert_eq!(every(&now, &before), expected, "case {number}, back");
+        }
     }
 }

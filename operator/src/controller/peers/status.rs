@@ -202,13 +202,129 @@ mod tests {
         }
     }
 
+    /// A member that is well.
+    fn well<'a>(member: &'a Member, metrics: &'a Metrics) -> Situation<'a> {
+        Situation {
+            id: PeerId([1; 32]),
+            member,
+            standing: Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 },
+            leadership: Leadership { leader: Some(PeerId([2; 32])), term: 1, local: false },
+            led: true,
+            membership: None,
+            metrics,
+            waiting: "for others",
+            unpins: None,
+            now: Timestamp(5000),
+        }
+    }
+
+    fn said(situation: Situation<'_>) -> ClusterPeerStatus {
+        own_status(situation, &ClusterPeerStatus::default())
+    }
+
+    #[test]
+    fn a_peer_says_what_it_is_and_to_whom_it_belongs() {
+        let member = Member { name: "p-0".into(), addresses: Vec::new() };
+        let (metrics, none) = (metrics(true), metrics(false));
+        let well = well(&member, &metrics);
+        let voter = MemberView { member: member.clone(), voter: true };
+        let learner = MemberView { member: member.clone(), voter: false };
+        // Whether it leads, what the membership says, and its role.
+        let cases = [
+            (false, None, None),
+            (false, Some(&voter), Some(PeerRole::Voter)),
+            (false, Some(&learner), Some(PeerRole::Learner)),
+            (true, Some(&voter), Some(PeerRole::Leader)),
+            (true, None, Some(PeerRole::Leader)),
+        ];
+        for (local, membership, role) in cases {
+            let leadership = Leadership { local, ..well.leadership };
+            let status = said(Situation { leadership, membership, ..well });
+            assert_eq!(status.role, role, "{local} {membership:?}");
+        }
+        let status = said(well);
+        assert_eq!(status.peer_id, Some(PeerId([1; 32]).to_string()));
+        assert_eq!(status.cluster_id, Some(ClusterId([1; 16]).to_string()));
+        assert_eq!((status.pins, status.queue), (Some(3), Some(0)));
+        assert_eq!((status.free_space.is_some(), status.repository_size), (true, None));
+        assert_eq!(status.daemon.map(|daemon| daemon.id), Some("12D3KooWdaemon".into()));
+        assert_eq!(said(Situation { standing: Standing::Blank, ..well }).cluster_id, None);
+        assert_eq!(said(Situation { metrics: &none, ..well }).daemon, None);
+    }
+
+    #[test]
+    fn the_first_of_several_troubles_is_told() {
+        let member = Member { name: "p-0".into(), addresses: Vec::new() };
+        let (metrics, none) = (metrics(true), metrics(false));
+        let well = well(&member, &metrics);
+        let (blank, of) = (Standing::Blank, well.standing);
+        let cases = [
+            (blank, false, &none, "Joining", "for others"),
+            (blank, true, &metrics, "Joining", "for others"),
+            (of, false, &none, "NoLeader", "a majority"),
+            (of, false, &metrics, "NoLeader", "a majority"),
+            (of, true, &none, "DaemonDown", "does not answer"),
+            (of, true, &metrics, "Ready", ""),
+        ];
+        for (standing, led, metrics, reason, message) in cases {
+            let status = said(Situation { standing, led, metrics, ..well });
+            let ready = &status.conditions[0];
+            assert_eq!(ready.reason, reason);
+            assert!(ready.message.contains(message), "{}", ready.message);
+            assert_eq!(ready.status, if reason == "Ready" { "True" } else { "False" });
+        }
+    }
+
+    #[test]
+    fn a_condition_is_since_its_status_changed() {
+        let before = ClusterPeerStatus::default();
+        let at = |second: u64, status, before: &ClusterPeerStatus| {
+            let now = Timestamp(second * 1000 + 999);
+            let one = condition("Ready", (status, "Reason", "message"), before, now);
+            let since = one.last_transition_time.0.as_second();
+            (since, ClusterPeerStatus { conditions: vec![one], ..ClusterPeerStatus::default() })
+        };
+        let (since, first) = at(5, "True", &before);
+        assert_eq!(since, 5);
+        assert_eq!(at(9, "True", &first).0, 5);
+        let (since, second) = at(9, "False", &first);
+        assert_eq!(since, 9);
+        assert_eq!(at(10, "True", &second).0, 10, "it was False in between");
+        // Another condition of that status is another.
+        let mut other = first;
+        other.conditions[0].type_ = "UnpinsWaiting".into();
+        assert_eq!(at(9, "True", &other).0, 9);
+    }
+
+    #[test]
+    fn what_the_definition_does_not_allow_is_left_out() {
+        let text = |length: usize| "a".repeat(length);
+        let most = crd::ADDRESS_LEN_MAX;
+        let all = [text(0), text(1), text(most), text(most + 1)];
+        assert_eq!(addresses(&all), [text(1), text(most)]);
+        let many = vec![text(1); crd::ADDRESSES_LEN_MAX + 1];
+        assert_eq!(addresses(&many).len(), crd::ADDRESSES_LEN_MAX);
+        assert_eq!((count(7), count(u64::MAX)), (7, i64::MAX));
+        let before = ClusterPeerStatus::default();
+        let member = Member { name: "p-0".into(), addresses: Vec::new() };
+        let unnamed = Metrics { version: String::new(), ..metrics(true) };
+        assert_eq!(said(well(&member, &unnamed)).version, None);
+        let said = condition("Ready", ("True", "", &text(9000)), &before, Timestamp(0));
+        assert_eq!(said.message.len(), crd::MESSAGE_LEN_MAX);
+    }
+
     #[test]
     fn space_moves_in_steps() {
         let cases = [
             (None, Some(7), Some(7)),
             (Some(1000), Some(1050), Some(1000)),
             (Some(1000), Some(1051), Some(1051)),
+            (Some(1000), Some(950), Some(1000)),
+            (Some(1000), Some(949), Some(949)),
             (Some(1000), Some(940), Some(940)),
+            (Some(10), Some(0), Some(0)),
+            (Some(0), Some(1), Some(1)),
+            (None, None, None),
             (Some(1000), Some(0), Some(0)),
             (Some(1000), None, None),
             (Some(0), Some(0), Some(0)),
