@@ -3,19 +3,15 @@
 //! One task: it looks at objects that something happened to (a new version, the state, reports of
 //! peers, time), and has at most [`WRITES_MAX`] writes under way, one for an object.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use pinkeeper::{
     state::{Changed, PinSet},
-    types::{Cid, PeerId},
+    types::PeerId,
 };
 use tokio::{
-    sync::{broadcast, broadcast::error::RecvError, mpsc},
+    sync::{broadcast::error::RecvError, mpsc},
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -23,7 +19,9 @@ use super::{
     events::{Bucket, note},
     failures::Failures,
     graces::{Held, Moment},
-    judge::{Difference, Verdict, View, difference, judge},
+    judge::{Verdict, View, difference, judge},
+    news::{News, cids_on, is_on_another, lane_of, moved},
+    pace::{Look, Pace},
     presence::{Facts, Presence},
     tell::Told,
     timers::Timers,
@@ -36,23 +34,15 @@ use crate::controller::{
     queue::Lane,
 };
 
-/// What is not done yet is written only when it stays so for this long.
-pub const LINGER: Duration = Duration::from_millis(500);
 /// Status writes under way at a time: what an API server takes from one client without queueing.
 const WRITES_MAX: usize = 32;
 /// Writes a second, and at once, of what is not new.
 const LATER_PER_SECOND: u32 = 100;
 const LATER_BURST: u32 = 100;
-/// Progress of one Pin is written this often at most.
-const WORDS_EVERY: Duration = Duration::from_secs(30);
 /// Objects looked at before other things get their turn.
 const LOOKS_MAX: usize = 256;
-/// An object that was not written for another version of it, whose watch event does not come.
-const STALE_AGAIN: Duration = Duration::from_secs(2);
 /// Waits while the API server does not take writes.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Waits before a status that was refused is tried again, which only a newer definition would help.
-const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 /// How often peers are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -71,13 +61,7 @@ struct Driver {
     timers: Timers,
     /// News of an object that is held back.
     held: BTreeMap<ObjectKey, Held>,
-    /// Since when an object has had something unsettled to say.
-    noticed: BTreeMap<ObjectKey, Instant>,
-    /// When an unsettled object was last written.
-    written: BTreeMap<ObjectKey, Instant>,
-    under_way: BTreeSet<ObjectKey>,
-    /// Something happened to these while they were being written.
-    again: BTreeSet<ObjectKey>,
+    pace: Pace,
     writes: FuturesUnordered<BoxFuture<'static, Finished>>,
     later: Bucket,
     failures: Failures,
@@ -123,10 +107,7 @@ impl Driver {
             presence,
             timers: Timers::default(),
             held: BTreeMap::new(),
-            noticed: BTreeMap::new(),
-            written: BTreeMap::new(),
-            under_way: BTreeSet::new(),
-            again: BTreeSet::new(),
+            pace: Pace::default(),
             writes: FuturesUnordered::new(),
             later: Bucket::new(LATER_BURST, LATER_PER_SECOND, Instant::now()),
             failures: Failures::default(),
@@ -170,9 +151,7 @@ impl Driver {
             }
             let later = self.later.wait(now).is_zero();
             let Some((lane, key)) = self.lead.statuses.pop(later) else { return };
-            if self.under_way.contains(&key) {
-                self.again.insert(key);
-            } else {
+            if self.pace.may_look(&key) {
                 self.look(lane, &key);
             }
         }
@@ -187,41 +166,29 @@ impl Driver {
             return self.timers.set(key, until, lane);
         }
         let Some(mut verdict) = self.judge(&object) else { return };
-        if let Some(recheck) = verdict.recheck {
-            self.timers.set(key, self.began + recheck, Lane::Later);
-        }
         let held = std::mem::take(&mut verdict.held);
         match held.is_empty() {
             true => self.held.remove(key),
             false => self.held.insert(key.clone(), held),
         };
-        match difference(object.status.as_ref(), &verdict.status) {
-            Difference::None => self.forget(key),
-            Difference::Words => {
-                let due = *self.written.entry(key.clone()).or_insert(now) + WORDS_EVERY;
-                match now >= due {
-                    true => self.start(lane, object, verdict),
-                    false => self.timers.set(key, due, Lane::Later),
-                }
-            }
-            Difference::Facts if verdict.settled => self.start(lane, object, verdict),
-            Difference::Facts => {
-                let due = *self.noticed.entry(key.clone()).or_insert(now) + LINGER;
-                match now >= due {
-                    true => self.start(lane, object, verdict),
-                    false => self.timers.set(key, due, lane),
-                }
-            }
+        let look = Look {
+            difference: difference(object.status.as_ref(), &verdict.status),
+            settled: verdict.settled,
+            recheck: verdict.recheck.map(|recheck| self.began + recheck),
+        };
+        let due = self.pace.due(key, look, lane, now);
+        if let Some((at, lane)) = due.again {
+            self.timers.set(key, at, lane);
+        }
+        if due.write {
+            self.start(lane, object, verdict);
         }
     }
 
     fn forget(&mut self, key: &ObjectKey) {
-        self.noticed.remove(key);
-        if self.lead.objects().get(key).is_none() {
-            self.written.remove(key);
-            self.held.remove(key);
-            self.failures.forget(key);
-        }
+        self.pace.forget(key);
+        self.held.remove(key);
+        self.failures.forget(key);
     }
 
     fn judge(&mut self, object: &PinObject) -> Option<Verdict> {
@@ -229,8 +196,7 @@ impl Driver {
         let cid = object.cid.as_ref().ok();
         let known = &self.presence.peers;
         let is_new = |pins: &PinSet| {
-            let pin = cid.and_then(|cid| pins.get(cid));
-            pin.is_some_and(|pin| pin.allocations.iter().any(|a| !known.contains_key(&a.peer)))
+            cid.and_then(|cid| pins.get(cid)).is_some_and(|pin| is_on_another(pin, known))
         };
         // Whoever joined since the last look may have a copy already.
         if cluster.state().read(is_new) {
@@ -263,15 +229,10 @@ impl Driver {
         if lane == Lane::Later {
             self.later.take(now);
         }
-        self.noticed.remove(&key);
-        match verdict.settled {
-            true => self.written.remove(&key),
-            false => self.written.insert(key.clone(), now),
-        };
+        self.pace.begin(&key, verdict.settled, now);
         let note = note(object.status.as_ref(), &verdict.status, verdict.reason);
         let job = Write { object, status: verdict.status, note };
         let lead = self.lead.clone();
-        self.under_way.insert(key.clone());
         self.writes.push(Box::pin(async move {
             let written = write(&lead, &job).await;
             (key, job, written)
@@ -280,13 +241,15 @@ impl Driver {
 
     fn finish(&mut self, (key, job, written): Finished) {
         let counters = &self.lead.shared.counters;
-        self.under_way.remove(&key);
-        if self.again.remove(&key) {
+        if self.pace.end(&key) {
             self.lead.statuses.push(Lane::Fresh, key.clone());
         }
-        if !matches!(written, Written::Later(..) | Written::Deposed) {
+        if written.is_answer() {
             self.failures.answered(&key);
             self.pause.reset();
+        }
+        if let Some(wait) = written.again() {
+            self.timers.set(&key, Instant::now() + wait, Lane::Later);
         }
         match written {
             Written::Done(object) => {
@@ -301,18 +264,15 @@ impl Driver {
             }
             Written::Stale => {
                 counters.status_conflicts.inc();
-                self.timers.set(&key, Instant::now() + STALE_AGAIN, Lane::Later);
             }
             Written::Refused(reason) => {
                 counters.status_failures.inc();
                 tracing::error!(pin = %key, reason, "the API server refuses a status");
-                self.timers.set(&key, Instant::now() + REFUSED_AGAIN, Lane::Later);
             }
             Written::Later(after, reason) => {
                 counters.status_failures.inc();
-                let lane = if job.object.is_observed() { Lane::Later } else { Lane::Fresh };
                 let again = self.failures.failed(&key, after, Instant::now());
-                self.timers.set(&key, again, lane);
+                self.timers.set(&key, again, lane_of(&job.object));
                 if after.is_some() || self.failures.is_down() {
                     self.wait_for_server(after, &reason);
                 } else {
@@ -320,9 +280,7 @@ impl Driver {
                 }
             }
             // If this leadership is over, this ends too.
-            Written::Deposed => {
-                self.timers.set(&key, Instant::now() + STALE_AGAIN, Lane::Later);
-            }
+            Written::Deposed => {}
         }
     }
 
@@ -339,15 +297,15 @@ impl Driver {
 
     /// Takes in news of the state or of the board.
     fn changed(&self, news: Result<Changed, RecvError>) -> std::ops::ControlFlow<()> {
-        match news {
-            Ok(Changed::Cids(cids)) => {
+        match News::of(news) {
+            News::Of(cids) => {
                 let objects = self.lead.objects();
                 for key in cids.iter().flat_map(|cid| objects.of(cid)) {
                     self.lead.statuses.push(Lane::Fresh, key.clone());
                 }
             }
-            Ok(Changed::Everything) | Err(RecvError::Lagged(_)) => self.look_at_all(|_| true),
-            Err(broadcast::error::RecvError::Closed) => return std::ops::ControlFlow::Break(()),
+            News::OfAnything => self.look_at_all(|_| true),
+            News::Ended => return std::ops::ControlFlow::Break(()),
         }
         std::ops::ControlFlow::Continue(())
     }
@@ -355,8 +313,7 @@ impl Driver {
     fn look_at_all(&self, wanted: impl Fn(&PinObject) -> bool) {
         let objects = self.lead.objects();
         for object in objects.iter().filter(|object| wanted(object)) {
-            let lane = if object.is_observed() { Lane::Later } else { Lane::Fresh };
-            self.lead.statuses.push(lane, object.key.clone());
+            self.lead.statuses.push(lane_of(object), object.key.clone());
         }
     }
 
@@ -367,20 +324,12 @@ impl Driver {
         self.presence = self.presence.look(&shared.cluster, now);
         // A silence that begins or ends is no news for statuses; one that outlasts the grace is.
         let facts = self.presence.facts(now);
-        let ids = facts.keys().chain(self.facts.keys());
-        let moved: BTreeSet<PeerId> =
-            ids.filter(|id| facts.get(*id) != self.facts.get(*id)).copied().collect();
+        let moved = moved(&self.facts, &facts);
         self.facts = facts;
         if moved.is_empty() {
             return;
         }
-        let touched = shared.cluster.state().read(|pins| cids_on(pins, &moved));
+        let touched = shared.cluster.state().read(|pins| cids_on(pins.iter(), &moved));
         self.look_at_all(|object| object.cid.as_ref().is_ok_and(|cid| touched.contains(cid)));
     }
-}
-
-fn cids_on(pins: &PinSet, peers: &BTreeSet<PeerId>) -> BTreeSet<Cid> {
-    let touched =
-        pins.iter().filter(|(_, pin)| pin.allocations.iter().any(|a| peers.contains(&a.peer)));
-    touched.map(|(cid, _)| cid).collect()
 }

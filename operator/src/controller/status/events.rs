@@ -105,7 +105,10 @@ mod tests {
 
     #[test]
     fn people_are_told_of_trouble_and_of_its_end() {
-        use PinReason::{ContentNotFound, InvalidCID, PinError, Pinned, Pinning};
+        use PinReason::{
+            ContentNotFound, DaemonDown, InvalidCID, NotEnoughPeers, PinError, Pinned, Pinning,
+            Queued,
+        };
         let cases = [
             (None, Pinned, None),
             (None, InvalidCID, Some(true)),
@@ -115,12 +118,28 @@ mod tests {
             (Some(ContentNotFound), PinError, Some(true)),
             (Some(ContentNotFound), Pinning, None),
             (Some(ContentNotFound), Pinned, Some(false)),
+            (Some(PinError), Pinned, Some(false)),
+            (Some(NotEnoughPeers), Pinned, Some(false)),
+            (Some(InvalidCID), Pinned, Some(false)),
+            (Some(Queued), NotEnoughPeers, Some(true)),
+            (Some(Pinned), PinError, Some(true)),
+            (Some(Pinned), DaemonDown, None),
+            (Some(DaemonDown), Pinned, None),
+            (Some(NotEnoughPeers), Queued, None),
+            (Some(Pinned), Pinned, None),
         ];
         for (was, reason, warning) in cases {
             let before = was.map(status);
             let note = note(before.as_ref(), &status(reason), reason);
-            assert_eq!(note.map(|note| note.warning), warning, "{was:?} to {reason:?}");
+            assert_eq!(note.as_ref().map(|note| note.warning), warning, "{was:?} to {reason:?}");
+            let said = note.map(|note| (note.reason, note.text));
+            assert!(said.is_none_or(|said| said == (reason.as_str(), "why".into())));
         }
+        // Only Ready counts, and a status without it tells nothing.
+        let mut other = status(ContentNotFound);
+        other.conditions[0].type_ = "Reconciling".into();
+        assert!(note(Some(&other), &status(Pinned), Pinned).is_none());
+        assert!(note(None, &other, ContentNotFound).is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{Api, api::PostParams};
+use pinkeeper::types::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::events::{Bucket, Note};
@@ -54,7 +55,8 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Rece
 async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: Note) {
     let namespace = reference.namespace.clone().unwrap_or_default();
     let events: Api<Event> = Api::namespaced(lead.shared.client.clone(), &namespace);
-    let event = event(lead, number, reference, note);
+    let (pod, now) = (&lead.shared.settings.pod, lead.shared.clock.now());
+    let event = event(pod, now, number, reference, note);
     let params = PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) };
     match tokio::time::timeout(DEADLINE, events.create(&params, &event)).await {
         Ok(Ok(_)) => {
@@ -71,12 +73,11 @@ async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: No
 }
 
 /// `number` tells it from others of this leadership.
-fn event(lead: &Leading, number: u64, reference: ObjectReference, note: Note) -> Event {
+fn event(pod: &str, now: Timestamp, number: u64, reference: ObjectReference, note: Note) -> Event {
     let mut end = note.text.len().min(NOTE_LEN_MAX);
     while !note.text.is_char_boundary(end) {
         end -= 1;
     }
-    let now = lead.shared.clock.now();
     let name = reference.name.clone().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
@@ -91,7 +92,59 @@ fn event(lead: &Leading, number: u64, reference: ObjectReference, note: Note) ->
         event_time: Some(MicroTime(now.to_jiff())),
         regarding: Some(reference),
         reporting_controller: Some(FIELD_MANAGER.into()),
-        reporting_instance: Some(lead.shared.settings.pod.clone()),
+        reporting_instance: Some(pod.to_owned()),
         ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn told(name: &str, warning: bool, text: &str) -> Event {
+        let reference = ObjectReference {
+            namespace: Some("web".into()),
+            name: Some(name.into()),
+            uid: Some("u".into()),
+            ..ObjectReference::default()
+        };
+        let note = Note { warning, reason: "PinError", text: text.into() };
+        event("p-0", Timestamp(0xab_c000), 17, reference, note)
+    }
+
+    #[test]
+    fn an_event_says_what_the_note_says_about_that_object() {
+        for (warning, kind) in [(true, "Warning"), (false, "Normal")] {
+            let event = told("docs", warning, "disk full");
+            assert_eq!(event.type_.as_deref(), Some(kind));
+            assert_eq!(event.reason.as_deref(), Some("PinError"));
+            assert_eq!(event.note.as_deref(), Some("disk full"));
+            assert_eq!(event.metadata.namespace.as_deref(), Some("web"));
+            assert_eq!(event.metadata.name.as_deref(), Some("docs.abc000.11"));
+            assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("u"));
+            assert_eq!(event.reporting_instance.as_deref(), Some("p-0"));
+            assert_eq!(event.event_time.unwrap().0.as_millisecond(), 0xab_c000);
+        }
+    }
+
+    #[test]
+    fn an_event_is_cut_to_what_the_api_server_takes() {
+        let most = NOTE_LEN_MAX;
+        let cases = [
+            ("a".repeat(most), most),
+            ("a".repeat(most + 1), most),
+            // A character is not cut in two.
+            ("ü".repeat(most), most),
+            (format!("a{}", "ü".repeat(most)), most - 1),
+        ];
+        for (text, length) in cases {
+            let note = told("docs", true, &text).note.unwrap();
+            assert_eq!(note.len(), length);
+            assert!(text.starts_with(&note));
+        }
+        // A Pin's name may be as long as an Event's.
+        let name = told(&"n".repeat(253), true, "").metadata.name.unwrap();
+        assert_eq!(name, format!("{}.abc000.11", "n".repeat(200)));
     }
 }

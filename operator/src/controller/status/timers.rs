@@ -40,3 +40,45 @@ impl Timers {
         Some((lane, key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { namespace: "web".into(), name: name.into() }
+    }
+
+    #[test]
+    fn each_object_is_looked_at_once_when_that_was_first_asked_for() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut timers = Timers::default();
+        assert_eq!((timers.next(), timers.pop(at(9))), (None, None));
+        for (name, second, lane) in [
+            ("a", 5, Lane::Later),
+            ("a", 3, Lane::Fresh),
+            ("a", 4, Lane::Later),
+            ("a", 3, Lane::Later),
+            ("b", 2, Lane::Later),
+            ("b", 7, Lane::Fresh),
+            ("c", 3, Lane::Later),
+        ] {
+            timers.set(&key(name), at(second), lane);
+        }
+        let millisecond = Duration::from_millis(1);
+        assert_eq!(timers.next(), Some(at(2)));
+        assert_eq!(timers.pop(at(2) - millisecond), None);
+        assert_eq!(timers.pop(at(2)), Some((Lane::Later, key("b"))));
+        assert_eq!(timers.pop(at(2)), None);
+        assert_eq!(timers.next(), Some(at(3)));
+        assert_eq!(timers.pop(at(4)), Some((Lane::Fresh, key("a"))));
+        assert_eq!(timers.pop(at(4)), Some((Lane::Later, key("c"))));
+        assert_eq!((timers.next(), timers.pop(at(9))), (None, None));
+        // It may be asked for again.
+        timers.set(&key("b"), at(8), Lane::Fresh);
+        assert_eq!(timers.pop(at(8)), Some((Lane::Fresh, key("b"))));
+    }
+}

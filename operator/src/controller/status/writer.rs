@@ -1,10 +1,10 @@
 //! One status write.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::events::Note;
@@ -12,10 +12,15 @@ use crate::{
     controller::{
         api::{self, Failure},
         leading::Leading,
-        objects::PinObject,
+        objects::{PinObject, RawPin},
     },
     crd,
 };
+
+/// An object that was not written for another version of it, whose watch event does not come.
+const STALE_AGAIN: Duration = Duration::from_secs(2);
+/// Waits before a status that was refused is tried again, which only a newer definition would help.
+const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 
 /// A status to write, and the version of the object it was decided on.
 #[derive(Clone, Debug)]
@@ -35,9 +40,37 @@ pub(super) enum Written {
     /// The API server refuses this status.
     Refused(String),
     /// Not now.
-    Later(Option<std::time::Duration>, String),
+    Later(Option<Duration>, String),
     /// This peer leads no more.
     Deposed,
+}
+
+impl Written {
+    fn of(answer: Result<RawPin, kube::Error>) -> Self {
+        match answer {
+            Ok(raw) => Self::Done(PinObject::read(raw).map(Box::new)),
+            Err(error) => match api::failure(&error) {
+                Failure::Gone | Failure::Conflict => Self::Stale,
+                Failure::Refused => Self::Refused(error.to_string()),
+                Failure::Later(after) => Self::Later(after, error.to_string()),
+            },
+        }
+    }
+
+    /// The API server has answered to the point.
+    pub(super) fn is_answer(&self) -> bool {
+        !matches!(self, Self::Later(..) | Self::Deposed)
+    }
+
+    /// After how long the object is looked at again though nothing happens to it; the wait of what was
+    /// not taken depends on those before.
+    pub(super) fn again(&self) -> Option<Duration> {
+        match self {
+            Self::Done(_) | Self::Later(..) => None,
+            Self::Stale | Self::Deposed => Some(STALE_AGAIN),
+            Self::Refused(_) => Some(REFUSED_AGAIN),
+        }
+    }
 }
 
 /// The object as an Event refers to it.
@@ -58,8 +91,23 @@ pub(super) async fn write(lead: &Leading, write: &Write) -> Written {
     if !lead.holds() {
         return Written::Deposed;
     }
+    let key = &write.object.key;
+    let body = body(write);
+    let api = api::pins_in(&lead.shared.client, &key.namespace);
+    let params = PatchParams::apply(api::FIELD_MANAGER).force();
+    let patch = Patch::Apply(&body);
+    let applied = api.patch_status(&key.name, &params, &patch);
+    let Ok(result) = timeout(api::DEADLINE, applied).await else {
+        return Written::Later(None, "no answer in time".into());
+    };
+    lead.shared.reach.note(&result);
+    Written::of(result)
+}
+
+/// The status on that very version of that very object.
+fn body(write: &Write) -> Value {
     let object = &write.object;
-    let body = json!({
+    json!({
         "apiVersion": format!("{}/v1alpha1", crd::GROUP),
         "kind": "Pin",
         "metadata": {
@@ -69,21 +117,80 @@ pub(super) async fn write(lead: &Leading, write: &Write) -> Written {
             "resourceVersion": object.resource_version,
         },
         "status": write.status,
-    });
-    let api = api::pins_in(&lead.shared.client, &object.key.namespace);
-    let params = PatchParams::apply(api::FIELD_MANAGER).force();
-    let patch = Patch::Apply(&body);
-    let applied = api.patch_status(&object.key.name, &params, &patch);
-    let Ok(result) = timeout(api::DEADLINE, applied).await else {
-        return Written::Later(None, "no answer in time".into());
-    };
-    lead.shared.reach.note(&result);
-    match result {
-        Ok(raw) => Written::Done(PinObject::read(raw).map(Box::new)),
-        Err(error) => match api::failure(&error) {
-            Failure::Gone | Failure::Conflict => Written::Stale,
-            Failure::Refused => Written::Refused(error.to_string()),
-            Failure::Later(after) => Written::Later(after, error.to_string()),
-        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::controller::objects::tests::{DOCS, pin};
+
+    fn raw(version: &str) -> RawPin {
+        let raw = json!({
+            "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "Pin",
+            "metadata": {"namespace": "web", "name": "docs", "uid": "u", "generation": 1,
+                "resourceVersion": version},
+            "spec": {"cid": DOCS},
+        });
+        serde_json::from_value(raw).unwrap()
+    }
+
+    fn error(code: u16, after: u32) -> kube::Error {
+        let reason = if code == 404 { "NotFound" } else { "" };
+        let details = json!({"name": "docs", "retryAfterSeconds": after});
+        let status = json!({"code": code, "reason": reason, "details": details});
+        kube::Error::Api(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn what_became_of_a_write_and_when_it_is_tried_again() {
+        // The answer; whether it is one to the point, what it comes to, and the wait.
+        type Of = fn(&Written) -> bool;
+        let stale: Of = |written| matches!(written, Written::Stale);
+        let refused: Of = |written| matches!(written, Written::Refused(_));
+        let later: Of = |written| matches!(written, Written::Later(None, _));
+        let asked: Of =
+            |written| matches!(written, Written::Later(Some(after), _) if after.as_secs() == 7);
+        let cases = [
+            (error(404, 0), stale, true, Some(STALE_AGAIN)),
+            (error(409, 0), stale, true, Some(STALE_AGAIN)),
+            (error(422, 0), refused, true, Some(REFUSED_AGAIN)),
+            (error(400, 0), refused, true, Some(REFUSED_AGAIN)),
+            (error(403, 0), later, false, None),
+            (error(429, 7), asked, false, None),
+            (error(503, 0), later, false, None),
+        ];
+        for (error, is_expected, is_answer, again) in cases {
+            let what = error.to_string();
+            let written = Written::of(Err(error));
+            assert!(is_expected(&written), "{what}: {written:?}");
+            assert_eq!((written.is_answer(), written.again()), (is_answer, again), "{what}");
+        }
+        let done = Written::of(Ok(raw("9")));
+        assert_eq!((done.is_answer(), done.again()), (true, None));
+        let Written::Done(Some(object)) = done else { panic!("{done:?}") };
+        assert_eq!(*object, pin("docs", "u", 9, DOCS));
+        let deposed = Written::Deposed;
+        assert_eq!((deposed.is_answer(), deposed.again()), (false, Some(STALE_AGAIN)));
+    }
+
+    #[test]
+    fn a_status_is_for_the_very_version_that_it_was_decided_on() {
+        let status = crd::PinStatus { observed_generation: Some(4), ..Default::default() };
+        let object = Arc::new(pin("docs", "u", 7, DOCS));
+        let body = body(&Write { object: object.clone(), status: status.clone(), note: None });
+        let metadata =
+            json!({"namespace": "web", "name": "docs", "uid": "u", "resourceVersion": "7"});
+        assert_eq!(body["metadata"], metadata);
+        assert_eq!(body["status"], serde_json::to_value(status).unwrap());
+        assert_eq!(
+            (&body["kind"], &body["apiVersion"]),
+            (&"Pin".into(), &"pinkeeper.dev/v1alpha1".into())
+        );
+        assert!(body.get("spec").is_none(), "it belongs to people");
+        let reference = reference(&object);
+        assert_eq!(reference.uid.as_deref(), Some("u"));
+        assert_eq!(reference.resource_version.as_deref(), Some("7"));
     }
 }

@@ -1,0 +1,256 @@
+//! When a status that differs from the object's is written: pure.
+//!
+//! What is settled is written at once, what is not only when it stays so for [`LINGER`], and mere words
+//! every [`WORDS_EVERY`]; never twice at a time. What happens during a write is looked at after it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::judge::Difference;
+use crate::controller::{objects::ObjectKey, queue::Lane};
+
+/// What is not done yet is written only when it stays so for this long.
+pub const LINGER: Duration = Duration::from_millis(500);
+/// Progress of one Pin is written this often at most.
+pub(super) const WORDS_EVERY: Duration = Duration::from_secs(30);
+
+/// What was seen of an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// From the status on the object.
+    pub(super) difference: Difference,
+    /// Nothing more is expected to happen soon.
+    pub(super) settled: bool,
+    /// When the verdict may change by time alone.
+    pub(super) recheck: Option<Instant>,
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Write it now.
+    pub(super) write: bool,
+    /// Look again then though nothing happens.
+    pub(super) again: Option<(Instant, Lane)>,
+}
+
+/// Bounded by the number of objects.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Since when an object has had something unsettled to say.
+    noticed: BTreeMap<ObjectKey, Instant>,
+    /// When an unsettled object was last written.
+    written: BTreeMap<ObjectKey, Instant>,
+    under_way: BTreeSet<ObjectKey>,
+    /// Something happened to these while they were being written.
+    again: BTreeSet<ObjectKey>,
+}
+
+impl Pace {
+    /// Whether the object may be looked at now; if not, it is when its write has ended.
+    pub(super) fn may_look(&mut self, key: &ObjectKey) -> bool {
+        let may = !self.under_way.contains(key);
+        if !may {
+            self.again.insert(key.clone());
+        }
+        may
+    }
+
+    /// What to do about an object of `lane` that was looked at.
+    pub(super) fn due(&mut self, key: &ObjectKey, look: Look, lane: Lane, now: Instant) -> Due {
+        let recheck = look.recheck.map(|at| (at, Lane::Later));
+        let (due, lane) = match look.difference {
+            Difference::None => {
+                self.noticed.remove(key);
+                return Due { write: false, again: recheck };
+            }
+            Difference::Facts if look.settled => (now, lane),
+            Difference::Facts => (*self.noticed.entry(key.clone()).or_insert(now) + LINGER, lane),
+            Difference::Words => {
+                (*self.written.entry(key.clone()).or_insert(now) + WORDS_EVERY, Lane::Later)
+            }
+        };
+        let write = now >= due;
+        let wait = (!write).then_some((due, lane));
+        Due { write, again: recheck.into_iter().chain(wait).min_by_key(|(at, _)| *at) }
+    }
+
+    /// Its write begins.
+    pub(super) fn begin(&mut self, key: &ObjectKey, settled: bool, now: Instant) {
+        self.noticed.remove(key);
+        match settled {
+            true => self.written.remove(key),
+            false => self.written.insert(key.clone(), now),
+        };
+        self.under_way.insert(key.clone());
+    }
+
+    /// Its write has ended; whether something happened to it meanwhile.
+    pub(super) fn end(&mut self, key: &ObjectKey) -> bool {
+        self.under_way.remove(key);
+        self.again.remove(key)
+    }
+
+    /// It is not there any more.
+    pub(super) fn forget(&mut self, key: &ObjectKey) {
+        self.noticed.remove(key);
+        self.written.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { namespace: "web".into(), name: name.into() }
+    }
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    /// Any time; the same throughout a test.
+    fn start() -> Instant {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(Instant::now)
+    }
+
+    fn look(difference: Difference, settled: bool) -> Look {
+        Look { difference, settled, recheck: None }
+    }
+
+    #[test]
+    fn what_is_settled_is_written_at_once_and_the_rest_when_it_stays_so() {
+        use Difference::{Facts, None, Words};
+        const ZERO: Duration = Duration::ZERO;
+        /// Looks at one object: how long after the first, what is seen, and whether it is written.
+        type Looks<'a> = &'a [(Duration, Difference, bool, bool)];
+        let cases: [(&str, Looks<'_>); 7] = [
+            ("settled", &[(ZERO, Facts, true, true)]),
+            ("no difference", &[(ZERO, None, true, false), (LINGER, None, false, false)]),
+            (
+                "unsettled",
+                &[
+                    (ZERO, Facts, false, false),
+                    (Duration::from_millis(499), Facts, false, false),
+                    (LINGER, Facts, false, true),
+                ],
+            ),
+            ("settled meanwhile", &[(ZERO, Facts, false, false), (TICK, Facts, true, true)]),
+            (
+                "taken back and noticed anew",
+                &[
+                    (ZERO, Facts, false, false),
+                    (TICK, None, false, false),
+                    (LINGER, Facts, false, false),
+                    (Duration::from_millis(999), Facts, false, false),
+                    (Duration::from_secs(1), Facts, false, true),
+                ],
+            ),
+            (
+                "words, also of what is settled",
+                &[
+                    (ZERO, Words, true, false),
+                    (LINGER, Words, false, false),
+                    (Duration::from_millis(29_999), Words, true, false),
+                    (WORDS_EVERY, Words, true, true),
+                ],
+            ),
+            ("words hold no facts up", &[(ZERO, Words, false, false), (TICK, Facts, true, true)]),
+        ];
+        for (what, looks) in cases {
+            let mut pace = Pace::default();
+            for (at, difference, settled, written) in looks {
+                let now = start() + *at;
+                let due = pace.due(&key("a"), look(*difference, *settled), Lane::Fresh, now);
+                assert_eq!(due.write, *written, "{what}, after {at:?}");
+                let waits = !written && *difference != None;
+                let later = due.again.is_some_and(|(again, _)| again > now);
+                assert_eq!((due.again.is_some(), later), (waits, waits), "{what}, after {at:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_or_may_change_by_time_alone_is_looked_at_again_then() {
+        use Difference::{Facts, None, Words};
+        let now = start();
+        let (soon, late) = (now + TICK, now + WORDS_EVERY * 2);
+        let linger = Some((now + LINGER, Lane::Fresh));
+        let words = Some((now + WORDS_EVERY, Lane::Later));
+        let recheck = |at| Some((at, Lane::Later));
+        let cases = [
+            (None, true, Option::None, Option::None),
+            (None, false, Some(late), recheck(late)),
+            (Facts, true, Option::None, Option::None),
+            (Facts, true, Some(late), recheck(late)),
+            (Facts, false, Option::None, linger),
+            (Facts, false, Some(soon), recheck(soon)),
+            (Facts, false, Some(late), linger),
+            (Words, false, Option::None, words),
+            (Words, true, Some(soon), recheck(soon)),
+            (Words, true, Some(late), words),
+        ];
+        for (difference, settled, recheck, again) in cases {
+            let mut pace = Pace::default();
+            let look = Look { difference, settled, recheck };
+            let due = pace.due(&key("a"), look, Lane::Fresh, now);
+            assert_eq!(due, Due { write: difference == Facts && settled, again }, "{look:?}");
+        }
+        let due = Pace::default().due(&key("a"), look(Facts, false), Lane::Later, now);
+        assert_eq!(due.again, Some((now + LINGER, Lane::Later)));
+    }
+
+    #[test]
+    fn waits_are_counted_from_the_last_write_and_from_what_was_first_noticed() {
+        use Difference::{Facts, Words};
+        let (start, later) = (start(), start() + LINGER * 3);
+        let again = |pace: &mut Pace, difference| {
+            let due = pace.due(&key("a"), look(difference, false), Lane::Fresh, later);
+            due.again.map(|(at, _)| at)
+        };
+        // What was unsettled when it was written.
+        let mut pace = Pace::default();
+        pace.begin(&key("a"), false, start);
+        assert_eq!(again(&mut pace, Words), Some(start + WORDS_EVERY));
+        // What was settled, or is gone, begins anew.
+        for settled in [true, false] {
+            let mut pace = Pace::default();
+            pace.begin(&key("a"), false, start);
+            if settled {
+                pace.begin(&key("a"), true, start);
+            } else {
+                pace.forget(&key("a"));
+            }
+            assert_eq!(again(&mut pace, Words), Some(later + WORDS_EVERY), "{settled}");
+        }
+        // So does what is unsettled after a write, or after it was gone.
+        for written in [true, false] {
+            let mut pace = Pace::default();
+            pace.due(&key("a"), look(Facts, false), Lane::Fresh, start);
+            if written {
+                pace.begin(&key("a"), false, start + LINGER);
+            } else {
+                pace.forget(&key("a"));
+            }
+            assert_eq!(again(&mut pace, Facts), Some(later + LINGER), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_happens_during_a_write_is_looked_at_after_it() {
+        let (now, mut pace) = (start(), Pace::default());
+        assert!(pace.may_look(&key("a")));
+        pace.begin(&key("a"), true, now);
+        assert!(pace.may_look(&key("b")), "another object");
+        assert!(!pace.may_look(&key("a")), "one write at a time");
+        assert!(!pace.may_look(&key("a")));
+        assert!(pace.end(&key("a")), "something happened");
+        assert!(pace.may_look(&key("a")));
+        pace.begin(&key("a"), true, now);
+        assert!(!pace.end(&key("a")), "nothing happened this time");
+    }
+}
