@@ -157,19 +157,29 @@ fn copies(
             allocation.since <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
         let of_this = allocation.since <= observed && is_known;
         let before = before.iter().find(|copy| copy.peer == name && of_this);
+        // One that was to leave may stay after all.
+        let left = before.filter(|copy| copy.state == AllocationState::Leaving);
+        let before = before.filter(|_| allocation.leaving || left.is_none());
         let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
         let mut copy = copy(name, peer, before, report, view.now.wall, graces);
         if allocation.leaving {
-            copy = PinAllocation { state: AllocationState::Leaving, ..copy };
+            let since = left.and_then(|left| left.since.clone()).or(copy.since);
+            copy = PinAllocation { state: AllocationState::Leaving, since, ..copy };
         }
-        let better = copies.get(&copy.peer).is_none_or(|other| {
-            copy.state == AllocationState::Pinned && other.state != AllocationState::Pinned
-        });
-        if better {
+        if copies.get(&copy.peer).is_none_or(|other| worth(&copy) > worth(other)) {
             copies.insert(copy.peer.clone(), copy);
         }
     }
     copies.into_values().collect()
+}
+
+/// Which of two identities is shown: whoever holds the copy, and who leaves only if there is no other.
+fn worth(copy: &PinAllocation) -> u8 {
+    match copy.state {
+        AllocationState::Leaving => 0,
+        AllocationState::Pinned => 2,
+        _ => 1,
+    }
 }
 
 /// One copy: the peer's report, or what was last written about it while there is no news.

@@ -12,6 +12,9 @@ use pinkeeper::{
 };
 use proptest::prelude::*;
 
+mod copies;
+mod said;
+
 use super::{
     Difference, GRACE, Held, Moment, PeerView, Verdict, View, difference, judge,
     judge::{ASKING, GATHERING},
