@@ -248,8 +248,11 @@ mod tests {
         assert_eq!((status.pins, status.queue), (Some(3), Some(0)));
         assert_eq!((status.free_space.is_some(), status.repository_size), (true, None));
         assert_eq!(status.daemon.map(|daemon| daemon.id), Some("12D3KooWdaemon".into()));
-        assert_eq!(said(Situation { standing: Standing::Blank, ..well }).cluster_id, None);
-        assert_eq!(said(Situation { metrics: &none, ..well }).daemon, None);
+        // What its object said before does not stay.
+        let before = said(well);
+        let blank = own_status(Situation { standing: Standing::Blank, ..well }, &before);
+        assert_eq!((blank.cluster_id, blank.role), (None, None));
+        assert_eq!(own_status(Situation { metrics: &none, ..well }, &before).daemon, None);
     }
 
     #[test]

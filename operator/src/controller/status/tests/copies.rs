@@ -298,6 +298,23 @@ fn a_copy_that_nothing_was_told_of_waits() {
 }
 
 #[test]
+fn whoever_has_told_everything_and_nothing_of_a_copy_does_not_hold_it() {
+    for before in WRITTEN {
+        let mut world = World::new(1, &[PinState::Pinned]);
+        let object = object(1, 1);
+        let mut object = written(&object, world.judge(&object, NOW));
+        object.status.as_mut().unwrap().allocations[0].state = before;
+        world.reports.clear();
+        assert_eq!(states(&world.judge(&object, NOW)), [AllocationState::Queued], "{before:?}");
+        // Until it has told everything, what was written stays.
+        world.peers.get_mut(&id(1)).unwrap().reported = false;
+        let stays =
+            if before == AllocationState::Leaving { AllocationState::Queued } else { before };
+        assert_eq!(states(&world.judge(&object, NOW)), [stays], "{before:?}");
+    }
+}
+
+#[test]
 fn two_identities_under_one_name_are_shown_once() {
     use AllocationState as A;
     use PinState::{NotFound, Pinned, Pinning, Queued};

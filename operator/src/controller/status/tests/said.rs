@@ -186,6 +186,12 @@ fn messages_are_true() {
             "1 of 2 copies are confirmed, 1 are needed; on p-2: content not found",
         ),
         (
+            &[Pinned, Failed, NotFound],
+            3,
+            1,
+            "1 of 3 copies are confirmed, 1 are needed; on p-3, p-2: content not found",
+        ),
+        (
             &[Pinned, Pinned],
             3,
             2,
