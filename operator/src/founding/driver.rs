@@ -173,19 +173,15 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
                 return Ok(Done::Waiting(why));
             }
             (Step::Create, _) => {
-                // From before the request: it may be answered late.
-                let at = Instant::now();
                 let id = (self.draw)();
-                let made = record::create(&client, &settings, id, FIRST_EPOCH, false).await?;
-                self.won = Some((made.cluster, at));
+                let create = record::create(&client, &settings, id, FIRST_EPOCH, false);
+                self.won = Some(win(create).await?);
                 tracing::info!(cluster = %id, "created the record");
             }
             (Step::TakeOver, Some(read)) => {
-                let at = Instant::now();
                 let id = (self.draw)();
                 let next = read.taken_over(id, &settings.pod);
-                record::replace(&client, &settings, &read, &next).await?;
-                self.won = Some((id, at));
+                self.won = Some(win(record::replace(&client, &settings, &read, &next)).await?);
                 tracing::warn!(cluster = %id, from = read.founder, "took the unformed record over");
             }
             (Step::Found(id, epoch), _) => {
@@ -207,6 +203,14 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         }
         Ok(Done::Moved)
     }
+}
+
+/// The cluster of the record that a request gets, and when it was asked for: it may be answered late.
+async fn win<E>(
+    request: impl Future<Output = Result<Record, E>>,
+) -> Result<(ClusterId, Instant), E> {
+    let at = Instant::now();
+    Ok((request.await?.cluster, at))
 }
 
 /// The record's version, and since when this peer has seen it.

@@ -19,6 +19,29 @@ fn directory(peers: &[(&str, Option<u8>, Option<ClusterId>)]) -> Directory {
     Directory { complete: true, peers: peers.iter().map(listed).collect() }
 }
 
+fn record(version: &str) -> Record {
+    Record {
+        name: "demo-cluster".into(),
+        version: version.into(),
+        cluster: A,
+        epoch: 1,
+        founder: "p-0".into(),
+        formed: false,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_is_won_by_an_answer_and_from_before_it_was_asked_for() {
+    for answer in [Ok(record("7")), Err("somebody else was first")] {
+        let late = async {
+            sleep(Duration::from_secs(59)).await;
+            answer.clone()
+        };
+        let asked = Instant::now();
+        assert_eq!(win(late).await, answer.map(|record| (record.cluster, asked)));
+    }
+}
+
 #[test]
 fn of_itself_a_peer_knows_better_and_without_an_identity_nobody_counts() {
     let listed =
@@ -79,14 +102,6 @@ fn those_that_the_cluster_is_founded_with_are_looked_for_though_they_are_not_lis
 #[test]
 fn a_record_is_unchanged_only_while_its_very_version_is_read() {
     let start = Instant::now();
-    let record = |version: &str| Record {
-        name: "demo-cluster".into(),
-        version: version.into(),
-        cluster: A,
-        epoch: 1,
-        founder: "p-0".into(),
-        formed: false,
-    };
     let mut seen = Seen::default();
     // When it is read, the version, and for how long it has not changed.
     let cases = [
