@@ -78,7 +78,12 @@ impl Directory {
 /// When the API server does not say whether it is there.
 pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Listed>, PeerError> {
     let api = peers_in(&shared.client, &shared.settings.namespace);
-    match timeout(DEADLINE, api.get(name)).await? {
+    there(timeout(DEADLINE, api.get(name)).await?)
+}
+
+/// Only the API server's own word that there is none means that there is none.
+fn there(answer: Result<RawPeer, kube::Error>) -> Result<Option<Listed>, PeerError> {
+    match answer {
         Ok(raw) => Ok(Listed::read(raw).map(|(_, listed)| listed)),
         Err(error) if failure(&error) == Failure::Gone => Ok(None),
         Err(error) => Err(error.into()),

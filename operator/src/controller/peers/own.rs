@@ -94,11 +94,7 @@ impl Own {
         let told = listed.resource_version.clone();
         let listed = latest(listed, self.newer.as_ref());
         let status = self.status(&listed.status, waiting);
-        if status == listed.status {
-            return Ok(());
-        }
-        let written = self.written.map(|written| written.elapsed());
-        if written.is_some_and(|ago| ago < every(&listed.status, &status)) {
+        if !is_due(&listed.status, &status, self.written.map(|written| written.elapsed())) {
             return Ok(());
         }
         let newer = self.write(&listed.resource_version, &status).await?;
@@ -219,6 +215,11 @@ fn latest(told: Listed, newer: Option<&(String, Listed)>) -> Listed {
     }
 }
 
+/// Whether a change is written, so long after the last write.
+fn is_due(before: &ClusterPeerStatus, now: &ClusterPeerStatus, since: Option<Duration>) -> bool {
+    now != before && since.is_none_or(|since| since >= every(before, now))
+}
+
 /// How long after the last write this change is written.
 fn every(before: &ClusterPeerStatus, now: &ClusterPeerStatus) -> Duration {
     if now.cluster_id != before.cluster_id {
@@ -332,6 +333,31 @@ mod tests {
             change(&mut now);
             assert_eq!(every(&before, &now), expected, "case {number}");
             assert_eq!(every(&now, &before), expected, "case {number}, back");
+        }
+    }
+
+    #[test]
+    fn nothing_changes_nothing_is_written_and_not_too_often() {
+        let before = ClusterPeerStatus { pins: Some(1), ..ClusterPeerStatus::default() };
+        let numbers = ClusterPeerStatus { pins: Some(2), ..before.clone() };
+        let role = ClusterPeerStatus { role: Some(PeerRole::Voter), ..before.clone() };
+        let cluster = ClusterPeerStatus { cluster_id: Some("1".into()), ..before.clone() };
+        let (zero, step) = (Duration::ZERO, Duration::from_millis(1));
+        let cases = [
+            (&before, None, false),
+            (&before, Some(NUMBERS_EVERY * 9), false),
+            (&numbers, None, true),
+            (&numbers, Some(WRITE_EVERY), false),
+            (&numbers, Some(NUMBERS_EVERY - step), false),
+            (&numbers, Some(NUMBERS_EVERY), true),
+            (&role, None, true),
+            (&role, Some(WRITE_EVERY - step), false),
+            (&role, Some(WRITE_EVERY), true),
+            (&cluster, None, true),
+            (&cluster, Some(zero), true),
+        ];
+        for (now, since, expected) in cases {
+            assert_eq!(is_due(&before, now, since), expected, "{now:?} {since:?}");
         }
     }
 }

@@ -89,3 +89,27 @@ fn a_cluster_peer_is_of_the_peer_and_the_cluster_that_its_status_names() {
     assert_eq!(of(other(), of_cluster), (None, Some(cluster)));
     assert_eq!(of(id, other()), (Some(peer), None));
 }
+
+#[test]
+fn a_cluster_peer_is_gone_only_by_the_word_of_the_api_server() {
+    let error = |code: u16, reason: &str| {
+        let status = json!({"code": code, "reason": reason, "details": {"name": "a"}});
+        kube::Error::Api(serde_json::from_value(status).unwrap())
+    };
+    let cases = [
+        (404, "NotFound", Some(false)),
+        // Of a proxy, or of a path that is not served.
+        (404, "", None),
+        (403, "", None),
+        (409, "", None),
+        (422, "", None),
+        (429, "", None),
+        (503, "", None),
+    ];
+    for (code, reason, expected) in cases {
+        let told = there(Err(error(code, reason))).ok().map(|listed| listed.is_some());
+        assert_eq!(told, expected, "{code} {reason}");
+    }
+    let listed = there(Ok(raw("a", "1"))).unwrap();
+    assert_eq!(listed.map(|listed| listed.resource_version), Some("7".into()));
+}
