@@ -227,6 +227,10 @@ fn a_silent_peer_is_down_from_the_end_of_its_grace_on_whatever_it_said_last() {
             }
             let verdict = world.judge(&object, after(span));
             assert_eq!(states(&verdict), [state], "{reported} {before} after {span:?}");
+            if state == AllocationState::PeerDown {
+                let since = verdict.status.allocations[0].since.as_ref().unwrap();
+                assert_eq!(since.0.as_millisecond(), i64::try_from(WALL.0).unwrap());
+            }
             let recheck = (span < GRACE).then_some(after(GRACE).at);
             assert_eq!(verdict.recheck, recheck, "{reported} {before} after {span:?}");
         }
@@ -295,6 +299,23 @@ fn a_copy_that_nothing_was_told_of_waits() {
         world.peers.get_mut(&id(1)).unwrap().reported = reported;
         assert_eq!(states(&world.judge(&object(1, 1), NOW)), [AllocationState::Queued]);
     }
+}
+
+#[test]
+fn no_more_copies_are_shown_than_the_definition_allows_and_all_count() {
+    let mut world = World::new(1, &[PinState::Pinned]);
+    // Peers that are no members: their names come before that of the one that is.
+    let other = |number: u16| {
+        let mut peer = [1; 32];
+        peer[..2].copy_from_slice(&number.to_be_bytes());
+        Allocation { peer: PeerId(peer), leaving: false, since: 1 }
+    };
+    let most = u16::try_from(crd::ALLOCATIONS_LEN_MAX).unwrap();
+    world.pin.allocations.extend((1000..1000 + most).map(other));
+    let verdict = world.judge(&object(1, 1), NOW);
+    assert_eq!(verdict.status.allocations.len(), crd::ALLOCATIONS_LEN_MAX);
+    assert!(verdict.status.allocations.iter().all(|copy| copy.state == AllocationState::PeerDown));
+    assert_eq!((verdict.reason, verdict.status.ready_replicas), (PinReason::Pinned, Some(1)));
 }
 
 #[test]

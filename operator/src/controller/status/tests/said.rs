@@ -154,6 +154,9 @@ fn only_a_claim_of_this_generation_or_a_later_one_counts() {
         assert_eq!(verdict.is_some(), said, "{claimed} {generation}");
         let observed = verdict.and_then(|verdict| verdict.status.observed_generation);
         assert_eq!(observed, said.then_some(generation));
+        // Another object's claim says nothing of this one.
+        let other = PinObject { uid: pinkeeper::types::Uid("another".into()), ..object };
+        assert!(judge(&other, world.view(NOW)).is_none());
     }
 }
 
