@@ -138,21 +138,15 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
 
     fn decide(&self, directory: &Directory, record: Option<&Record>, unchanged: Duration) -> Step {
         let Shared { settings, cluster, .. } = &self.shared;
-        let registered = registered(directory, cluster.id(), cluster.standing());
-        next(Observed {
-            name: &settings.pod,
+        let own = Own {
             id: cluster.id(),
-            ordinal: settings.ordinal(),
             standing: cluster.standing(),
             has_members: !cluster.members().is_empty(),
-            record,
-            listed: directory.complete,
-            registered: &registered,
-            named: names(directory, cluster.standing()),
-            initial_peers: settings.initial_peers,
-            unchanged,
-            won: self.won.map(|(cluster, at)| (cluster, at.elapsed())),
-        })
+        };
+        let registered = registered(directory, own.id, own.standing);
+        let won = self.won.map(|(cluster, at)| (cluster, at.elapsed()));
+        let seen = observed(settings, own, directory, &registered);
+        next(Observed { record, unchanged, won, ..seen })
     }
 
     async fn carry_out(&mut self, step: Step, read: Option<Record>) -> Result<Done, RecordError> {
@@ -241,6 +235,37 @@ fn expected(directory: &Directory, settings: &Settings) -> BTreeSet<String> {
         names.extend((0..settings.initial_peers).map(|ordinal| format!("{set}-{ordinal}")));
     }
     names
+}
+
+/// What a peer's disk says.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    id: PeerId,
+    standing: Standing,
+    has_members: bool,
+}
+
+/// What the peer sees but for the record.
+fn observed<'a>(
+    settings: &'a Settings,
+    own: Own,
+    directory: &Directory,
+    registered: &'a [Registered],
+) -> Observed<'a> {
+    Observed {
+        name: &settings.pod,
+        id: own.id,
+        ordinal: settings.ordinal(),
+        standing: own.standing,
+        has_members: own.has_members,
+        record: None,
+        listed: directory.complete,
+        registered,
+        named: names(directory, own.standing),
+        initial_peers: settings.initial_peers,
+        unchanged: Duration::ZERO,
+        won: None,
+    }
 }
 
 /// Some ClusterPeer names the cluster that this peer's disk is of.

@@ -19,6 +19,16 @@ fn directory(peers: &[(&str, Option<u8>, Option<ClusterId>)]) -> Directory {
     Directory { complete: true, peers: peers.iter().map(listed).collect() }
 }
 
+fn settings(pod: &str, initial_peers: u16) -> Settings {
+    Settings {
+        namespace: "web".into(),
+        pod: pod.into(),
+        release: "demo".into(),
+        initial_peers,
+        default_replicas: 2,
+    }
+}
+
 fn record(version: &str) -> Record {
     Record {
         name: "demo-cluster".into(),
@@ -79,13 +89,6 @@ fn a_cluster_is_named_by_any_cluster_peer_and_only_by_what_it_says() {
 
 #[test]
 fn those_that_the_cluster_is_founded_with_are_looked_for_though_they_are_not_listed() {
-    let settings = |pod: &str, initial_peers| Settings {
-        namespace: "web".into(),
-        pod: pod.into(),
-        release: "demo".into(),
-        initial_peers,
-        default_replicas: 2,
-    };
     let listed = directory(&[("p-set-1", Some(1), None), ("p-set-7", None, None)]);
     let cases = [
         ("p-set-0", 3, vec!["p-set-0", "p-set-1", "p-set-2", "p-set-7"]),
@@ -121,5 +124,25 @@ fn a_record_is_unchanged_only_while_its_very_version_is_read() {
         let record = version.map(record);
         let unchanged = seen.unchanged(record.as_ref(), now);
         assert_eq!(unchanged, Duration::from_secs(expected), "{version:?} after {at} s");
+    }
+}
+
+#[test]
+fn what_the_decision_is_made_on_is_what_is_there() {
+    let settings = settings("p-3", 5);
+    let own = Own { id: id(3), standing: OF_A, has_members: false };
+    let complete = directory(&[("p-3", Some(3), None), ("p-1", Some(1), Some(A))]);
+    let incomplete = Directory { complete: false, ..directory(&[("p-1", Some(1), Some(B))]) };
+    for (directory, named) in [(complete, true), (incomplete, false)] {
+        for has_members in [false, true] {
+            let registered = registered(&directory, own.id, own.standing);
+            let seen = observed(&settings, Own { has_members, ..own }, &directory, &registered);
+            assert_eq!((seen.listed, seen.named), (directory.complete, named), "{directory:?}");
+            assert_eq!((seen.has_members, seen.standing), (has_members, OF_A));
+            assert_eq!((seen.name, seen.id, seen.ordinal), ("p-3", id(3), Some(3)));
+            assert_eq!((seen.initial_peers, seen.registered), (5, &registered[..]));
+            // What is not known yet founds nothing.
+            assert_eq!((seen.record, seen.unchanged, seen.won), (None, Duration::ZERO, None));
+        }
     }
 }
