@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{QUICK_DEADLINE, Rpc, SLOW_DEADLINE, wire};
+use super::{QUICK_DEADLINE, Rpc, SLOW_DEADLINE, verdict, wire};
 use crate::{ipfs::IpfsError, types::Collected};
 
-/// Commands that hold the pin lock while they run (Kubo 0.42, core/coreapi).
-const LOCKING: [&str; 8] =
-    ["add", "block/put", "dag/import", "dag/put", "pin/add", "pin/rm", "pin/update", "repo/gc"];
 /// How long other commands may still run before the collection is given up; a pin that was just
 /// broken off ends within milliseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -28,20 +25,15 @@ pub(super) async fn collect(rpc: &Rpc) -> Result<Collected, IpfsError> {
     let query = [("stream-errors", "true")];
     let lines = rpc.open("repo/gc", &query, SILENCE_MAX).await?;
     let mut lines = lines.with_silence(SILENCE_MAX);
-    let mut done = Collected::default();
-    loop {
+    let mut collecting = verdict::Collecting::default();
+    let end = loop {
         match lines.next_json::<wire::GcItem>().await {
-            Ok(Some(item)) if item.error.is_empty() => done.removed += 1,
-            Ok(Some(item)) if done.errors.len() < Collected::ERRORS_MAX => {
-                done.errors.push(wire::shortened(&item.error));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(done),
-            // It ends with an error when single blocks had one; that is no news then.
-            Err(IpfsError::Failed(_)) if !done.errors.is_empty() => return Ok(done),
-            Err(error) => return Err(error),
+            Ok(Some(item)) => collecting.hear(&item),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
         }
-    }
+    };
+    collecting.end(end)
 }
 
 async fn wait_for_lock(rpc: &Rpc) -> Result<(), IpfsError> {
@@ -51,12 +43,10 @@ async fn wait_for_lock(rpc: &Rpc) -> Result<(), IpfsError> {
     let begin = Instant::now();
     loop {
         let running: Vec<wire::RunningCommand> = rpc.ask("diag/cmds", &[], SLOW_DEADLINE).await?;
-        let holder = running.iter().find(|c| c.active && LOCKING.contains(&c.command.as_str()));
-        let Some(holder) = holder else { return Ok(()) };
+        let Some(holder) = verdict::lock_holder(&running) else { return Ok(()) };
         if begin.elapsed() >= LOCK_WAIT {
-            let command = &holder.command;
             return Err(IpfsError::Failed(format!(
-                "{command} is under way there, and a collection would hold everything up until it ends"
+                "{holder} is under way there, and a collection would hold everything up until it ends"
             )));
         }
         sleep(LOOK_PERIOD).await;

@@ -9,6 +9,7 @@ mod collect;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
 mod http;
+mod verdict;
 mod wire;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 pub use self::http::{Body, Carrier};
 use self::{
     http::{Lines, Rpc},
+    verdict::Pinning,
     wire::{Id, PinEvent, PinLsItem, RepoStat},
 };
 use super::{ASK_LEN_MAX, Held, Ipfs, IpfsError, RepositoryStat};
@@ -90,11 +92,8 @@ impl KuboClient {
         let others = cids.iter().zip(&recursive).filter(|(_, held)| !**held);
         let others: Vec<Cid> = others.map(|(cid, _)| *cid).collect();
         let direct = self.direct_among(&others).await?;
-        let held = |(cid, recursive): (&Cid, &bool)| match recursive {
-            true => Held::Recursive,
-            false if direct.contains(cid) => Held::Direct,
-            false => Held::No,
-        };
+        let held =
+            |(cid, recursive): (&Cid, &bool)| verdict::held(*recursive, direct.contains(cid));
         Ok(cids.iter().zip(&recursive).map(held).collect())
     }
 
@@ -149,56 +148,37 @@ impl KuboClient {
         let texts: Vec<String> = cids.iter().map(Cid::to_string).collect();
         let mut query: Vec<(&str, &str)> = texts.iter().map(|cid| ("arg", cid.as_str())).collect();
         query.extend([("type", kind), ("stream", "true")]);
-        let mut held = 0;
+        let mut named = 0;
         let answer = async {
             let mut lines = self.rpc.open("pin/ls", &query, SLOW_DEADLINE).await?;
             while let Some(item) = lines.next_json::<PinLsItem>().await? {
-                let asked = cids.get(held);
-                if asked.is_none_or(|asked| item.cid.parse().as_ref() != Ok(asked)) {
-                    return Err(unasked(&item.cid));
-                }
-                held += 1;
+                verdict::is_next(&item, cids.get(named))?;
+                named += 1;
             }
             Ok(())
         };
-        match answer.await {
-            Ok(()) if held == cids.len() => Ok(held),
-            Ok(()) => Err(IpfsError::Failed("pin/ls ended before all answers".to_owned())),
-            Err(IpfsError::Failed(message))
-                if held < cids.len() && message == wire::not_pinned(&texts[held]) =>
-            {
-                Ok(held)
-            }
-            Err(error) => Err(error),
-        }
+        let end = answer.await;
+        verdict::leading_pinned(&texts, named, end)
     }
 
     async fn add_pin(&self, cid: Cid, progress: &watch::Sender<Progress>) -> Result<(), IpfsError> {
         let text = cid.to_string();
         let query = [("arg", text.as_str()), ("recursive", "true"), ("progress", "true")];
         let mut lines = self.rpc.open("pin/add", &query, SLOW_DEADLINE).await?;
-        let mut pinned = false;
+        let mut pinning = Pinning::new(cid);
         while let Some(event) = lines.next_json::<PinEvent>().await? {
-            pinned = event.pins.as_ref().is_some_and(|pins| pins.contains(&cid));
-            if let Some(blocks) = event.blocks {
-                let bytes = event.bytes.unwrap_or_default();
-                progress.send_replace(Progress { blocks, bytes });
+            if let Some(made) = pinning.hear(&event) {
+                progress.send_replace(made);
             }
         }
-        if pinned {
-            Ok(())
-        } else {
-            Err(IpfsError::Failed("pin/add ended without saying that it is pinned".to_owned()))
-        }
+        pinning.end()
     }
 
     async fn remove_pin(&self, cid: Cid) -> Result<(), IpfsError> {
         let text = cid.to_string();
-        match self.rpc.ask::<serde_json::Value>("pin/rm", &[("arg", &text)], SLOW_DEADLINE).await {
-            Ok(_) => Ok(()),
-            Err(IpfsError::Failed(message)) if message == wire::NOT_PINNED_RECURSIVELY => Ok(()),
-            Err(error) => Err(error),
-        }
+        let query = [("arg", text.as_str())];
+        let answer = self.rpc.ask::<serde_json::Value>("pin/rm", &query, SLOW_DEADLINE).await;
+        verdict::unpinned(answer.map(|_| ()))
     }
 
     async fn ask_repository(&self) -> Result<RepositoryStat, IpfsError> {
@@ -218,11 +198,6 @@ impl KuboClient {
         }
         Ok(())
     }
-}
-
-fn unasked(cid: &str) -> IpfsError {
-    let cid = wire::shortened(cid);
-    IpfsError::Failed(format!("pin/ls answers about {cid}, which was not asked"))
 }
 
 /// Where a listing stands between two items.

@@ -1,0 +1,113 @@
+//! What an answer means, decided of plain data: what was said, and how the answer ended.
+
+use super::wire::{self, GcItem, PinEvent, PinLsItem, RunningCommand};
+use crate::{
+    ipfs::{Held, IpfsError},
+    types::{Cid, Collected, Progress},
+};
+
+/// Commands that hold the pin lock while they run (Kubo 0.42, core/coreapi).
+const LOCKING: [&str; 8] =
+    ["add", "block/put", "dag/import", "dag/put", "pin/add", "pin/rm", "pin/update", "repo/gc"];
+
+/// Whether `pin/ls` names the CID that it was asked about next; an error when it names another.
+pub(super) fn is_next(item: &PinLsItem, asked: Option<&Cid>) -> Result<(), IpfsError> {
+    if asked.is_some_and(|asked| item.cid.parse().as_ref() == Ok(asked)) {
+        return Ok(());
+    }
+    let cid = wire::shortened(&item.cid);
+    Err(IpfsError::Failed(format!("pin/ls answers about {cid}, which was not asked")))
+}
+
+/// How many of `asked` are pinned before the first one that is not, when `pin/ls` has named so many
+/// and then ended like that. Only its very words about the next one say that this is not pinned; any
+/// other error says nothing of it.
+pub(super) fn leading_pinned(
+    asked: &[String],
+    named: usize,
+    end: Result<(), IpfsError>,
+) -> Result<usize, IpfsError> {
+    match (asked.get(named), end) {
+        (None, Ok(())) => Ok(named),
+        (Some(_), Ok(())) => Err(IpfsError::Failed("pin/ls ended before all answers".to_owned())),
+        (Some(next), Err(IpfsError::Failed(message))) if message == wire::not_pinned(next) => {
+            Ok(named)
+        }
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// How a CID is held that is pinned recursively or not, and directly or not.
+pub(super) fn held(recursive: bool, direct: bool) -> Held {
+    match (recursive, direct) {
+        (true, _) => Held::Recursive,
+        (false, true) => Held::Direct,
+        (false, false) => Held::No,
+    }
+}
+
+/// What `pin/add` has said so far.
+#[derive(Debug)]
+pub(super) struct Pinning {
+    cid: Cid,
+    /// Its last object says that it is pinned.
+    is_pinned: bool,
+}
+
+impl Pinning {
+    pub(super) fn new(cid: Cid) -> Self {
+        Self { cid, is_pinned: false }
+    }
+
+    /// Takes the next object; the progress that it tells of.
+    pub(super) fn hear(&mut self, event: &PinEvent) -> Option<Progress> {
+        self.is_pinned = event.pins.as_ref().is_some_and(|pins| pins.contains(&self.cid));
+        let bytes = event.bytes.unwrap_or_default();
+        event.blocks.map(|blocks| Progress { blocks, bytes })
+    }
+
+    /// It ended without an error.
+    pub(super) fn end(self) -> Result<(), IpfsError> {
+        let unsaid = || "pin/add ended without saying that it is pinned".to_owned();
+        self.is_pinned.then_some(()).ok_or_else(|| IpfsError::Failed(unsaid()))
+    }
+}
+
+/// Whether it is unpinned after that answer to `pin/rm`: it did that, or says that it was not pinned.
+pub(super) fn unpinned(answer: Result<(), IpfsError>) -> Result<(), IpfsError> {
+    match answer {
+        Err(IpfsError::Failed(message)) if message == wire::NOT_PINNED_RECURSIVELY => Ok(()),
+        answer => answer,
+    }
+}
+
+/// The command because of which a collection has to wait.
+pub(super) fn lock_holder(commands: &[RunningCommand]) -> Option<&str> {
+    let holds = |c: &&RunningCommand| c.active && LOCKING.contains(&c.command.as_str());
+    commands.iter().find(holds).map(|holder| holder.command.as_str())
+}
+
+/// What `repo/gc` has said so far.
+#[derive(Debug, Default)]
+pub(super) struct Collecting {
+    done: Collected,
+}
+
+impl Collecting {
+    /// Takes the next object: a block that was removed, or one with an error.
+    pub(super) fn hear(&mut self, item: &GcItem) {
+        if item.error.is_empty() {
+            self.done.removed += 1;
+        } else if self.done.errors.len() < Collected::ERRORS_MAX {
+            self.done.errors.push(wire::shortened(&item.error));
+        }
+    }
+
+    /// It ended like that. When single blocks had errors it ends with one, which is no news then.
+    pub(super) fn end(self, end: Result<(), IpfsError>) -> Result<Collected, IpfsError> {
+        match end {
+            Err(IpfsError::Failed(_)) if !self.done.errors.is_empty() => Ok(self.done),
+            end => end.map(|()| self.done),
+        }
+    }
+}
