@@ -27,12 +27,15 @@ fn same_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(
 }
 
 /// Records of the log: with their checksums as on disk, and what is inside them alone.
-pub(crate) fn log(bytes: &[u8]) {
+pub(crate) fn log(bytes: &[u8]) -> usize {
     read_and_write(bytes).unwrap();
-    same_again::<Vote>(VOTE_VERSION, bytes);
-    if let Some(body) = same_again::<EntryBody>(BODY_VERSION, bytes) {
+    let vote = same_again::<Vote>(VOTE_VERSION, bytes);
+    let body = same_again::<EntryBody>(BODY_VERSION, bytes);
+    let taken = usize::from(vote.is_some()) + usize::from(body.is_some());
+    if let Some(body) = body {
         entry(Entry { id: LogPosition { term: 1, index: 1 }, body });
     }
+    taken
 }
 
 /// An entry, which also comes from a leader.
@@ -45,33 +48,40 @@ pub(crate) fn entry(entry: Entry) {
 }
 
 /// Records of the state: a pin under its key, and the head.
-pub(crate) fn state(bytes: &[u8]) {
+pub(crate) fn state(bytes: &[u8]) -> usize {
+    let mut taken = 0;
     let (key, value) = bytes.split_at(bytes.len().min(36));
     if let Ok((cid, pin)) = record_of(key, value) {
         assert_eq!(record_of(&cid.to_bytes(), &encode(PIN_VERSION, &pin)), Ok((cid, pin)));
+        taken += 1;
     }
-    same_again::<Pin>(PIN_VERSION, bytes);
+    taken += usize::from(same_again::<Pin>(PIN_VERSION, bytes).is_some());
     if let Ok(head) = decode::<Head>("a head", HEAD_VERSION, bytes) {
         let again: Head = decode("a head", HEAD_VERSION, &encode(HEAD_VERSION, &head)).unwrap();
         assert_eq!(format!("{again:?}"), format!("{head:?}"));
         let _ = stored_membership_in(head.membership.clone());
         let _ = membership_in(head.membership.1);
+        taken += 1;
     }
+    taken
 }
 
 /// A snapshot: as it comes, and with right checksums around the bytes. The first byte says where
 /// its head ends.
-pub(crate) fn snapshot(bytes: &[u8]) {
+pub(crate) fn snapshot(bytes: &[u8]) -> usize {
     assert!(image::read(bytes).is_err() || bytes.len() > 40);
-    let Some((&at, rest)) = bytes.split_first() else { return };
+    let Some((&at, rest)) = bytes.split_first() else { return 0 };
+    let mut taken = 0;
     let (head, pins) = rest.split_at(usize::from(at).min(rest.len()));
     for count in 0..2 {
         let image = image::of_payloads([head, pins].into_iter(), count);
         if let Ok(image) = image::read(&image) {
             assert_eq!(image.pins.len() as u64, count);
             let _ = image.head.raft_membership();
+            taken += 1;
         }
     }
+    taken
 }
 
 /// Sound bytes of each kind, to begin from.

@@ -19,34 +19,36 @@ use super::{
 use crate::types::{Factor, PinRequest, Replication};
 
 /// The part of a URL that a client makes up: `{cid}?{parameters}`.
-pub(crate) fn url(text: &str) {
-    let Ok(uri) = format!("/pins/{text}").parse::<Uri>() else { return };
+pub(crate) fn url(text: &str) -> usize {
+    let Ok(uri) = format!("/pins/{text}").parse::<Uri>() else { return 0 };
     if let Some(name) = uri.path().rsplit('/').next() {
         let _ = parse_cid(name);
     }
     let pairs = || Query::<Vec<(String, String)>>::try_from_uri(&uri).map(|Query(pairs)| pairs);
-    let Ok(given) = pairs() else { return };
+    let Ok(given) = pairs() else { return 0 };
     let parameters = || Parameters::new(given.clone());
-    let _ = parameters().and_then(Parameters::list);
-    let _ = parameters().and_then(Parameters::local_only);
-    let _ = parameters().and_then(Parameters::none);
+    let mut taken = usize::from(parameters().and_then(Parameters::list).is_ok());
+    taken += usize::from(parameters().and_then(Parameters::local_only).is_ok());
+    taken += usize::from(parameters().and_then(Parameters::none).is_ok());
     let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
     if let Ok(options) = parameters().and_then(|parameters| parameters.pin(default)) {
         assert!(options.replication.min <= options.replication.max, "{text}: {options:?}");
+        taken += 1;
     }
+    taken
 }
 
 /// The body of `POST /pins`, cut into pieces in some way. The first byte says how, and how often the
 /// rest is repeated, so that lines too long come up.
-pub(crate) fn bulk(bytes: &[u8]) {
-    let Some((&how, bytes)) = bytes.split_first() else { return };
+pub(crate) fn bulk(bytes: &[u8]) -> usize {
+    let Some((&how, bytes)) = bytes.split_first() else { return 0 };
     let body = bytes.repeat(1 + usize::from(how >> 2));
     let piece_len = [1, 7, 512, body.len().max(1)][usize::from(how & 3)];
     let pieces = body.chunks(piece_len).map(|piece| io::Result::Ok(Bytes::copy_from_slice(piece)));
     let pieces = Body::from_stream(stream::iter(pieces.collect::<Vec<_>>()));
     let lines: Vec<(u64, Line)> = block_on(Lines::new(pieces).stream().try_collect()).unwrap();
     assert_eq!(lines, lines_of(&body));
-    lines.into_iter().for_each(|(number, line)| answer(number, line));
+    lines.into_iter().map(|(number, line)| usize::from(answer(number, line))).sum()
 }
 
 /// What the lines of a body are, wherever it is cut.
@@ -59,8 +61,9 @@ fn lines_of(body: &[u8]) -> Vec<(u64, Line)> {
     (1..).zip(body.split(|byte| *byte == b'\n')).filter_map(line).collect()
 }
 
-/// Every line has an answer of one line, which is in proportion and names the CID.
-fn answer(line: u64, content: Line) {
+/// Every line has an answer of one line, which is in proportion and names the CID. Says whether it asks
+/// for a pin.
+fn answer(line: u64, content: Line) -> bool {
     let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
     let too_long = content == Line::TooLong;
     let (cid, error) = match parse(content, default) {
@@ -70,13 +73,14 @@ fn answer(line: u64, content: Line) {
         }
         Err(error) => (None, Some(error)),
     };
-    let mut text = Vec::new();
+    let (mut text, asks) = (Vec::new(), error.is_none());
     Answer { line, cid, error }.write(&mut text).unwrap();
     assert_eq!(text.iter().position(|byte| *byte == b'\n'), Some(text.len() - 1));
     assert!(text.len() < 8 * LINE_LEN_MAX);
     let again: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(again["line"], line);
     assert_eq!(again["cid"].as_str().map(|text| text.parse().unwrap()), cid);
+    asks
 }
 
 /// A sound body.

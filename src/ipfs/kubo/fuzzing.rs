@@ -147,6 +147,22 @@ impl Heard {
         }
     }
 
+    fn answered(&self) -> usize {
+        let Self { id, held, pin, unpin, pins, repository, collected, connected } = self;
+        let pins = !pins.is_empty() && pins.iter().all(Result::is_ok);
+        let single = [
+            id.is_ok(),
+            held.is_ok(),
+            pin.0.is_ok(),
+            unpin.is_ok(),
+            pins,
+            repository.is_ok(),
+            collected.is_ok(),
+            connected.is_ok(),
+        ];
+        single.into_iter().filter(|answered| *answered).count()
+    }
+
     fn errors(&self) -> impl Iterator<Item = &IpfsError> {
         let Self { id, held, pin, unpin, pins, repository, collected, connected } = self;
         let single = [
@@ -162,8 +178,9 @@ impl Heard {
     }
 }
 
-/// Answers of a daemon to everything that a peer asks of it.
-pub(crate) fn answers(bytes: &[u8]) {
+/// Answers of a daemon to everything that a peer asks of it; says how many questions they answer
+/// without an error.
+pub(crate) fn answers(bytes: &[u8]) -> usize {
     let answers: Vec<Answer> = bytes.split(|byte| *byte == APART).map(Answer::read).collect();
     let whole: Vec<Answer> = answers.iter().cloned().map(in_one_piece).collect();
     // A collection looks again after a while whether it may begin.
@@ -177,6 +194,7 @@ pub(crate) fn answers(bytes: &[u8]) {
         assert!(text.chars().count() <= ERROR_LEN_MAX, "{text}");
     });
     judge(&heard, &answers);
+    heard.answered()
 }
 
 fn is_text_of(text: Option<&str>, cid: Cid) -> bool {
@@ -212,9 +230,9 @@ fn judge(heard: &Heard, answers: &[Answer]) {
     }
 }
 
-/// Sound answers of each kind, and some that are not.
+/// Answers of each kind, and some that answer nothing; whether they answer something.
 #[cfg(test)]
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub(crate) fn samples() -> Vec<(bool, Vec<u8>)> {
     let pins = format!("{{\"Pins\":[\"{CID}\"]}}\n");
     let item = format!("{{\"Cid\":\"{CID}\",\"Type\":\"recursive\"}}\n");
     let not_pinned = format!("path '{OTHER}' is not pinned");
@@ -222,27 +240,34 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
               \"Addresses\":[\"/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo\"]}\n";
     let collected = format!("{{\"Key\":{{\"/\":\"{CID}\"}}}}\n{{\"Error\":\"it cannot\"}}\n");
     let texts = [
-        format!("c{{}}\n{{\"Progress\":5,\"Bytes\":12239}}\n{pins}"),
-        format!("c{pins}\u{1}pin: promise channel was closed"),
-        format!("s{item}"),
-        format!("a{item}\u{1}{not_pinned}\0c{item}\0k{{\"Message\":\"{not_pinned}\"}}"),
-        format!("c{id}"),
-        "c{\"RepoSize\":100,\"StorageMax\":10000000000,\"NumObjects\":7}\n".to_owned(),
-        format!("c\0c[{{\"Command\":\"pin/ls\",\"Active\":true}}]\n\0c{collected}\u{1}some errors"),
-        "k{\"Message\":\"not pinned or pinned indirectly\",\"Code\":0}\n".to_owned(),
-        "o404 page not found".to_owned(),
-        format!("b{pins}{{\"Progress\":5}}\n"),
+        (true, format!("c{{}}\n{{\"Progress\":5,\"Bytes\":12239}}\n{pins}")),
+        (false, format!("c{pins}\u{1}pin: promise channel was closed")),
+        (false, format!("s{item}")),
+        (true, format!("a{item}\u{1}{not_pinned}\0c{item}\0k{{\"Message\":\"{not_pinned}\"}}")),
+        (true, format!("c{id}")),
+        (true, "c{\"RepoSize\":100,\"StorageMax\":10000000000,\"NumObjects\":7}\n".to_owned()),
+        (
+            true,
+            format!(
+                "c\0c[{{\"Command\":\"pin/ls\",\"Active\":true}}]\n\0c{collected}\u{1}some errors"
+            ),
+        ),
+        (true, "k{\"Message\":\"not pinned or pinned indirectly\",\"Code\":0}\n".to_owned()),
+        (false, "o404 page not found".to_owned()),
+        (true, format!("b{pins}{{\"Progress\":5}}\n")),
     ];
-    texts.map(String::into_bytes).to_vec()
+    texts.map(|(is_sound, text)| (is_sound, text.into_bytes())).to_vec()
 }
 
 #[cfg(test)]
 #[tokio::test(start_paused = true)]
 async fn samples_are_heard_as_they_are_meant() {
     let mut heard = Vec::new();
-    for sample in samples() {
+    for (is_sound, sample) in samples() {
         let answers: Vec<Answer> = sample.split(|byte| *byte == APART).map(Answer::read).collect();
-        heard.push(Heard::of(&answers).await);
+        let answered = Heard::of(&answers).await;
+        assert_eq!(answered.answered() > 0, is_sound, "{answered:?}");
+        heard.push(answered);
     }
     assert_eq!(heard[0].pin, (Ok(()), Progress { blocks: 5, bytes: 12239 }));
     assert!(heard[1].pin.0.is_err());
