@@ -5,6 +5,9 @@
 //! after each step, each status; when the faults stop, everything must come right.
 #![allow(clippy::unwrap_used)]
 
+mod checks;
+mod daemon;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -279,68 +282,6 @@ impl Model {
         assert!(pins <= 3, "{pins} pins at once");
     }
 
-    /// A collection and a pin would wait for each other.
-    fn check_lock(&self, action: &Action) {
-        let changes = |a: &Action| matches!(a, Action::Pin(_) | Action::Unpin(_));
-        let collects = |a: &Action| *a == Action::CollectGarbage;
-        let beside = |which: &dyn Fn(&Action) -> bool| self.under_way.iter().any(which);
-        assert!(!(changes(action) && beside(&collects)), "{action:?} beside a collection");
-        assert!(!(collects(action) && beside(&changes)), "{:?}", self.under_way);
-    }
-
-    fn finish_cancelled(&mut self, cid: Cid) {
-        if self.effective && !self.missing.contains(&cid) {
-            let theirs = self.is_written(&cid, Origin::Foreign);
-            self.delay(Effect::Pin { cid, theirs });
-        }
-    }
-
-    /// What is cancelled takes effect within the time the machine grants, if the daemon lives.
-    fn delay(&mut self, effect: Effect) {
-        if self.up {
-            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let later = Duration::from_millis((self.random >> 33) % 990);
-            self.late.push((self.at + later, effect));
-        }
-    }
-
-    fn run_late(&mut self, until: Duration) {
-        let (due, rest) = std::mem::take(&mut self.late).into_iter().partition(|l| l.0 <= until);
-        self.late = rest;
-        for (_, effect) in Vec::from_iter::<Vec<_>>(due) {
-            match effect {
-                Effect::Pin { cid, theirs } => self.pin(cid, theirs),
-                Effect::Unpin(cid) => {
-                    let said = self.machine.status(&cid).map(|status| status.state);
-                    let held = self.held.remove(&cid);
-                    self.foreign.remove(&cid);
-                    assert!(!held || said != Some(PinState::Pinned), "{cid} was unpinned late");
-                }
-            }
-        }
-    }
-
-    /// A recursive pin; it replaces a direct one, whose it was.
-    fn pin(&mut self, cid: Cid, theirs: bool) {
-        if self.direct.remove(&cid) || theirs {
-            self.foreign.insert(cid);
-        }
-        self.held.insert(cid);
-    }
-
-    fn is_written(&self, cid: &Cid, origin: Origin) -> bool {
-        self.disk.get(cid).is_some_and(|entry| entry.origin == origin)
-    }
-
-    fn pinned_now(&self) -> BTreeSet<Cid> {
-        self.told.iter().filter(|(_, told)| **told).map(|(cid, _)| *cid).collect()
-    }
-
-    fn tell(&mut self, cid: Cid, pinned: bool) {
-        self.told.insert(cid, pinned);
-        self.fresh.insert(cid);
-    }
-
     fn compare(&mut self) {
         let wanted = self.local.iter().copied().collect();
         self.feed(Event::DesiredRange { after: None, until: None, wanted });
@@ -367,143 +308,6 @@ impl Model {
         }
         for (cid, _) in changes {
             self.feed(Event::Desired(vec![(cid, self.local.contains(&cid))]));
-        }
-    }
-
-    fn answer(&mut self, n: u8, fail: bool) {
-        if self.under_way.is_empty() {
-            return;
-        }
-        let action = self.under_way.remove(usize::from(n) % self.under_way.len());
-        let down = || IpfsError::Down("down".to_owned());
-        let failed = || IpfsError::Failed("failed".to_owned());
-        let (up, id) = (self.up, format!("daemon-{}", self.id));
-        match action {
-            Action::Probe => self.feed(Event::Probed(if up { Ok(id) } else { Err(down()) })),
-            Action::Bind(id) if fail => {
-                // It may have reached the disk all the same.
-                if n.is_multiple_of(2) {
-                    self.bind(id);
-                }
-                self.feed(Event::Bound(Err("disk full".to_owned())));
-            }
-            Action::Write(_) if fail => self.feed(Event::Written(Err("disk full".to_owned()))),
-            Action::Bind(id) => {
-                let void = self.bind(id.clone());
-                if self.told_of.replace(id.clone()).is_some_and(|known| known != id) {
-                    self.told.clear();
-                }
-                self.feed(Event::Bound(Ok(void)));
-            }
-            Action::Write(changes) => {
-                self.write(&changes);
-                self.feed(Event::Written(Ok(())));
-            }
-            Action::Confirm(_) if fail => {
-                self.feed(Event::ConfirmFailed("no leader".to_owned()));
-            }
-            Action::Confirm(cids) => self.confirm(cids),
-            Action::Ask(cids) if !up => self.feed(Event::Asked(cids, Err(down()))),
-            Action::Ask(cids) if fail => self.feed(Event::Asked(cids, Err(failed()))),
-            Action::Ask(cids) => {
-                let held = |cid| match (self.held.contains(cid), self.direct.contains(cid)) {
-                    (true, _) => Held::Recursive,
-                    (false, true) => Held::Direct,
-                    (false, false) => Held::No,
-                };
-                let answers: Vec<Held> = cids.iter().map(held).collect();
-                for (cid, held) in cids.iter().zip(&answers) {
-                    self.tell(*cid, *held == Held::Recursive);
-                    if *held != Held::Recursive {
-                        self.denied_at.insert(*cid, self.at);
-                        self.attempted.remove(cid);
-                    }
-                }
-                self.feed(Event::Asked(cids, Ok(answers)));
-            }
-            Action::List => self.list(fail),
-            Action::Pin(cid) if !up => self.feed(Event::PinDone(cid, Err(down()))),
-            Action::Pin(cid) if fail || self.missing.contains(&cid) => {
-                self.tell(cid, false);
-                self.feed(Event::PinDone(cid, Err(failed())));
-            }
-            Action::Pin(cid) => {
-                self.pin(cid, self.is_written(&cid, Origin::Foreign));
-                self.tell(cid, true);
-                self.feed(Event::PinDone(cid, Ok(())));
-            }
-            Action::Unpin(cid) if !up => self.feed(Event::UnpinDone(cid, Err(down()))),
-            Action::Unpin(cid) if fail => self.feed(Event::UnpinDone(cid, Err(failed()))),
-            Action::Unpin(cid) => {
-                self.held.remove(&cid);
-                self.attempted.remove(&cid);
-                self.tell(cid, false);
-                self.feed(Event::UnpinDone(cid, Ok(())));
-            }
-            Action::CollectGarbage => self.feed(Event::Collected(match (up, fail) {
-                (false, _) => Err(down()),
-                (true, true) => Err(failed()),
-                (true, false) => Ok(Collected::default()),
-            })),
-            Action::CancelPin(_)
-            | Action::CancelDaemon
-            | Action::CancelCollection
-            | Action::EndCollection(_) => unreachable!(),
-        }
-    }
-
-    fn bind(&mut self, id: String) -> bool {
-        let void = self.bound.as_ref().is_some_and(|bound| *bound != id);
-        if void {
-            self.disk.clear();
-        }
-        self.bound = Some(id);
-        void
-    }
-
-    fn write(&mut self, changes: &[Change]) {
-        for (cid, change) in changes {
-            match change {
-                Some(entry) => self.disk.insert(*cid, *entry),
-                None => self.disk.remove(cid),
-            };
-        }
-    }
-
-    fn confirm(&mut self, cids: Vec<Cid>) {
-        self.apply(self.applied.max(self.barrier));
-        let answers: Vec<_> = cids.iter().map(|cid| (*cid, self.local.contains(cid))).collect();
-        for (cid, wanted) in &answers {
-            if *wanted {
-                self.confirmed.remove(cid)
-            } else {
-                self.confirmed.insert(*cid, self.barrier)
-            };
-        }
-        self.feed(Event::Confirmed(answers));
-    }
-
-    /// Delivers one more item of the list, or its end.
-    fn list(&mut self, fail: bool) {
-        let Some((mut rest, known)) = self.list.take() else { return };
-        if !self.up || fail {
-            let error =
-                if self.up { IpfsError::Failed("x".into()) } else { IpfsError::Down("x".into()) };
-            self.feed(Event::ListEnded(Err(error)));
-        } else if let Some(cid) = rest.pop() {
-            if !self.fresh.contains(&cid) {
-                self.told.insert(cid, true);
-            }
-            self.under_way.push(Action::List);
-            let mut known = known;
-            known.remove(&cid);
-            self.list = Some((rest, known));
-            self.feed(Event::Listed(vec![cid]));
-        } else {
-            for cid in known.difference(&self.fresh.clone()) {
-                self.told.insert(*cid, false);
-            }
-            self.feed(Event::ListEnded(Ok(())));
         }
     }
 
@@ -641,79 +445,6 @@ impl Model {
             self.run_late(self.at);
             self.feed(Event::Tick);
         }
-    }
-
-    fn check(&self) {
-        for (cid, entry) in self.machine.entries.iter() {
-            self.check_place(&cid, entry);
-        }
-        for n in 0..CIDS {
-            let cid = cid(n);
-            if self.machine.status(&cid).is_some_and(|s| s.state == PinState::Pinned) {
-                assert_eq!(self.told.get(&cid), Some(&true), "{n} is not pinned");
-            }
-        }
-        let counters = self.machine.counters();
-        let wanted = self.machine.entries.values().filter(|entry| entry.wanted).count();
-        assert_eq!(counters.pinned + counters.queued, wanted);
-    }
-
-    /// Whether an entry is where its phase says, or something under way leads on from there.
-    fn check_place(&self, cid: &Cid, entry: &Entry) {
-        let machine = &self.machine;
-        let under_way = |action: Action| self.under_way.contains(&action);
-        let asked = |action: &Action| matches!(action, Action::Ask(cids) if cids.contains(cid));
-        let place = (entry.lane, entry.sequence);
-        let timer = machine.timers.get(&(entry.due, entry.sequence)) == Some(cid);
-        let ours = entry.whose() == Some(Origin::Ours);
-        let right = match entry.phase {
-            Phase::Unknown => !entry.wanted,
-            Phase::Recheck => entry.wanted,
-            Phase::Pinned => entry.wanted && entry.whose().is_some(),
-            Phase::Queued => machine.queue.get(&place).is_some_and(|queued| queued.cid() == *cid),
-            Phase::Asking => self.under_way.iter().any(asked),
-            Phase::Ready => entry.wanted && machine.ready.get(&place) == Some(cid),
-            Phase::Pinning => entry.wanted && under_way(Action::Pin(*cid)),
-            Phase::Unsure => timer,
-            Phase::Waiting => entry.wanted && timer,
-            Phase::UnpinWaiting => !entry.wanted && ours && timer,
-            Phase::UnpinQueued => {
-                !entry.wanted && ours && machine.unpin_queue.contains_key(&entry.sequence)
-            }
-            Phase::Confirming => !entry.wanted && machine.confirming.contains(cid),
-            Phase::Confirmed => !entry.wanted && machine.confirmed.contains_key(&entry.sequence),
-            Phase::Unpinning => under_way(Action::Unpin(*cid)),
-            Phase::WritingOurs
-            | Phase::WritingDirect
-            | Phase::WritingForeign
-            | Phase::TakingOver
-            | Phase::Withdrawing
-            | Phase::Forgetting => {
-                let writing = machine.writing.iter().any(|(written, _)| written == cid);
-                writing || machine.to_write.contains_key(cid)
-            }
-        };
-        assert!(right, "{cid} is lost: {entry:?}");
-    }
-
-    /// What is not as it should be when everything has settled.
-    fn wrong(&self) -> Option<String> {
-        if self.local != self.committed || !self.under_way.is_empty() || self.collecting {
-            return Some(format!("under way: {:?}", self.under_way));
-        }
-        (0..CIDS).find_map(|n| {
-            let cid = cid(n);
-            let state = self.machine.status(&cid).map(|status| status.state);
-            let (held, on_disk) = (self.held.contains(&cid), self.disk.contains_key(&cid));
-            let right = if self.committed.contains(&cid) {
-                state == Some(PinState::Pinned) && held && on_disk && !self.direct.contains(&cid)
-            } else if self.is_written(&cid, Origin::Former) {
-                state.is_none()
-            } else {
-                state.is_none() && !on_disk && held == self.foreign.contains(&cid)
-            };
-            (!right).then(|| format!("{n}: {state:?}, held {held}, on disk {on_disk}"))
-        })
     }
 
     fn settle(&mut self) {
