@@ -77,3 +77,31 @@ fn bind(ledger: &Ledger, daemon: &str, me: PeerId) -> Result<bool, LedgerError> 
     }
     Ok(void.is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    #[test]
+    fn only_another_daemons_entries_are_void() {
+        let (me, other) = (PeerId([1; 32]), PeerId([2; 32]));
+        let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
+        let table = [
+            ("one", me, false),
+            ("one", me, false),
+            ("one", other, false),
+            ("two", other, true),
+            ("two", other, false),
+            ("one", me, true),
+        ];
+        for (daemon, peer, void) in table {
+            assert_eq!(bind(&ledger, daemon, peer).unwrap(), void, "{daemon} {peer}");
+            assert_eq!(ledger.daemon().unwrap().as_deref(), Some(daemon));
+            assert_eq!(ledger.peer().unwrap(), Some(peer));
+        }
+    }
+}

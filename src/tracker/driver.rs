@@ -17,13 +17,13 @@ use tokio::{
         },
         mpsc, oneshot, watch,
     },
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     BarrierError, CHANGES_MAX, LedgerError, PAGE_LEN, Ports, Shared,
-    machine::{Action, Config, Event, Machine, Now},
+    machine::{Action, Changes, Config, Event, Machine, Now},
 };
 use crate::{
     ipfs::{IpfsError, SharedIpfs},
@@ -218,18 +218,10 @@ impl Driver {
         }
         let retell = !self.missed && std::mem::take(&mut self.retell);
         let changes = self.shared.machine().take_changes();
-        let changed = if changes.everything || retell {
-            Changed::Everything
-        } else if changes.cids.is_empty() {
-            return;
-        } else {
-            let mut cids = changes.cids;
-            cids.sort_unstable();
-            cids.dedup();
-            Changed::Cids(cids.into())
-        };
-        // Without subscribers there is nobody to tell.
-        let _ = self.shared.changes.send(changed);
+        if let Some(changed) = told(changes, retell) {
+            // Without subscribers there is nobody to tell.
+            let _ = self.shared.changes.send(changed);
+        }
     }
 
     /// Takes what has changed in the state by now.
@@ -268,13 +260,8 @@ impl Driver {
     fn compare_page(&mut self) {
         let Some(after) = self.comparison.take() else { return };
         let me = self.ports.me;
-        let (until, wanted) = self.ports.state.read(|pins| {
-            let page: Vec<_> = pins.after(after.as_ref()).take(PAGE_LEN).collect();
-            let last = page.last().filter(|_| page.len() == PAGE_LEN).map(|(cid, _)| *cid);
-            let wanted: Vec<Cid> =
-                page.into_iter().filter(|(_, pin)| pin.is_on(me)).map(|(cid, _)| cid).collect();
-            (last, wanted)
-        });
+        let page = |pins: &PinSet| wanted_page(pins, after.as_ref(), PAGE_LEN, me);
+        let (until, wanted) = self.ports.state.read(page);
         self.comparison = until.map(Some);
         self.feed(Event::DesiredRange { after, until, wanted });
         if self.comparison.is_none() {
@@ -387,18 +374,13 @@ impl Driver {
             let mut pins = ipfs.pins().ready_chunks(LIST_LEN);
             let mut result = Ok(());
             while let Some(items) = pins.next().await {
-                let mut cids = Vec::with_capacity(items.len());
-                for item in items {
-                    match item {
-                        Ok(cid) => cids.push(cid),
-                        Err(error) => result = Err(error),
-                    }
-                }
+                let (cids, end) = until_error(items);
                 // Nobody listens any more: the list is not wanted.
                 if sender.send(ListPiece::Cids(cids)).await.is_err() {
                     return;
                 }
-                if result.is_err() {
+                if end.is_err() {
+                    result = end;
                     break;
                 }
             }
@@ -420,12 +402,11 @@ impl Driver {
         let me = self.ports.me;
         self.push(async move {
             let passed = timeout(BARRIER_DEADLINE, barrier()).await;
-            match passed {
-                Ok(Ok(())) => Event::Confirmed(state.read(|pins| {
+            match barrier_passed(passed) {
+                Ok(()) => Event::Confirmed(state.read(|pins| {
                     cids.into_iter().map(|cid| (cid, is_wanted(pins, &cid, me))).collect()
                 })),
-                Ok(Err(BarrierError(reason))) => Event::ConfirmFailed(reason),
-                Err(_) => Event::ConfirmFailed("no answer in time".to_owned()),
+                Err(reason) => Event::ConfirmFailed(reason),
             }
         });
     }
@@ -449,6 +430,51 @@ impl Driver {
     }
 }
 
+/// What is wanted here among the next `len` CIDs of the state after one; and the last of these to go
+/// on after, none at the end.
+fn wanted_page(
+    pins: &PinSet,
+    after: Option<&Cid>,
+    len: usize,
+    me: PeerId,
+) -> (Option<Cid>, Vec<Cid>) {
+    let page: Vec<_> = pins.after(after).take(len).collect();
+    let last = page.last().filter(|_| page.len() == len).map(|(cid, _)| *cid);
+    let wanted = page.into_iter().filter(|(_, pin)| pin.is_on(me)).map(|(cid, _)| cid).collect();
+    (last, wanted)
+}
+
+/// The items of a list; and the error after which it is over.
+fn until_error(items: Vec<Result<Cid, IpfsError>>) -> (Vec<Cid>, Result<(), IpfsError>) {
+    let mut cids = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Ok(cid) => cids.push(cid),
+            Err(error) => return (cids, Err(error)),
+        }
+    }
+    (cids, Ok(()))
+}
+
+/// What subscribers are told of changes; none when there are none. `retell`: everything anew.
+fn told(changes: Changes, retell: bool) -> Option<Changed> {
+    if changes.everything || retell {
+        return Some(Changed::Everything);
+    }
+    let mut cids = changes.cids;
+    cids.sort_unstable();
+    cids.dedup();
+    (!cids.is_empty()).then(|| Changed::Cids(cids.into()))
+}
+
+/// Whether a barrier was passed; why not, for people.
+fn barrier_passed(answer: Result<Result<(), BarrierError>, Elapsed>) -> Result<(), String> {
+    match answer {
+        Ok(passed) => passed.map_err(|BarrierError(reason)| reason),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
 fn is_wanted(pins: &PinSet, cid: &Cid, me: PeerId) -> bool {
     pins.get(cid).is_some_and(|pin| pin.is_on(me))
 }
@@ -462,3 +488,6 @@ async fn next_piece(list: &mut Option<mpsc::Receiver<ListPiece>>) -> ListPiece {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -325,9 +325,11 @@ async fn a_snapshot_brings_and_takes_pins() {
         *pins = other;
         ((), Changed::Everything)
     });
+    let before = Instant::now();
     world
         .until("replaced", |w| !w.daemon.holds(&cid(1)) && w.handle.counters().pinned == 2500)
         .await;
+    assert!(before.elapsed() < Duration::from_secs(60), "{:?}", before.elapsed());
     world.stop().await;
 }
 
@@ -394,6 +396,63 @@ async fn a_collection_on_a_daemon_that_goes_away_says_so() {
     let reason = world.handle.collect_garbage().await.unwrap_err();
     assert!(reason.contains("the daemon is away"), "{reason}");
     daemon.set_down(false);
+    daemon.set_pin_time(Duration::ZERO);
+    world.want(1);
+    world.until_state(1, PinState::Pinned).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_is_given_up_when_the_daemon_hangs() {
+    let daemon = daemon();
+    daemon.set_missing(cid(1), true);
+    let world = World::new(&daemon);
+    world.want(1);
+    world.until("it is being pinned", |w| w.daemon.in_flight() == 1).await;
+    daemon.set_hanging(true);
+    world.until("it is given up", |w| w.daemon.in_flight() == 0).await;
+    daemon.set_hanging(false);
+    daemon.set_missing(cid(1), false);
+    world.until_state(1, PinState::Pinned).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_released_is_not_pinned_on() {
+    let daemon = daemon();
+    daemon.set_missing(cid(1), true);
+    let world = World::new(&daemon);
+    world.want(1);
+    world.until("it is being pinned", |w| w.daemon.in_flight() == 1).await;
+    world.release(1);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(daemon.in_flight(), 0);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_told_as_it_is_made() {
+    let daemon = daemon();
+    daemon.set_pin_time(Duration::from_secs(8));
+    let world = World::new(&daemon);
+    world.want(1);
+    let message = |w: &World| w.handle.status(&cid(1)).map(|status| status.message);
+    let told = "1 block, 100 B".to_owned();
+    world.until("progress", |w| message(w) == Some(told.clone())).await;
+    assert_eq!(world.state_of(1), Some(PinState::Pinning));
+    world.until_state(1, PinState::Pinned).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_without_an_end_is_broken_off() {
+    let daemon = daemon();
+    daemon.set_pin_time(Duration::from_secs(3 * 3600));
+    let world = World::new(&daemon);
+    world.until("settled", |w| w.handle.is_settled()).await;
+    let reason = world.handle.collect_garbage().await.unwrap_err();
+    assert_eq!(reason, "it did not end within 1800 s");
+    // The daemon's lock is free again.
     daemon.set_pin_time(Duration::ZERO);
     world.want(1);
     world.until_state(1, PinState::Pinned).await;

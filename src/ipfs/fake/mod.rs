@@ -383,6 +383,12 @@ impl StandInDaemon {
         self.world().connected.clone()
     }
 
+    /// Pins in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.world().in_flight
+    }
+
     /// Most pins that were in flight at once.
     #[must_use]
     pub fn in_flight_max(&self) -> usize {
