@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     events::{Bucket, note},
     failures::Failures,
-    graces::{Held, Moment},
+    graces::{Held, Holding, Moment},
     judge::{Verdict, View, difference, judge},
     news::{News, cids_on, is_on_another, lane_of, moved},
     pace::{Look, Pace},
@@ -59,8 +59,8 @@ struct Driver {
     /// Of the last look at the peers.
     facts: BTreeMap<PeerId, Facts>,
     timers: Timers,
-    /// News of an object that is held back.
-    held: BTreeMap<ObjectKey, Held>,
+    /// News that is held back.
+    holding: Holding,
     pace: Pace,
     writes: FuturesUnordered<BoxFuture<'static, Finished>>,
     later: Bucket,
@@ -106,7 +106,7 @@ impl Driver {
             facts: presence.facts(now),
             presence,
             timers: Timers::default(),
-            held: BTreeMap::new(),
+            holding: Holding::default(),
             pace: Pace::default(),
             writes: FuturesUnordered::new(),
             later: Bucket::new(LATER_BURST, LATER_PER_SECOND, Instant::now()),
@@ -165,12 +165,7 @@ impl Driver {
         if let Some(until) = self.failures.until(key, now) {
             return self.timers.set(key, until, lane);
         }
-        let Some(mut verdict) = self.judge(&object) else { return };
-        let held = std::mem::take(&mut verdict.held);
-        match held.is_empty() {
-            true => self.held.remove(key),
-            false => self.held.insert(key.clone(), held),
-        };
+        let Some(verdict) = self.judge(&object) else { return };
         let look = Look {
             difference: difference(object.status.as_ref(), &verdict.status),
             settled: verdict.settled,
@@ -187,7 +182,7 @@ impl Driver {
 
     fn forget(&mut self, key: &ObjectKey) {
         self.pace.forget(key);
-        self.held.remove(key);
+        self.holding.forget(key);
         self.failures.forget(key);
     }
 
@@ -202,25 +197,30 @@ impl Driver {
         if cluster.state().read(is_new) {
             self.presence = self.presence.look(&cluster, self.now());
         }
-        let (now, held) = (self.now(), self.held.get(&object.key).cloned().unwrap_or_default());
+        let now = self.now();
         let reports = cid.map(|cid| cluster.board().reports(cid)).unwrap_or_default();
         let state = cluster.state();
-        state.read(|pins| {
-            let pin = cid.and_then(|cid| pins.get(cid));
-            let reports = reports.of(pin);
-            let view = View {
-                pin,
-                entries: state.entries(),
-                refused: self.lead.refusal(&object.uid, object.generation),
-                reports: &reports,
-                peers: &self.presence.peers,
-                entries_at_start: self.entries_at_start,
-                default_replicas: self.lead.shared.settings.default_replicas,
-                held: &held,
-                now,
-            };
-            judge(object, view)
-        })
+        let (lead, peers) = (&self.lead, &self.presence.peers);
+        let entries_at_start = self.entries_at_start;
+        let look = |held: &Held| {
+            state.read(|pins| {
+                let pin = cid.and_then(|cid| pins.get(cid));
+                let reports = reports.of(pin);
+                let view = View {
+                    pin,
+                    entries: state.entries(),
+                    refused: lead.refusal(&object.uid, object.generation),
+                    reports: &reports,
+                    peers,
+                    entries_at_start,
+                    default_replicas: lead.shared.settings.default_replicas,
+                    held,
+                    now,
+                };
+                judge(object, view)
+            })
+        };
+        self.holding.look(&object.key, look)
     }
 
     fn start(&mut self, lane: Lane, object: Arc<PinObject>, verdict: Verdict) {

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::*;
 use crate::controller::status::{
     conditions::conditions as conditions_of,
-    graces::Graces,
+    graces::{Graces, Holding},
     judge::{bounded, whole_seconds},
 };
 
@@ -348,5 +348,45 @@ fn what_is_held_back_is_so_from_when_that_very_report_was_first_seen() {
         assert_eq!(graces.hold(id(peer), report, seconds(grace)), lasts, "{peer} {report:?}");
         let expected = (report.state, report.since, seconds(since));
         assert_eq!(graces.held, Held::from([(id(peer), expected)]), "{peer} {report:?}");
+    }
+}
+
+#[test]
+fn a_grace_goes_on_from_look_to_look_and_ends_with_its_object() {
+    let mut world = World::new(1, &[PinState::Pinned]);
+    let object = object(1, 1);
+    let object = written(&object, world.judge(&object, NOW));
+    world.reports.insert(id(1), report(PinState::DaemonDown, 1));
+    let other = pin("other", "v", 5, DOCS);
+    let mut holding = Holding::default();
+    let mut reason = |key, span, forget| {
+        if forget {
+            holding.forget(key);
+        }
+        let look = |held: &Held| judge(&object, View { held, ..world.view(after(span)) });
+        holding.look(key, look).unwrap().reason
+    };
+    let looks = [
+        (&object.key, Duration::ZERO, false, PinReason::Pinned),
+        (&object.key, GRACE - STEP, false, PinReason::Pinned),
+        (&other.key, GRACE - STEP, false, PinReason::Pinned),
+        (&object.key, GRACE, false, PinReason::DaemonDown),
+        // Not written yet.
+        (&object.key, GRACE + STEP, false, PinReason::DaemonDown),
+        (&other.key, GRACE + STEP, false, PinReason::Pinned),
+        (&object.key, GRACE + STEP, true, PinReason::Pinned),
+    ];
+    for (key, span, forget, expected) in looks {
+        assert_eq!(reason(key, span, forget), expected, "{key} after {span:?}, {forget}");
+    }
+    // Nothing to say keeps it; nothing held back ends it.
+    assert!(holding.look(&object.key, |_| None).is_none());
+    for expected in [true, false] {
+        let verdict = holding.look(&object.key, |held| {
+            assert_eq!(!held.is_empty(), expected);
+            world.reports.insert(id(1), report(PinState::Pinned, 0));
+            judge(&object, world.view(NOW))
+        });
+        assert_eq!(verdict.unwrap().reason, PinReason::Pinned);
     }
 }
