@@ -95,6 +95,12 @@ impl World {
     }
 }
 
+/// What takes longer than that never comes.
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let hours = Duration::from_secs(4 * 3600);
+    timeout(hours, future).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
 fn write(state: &SharedState, op: &Op) {
     let (Op::Claim { cid, .. } | Op::Release { cid, .. }) = op else { panic!() };
     let changed = Changed::Cids([*cid].into());
@@ -348,7 +354,7 @@ async fn a_collection_frees_what_is_unpinned_and_is_not_held_up_by_missing_conte
     assert!(daemon.stores(&cid(2)));
     world.until_state(3, PinState::Pinning).await;
     let before = Instant::now();
-    let done = world.handle.collect_garbage().await.unwrap();
+    let done = within("an end", world.handle.collect_garbage()).await.unwrap();
     assert!(before.elapsed() < Duration::from_secs(15), "{:?}", before.elapsed());
     assert_eq!(done.removed, 1);
     assert!(!daemon.stores(&cid(2)) && daemon.stores(&cid(1)) && daemon.stores(&cid(9)));
@@ -376,7 +382,7 @@ async fn pins_asked_for_during_a_collection_are_made_after_it() {
     assert!(!daemon.take_requests().iter().any(|r| matches!(r, Request::Pin(_))));
     assert_eq!(world.state_of(1), Some(PinState::Queued));
     daemon.set_pin_time(Duration::from_millis(50));
-    collecting.await.unwrap().unwrap();
+    within("an end", collecting).await.unwrap().unwrap();
     world.until("pinned", |w| w.handle.counters().pinned == 50).await;
     world.stop().await;
 }
@@ -391,9 +397,9 @@ async fn a_collection_on_a_daemon_that_goes_away_says_so() {
     let collecting = tokio::spawn(async move { handle.collect_garbage().await });
     world.until("it collects", |_| daemon.take_requests().contains(&Request::Collect)).await;
     daemon.set_down(true);
-    let reason = collecting.await.unwrap().unwrap_err();
+    let reason = within("an end", collecting).await.unwrap().unwrap_err();
     assert!(reason.contains("the daemon is away"), "{reason}");
-    let reason = world.handle.collect_garbage().await.unwrap_err();
+    let reason = within("an end", world.handle.collect_garbage()).await.unwrap_err();
     assert!(reason.contains("the daemon is away"), "{reason}");
     daemon.set_down(false);
     daemon.set_pin_time(Duration::ZERO);
@@ -450,7 +456,7 @@ async fn a_collection_without_an_end_is_broken_off() {
     daemon.set_pin_time(Duration::from_secs(3 * 3600));
     let world = World::new(&daemon);
     world.until("settled", |w| w.handle.is_settled()).await;
-    let reason = world.handle.collect_garbage().await.unwrap_err();
+    let reason = within("an end", world.handle.collect_garbage()).await.unwrap_err();
     assert_eq!(reason, "it did not end within 1800 s");
     // The daemon's lock is free again.
     daemon.set_pin_time(Duration::ZERO);

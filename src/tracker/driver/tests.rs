@@ -19,6 +19,11 @@ fn cid(n: u8) -> Cid {
     Cid::from_bytes(&[1, 0x55, 0, 1, n]).unwrap()
 }
 
+fn numbered(n: u16) -> Cid {
+    let [a, b] = n.to_be_bytes();
+    Cid::from_bytes(&[1, 0x55, 0, 2, a, b]).unwrap()
+}
+
 fn failed() -> IpfsError {
     IpfsError::Failed("it broke off".to_owned())
 }
@@ -85,6 +90,35 @@ impl Bench {
     }
 }
 
+/// What a list brings, and how it ends.
+async fn listed(driver: &mut Driver) -> (Vec<Cid>, Result<(), IpfsError>) {
+    driver.start(Action::List);
+    let mut all = Vec::new();
+    loop {
+        tokio::select! { biased;
+            piece = next_piece(&mut driver.list) => match piece {
+                ListPiece::Cids(cids) => all.extend(cids),
+                ListPiece::End(end) => return (all, end),
+            },
+            Some(_) = driver.running.next() => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it never ends"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_any_length_comes_whole_or_says_that_it_broke_off() {
+    let mut bench = Bench::new(PinSet::default(), &[], ME);
+    let held: Vec<Cid> = (0..3000).map(numbered).collect();
+    held.iter().for_each(|cid| bench.daemon.pin_foreign(*cid));
+    assert_eq!(listed(&mut bench.driver).await, (held.clone(), Ok(())));
+    for limit in [0, 1, 1024, 2000, 3000] {
+        bench.daemon.set_listing_limit(Some(limit));
+        let end = Err(IpfsError::Failed("the listing broke off".to_owned()));
+        assert_eq!(listed(&mut bench.driver).await, (held[..limit].to_vec(), end));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_changed_during_a_barrier_is_heard_before_its_answer() {
     assert!(Bench::confirming().unpins_when_confirmed());
@@ -110,9 +144,7 @@ async fn a_peer_that_has_another_ones_ledger_binds_it_first() {
 fn two_pages() -> PinSet {
     let mut state = PinSet::default();
     for n in 0..=u16::try_from(PAGE_LEN).unwrap() {
-        let [a, b] = n.to_be_bytes();
-        let cid = Cid::from_bytes(&[1, 0x55, 0, 2, a, b]).unwrap();
-        state.apply(LogPosition::default(), &claim(cid, ME));
+        state.apply(LogPosition::default(), &claim(numbered(n), ME));
     }
     state
 }

@@ -146,7 +146,8 @@ fn a_collection_counts_blocks_keeps_some_errors_and_ends_with_those_alone() {
         Ok(Collected { removed, errors })
     };
     let late = || Err(failed("encountered errors during gc run"));
-    let table: [(&[&str], Result<(), IpfsError>, Result<Collected, IpfsError>); 7] = [
+    type Row<'a> = (&'a [&'a str], Result<(), IpfsError>, Result<Collected, IpfsError>);
+    let table: [Row<'_>; 7] = [
         (&[], Ok(()), done(0, &[])),
         (&["", ""], Ok(()), done(2, &[])),
         (&["", "a", ""], late(), done(2, &["a"])),
