@@ -358,11 +358,14 @@ async fn stranger(to: &Peer) -> (libp2p_stream::Control, JoinHandle<()>) {
     let mut swarm = network::swarm(identity.keypair(), &secret).unwrap();
     let control = swarm.behaviour().streams.new_control();
     swarm.dial(to.address().parse::<Multiaddr>().unwrap()).unwrap();
-    loop {
-        if let SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
-            break;
+    let connected = async {
+        loop {
+            if let SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
+                break;
+            }
         }
-    }
+    };
+    timeout(PATIENCE, connected).await.expect("it does not connect");
     let task = tokio::spawn(async move {
         loop {
             swarm.select_next_some().await;
