@@ -423,7 +423,8 @@ mod tests {
             all.into_iter().map(|(peer, status)| (peer.0[0], status.state)).collect::<Vec<_>>()
         };
         use PinState::{DaemonDown, Pinned, Pinning};
-        let table: &[(&[u8], &[(u8, PinState)])] = &[
+        type Row<'a> = (&'a [u8], &'a [(u8, PinState)]);
+        let table: &[Row<'_>] = &[
             (&[], &[(1, Pinned), (2, Pinned), (3, Pinning)]),
             (&[1], &[(1, DaemonDown), (2, Pinned), (3, Pinning)]),
             (&[2], &[(1, Pinned), (2, DaemonDown), (3, Pinning)]),

@@ -263,7 +263,8 @@ mod tests {
     #[test]
     fn rest_releases_its_own_claim_only() {
         let waiting = Owner::Waiting(Uid("a".to_owned()));
-        let table: &[(&[(Owner, &str)], Option<&str>)] = &[
+        type Row<'a> = (&'a [(Owner, &'a str)], Option<&'a str>);
+        let table: &[Row<'_>] = &[
             (&[(Owner::Rest, "r")], None),
             (&[(object(), "ns/a"), (Owner::Rest, "r")], None),
             (&[(Owner::Rest, "r"), (Owner::Retained, "ns/b")], None),

@@ -25,7 +25,8 @@ fn members_with_a_daemon_that_answers_take_content() {
     let daemon = || DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
     let heard = |up: bool| Metrics { daemon: up.then(daemon), ..Metrics::default() };
     // Peers that were heard of and whether their daemon answers; of the members 0, 1 and 2.
-    let table: &[(&[(u8, bool)], &[u8])] = &[
+    type Row<'a> = (&'a [(u8, bool)], &'a [u8]);
+    let table: &[Row<'_>] = &[
         (&[], &[]),
         (&[(0, true), (1, true)], &[0, 1]),
         (&[(0, true), (1, false)], &[0]),
@@ -62,7 +63,8 @@ fn only_a_full_set_makes_the_word_of_a_peer_count() {
 #[test]
 fn a_learner_has_caught_up_when_it_has_nearly_all_of_the_log() {
     let lags = |lags: &[(u8, u64)]| lags.iter().map(|(n, lag)| (peer(*n), *lag)).collect();
-    let table: &[(&[(u8, u64)], &[u8])] = &[
+    type Row<'a> = (&'a [(u8, u64)], &'a [u8]);
+    let table: &[Row<'_>] = &[
         (&[], &[0]),
         (&[(1, 0), (2, LAG_MAX)], &[0, 1, 2]),
         (&[(1, 0), (2, LAG_MAX + 1)], &[0, 1]),
@@ -83,7 +85,8 @@ fn a_broken_off_change_of_the_voters_is_finished_before_another_begins() {
 #[test]
 fn voters_are_added_from_those_that_have_caught_up_only() {
     // Voters and learners, who has caught up, and who votes then.
-    let table: &[(u8, u8, &[u8], Option<&[u8]>)] = &[
+    type Row<'a> = (u8, u8, &'a [u8], Option<&'a [u8]>);
+    let table: &[Row<'_>] = &[
         (1, 3, &[0, 2, 3], Some(&[0, 2, 3])),
         (1, 3, &[0, 3], None),
         (1, 3, &[0], None),
