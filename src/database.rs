@@ -53,12 +53,14 @@ mod tests {
     }
 
     #[test]
-    fn under_its_name_there_is_nothing_until_it_is_whole() {
+    fn it_is_made_under_another_name_and_nothing_that_is_there_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.redb");
-        // Nothing can be made there.
-        fs::create_dir(folder.path().join("state.new")).unwrap();
+        let (path, other) = (folder.path().join("state.redb"), folder.path().join("other"));
+        // Whoever makes it under its own name writes through the link.
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        drop(open_or_create(&Database::builder(), &path).unwrap());
+        assert!(fs::symlink_metadata(&path).unwrap().is_file() && !other.exists());
+        fs::write(&path, []).unwrap();
         assert!(open_or_create(&Database::builder(), &path).is_err());
-        assert!(!path.exists());
     }
 }

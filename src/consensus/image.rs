@@ -285,6 +285,11 @@ mod tests {
             ("a block without a tag", ended(empty, 3, None), false),
             ("an unknown block", ended(of_blocks(&[head.clone(), unknown]), 1, None), false),
             ("without a head", ended(of_blocks(&[pins(2), pins(1)]), 3, None), false),
+            (
+                "its head is no head",
+                ended(of_blocks(&[(TAG_PINS, head.1.clone()), pins(2), pins(1)]), 3, None),
+                false,
+            ),
             ("two heads", ended(of_blocks(&[head.clone(), head.clone()]), 0, None), false),
             ("of another version", ended(with_head_of(VERSION + 1), 3, None), false),
             ("of another format", ended(whole(), 3, None).split_off(1), false),

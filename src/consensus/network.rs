@@ -127,21 +127,24 @@ impl Connection {
     }
 }
 
-/// As many entries as go into one frame, at least one.
-fn fitting(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
+/// As many entries as go into one frame, at least one; and the last of them, if not all do.
+fn fitting(entries: impl Iterator<Item = Entry>) -> (Vec<Entry>, Option<LogPosition>) {
     let mut len = 0;
-    let mut taken = Vec::new();
+    let mut taken: Vec<Entry> = Vec::new();
     for entry in entries {
         len += match &entry.body {
             EntryBody::Ops(bytes) => bytes.len(),
             EntryBody::Blank | EntryBody::Membership { .. } => 0,
         };
-        if len > OPS_LEN_MAX && !taken.is_empty() {
-            break;
+        if len > OPS_LEN_MAX
+            && let Some(last) = taken.last()
+        {
+            let cut = Some(last.id);
+            return (taken, cut);
         }
         taken.push(entry);
     }
-    taken
+    (taken, None)
 }
 
 /// What an answer says of the entries; `cut` is the last one sent, if not all were.
@@ -171,13 +174,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        let entries = fitting(rpc.entries.iter().map(entry_out));
-        let sent = entries.last().map(|entry| entry.id);
-        let deadline = match sent {
-            Some(_) => option.hard_ttl().max(APPEND_DEADLINE_MIN),
-            None => option.hard_ttl(),
+        let (entries, cut) = fitting(rpc.entries.iter().map(entry_out));
+        let deadline = match entries.is_empty() {
+            false => option.hard_ttl().max(APPEND_DEADLINE_MIN),
+            true => option.hard_ttl(),
         };
-        let whole = entries.len() == rpc.entries.len();
         let message = RaftMessage::Append(Append {
             vote: vote_out(&rpc.vote),
             previous: rpc.prev_log_id.map(position_out),
@@ -185,7 +186,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             committed: rpc.leader_commit.map(position_out),
         });
         match self.raft(message, deadline).await? {
-            RaftReply::Append(reply) => Ok(appended(reply, sent.filter(|_| !whole))),
+            RaftReply::Append(reply) => Ok(appended(reply, cut)),
             other => Err(unexpected(&other)),
         }
     }

@@ -181,11 +181,21 @@ async fn entries_are_sent_with_what_is_before_them_and_what_is_committed() {
 
 #[test]
 fn entries_that_do_not_fit_one_frame_are_left_for_the_next() {
-    let lens = [OPS_LEN_MAX / 2, OPS_LEN_MAX / 2, 1, 1];
-    let entries: Vec<Entry> = (0..).zip(lens).map(|(n, len)| entry(n, len)).collect();
-    assert_eq!(fitting(entries.clone().into_iter()).len(), 2);
-    assert_eq!(fitting(entries.into_iter().skip(1)).len(), 3);
-    assert_eq!(fitting([entry(0, OPS_LEN_MAX + 1), entry(1, 1)].into_iter()).len(), 1);
+    let half = OPS_LEN_MAX / 2;
+    // The lengths of the entries, how many are taken, and the last of them if not all are.
+    let cases: [(&[usize], usize, Option<u64>); 6] = [
+        (&[], 0, None),
+        (&[half, half], 2, None),
+        (&[half, half, 1, 1], 2, Some(1)),
+        (&[half, 1, 1], 3, None),
+        (&[OPS_LEN_MAX + 1], 1, None),
+        (&[OPS_LEN_MAX + 1, 1], 1, Some(0)),
+    ];
+    for (lens, taken, cut) in cases {
+        let entries = (0..).zip(lens).map(|(n, len)| entry(n, *len));
+        let (entries, left_at) = fitting(entries);
+        assert_eq!((entries.len(), left_at), (taken, cut.map(at)), "{lens:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What the state machine and its store keep, and when it is on disk.
 
-use openraft::{RaftSnapshotBuilder as _, alias::SnapshotMetaOf};
+use openraft::{Membership, RaftSnapshotBuilder as _, alias::SnapshotMetaOf};
 
 use super::{
     super::{
@@ -62,6 +62,13 @@ fn memory(machine: &Machine) -> PinSet {
     machine.state().read(PinSet::clone)
 }
 
+fn membership() -> Membership<PeerId, Member> {
+    match &entries()[0].payload {
+        EntryPayload::Membership(membership) => membership.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Two claims of which one goes again, and a membership.
 fn entries() -> Vec<RaftEntry> {
     let fence = Fence { term: 1, generation: 1 };
@@ -120,6 +127,8 @@ async fn what_was_applied_is_there_after_an_opening_at_the_position_that_is_told
         let mut again = self::machine(&store);
         assert_eq!(again.applied_state().await.unwrap(), applied, "of {count}");
         assert_eq!(memory(&again), memory(&machine), "of {count}");
+        let included = (machine.state().entries(), again.state().entries());
+        assert_eq!(included, (count as u64, count as u64));
         // The rest, as from the log.
         apply(&mut again, &all[count..]).await;
         let (_, other) = self::store();
@@ -146,7 +155,7 @@ async fn only_a_snapshot_of_this_cluster_is_installed_and_then_nothing_else_is_l
     let at = head(40).applied;
     let meta = SnapshotMetaOf::<TypeConfig> {
         last_log_id: at.map(position_in),
-        last_membership: RaftMembership::default(),
+        last_membership: RaftMembership::new(Some(entries()[0].log_id), membership()),
     };
     let image = |of| image::write(&leader.view().unwrap(), of).unwrap();
     let others = [(ClusterId([8; 16]), CLUSTER.1), (CLUSTER.0, CLUSTER.1 + 1)];
@@ -163,11 +172,40 @@ async fn only_a_snapshot_of_this_cluster_is_installed_and_then_nothing_else_is_l
     let good = SnapshotData::Received(image(CLUSTER));
     machine.install_snapshot(&meta, good).await.unwrap();
     assert_eq!(memory(&machine), leader.pin_set().unwrap());
-    assert_eq!(machine.applied_state().await.unwrap().0, meta.last_log_id);
+    assert_eq!(machine.state().entries(), 41);
+    let applied = (meta.last_log_id, meta.last_membership);
+    assert_eq!(machine.applied_state().await.unwrap(), applied);
     let store = StateStore::with_backend(SimFile::with_contents(file.synced())).unwrap();
     let view = store.view().unwrap();
     assert_eq!((view.head.applied, view.head.installed), (at, at));
     assert_eq!(view.pin_set().unwrap(), leader.pin_set().unwrap());
+}
+
+/// What a snapshot brought is in no log; what comes behind it must be in the log before it is stored.
+#[tokio::test(start_paused = true)]
+async fn only_what_came_by_a_snapshot_is_stored_without_the_log() {
+    let (_, leader) = store();
+    put_pins(&leader, 3, 2, 40);
+    let at = head(40).applied.unwrap();
+    let last_membership = RaftMembership::new(None, membership());
+    let last_log_id = Some(position_in(at));
+    let meta = SnapshotMetaOf::<TypeConfig> { last_log_id, last_membership };
+    let bytes = image::write(&leader.view().unwrap(), CLUSTER).unwrap();
+    let (_, store) = store();
+    let (_log, flushed) = watch::channel(Some(40));
+    let mut machine = Machine::load(store.clone(), flushed, Arc::default()).unwrap();
+    machine.install_snapshot(&meta, SnapshotData::Received(bytes)).await.unwrap();
+    let (log, flushed) = watch::channel(None);
+    let mut machine = Machine::load(store.clone(), flushed, Arc::default()).unwrap();
+    let wait = Duration::from_secs(60);
+    assert!(timeout(wait, machine.get_current_snapshot()).await.unwrap().unwrap().is_some());
+    tokio::time::advance(wait).await;
+    let next = LogPosition { index: 41, ..at };
+    let next = RaftEntry { log_id: position_in(next), payload: EntryPayload::Blank };
+    let entries = || futures::stream::iter([Ok((next.clone(), None))]);
+    assert!(timeout(wait, machine.apply(entries())).await.is_err());
+    assert_eq!(store.view().unwrap().head.applied, Some(at));
+    drop(log);
 }
 
 /// A person may be told to make space, or to give a damaged state up.

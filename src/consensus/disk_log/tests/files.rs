@@ -119,3 +119,28 @@ async fn what_is_taken_at_an_opening_is_synced_and_marked() {
         assert_eq!(marked, Some(sound.end()), "what flushed says is known to be on disk");
     }
 }
+
+#[tokio::test]
+async fn a_log_without_its_first_entry_is_refused() {
+    // How many entries, and up to where they are purged.
+    for (count, purged) in [(1, None), (3, None), (3, Some(0)), (4, Some(1))] {
+        let case = format!("{count} entries, purged {purged:?}");
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("log");
+        // One entry in each file.
+        let mut log = DiskLog::open_with(&path, 1).unwrap();
+        for n in 0..count {
+            log.blocking_append(entries(n..n + 1)).await.unwrap();
+        }
+        if let Some(upto) = purged {
+            log.purge(entries(upto..upto + 1).next().unwrap().log_id).await.unwrap();
+        }
+        log.save_vote(&vote(2)).await.unwrap();
+        drop(log);
+        let first = Files::of(&path).0.remove(0).0;
+        drop(DiskLog::open_with(&path, 1).unwrap());
+        std::fs::remove_file(path.join(first)).unwrap();
+        let opened = DiskLog::open_with(&path, 1);
+        assert_eq!(opened.map(drop).unwrap_err().kind(), io::ErrorKind::InvalidData, "{case}");
+    }
+}
