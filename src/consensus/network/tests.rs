@@ -8,11 +8,16 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
+use openraft::EntryPayload;
 
-use super::{super::raft_types::entry_in, *};
+use super::{
+    super::raft_types::{Batch, RaftEntry, entry_in},
+    *,
+};
 use crate::{
     rpc::Transport,
-    types::{Refusal, Vote},
+    state::Op,
+    types::{ClaimOptions, Factor, Owner, Refusal, Replication, Timestamp, Uid, Vote},
 };
 
 const CLUSTER: (ClusterId, u64) = (ClusterId([1; 16]), 7);
@@ -177,6 +182,28 @@ async fn entries_are_sent_with_what_is_before_them_and_what_is_committed() {
     };
     let message = Request::Raft(RaftMessage::Append(sent));
     assert_eq!(asked.asked.lock().unwrap()[0].request, message);
+}
+
+#[tokio::test]
+async fn entries_that_were_not_sent_do_not_count_as_taken() {
+    let one = Factor::Count(1);
+    let replication = Replication { min: one, max: one };
+    let name = "x".repeat(OPS_LEN_MAX / 2 + 1);
+    let claim = Op::Claim {
+        cid: "bafkqaaa".parse().unwrap(),
+        owner: Owner::Object(Uid("a".to_owned())),
+        options: ClaimOptions { replication, retain: false, name },
+        candidates: Vec::new(),
+        at: Timestamp(1),
+        fence: None,
+    };
+    let payload = EntryPayload::Normal(Batch::new(vec![claim]));
+    let mut request = append_of([]);
+    let entry = |index| RaftEntry { log_id: position_in(at(index)), payload: payload.clone() };
+    request.entries = (5..7).map(entry).collect();
+    let (mut peer, _) = connection([Ok(Response::Raft(RaftReply::Append(AppendReply::Success)))]);
+    let taken = peer.append_entries(request, option()).await.unwrap();
+    assert_eq!(taken, AppendEntriesResponse::PartialSuccess(Some(position_in(at(5)))));
 }
 
 #[test]

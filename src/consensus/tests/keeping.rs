@@ -155,7 +155,7 @@ async fn only_a_snapshot_of_this_cluster_is_installed_and_then_nothing_else_is_l
     let at = head(40).applied;
     let meta = SnapshotMetaOf::<TypeConfig> {
         last_log_id: at.map(position_in),
-        last_membership: RaftMembership::new(Some(entries()[0].log_id), membership()),
+        last_membership: RaftMembership::new(at.map(position_in), membership()),
     };
     let image = |of| image::write(&leader.view().unwrap(), of).unwrap();
     let others = [(ClusterId([8; 16]), CLUSTER.1), (CLUSTER.0, CLUSTER.1 + 1)];
