@@ -1,0 +1,165 @@
+//! Objects that are gone: what waits for a person, and what counts.
+
+use super::*;
+
+fn gone(n: u8, name: &str, ruling: Ruling) -> Op {
+    let fence = Fence { term: TERM, generation: 1 };
+    Op::Gone { cid: cid(n), uid: Uid(name.to_owned()), ruling, at: Timestamp(3), fence }
+}
+
+const WAIT: Ruling = Ruling::Wait(Found::Watched);
+
+/// A claim of an object that is gone, which waits.
+fn waiting(pins: &mut PinSet, n: u8, name: &str) -> Waiting {
+    pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
+    assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);
+    pins.waiting().unwrap()
+}
+
+#[test]
+fn what_waits_stays_and_goes_when_it_is_allowed_once() {
+    let mut pins = PinSet::default();
+    let first = waiting(&mut pins, 1, "a");
+    let both = waiting(&mut pins, 2, "b");
+    assert_eq!((first.cids, both.cids, pins.len()), (1, 2, 2));
+    assert_eq!(
+        pins.cid_of(&Uid("a".to_owned())),
+        None,
+        "the comparison does not look for it again"
+    );
+    assert_eq!(pins.apply(AT, &gone(1, "a", WAIT)), Outcome::Unchanged);
+
+    let allow = |waiting: Waiting| Op::Allow { digest: waiting.digest, term: TERM };
+    assert_eq!(pins.apply(AT, &allow(first)), Outcome::Refused(Refused::OtherDigest));
+    assert_eq!(
+        pins.apply(LogPosition { term: TERM + 1, ..AT }, &allow(both)),
+        Outcome::Refused(Refused::OtherTerm)
+    );
+    let mut touched = Vec::new();
+    pins.touched(&allow(both), &mut touched);
+    assert_eq!(touched, [cid(1), cid(2)]);
+    assert_eq!(pins.apply(AT, &allow(both)), Outcome::Changed);
+    assert!(pins.is_empty() && pins.allocations_by_peer().is_empty() && pins.waiting().is_none());
+
+    // The same objects again, as after a restored backup of the API server's store.
+    waiting(&mut pins, 1, "a");
+    let again = waiting(&mut pins, 2, "b");
+    assert_ne!(again.digest, both.digest);
+    assert_eq!(pins.apply(AT, &allow(both)), Outcome::Refused(Refused::OtherDigest));
+}
+
+#[test]
+fn whoever_takes_waiting_content_up_ends_the_waiting() {
+    for owner in [object("new"), object("a"), Owner::Rest] {
+        let mut pins = PinSet::default();
+        waiting(&mut pins, 1, "a");
+        let other = waiting(&mut pins, 2, "b");
+        assert_eq!(pins.apply(AT, &claim(1, owner.clone(), 1, 1, false, 1)), Outcome::Changed);
+        let owners: Vec<&Owner> = pins.get(&cid(1)).unwrap().claims.owners().collect();
+        assert_eq!(owners, [&owner]);
+        let left = pins.waiting().unwrap();
+        assert!(left.cids == 1 && left.digest != other.digest);
+    }
+}
+
+#[test]
+fn only_a_last_claim_that_unpins_waits() {
+    let mut pins = PinSet::default();
+    for name in ["a", "b"] {
+        pins.apply(AT, &claim(1, object(name), 1, 1, false, 1));
+    }
+    pins.apply(AT, &claim(2, object("c"), 1, 1, true, 1));
+    for (n, name) in [(1, "a"), (2, "c")] {
+        assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);
+        assert!(pins.waiting().is_none() && pins.window() == PinSet::default().window());
+    }
+    assert!(pins.get(&cid(2)).unwrap().claims.contains(&Owner::Retained));
+    pins.apply(AT, &gone(1, "b", WAIT));
+    assert_eq!((pins.waiting().unwrap().cids, pins.len()), (1, 2));
+    // Its namespace goes later.
+    assert_eq!(pins.apply(AT, &gone(1, "b", Ruling::Free)), Outcome::Changed);
+    assert_eq!((pins.waiting(), pins.len()), (None, 1));
+}
+
+#[test]
+fn what_goes_counts_unless_it_is_free() {
+    let mut pins = PinSet::default();
+    let empty = pins.window().clone();
+    for (ruling, counts) in [(Ruling::Free, false), (Ruling::Take(Found::Compared), true)] {
+        pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
+        assert_eq!(pins.apply(AT, &gone(1, "a", ruling)), Outcome::Changed);
+        assert!(pins.is_empty());
+        assert_eq!(*pins.window() != empty, counts);
+    }
+    let stale = Op::Gone {
+        cid: cid(1),
+        uid: Uid("a".to_owned()),
+        ruling: WAIT,
+        at: Timestamp(3),
+        fence: Fence { term: TERM + 1, generation: 1 },
+    };
+    assert_eq!(pins.apply(AT, &stale), Outcome::Refused(Refused::OtherTerm));
+}
+
+#[test]
+fn only_what_is_unpinned_counts_by_how_it_was_found_and_whether_it_waits() {
+    // Whether somebody else claims it, whether it is retained, the ruling, what counts.
+    let table = [
+        (false, false, Ruling::Free, None),
+        (false, false, Ruling::Take(Found::Watched), Some((Found::Watched, false))),
+        (false, false, Ruling::Take(Found::Compared), Some((Found::Compared, false))),
+        (false, false, Ruling::Wait(Found::Watched), Some((Found::Watched, true))),
+        (false, false, Ruling::Wait(Found::Compared), Some((Found::Compared, true))),
+        (true, false, Ruling::Take(Found::Watched), None),
+        (true, false, Ruling::Wait(Found::Compared), None),
+        (false, true, Ruling::Take(Found::Watched), None),
+        (false, true, Ruling::Wait(Found::Compared), None),
+    ];
+    for (shared, retain, ruling, counts) in table {
+        let mut pins = PinSet::default();
+        pins.apply(AT, &claim(1, object("a"), 1, 1, retain, 1));
+        if shared {
+            pins.apply(AT, &claim(1, object("b"), 1, 1, false, 1));
+        }
+        assert_eq!(pins.apply(AT, &gone(1, "a", ruling)), Outcome::Changed);
+        let mut expected = Window::default();
+        if let Some((found, waits)) = counts {
+            expected.count(Timestamp(3), found, waits);
+        }
+        assert_eq!(*pins.window(), expected, "shared {shared}, retain {retain}, {ruling:?}");
+        // Once only.
+        pins.apply(AT, &gone(1, "a", ruling));
+        assert_eq!(*pins.window(), expected, "again: shared {shared}, retain {retain}, {ruling:?}");
+    }
+}
+
+#[test]
+fn the_brake_counts_what_hangs_on_pins_alone() {
+    // Beside two CIDs of objects, which the comparison misses both: are they the last there are?
+    let table = [
+        (vec![], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1)], false),
+        (vec![claim(3, Owner::Rest, 1, 1, false, 0)], true),
+        (vec![claim(3, object("c"), 1, 1, true, 1)], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1), claim(3, Owner::Rest, 1, 1, false, 0)], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1), claim(3, object("d"), 1, 1, true, 1)], true),
+        (vec![claim(3, object("c"), 1, 1, false, 1), gone(3, "c", WAIT)], true),
+        (
+            vec![
+                claim(3, object("c"), 1, 1, false, 1),
+                gone(3, "c", WAIT),
+                claim(3, object("c"), 1, 1, false, 1),
+            ],
+            false,
+        ),
+    ];
+    for (ops, last) in table {
+        let mut pins = PinSet::default();
+        for (n, name) in [(1, "a"), (2, "b")] {
+            pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
+        }
+        ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
+        let holds = pins.brake(Lost { watched: 0, compared: 2 }, Timestamp(3));
+        assert_eq!(holds, Holds { watched: false, compared: last }, "{ops:?}");
+    }
+}
