@@ -7,6 +7,7 @@
 
 mod collect;
 mod rpc;
+mod rude;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -66,6 +67,10 @@ struct World {
     down: bool,
     hanging: bool,
     lying: bool,
+    /// Every so manieth request is answered in other words than expected.
+    rude: Option<u64>,
+    /// Requests that could have been.
+    rude_turn: u64,
     /// Counts restarts: requests of an earlier life end as `end` says.
     life: u64,
     end: End,
@@ -163,6 +168,8 @@ impl StandInDaemon {
             down: false,
             hanging: false,
             lying: false,
+            rude: None,
+            rude_turn: 0,
             life: 0,
             end: End::Broken,
             pin_time,
@@ -266,6 +273,13 @@ impl StandInDaemon {
     /// While `true`, it says of every pin at once that it is done, and does nothing.
     pub fn set_lying(&self, lying: bool) {
         self.change(|world| world.lying = lying);
+    }
+
+    /// While it is set, every so manieth question about CIDs, pin and unpin is answered by an error in
+    /// other words than those that say "not pinned"; or a pin is said to be done and then goes on, and
+    /// its stream ends cleanly without the pin.
+    pub fn set_rude(&self, every: Option<u64>) {
+        self.change(|world| world.rude = every);
     }
 
     /// Stops answering, breaking off what is in flight, or answers again.

@@ -56,7 +56,9 @@ impl Carrier for StandInDaemon {
             }
             let arguments: Vec<&str> =
                 query.iter().filter(|(key, _)| *key == "arg").map(|(_, value)| *value).collect();
-            let (answer, said) = self.answer_to(command, query, &arguments, life);
+            let rudely = self.rude_answer(command, &arguments).map(|answer| (answer, Said::new()));
+            let (answer, said) =
+                rudely.unwrap_or_else(|| self.answer_to(command, query, &arguments, life));
             if !delay.is_zero() {
                 tokio::select! { biased;
                     end = self.ended(life) => return Err(broken(end)),
@@ -360,18 +362,22 @@ pub(super) fn whole(value: &Value) -> Response<Body> {
     body(StatusCode::OK, value)
 }
 
-fn error(message: &str) -> Response<Body> {
+pub(super) fn error(message: &str) -> Response<Body> {
     let value = json!({"Message": message, "Code": 0, "Type": "error"});
     body(StatusCode::INTERNAL_SERVER_ERROR, &value)
 }
 
-fn body(status: StatusCode, value: &Value) -> Response<Body> {
-    let bytes = Full::new(Bytes::from(format!("{value}\n")));
+pub(super) fn body(status: StatusCode, value: &Value) -> Response<Body> {
+    plain(status, &format!("{value}\n"))
+}
+
+pub(super) fn plain(status: StatusCode, text: &str) -> Response<Body> {
+    let bytes = Full::new(Bytes::from(text.to_owned()));
     let mut response = Response::new(bytes.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
-fn streamed(pieces: impl Stream<Item = Piece> + Send + 'static) -> Response<Body> {
+pub(super) fn streamed(pieces: impl Stream<Item = Piece> + Send + 'static) -> Response<Body> {
     Response::new(StreamBody::new(pieces).boxed_unsync())
 }
