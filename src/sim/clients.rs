@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{judge::Judge, trace::Trace};
 use crate::{
     cluster::{Cluster, UseCaseError},
-    state::{Fence, Found, Op, Ruling},
+    state::{Fence, Found, Lost, Op, PinSet, Ruling, WaitingDigest},
     types::{Cid, ClaimOptions, Owner, Pin, PinRequest, Timestamp, Uid},
 };
 
@@ -150,6 +150,7 @@ impl Client {
         for (peer, result) in answer.iter().flatten().flatten() {
             if result.is_ok() {
                 self.judge.expect_collected(*peer, began);
+                self.trace.meet("a collection of garbage");
             }
         }
         let name = &self.cluster.member().name;
@@ -173,25 +174,92 @@ impl Client {
             let candidates = self.cluster.candidates(&cid, object.options.replication);
             Op::Claim { cid, owner, options: object.options, candidates, at, fence }
         };
-        let (from, ops) = (self.judge.begin(), vec![op]);
-        let answer =
-            timeout(self.patience, self.cluster.submit(leadership.term, ops.clone())).await;
+        let what = format!("object {} of generation {}", object.uid, object.generation);
+        self.submit(leadership.term, vec![op], &format!("{what} {cid}")).await;
+    }
+
+    /// What was decided on an older generation of an object, or under an earlier leader, comes late.
+    pub async fn control_late(self, object: Object, at: Timestamp, another_term: bool) {
+        let leadership = *self.cluster.leadership().borrow();
+        if !leadership.local {
+            return;
+        }
+        let (cid, owner) = (object.cid, object.owner());
+        let fence = Some(Fence {
+            term: leadership.term.saturating_sub(u64::from(another_term)),
+            generation: object.generation - i64::from(!another_term),
+        });
+        let candidates = self.cluster.candidates(&cid, object.options.replication);
+        let op = Op::Claim { cid, owner, options: object.options, candidates, at, fence };
+        self.submit(leadership.term, vec![op], &format!("object {} late", object.uid)).await;
+    }
+
+    /// Does for many objects that are gone what a controller would: rules on all together, by the brake,
+    /// unless all went with their namespace.
+    pub async fn sweep(self, gone: Vec<Object>, found: Option<Found>, at: Timestamp) {
+        let leadership = *self.cluster.leadership().borrow();
+        if !leadership.local {
+            return;
+        }
+        let state = self.cluster.state();
+        let ops = state.read(|pins| ruled(pins, &gone, found, leadership.term, at));
+        if !ops.is_empty() {
+            let what = format!("{} objects that are gone, {found:?}", gone.len());
+            self.submit(leadership.term, ops, &what).await;
+        }
+    }
+
+    /// Lets go what waits, as a person has asked for.
+    pub async fn allow(self, digest: WaitingDigest) {
+        let leadership = *self.cluster.leadership().borrow();
+        if leadership.local {
+            let op = Op::Allow { digest, term: leadership.term };
+            self.submit(leadership.term, vec![op], &format!("what waits, {digest}")).await;
+        }
+    }
+
+    async fn submit(&self, term: u64, ops: Vec<Op>, what: &str) {
+        let from = self.judge.begin();
+        let answer = timeout(self.patience, self.cluster.submit(term, ops.clone())).await;
         if let Ok(Ok(outcomes)) = &answer {
             self.judge.expect(&format!("{ops:?} was acknowledged as {outcomes:?}"), |history| {
                 history.has_batch_since(from, &ops, outcomes)
             });
         }
-        self.note(
-            &format!("object {} of generation {}", object.uid, object.generation),
-            &cid,
-            &answer,
-        );
+        let name = &self.cluster.member().name;
+        self.trace.note(format!("{name} was asked: {what}: {answer:?}"));
     }
 
     fn note(&self, what: &str, cid: &Cid, answer: &impl std::fmt::Debug) {
         let name = &self.cluster.member().name;
         self.trace.note(format!("{name} was asked: {what} {cid}: {answer:?}"));
     }
+}
+
+/// The ops that drop the claims of these, or let them wait.
+fn ruled(
+    pins: &PinSet,
+    gone: &[Object],
+    found: Option<Found>,
+    term: u64,
+    at: Timestamp,
+) -> Vec<Op> {
+    let claims = |pin: &Pin| gone.iter().filter(|of| pin.claims.contains(&of.owner())).count();
+    let is_lost =
+        |(_, pin): &(Cid, &Pin)| pin.goes_with_objects() && claims(pin) == pin.claims.len();
+    let lost = u64::try_from(pins.iter().filter(is_lost).count()).unwrap_or(u64::MAX);
+    let ruling = found.map_or(Ruling::Free, |found| {
+        let lost = match found {
+            Found::Watched => Lost { watched: lost, compared: 0 },
+            Found::Compared => Lost { watched: 0, compared: lost },
+        };
+        pins.brake(lost, at).ruling(found)
+    });
+    let op = |of: &Object| {
+        let fence = Fence { term, generation: of.generation };
+        Op::Gone { cid: of.cid, uid: of.uid.clone(), ruling, at, fence }
+    };
+    gone.iter().filter(|of| pins.cid_of(&of.uid).is_some()).map(op).collect()
 }
 
 fn is_by_rest(pin: &Pin) -> bool {

@@ -191,6 +191,7 @@ impl World {
             daemon.set_down(false);
             daemon.set_hanging(false);
             daemon.set_lying(false);
+            daemon.set_rude(None);
             daemon.set_delay(Duration::ZERO);
             daemon.set_listing_limit(None);
             (0..self.cids).for_each(|cid| daemon.set_missing(cid_of(cid), false));

@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::log::SimLog;
+use super::{log::SimLog, rules, trace::Trace};
 use crate::{
     state::{Op, Outcome, PinSet},
     types::{Cid, LogPosition, PeerId, Pin},
@@ -26,6 +26,7 @@ pub struct History {
     versions: BTreeMap<Cid, Vec<(u64, Option<Pin>)>>,
     /// When the last entry was applied first, and how many there were before that instant.
     last: (Instant, u64),
+    trace: Trace,
 }
 
 #[derive(Debug)]
@@ -57,14 +58,15 @@ fn hash(of: &impl Serialize) -> u64 {
 }
 
 impl History {
-    /// Nothing was agreed yet.
+    /// Nothing was agreed yet. What few histories come to is counted in the trace.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(trace: Trace) -> Self {
         Self {
             pins: PinSet::default(),
             entries: Vec::new(),
             versions: BTreeMap::new(),
             last: (Instant::now(), 0),
+            trace,
         }
     }
 
@@ -150,9 +152,16 @@ impl History {
             self.pins.touched(op, &mut cids);
             let before = cids.into_iter().map(|cid| (cid, self.pins.get(&cid).cloned()));
             let before: Vec<(Cid, Option<Pin>)> = before.collect();
-            outcomes.push(self.pins.apply(position, op));
+            let outcome = self.pins.apply(position, op);
+            outcomes.push(outcome);
+            if let Outcome::Refused(why) = outcome {
+                self.trace.meet(rules::refused(why));
+            }
             for (cid, before) in before {
                 let after = self.pins.get(&cid);
+                let step = rules::Applied { op, outcome, before: before.as_ref(), after };
+                step.check()?;
+                step.met().into_iter().for_each(|what| self.trace.meet(what));
                 if before.as_ref() == after {
                     continue;
                 }
@@ -163,9 +172,18 @@ impl History {
                 }
             }
         }
+        self.meet_both();
         let window = window_of(&self.pins);
         self.entries.push(Applied { position, ops, outcomes, hash, window });
         Ok(())
+    }
+
+    /// Content that is retained, beside some that waits for a person.
+    fn meet_both(&self) {
+        let retained = |(_, pin): (_, &Pin)| pin.claims.owners().any(rules::is_retained);
+        if self.pins.waiting().is_some() && self.pins.iter().any(retained) {
+            self.trace.meet("retained beside waiting");
+        }
     }
 
     /// Whether one of the entries after the first `from` holds an op that `is` it and was not refused.
@@ -195,12 +213,6 @@ impl History {
         let later = versions.partition_point(|(count, _)| *count <= from);
         let at_first = later.checked_sub(1).and_then(|n| versions[n].1.as_ref());
         so(at_first) || versions[later..].iter().any(|(_, pin)| so(pin.as_ref()))
-    }
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

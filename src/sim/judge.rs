@@ -78,7 +78,7 @@ impl Judge {
     #[must_use]
     pub fn new(trace: Trace) -> Self {
         Self(Arc::new(Mutex::new(Watched {
-            history: History::new(),
+            history: History::new(trace.clone()),
             replicas: BTreeMap::new(),
             daemons: BTreeMap::new(),
             violation: None,
@@ -93,10 +93,11 @@ impl Judge {
         let trace = self.lock().trace.clone();
         host.daemon.set_witness(Arc::new(move |command, query| {
             trace.event(|| format!("{name} asks its daemon {command} {query:?}"), &query);
-            if command == "pin/rm" {
-                for cid in query.iter().filter_map(|(_, value)| value.parse().ok()) {
-                    judge.lock().unpin(id, &cid);
-                }
+            let cids = query.iter().filter_map(|(_, value)| value.parse().ok());
+            match command {
+                "pin/rm" => cids.for_each(|cid| judge.lock().unpin(id, &cid)),
+                "pin/add" => cids.for_each(|cid| judge.lock().pin(id, &cid)),
+                _ => {}
             }
         }));
     }
@@ -227,6 +228,7 @@ impl Watched {
         for (id, replica) in &mut self.replicas {
             if replica.take_changes(agreed) {
                 self.trace.note(format!("{id} has installed a snapshot"));
+                self.trace.meet("a snapshot");
                 replica.by_snapshot = true;
             }
         }
@@ -279,6 +281,14 @@ impl Watched {
         let hashes = (replica.hash, replica.state.read(window_of));
         if range.1 > self.history.len() || self.history.hashes(range.1) != hashes {
             self.accuse(format!("the state of {id} after {} entries is another", range.1));
+        }
+    }
+
+    /// A pin has reached a daemon. What somebody else has pinned there must not become the peer's: it
+    /// would be unpinned one day.
+    fn pin(&mut self, id: PeerId, cid: &Cid) {
+        if self.daemons.get(&id).is_some_and(|daemon| daemon.foreign().contains(cid)) {
+            self.accuse(format!("{id} pins {cid}, which somebody else has pinned there"));
         }
     }
 

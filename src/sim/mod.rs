@@ -18,8 +18,10 @@ pub mod judge;
 pub mod log;
 mod more;
 pub mod network;
+mod rules;
 mod runtime;
 pub mod seeds;
+mod storms;
 pub mod trace;
 pub mod world;
 

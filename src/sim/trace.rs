@@ -2,6 +2,7 @@
 //! of one seed are compared.
 
 use std::{
+    collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -22,6 +23,8 @@ struct Record {
     hasher: DefaultHasher,
     /// The hash after each event.
     hashes: Vec<u64>,
+    /// How often the world came to what.
+    met: BTreeMap<&'static str, u64>,
 }
 
 impl Trace {
@@ -35,6 +38,7 @@ impl Trace {
             whole,
             hasher: DefaultHasher::new(),
             hashes: Vec::new(),
+            met: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(record)))
     }
@@ -54,6 +58,17 @@ impl Trace {
         let bytes = postcard::to_stdvec(content).unwrap_or_default();
         record.hasher.write(&bytes);
         record.add(&format!("{} ({} bytes)", what(), bytes.len()));
+    }
+
+    /// Counts that the world came to something that few worlds come to.
+    pub fn meet(&self, what: &'static str) {
+        *self.record().met.entry(what).or_default() += 1;
+    }
+
+    /// How often it came to what.
+    #[must_use]
+    pub fn met(&self) -> BTreeMap<&'static str, u64> {
+        self.record().met.clone()
     }
 
     /// Everything noted, a line each.

@@ -12,12 +12,13 @@ use super::{
     log::SimLog,
     more::More,
     network::SimNetwork,
+    storms::Storms,
     trace::Trace,
 };
 use crate::{
     clock::Clock,
     cluster::{FoundError, JoinPolicy},
-    state::PinSet,
+    state::{Found, PinSet},
     tracker,
     types::{
         Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, PinState, Replication,
@@ -42,6 +43,7 @@ const FOREIGN: u32 = 6;
 pub struct World {
     pub(super) random: StdRng,
     pub(super) more: More,
+    pub(super) storms: Storms,
     pub(super) network: SimNetwork,
     pub(super) hosts: Vec<Host>,
     /// When a host without a process starts one.
@@ -52,7 +54,7 @@ pub struct World {
     pub(super) trace: Trace,
     /// CIDs that are asked for.
     pub(super) cids: u32,
-    objects: Vec<Object>,
+    pub(super) objects: Vec<Object>,
     /// Requests under way at each host; they end with its process.
     pub(super) clients: Vec<JoinSet<()>>,
     /// The first host's process ends when it cannot found the cluster.
@@ -70,11 +72,12 @@ impl World {
         let count = if seed % 4 == 3 { 5 } else { 3 };
         let mut hosts: Vec<Host> = (0..count).map(|n| host(n, &mut random, &network)).collect();
         hosts.iter().for_each(|host| judge.watch_daemon(host));
-        let more = More::draw(seed);
+        let (more, storms) = (More::draw(seed), Storms::draw(seed));
         hosts.iter_mut().for_each(|host| more.configure(host));
         // Most worlds are short, so that there can be many.
         let longest = if random.random_bool(0.1) { FAULTS_MAX.as_secs() } else { 12 };
-        let faults = Duration::from_secs(random.random_range(5..=longest)) + more.longer();
+        let faults = Duration::from_secs(random.random_range(5..=longest));
+        let faults = faults + more.longer() + storms.longer();
         let mut world = Self {
             network,
             restarts: vec![Instant::now(); hosts.len()],
@@ -89,6 +92,7 @@ impl World {
             faults_end: Instant::now() + faults,
             random,
             more,
+            storms,
         };
         for n in 0..world.hosts.len() {
             world.start(n).await;
@@ -104,6 +108,7 @@ impl World {
         while Instant::now() < self.faults_end {
             self.step();
             self.step_more();
+            self.step_storms();
             let pause = self.random.random_range(1..300);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.supervise().await;
@@ -231,11 +236,24 @@ impl World {
     }
 
     /// The controllers of every peer that believes that it leads look at an object.
-    fn control(&mut self, object: &Object) {
+    pub(super) fn control(&mut self, object: &Object) {
+        if object.deleted && self.storms.many {
+            return self.sweep(std::slice::from_ref(object), Some(Found::Compared));
+        }
         for n in 0..self.hosts.len() {
             let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
             if let Some(client) = self.client(n, Duration::from_secs(5)) {
                 self.clients[n].spawn(client.control(object.clone(), at));
+            }
+        }
+    }
+
+    /// So do they of many that are gone.
+    pub(super) fn sweep(&mut self, gone: &[Object], found: Option<Found>) {
+        for n in 0..self.hosts.len() {
+            let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
+            if let Some(client) = self.client(n, Duration::from_secs(5)) {
+                self.clients[n].spawn(client.sweep(gone.to_vec(), found, at));
             }
         }
     }

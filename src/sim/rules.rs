@@ -1,0 +1,190 @@
+//! What an op may do to a pin, said once more and apart from the state's own code. The history is made
+//! by that code: a replica that is equal to it may still be wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    state::{Op, Outcome, Refused, Ruling},
+    types::{Allocation, Claim, Owner, PeerId, Pin},
+};
+
+/// One op, and what it did to one pin.
+#[derive(Debug)]
+pub(super) struct Applied<'a> {
+    pub(super) op: &'a Op,
+    pub(super) outcome: Outcome,
+    pub(super) before: Option<&'a Pin>,
+    pub(super) after: Option<&'a Pin>,
+}
+
+impl Applied<'_> {
+    /// Says what it must not have done.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let wrong = self.wrong_claims().or_else(|| self.wrong_allocations());
+        wrong.map_or(Ok(()), |what| Err(format!("{what}: {self:?}")))
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.outcome, Outcome::Refused(_))
+    }
+
+    fn wrong_claims(&self) -> Option<&'static str> {
+        if self.is_refused() {
+            return (self.before != self.after).then_some("a refused op changed something");
+        }
+        let (before, after) = (claims(self.before), claims(self.after));
+        if self.owners_after(&before) != after.keys().copied().cloned().collect() {
+            return Some("claims went or came that must not");
+        }
+        let own = self.owners();
+        let others = before.iter().filter(|(owner, _)| !own.contains(owner));
+        let changed = others.into_iter().any(|(owner, claim)| {
+            after.get(owner).is_some_and(|now| now != claim && **owner != Owner::Retained)
+        });
+        changed.then_some("the claim of another owner was changed")
+    }
+
+    /// Whose claims the op is about.
+    fn owners(&self) -> BTreeSet<Owner> {
+        match self.op {
+            Op::Claim { owner, .. } | Op::Release { owner, .. } => [owner.clone()].into(),
+            Op::Gone { uid, .. } => {
+                [Owner::Object(uid.clone()), Owner::Waiting(uid.clone())].into()
+            }
+            Op::Allow { .. } | Op::Allocate { .. } | Op::Leave { .. } | Op::LetGo { .. } => {
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// Who has a claim afterwards.
+    fn owners_after(&self, before: &BTreeMap<&Owner, &Claim>) -> BTreeSet<Owner> {
+        let mut owners: BTreeSet<Owner> = before.keys().copied().cloned().collect();
+        let mut leave = |owner: &Owner| {
+            let retains = before.get(owner).is_some_and(|claim| claim.options.retain);
+            let left = owners.remove(owner);
+            owners.extend((left && retains).then_some(Owner::Retained));
+            left && owners.is_empty()
+        };
+        match self.op {
+            Op::Claim { owner, .. } => {
+                if !before.contains_key(owner) {
+                    owners.retain(|of| !is_ownerless(of));
+                }
+                owners.insert(owner.clone());
+            }
+            Op::Release { owner, .. } => {
+                leave(owner);
+            }
+            Op::Gone { uid, ruling, .. } => {
+                let waiting = Owner::Waiting(uid.clone());
+                let waits = matches!(ruling, Ruling::Wait(_));
+                if before.contains_key(&waiting) {
+                    if !waits {
+                        leave(&waiting);
+                    }
+                } else if leave(&Owner::Object(uid.clone())) && waits {
+                    owners.insert(waiting);
+                }
+            }
+            Op::Allow { .. } => owners.retain(|of| !matches!(of, Owner::Waiting(_))),
+            Op::Allocate { .. } | Op::Leave { .. } | Op::LetGo { .. } => {}
+        }
+        owners
+    }
+
+    fn wrong_allocations(&self) -> Option<&'static str> {
+        let (before, Some(after)) = (allocations(self.before), self.after) else { return None };
+        let after_all = allocations(Some(after));
+        if after_all.len() != after.allocations.len() {
+            return Some("a peer has two allocations");
+        }
+        let gone = before.iter().any(|(peer, was)| {
+            let may = matches!(self.op, Op::LetGo { peer: of, .. } if of == peer) && was.leaving;
+            !after_all.contains_key(peer) && !may
+        });
+        if gone {
+            return Some("an allocation went that must not");
+        }
+        let adds = matches!(self.op, Op::Claim { .. } | Op::Allocate { .. });
+        let wrong = after_all.iter().any(|(peer, now)| match before.get(peer) {
+            None => !adds || now.leaving,
+            Some(was) if was == now => false,
+            Some(was) if was.leaving => !adds || was.since != now.since,
+            Some(_) => !matches!(self.op, Op::Leave { peers, .. } if peers.contains(peer)),
+        });
+        wrong.then_some("an allocation came or changed that must not")
+    }
+
+    /// What few worlds come to.
+    pub(super) fn met(&self) -> Vec<&'static str> {
+        let mut met: Vec<&'static str> = Vec::new();
+        if self.outcome != Outcome::Changed {
+            return met;
+        }
+        let (before, after) = (claims(self.before), claims(self.after));
+        let had = |is: fn(&Owner) -> bool| before.keys().any(|owner| is(owner));
+        let has = |is: fn(&Owner) -> bool| after.keys().any(|owner| is(owner));
+        for (is, came, taken_up) in [
+            (is_retained as fn(&Owner) -> bool, "retained", "retained, and taken up again"),
+            (is_waiting, "waits for a person", "waited, and is taken up again"),
+        ] {
+            met.extend((!had(is) && has(is)).then_some(came));
+            let claimed = matches!(self.op, Op::Claim { .. });
+            met.extend((claimed && had(is) && !has(is)).then_some(taken_up));
+        }
+        match self.op {
+            Op::Claim { owner, .. } if before.contains_key(owner) && had(is_retained) => {
+                met.push("a claim beside a retained one changes");
+            }
+            Op::Gone { ruling: Ruling::Free, .. } => met.push("gone with its namespace"),
+            Op::Gone { ruling: Ruling::Take(_), .. } => met.push("gone"),
+            Op::Gone { ruling: Ruling::Wait(_), .. } => met.push("the brake holds"),
+            Op::Allow { .. } => met.push("allowed"),
+            Op::Leave { .. } => met.push("leaves"),
+            _ => {}
+        }
+        let Some(pin) = self.after else { return met };
+        let leaving = pin.allocations.iter().any(|allocation| allocation.leaving);
+        let wanted = pin.replication().max.of(LEAST_PEERS).min(LEAST_PEERS);
+        met.extend(
+            (leaving && pin.holders().count() < wanted).then_some("leaves while one is missing"),
+        );
+        met
+    }
+}
+
+/// Peers of the smallest world.
+const LEAST_PEERS: usize = 3;
+
+fn claims(pin: Option<&Pin>) -> BTreeMap<&Owner, &Claim> {
+    pin.into_iter().flat_map(|pin| pin.claims.iter()).collect()
+}
+
+fn allocations(pin: Option<&Pin>) -> BTreeMap<PeerId, Allocation> {
+    pin.into_iter().flat_map(|pin| &pin.allocations).map(|of| (of.peer, *of)).collect()
+}
+
+pub(super) fn is_ownerless(owner: &Owner) -> bool {
+    is_retained(owner) || is_waiting(owner)
+}
+
+pub(super) fn is_retained(owner: &Owner) -> bool {
+    *owner == Owner::Retained
+}
+
+pub(super) fn is_waiting(owner: &Owner) -> bool {
+    matches!(owner, Owner::Waiting(_))
+}
+
+pub(super) fn refused(why: Refused) -> &'static str {
+    match why {
+        Refused::OtherTerm => "refused: another term",
+        Refused::OlderGeneration => "refused: an older generation",
+        Refused::OtherCid => "refused: another CID",
+        Refused::NoSuchPin => "refused: no such pin",
+        Refused::TooFewConfirmed => "refused: too few confirmed",
+        Refused::TooManyClaims => "refused: too many claims",
+        Refused::OtherDigest => "refused: another digest",
+    }
+}
