@@ -24,7 +24,8 @@ use std::{
 use pinkeeper::{
     cluster::{Cluster, Leadership, Standing},
     ipfs::fake::StandInDaemon,
-    types::{Cid, ClusterId},
+    sim::trace::Trace,
+    types::{Cid, ClusterId, PeerId, Pin},
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -67,6 +68,9 @@ pub struct Seen {
     /// The term and the revision of each Pin's last status, by UID.
     written: BTreeMap<String, (u64, u64)>,
     violations: Vec<String>,
+    /// Copies that leave, as the present leader knows, and since when it has known that.
+    leaving: BTreeMap<(Cid, PeerId), Instant>,
+    trace: Trace,
 }
 
 struct Process {
@@ -77,7 +81,7 @@ struct Process {
 }
 
 impl Oracle {
-    pub fn new(daemons: Vec<StandInDaemon>) -> Self {
+    pub fn new(daemons: Vec<StandInDaemon>, trace: Trace) -> Self {
         let seen = Seen {
             pods: daemons.iter().map(|_| None).collect(),
             held: daemons.iter().map(StandInDaemon::held).collect(),
@@ -88,6 +92,8 @@ impl Oracle {
             founded: BTreeMap::new(),
             written: BTreeMap::new(),
             violations: Vec::new(),
+            leaving: BTreeMap::new(),
+            trace,
         };
         Self(Arc::new(Mutex::new(seen)))
     }
@@ -162,6 +168,8 @@ impl Seen {
             if process.known.local {
                 self.leaders.entry(process.known.term).or_insert((now, pod));
             }
+            self.look_at_leaving(pod, now);
+            let Some(process) = &self.pods[pod] else { continue };
             if let Standing::Member { cluster, .. } = process.cluster.standing() {
                 self.founded.entry(cluster).or_insert(pod);
             }
@@ -189,7 +197,7 @@ impl Seen {
         }
         self.look();
         let object = object.filter(|object| object["metadata"]["uid"] == body["metadata"]["uid"]);
-        let wrong = self.sender(pod).or_else(|| self.copies(&body["status"], object?));
+        let wrong = self.sender(pod).or_else(|| self.copies(pod, &body["status"], object?));
         if let Some(wrong) = wrong {
             self.violations.push(format!("{key}: pod-{pod} sends a status, {wrong}: {body}"));
         }
@@ -215,7 +223,7 @@ impl Seen {
         })
     }
 
-    fn copies(&self, status: &Value, object: &Value) -> Option<String> {
+    fn copies(&self, pod: usize, status: &Value, object: &Value) -> Option<String> {
         let cid: Cid = object["spec"]["cid"].as_str()?.parse().ok()?;
         let now = Instant::now();
         let mut confirmed = 0;
@@ -223,8 +231,18 @@ impl Seen {
             let Some(holder) = (0..self.pods.len()).find(|n| copy["peer"] == pod_name(*n)) else {
                 return Some(format!("and {} is no peer", copy["peer"]));
             };
+            let leaves = self.leaves(pod, &cid, holder).is_some_and(|at| now > at + REPORT_MAX);
+            if copy["state"] == "Leaving" {
+                self.trace.meet("a copy is shown as leaving");
+                if leaves {
+                    self.trace.meet("a copy leaves for long");
+                }
+            }
             if copy["state"] != "Pinned" {
                 continue;
+            }
+            if leaves {
+                return Some(format!("and the copy of pod-{holder} is leaving"));
             }
             confirmed += 1;
             let since = |then: &BTreeMap<(usize, Cid), Instant>| then.get(&(holder, cid)).copied();
@@ -240,6 +258,35 @@ impl Seen {
         let needed = needed(&object["spec"]);
         (ready && of_this_spec && confirmed < needed)
             .then(|| format!("Ready with {confirmed} copies, {needed} are needed"))
+    }
+
+    /// Since when a copy has been leaving, by what the sender of a status knows itself.
+    fn leaves(&self, pod: usize, cid: &Cid, holder: usize) -> Option<Instant> {
+        let pods = [&self.pods[pod], &self.pods[holder]];
+        let [Some(sender), Some(holder)] = pods else { return None };
+        let peer = holder.cluster.id();
+        let is_leaving = sender.cluster.state().read(|pins| {
+            pins.get(cid)?.allocations.iter().find(|a| a.peer == peer).map(|a| a.leaving)
+        });
+        self.leaving.get(&(*cid, peer)).copied().filter(|_| is_leaving == Some(true))
+    }
+
+    /// What leaves, by the state of a pod that leads.
+    fn look_at_leaving(&mut self, pod: usize, now: Instant) {
+        let Some(process) = self.pods[pod].as_ref().filter(|process| process.known.local) else {
+            return;
+        };
+        let leaving: BTreeSet<(Cid, PeerId)> = process.cluster.state().read(|pins| {
+            let leaving = |(cid, pin): (Cid, &Pin)| {
+                let all = pin.allocations.iter().filter(|a| a.leaving);
+                all.map(|a| (cid, a.peer)).collect::<Vec<_>>()
+            };
+            pins.iter().flat_map(leaving).collect()
+        });
+        self.leaving.retain(|copy, _| leaving.contains(copy));
+        for copy in leaving {
+            self.leaving.entry(copy).or_insert(now);
+        }
     }
 
     /// Daemons that hold it, or would if they had not lost it.

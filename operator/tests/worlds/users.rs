@@ -152,7 +152,7 @@ impl Users {
         self.patch(key, &json!({"spec": spec}));
     }
 
-    fn patch(&mut self, key: &Key, patch: &Value) {
+    pub fn patch(&mut self, key: &Key, patch: &Value) {
         let Ok(now) = self.api.change(|server| server.home_mut().merge(key, patch)) else { return };
         self.trace.note(format!("a user patches {key} with {patch}"));
         let policy = now["spec"]["deletionPolicy"].as_str().unwrap_or_default().to_owned();
@@ -173,7 +173,7 @@ impl Users {
         self.lives.entry(uid(&object)).or_default().dead = true;
     }
 
-    fn delete_namespace(&mut self, namespace: &str) {
+    pub fn delete_namespace(&mut self, namespace: &str) {
         self.trace.note(format!("a user deletes the namespace {namespace}"));
         for (key, _) in pins(&self.api).into_iter().filter(|(key, _)| key.namespace == namespace) {
             self.delete(&key);
@@ -183,6 +183,10 @@ impl Users {
         let _ = self.api.change(|server| server.home_mut().delete(&key));
         self.deleted.push((namespace.to_owned(), Instant::now() + self.away));
         self.make_namespaces();
+    }
+
+    pub fn make_namespace(&self, namespace: &str) {
+        self.api.change(|server| make(server.home_mut(), Kind::Namespace, namespace));
     }
 
     /// Makes those anew that were away long enough.

@@ -25,6 +25,7 @@ use crate::{
     },
     oracle::{Oracle, needed},
     pods::{NAMESPACE, Pod, RECORD},
+    storms::Storms,
     users::{DEFINITION, FOREIGN, Users, cid_of, pins, uid},
 };
 
@@ -55,6 +56,7 @@ pub struct World {
     network: SimNetwork,
     /// Present: daemons lose pins, as it says.
     losses: Option<StdRng>,
+    pub storms: Storms,
     /// Copies of living Pins that must be held, by UID.
     guarded: BTreeMap<String, u64>,
     /// What each process has in its state.
@@ -86,7 +88,8 @@ impl World {
             }
             FOREIGN.map(cid_of).for_each(|cid| pod.host.daemon.pin_foreign(cid));
         }
-        let oracle = Oracle::new(pods.iter().map(|pod| pod.host.daemon.clone()).collect());
+        let oracle =
+            Oracle::new(pods.iter().map(|pod| pod.host.daemon.clone()).collect(), trace.clone());
         let api = SimApi::new(seed ^ 0xa91, pods.len(), trace.clone());
         api.set_witness(Arc::new(oracle.clone()));
         let looking = tokio::spawn(oracle.clone().watch());
@@ -105,6 +108,7 @@ impl World {
             random,
             network,
             losses,
+            storms: Storms::draw(seed),
             guarded: BTreeMap::new(),
             claimed,
             confirmed: false,
@@ -126,6 +130,7 @@ impl World {
         while Instant::now() < until {
             self.step().await;
             self.lose_something();
+            self.storm().await;
             let pause = self.random.random_range(0..PAUSE_MAX_MS);
             sleep(Duration::from_millis(pause)).await;
             self.check().await?;
@@ -318,7 +323,11 @@ impl World {
         if let Some(request) = self.api.lock().unknown.first() {
             return Err(format!("the stand-in does not know the request {request}"));
         }
+        if self.waiting().is_some() {
+            self.trace.meet("unpins wait for a person");
+        }
         self.check_foreign()?;
+        self.check_unseen()?;
         self.check_claims()?;
         self.check_copies()
     }
@@ -397,6 +406,7 @@ impl World {
             let daemon = &self.pods[n].host.daemon;
             daemon.set_down(false);
             daemon.set_hanging(false);
+            daemon.set_rude(None);
             daemon.set_delay(Duration::ZERO);
             if self.pods[n].cluster().is_none() {
                 self.start(n).await;
@@ -424,6 +434,8 @@ impl World {
         if let Some(digest) = self.waiting() {
             let allowed = json!({ALLOW_UNPIN: digest});
             if record["metadata"]["annotations"][ALLOW_UNPIN] != allowed[ALLOW_UNPIN] {
+                self.trace.meet("a person allows what waits");
+                self.storms.allow();
                 self.patch_the_record(&json!({"metadata": {"annotations": allowed}}));
             }
         }

@@ -26,6 +26,9 @@ pub struct Faults {
     pub stale: u32,
     /// Watch events after which the stream ends, says 410, or is never heard of again.
     pub watch: u32,
+    /// Questions for a Pin that something else than an API server answers, or one that has not taken the
+    /// definition of Pins in yet.
+    pub astray: u32,
     /// All rights are gone.
     pub forbidden: bool,
 }
@@ -76,6 +79,7 @@ impl Faults {
             lag_ms: 0,
             stale: some(500),
             watch: some(300),
+            astray: 0,
             forbidden: some(10) == 9,
         }
     }
@@ -99,6 +103,18 @@ impl Faults {
         let most = if slow { SLOW_MAX_MS } else { 10 + self.lag_ms };
         let delays = [0; 2].map(|_| Duration::from_millis(random.random_range(0..=most)));
         Fate { delays, end, stale }
+    }
+
+    /// What a question for a Pin is answered that has gone astray.
+    pub fn of_question(&self, random: &mut StdRng) -> Option<Refusal> {
+        if self.astray == 0 || random.random_range(0..1000) >= self.astray {
+            return None;
+        }
+        Some(match random.random_range(0..4) {
+            0 | 1 => Refusal::new(404, "NotFound", "404 page not found"),
+            2 => Refusal::new(410, "Gone", "gone: simulated"),
+            _ => Refusal::new(502, "BadGateway", "bad gateway"),
+        })
     }
 
     pub fn of_event(&self, random: &mut StdRng) -> (WatchFate, Duration) {

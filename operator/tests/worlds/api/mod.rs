@@ -298,7 +298,13 @@ impl Door {
     fn sent(&self, call: &Call) -> (Fate, Option<Evidence>) {
         let mut server = self.api.lock();
         let Server { faults, random, .. } = &mut *server;
-        let fate = faults.of_request(random);
+        let mut fate = faults.of_request(random);
+        if let Call::Get(Key { kind: Kind::Pin, .. }) = call
+            && let Some(refusal) = faults.of_question(random)
+        {
+            fate.end = End::Refused(refusal);
+            self.api.trace.meet("a question for a Pin goes astray");
+        }
         server.writes += u64::from(call.is_write());
         let (Call::ApplyStatus(key, body), Some(witness)) = (call, server.witness.clone()) else {
             return (fate, None);
