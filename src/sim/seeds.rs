@@ -41,7 +41,7 @@ impl Met {
         let met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |what: &str| met.get(what).copied().unwrap_or_default();
         let mut seldom = all.iter().filter(|(what, least)| count(what) < *least).peekable();
-        if seldom.peek().is_none() || number(FROM).or(number(SEEDS)).is_some() {
+        if seldom.peek().is_none() || number(FROM).is_some() || number(SEEDS).is_some() {
             return Ok(());
         }
         let seldom: Vec<&str> = seldom.map(|(what, _)| *what).collect();
