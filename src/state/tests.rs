@@ -55,3 +55,17 @@ fn release(n: u8, owner: Owner, generation: i64) -> Op {
 fn holders(pins: &PinSet, n: u8) -> Vec<PeerId> {
     pins.get(&cid(n)).unwrap().holders().collect()
 }
+
+fn gone(n: u8, name: &str, ruling: Ruling) -> Op {
+    let fence = Fence { term: TERM, generation: 1 };
+    Op::Gone { cid: cid(n), uid: Uid(name.to_owned()), ruling, at: Timestamp(3), fence }
+}
+
+const WAIT: Ruling = Ruling::Wait(Found::Watched);
+
+/// A claim of an object that is gone, which waits.
+fn waiting(pins: &mut PinSet, n: u8, name: &str) -> Waiting {
+    pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
+    assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);
+    pins.waiting().unwrap()
+}
