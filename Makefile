@@ -108,7 +108,7 @@ mutants: build-tools ## List mistakes that no test notices: make mutants SINCE=m
 	@$(LOCAL)/mutants.sh $(if $(SINCE),--since $(SINCE))
 
 .PHONY: soak
-soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults (50 minutes)
+soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage, fuzzing, faults; mutants beside them (50 minutes)
 	@$(LOCAL)/mutants.sh --beside $(MAKE) --no-print-directory searches
 
 .PHONY: searches

@@ -26,7 +26,7 @@ TARGET=x86_64-unknown-linux-gnu
 UNITS_SECONDS_MAX=180
 WORLDS_SECONDS_MAX=900
 # Unit tests that are left out, by the beginnings of their names.
-LEFT_OUT=(sim:: rpc:: rest:: consensus::tests::damage consensus::tests::suite)
+LEFT_OUT=(sim:: rpc:: rest:: consensus::tests::damage consensus::tests::openrafts_store_suite)
 PEER_WORLDS=sim::tests::in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said
 POD_WORLDS=in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written
 

@@ -29,6 +29,18 @@ pub enum Failure {
     Later(Option<Duration>),
 }
 
+/// What was asked for. Only the API server's own word that there is none means that there is none.
+///
+/// # Errors
+/// Any other error: it says nothing.
+pub(crate) fn if_there<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if failure(&error) == Failure::Gone => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sorts an error by what to do about it.
 #[must_use]
 pub fn failure(error: &kube::Error) -> Failure {

@@ -121,16 +121,8 @@ fn params() -> PostParams {
 }
 
 async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMap>, RecordError> {
-    there(timeout(DEADLINE, maps(client, settings).get(&settings.record())).await?)
-}
-
-/// Only the API server's own word that there is none means that there is none.
-fn there(answer: Result<ConfigMap, kube::Error>) -> Result<Option<ConfigMap>, RecordError> {
-    match answer {
-        Ok(map) => Ok(Some(map)),
-        Err(error) if api::failure(&error) == Failure::Gone => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let answer = timeout(DEADLINE, maps(client, settings).get(&settings.record())).await?;
+    Ok(api::if_there(answer)?)
 }
 
 /// Reads the record.

@@ -177,11 +177,8 @@ async fn is_gone(lead: &Leading, missing: &Missing) -> Result<bool, Unproven> {
 
 /// Whether the answer to a GET of its name says that an object is gone. One without a UID says nothing.
 fn says_gone(found: kube::Result<RawPin>, uid: &Uid) -> kube::Result<bool> {
-    match found {
-        Ok(found) => Ok(found.metadata.uid.is_some_and(|now| now != uid.0)),
-        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
-        Err(error) => Err(error),
-    }
+    let is_another = |found: RawPin| found.metadata.uid.is_some_and(|now| now != uid.0);
+    Ok(api::if_there(found)?.is_none_or(is_another))
 }
 
 /// Those of the namespaces that are gone, or going.
@@ -207,11 +204,7 @@ pub(super) async fn gone(
 /// Whether the answer to a GET says that a namespace has ended, or will: nothing can stop the end of
 /// one that is being deleted.
 fn says_ending(found: kube::Result<ObjectMeta>) -> kube::Result<bool> {
-    match found {
-        Ok(found) => Ok(found.deletion_timestamp.is_some()),
-        Err(error) if api::failure(&error) == Failure::Gone => Ok(true),
-        Err(error) => Err(error),
-    }
+    Ok(api::if_there(found)?.is_none_or(|found| found.deletion_timestamp.is_some()))
 }
 
 #[cfg(test)]

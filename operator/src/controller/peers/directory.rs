@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     controller::{
-        api::{DEADLINE, Failure, failure},
+        api::{DEADLINE, if_there},
         leading::Shared,
         watching::Watching,
     },
@@ -81,13 +81,8 @@ pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Liste
     there(timeout(DEADLINE, api.get(name)).await?)
 }
 
-/// Only the API server's own word that there is none means that there is none.
 fn there(answer: Result<RawPeer, kube::Error>) -> Result<Option<Listed>, PeerError> {
-    match answer {
-        Ok(raw) => Ok(Listed::read(raw).map(|(_, listed)| listed)),
-        Err(error) if failure(&error) == Failure::Gone => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(if_there(answer)?.and_then(Listed::read).map(|(_, listed)| listed))
 }
 
 /// Why a ClusterPeer was not read or written.

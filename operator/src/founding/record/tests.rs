@@ -65,13 +65,13 @@ fn only_a_proven_absence_is_one_and_only_a_success_wins() {
         (504, ["later", "later", "later"]),
     ];
     for (code, expected) in cases {
-        let read = there(Err(error(code)));
+        let read = api::if_there::<ConfigMap>(Err(error(code))).map_err(RecordError::from);
         assert!(!matches!(read, Ok(Some(_))), "{code}");
         let told =
             [kind(&read), kind(&created(Err(error(code)))), kind(&replaced(Err(error(code))))];
         assert_eq!(told, expected, "{code}");
     }
-    assert_eq!(there(Ok(map())).unwrap(), Some(map()));
+    assert_eq!(api::if_there(Ok(map())).unwrap(), Some(map()));
     assert_eq!(replaced(Ok(map())).unwrap(), map());
     // What was won is what the API server has, not what was sent.
     let won = created(Ok(map())).unwrap();
