@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves that the simulated worlds bite: plants each defect of e2e/planted/ into a copy of the
-# repository. There the unit tests must still pass, and a world must fail that does not fail without
-# the defect. The last line says how many were found.
+# repository. There a world must fail that does not fail without the defect. The column "units" says
+# whether unit tests find the defect, too. The last line says how many were found by worlds.
 #
 #   e2e/local/planted.sh [NAME…]      only these, without .patch
 #
@@ -53,7 +53,7 @@ build() {
 # units FOLDER: runs the unit tests of what was built. Those of inputs are searches too, and judge a
 # daemon's answers as the worlds do.
 units() {
-  (cd "$copy" && "$1/pinkeeper" --skip sim:: --skip fuzzing::) || return 1
+  (cd "$copy" && timeout 600 "$1/pinkeeper" --skip sim:: --skip fuzzing::) || return 1
   [ ! -e "$1/pinkeeper_operator" ] || (cd "$copy/operator" && "$1/pinkeeper_operator")
 }
 
@@ -69,16 +69,16 @@ worlds() {
   fi
 }
 
-# try NAME LOG: plants a defect and says what became of it.
+# try NAME LOG: plants a defect and says what became of it: whether unit tests find it, then the worlds.
 try() {
-  local name=$1 log=$2 kind known found=
+  local name=$1 log=$2 kind known found= units=-
   kind=$(header "$name" Worlds peers)
   known=$(header "$name" Seed '')
   mirror "$copy"
   (cd "$copy" && patch -p1 -f --no-backup-if-mismatch < "$REPOSITORY/e2e/planted/$name.patch") >> "$log" 2>&1 ||
-    { echo 'DOES NOT APPLY'; return; }
-  build "$kind" "$programs/planted-$kind" >> "$log" 2>&1 || { echo 'DOES NOT BUILD'; return; }
-  units "$programs/planted-$kind" >> "$log" 2>&1 || { echo 'UNIT TESTS FAIL'; return; }
+    { echo '- DOES NOT APPLY'; return; }
+  build "$kind" "$programs/planted-$kind" >> "$log" 2>&1 || { echo '- DOES NOT BUILD'; return; }
+  units "$programs/planted-$kind" >> "$log" 2>&1 || units=found
   # Whether worlds of these seeds find it.
   finds() {
     (worlds "$kind" "$programs/planted-$kind" "$1" "$2") > "$log.world" 2>&1 && return 1
@@ -86,27 +86,27 @@ try() {
     found=$(sed -nE 's/^seed ([0-9]+): .*/\1/p' "$log.world" | head -n 1)
   }
   { [ -n "$known" ] && finds "$known" 1; } || finds 0 "${seeds[$kind]}" ||
-    { echo "NOT FOUND in ${seeds[$kind]} worlds of $kind"; return; }
-  [ -n "$found" ] || { echo 'WORLDS DID NOT RUN'; return; }
+    { echo "$units NOT FOUND in ${seeds[$kind]} worlds of $kind"; return; }
+  [ -n "$found" ] || { echo "$units WORLDS DID NOT RUN"; return; }
   (worlds "$kind" "$programs/sound-$kind" "$found" 1) >> "$log" 2>&1 ||
-    { echo "SEED $found FAILS WITHOUT IT"; return; }
-  echo "found by seed $found of $kind"
+    { echo "$units SEED $found FAILS WITHOUT IT"; return; }
+  echo "$units found by seed $found of $kind"
 }
 
 mirror "$copy"
 for kind in $(for name in "${names[@]}"; do header "$name" Worlds peers; done | sort -u); do
   build "$kind" "$programs/sound-$kind"
 done
-printf '%-34s %-34s %8s\n' defect result seconds
+printf '%-34s %-6s %-34s %8s\n' defect units worlds seconds
 found=0
 for name in "${names[@]}"; do
   log=$logs/$name.log
   : > "$log"
   began=$SECONDS
-  result=$(try "$name" "$log")
+  read -r units result < <(try "$name" "$log")
   rm -f "$log.world"
   case $result in found*) found=$((found + 1)) ;; *) result="$result (see $log)" ;; esac
-  printf '%-34s %-34s %8s\n' "$name" "$result" $((SECONDS - began))
+  printf '%-34s %-6s %-34s %8s\n' "$name" "$units" "$result" $((SECONDS - began))
 done
 mirror "$copy"
 rm -rf "$programs"
