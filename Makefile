@@ -40,8 +40,8 @@ demo-down: ## Remove all that the demo made
 	@$(LOCAL)/demo.sh down
 
 .PHONY: images
-images: tools build ## Make the container images; import them if the local cluster is up
-	@$(LOCAL)/images.sh
+images: tools release ## Make the container image of the optimised build; import it if the local cluster is up
+	@$(LOCAL)/images.sh pause kubo release
 
 .PHONY: cluster
 cluster: tools ## Start a local Kubernetes of one node, without Docker

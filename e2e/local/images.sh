@@ -5,7 +5,10 @@
 # made again only when its program has changed, and imported only when the
 # running cluster does not have that very file.
 #
-# Usage: images.sh [pause] [kubo] [pinkeeper]      (all of them without a name)
+# Usage: images.sh [pause] [kubo] [pinkeeper] [release]
+#   pinkeeper   of the quick build, for the demo and the tests; its tag is "dev"
+#   release     of the optimised build, for people; its tag is the version
+#   Without a name: pause, kubo and pinkeeper.
 #        images.sh one REFERENCE BINARY PATH-IN-IMAGE USER
 set -euo pipefail
 # shellcheck source=e2e/local/lib.sh
@@ -75,7 +78,11 @@ known_image() {
     pause) image "docker.io/pinkeeper/pause:$PAUSE_VERSION" "$BIN_DIR/pause" /pause 65535:65535 ;;
     kubo) image "docker.io/ipfs/kubo:v$KUBO_VERSION" "$BIN_DIR/ipfs" /usr/local/bin/ipfs 65532:65532 ;;
     pinkeeper) image docker.io/pinkeeper/pinkeeper:dev "$STATIC_BINARY" /pinkeeper 65532:65532 ;;
-    *) die "there is no image called $1" "the names are: pause kubo pinkeeper" ;;
+    release)
+      image "docker.io/pinkeeper/pinkeeper:$CHART_VERSION" "$RELEASE_BINARY" /pinkeeper 65532:65532
+      say "to upload: $IMAGES_DIR/docker.io_pinkeeper_pinkeeper_$CHART_VERSION.tar"
+      ;;
+    *) die "there is no image called $1" "the names are: pause kubo pinkeeper release" ;;
   esac
 }
 

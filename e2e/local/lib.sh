@@ -18,6 +18,7 @@ LOG_DIR="$CACHE/logs"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target}"
 RUST_TARGET=x86_64-unknown-linux-musl
 STATIC_BINARY="$CARGO_TARGET_DIR/$RUST_TARGET/debug/pinkeeper"
+RELEASE_BINARY="$CARGO_TARGET_DIR/$RUST_TARGET/release/pinkeeper"
 BOOT_ID="$(cat /proc/sys/kernel/random/boot_id)"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -43,6 +44,8 @@ version_of() {
 KUBERNETES_VERSION="$(version_of kubernetes k8s.io/kubernetes)"
 KUBO_VERSION="$(version_of kubo github.com/ipfs/kubo)"
 HELM_VERSION="$(version_of helm helm.sh/helm/v3)"
+# The tag of the image that the chart asks for where none is given.
+CHART_VERSION="$(sed -n 's/^appVersion: //p' "$REPOSITORY/charts/pinkeeper/Chart.yaml")"
 PAUSE_VERSION="$(cat "$LOCAL_DIR"/go/pause/* | sha256sum | cut -c1-12)"
 
 # wait_until SECONDS COMMAND...: true as soon as the command succeeds.

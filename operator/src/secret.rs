@@ -16,6 +16,13 @@ use rand::{TryRng, rngs::SysRng};
 /// The key of the Secret's data that holds the shared key, 64 hexadecimal characters.
 pub const KEY: &str = "cluster-secret";
 
+/// GitOps tools delete what they no longer find in a repository. The Secret never was in one, and must not
+/// go: Argo CD, Flux.
+const NEVER_PRUNE: [(&str, &str); 2] = [
+    ("argocd.argoproj.io/sync-options", "Prune=false"),
+    ("kustomize.toolkit.fluxcd.io/prune", "disabled"),
+];
+
 /// Bytes of the shared key, as IPFS Cluster and libp2p's private networks have it.
 const SECRET_LEN: usize = 32;
 
@@ -99,6 +106,7 @@ fn secret(args: &Args, bytes: [u8; SECRET_LEN]) -> Secret {
             name: Some(args.name.clone()),
             namespace: Some(args.namespace.clone()),
             labels: Some(args.labels.iter().cloned().collect()),
+            annotations: Some(NEVER_PRUNE.map(|(key, value)| (key.into(), value.into())).into()),
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".into()),
@@ -132,6 +140,9 @@ mod tests {
         assert_eq!(text, "a5".repeat(32));
         assert_eq!(secret.immutable, Some(true));
         assert_eq!(secret.metadata.labels.unwrap()["app.kubernetes.io/name"], "pinkeeper");
+        let annotations = secret.metadata.annotations.unwrap();
+        assert_eq!(annotations["argocd.argoproj.io/sync-options"], "Prune=false");
+        assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
     }
 
     #[test]

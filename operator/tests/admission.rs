@@ -291,23 +291,22 @@ async fn a_peer_can_present_itself() {
 async fn a_bare_server_takes_the_manifest_and_restricted_namespaces_its_pods() {
     let plane = ControlPlane::start();
     let client = plane.client().await;
-    let manifest = repository().join("manifests/install.yaml");
-    let apply = ["apply", "--validate=strict", "-f", manifest.to_str().unwrap()];
-    let said = success(&plane.kubectl(&apply));
+    let said = apply_manifests(&plane);
     assert!(said.contains("statefulset.apps/pinkeeper created"), "{said}");
-    success(&plane.kubectl(&apply));
-    let generation = ["-n", "pinkeeper-system", "get", "sts,job,pdb", "-o"];
+    apply_manifests(&plane);
+    let generation = ["-n", "pinkeeper-system", "get", "sts,pdb", "-o"];
     let each = "jsonpath={range .items[*]}{.metadata.generation} {end}";
     let generations = success(&plane.kubectl(&[&generation[..], &[each]].concat()));
-    assert_eq!(generations, "1 1 1 ", "applying it again changes something");
+    assert_eq!(generations, "1 1 ", "applying it again changes something");
 
     // No controller runs here, so the pods are made from the templates by hand.
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
     let pods: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), "pinkeeper-system", &resource);
-    let text = std::fs::read_to_string(&manifest).unwrap();
+    let chart = repository().join("charts/pinkeeper");
+    let render = ["template", "pinkeeper", chart.to_str().unwrap(), "-n", "pinkeeper-system"];
     let mut made = 0;
-    for object in documents(&text) {
+    for object in documents(&run(&tool("helm"), render)) {
         let template = &object["spec"]["template"]["spec"];
         if !template.is_object() {
             continue;
@@ -325,6 +324,67 @@ async fn a_bare_server_takes_the_manifest_and_restricted_namespaces_its_pods() {
 
     let sample = repository().join("manifests/samples/pin.yaml");
     success(&plane.kubectl(&["apply", "--validate=strict", "-f", sample.to_str().unwrap()]));
+
+    // Who takes the installation away keeps the Pins, and the namespace with the volumes.
+    let manifest = repository().join("manifests/install.yaml");
+    success(&plane.kubectl(&["delete", "--wait=false", "-f", manifest.to_str().unwrap()]));
+    for kept in ["pin.pinkeeper.dev/docs", "namespace/pinkeeper-system"] {
+        let state = ["get", kept, "-o", "jsonpath={.metadata.deletionTimestamp}"];
+        assert_eq!(success(&plane.kubectl(&state)), "", "{kept}");
+    }
+}
+
+/// As the head of `manifests/install.yaml` says.
+fn apply_manifests(plane: &ControlPlane) -> String {
+    let path = |name: &str| repository().join(name).to_str().unwrap().to_owned();
+    let apply = |file: &str| success(&plane.kubectl(&["apply", "--validate=strict", "-f", file]));
+    apply(&path("manifests/namespace.yaml"));
+    apply(&path("crds"));
+    apply(&path("manifests/install.yaml"))
+}
+
+#[tokio::test]
+async fn who_may_edit_a_namespace_may_edit_its_pins_and_not_their_statuses() {
+    let plane = ControlPlane::start();
+    apply_manifests(&plane);
+    let may = |user: &str, verb: &str, what: &str| {
+        let user = format!("--as={user}");
+        let asked = plane.kubectl(&["auth", "can-i", verb, what, "-n", "default", &user]);
+        asked.status.success()
+    };
+    // No controller manager runs here, which would put the roles together: only what it is asked for shows.
+    let aggregated = |role: &str, into: &str| {
+        let name = format!("pinkeeper:pinkeeper-system:pinkeeper:{role}");
+        let label = format!(
+            "jsonpath={{.metadata.labels.rbac\\.authorization\\.k8s\\.io/aggregate-to-{into}}}"
+        );
+        success(&plane.kubectl(&["get", "clusterrole", &name, "-o", &label]))
+    };
+    for (role, into, expected) in [
+        ("view", "view", "true"),
+        ("view", "edit", "true"),
+        ("view", "admin", "true"),
+        ("edit", "view", ""),
+        ("edit", "edit", "true"),
+        ("edit", "admin", "true"),
+    ] {
+        assert_eq!(aggregated(role, into), expected, "{role} into {into}");
+    }
+    for (role, user) in [("view", "reader"), ("edit", "writer")] {
+        let role = format!("--clusterrole=pinkeeper:pinkeeper-system:pinkeeper:{role}");
+        let subject = format!("--user={user}");
+        success(&plane.kubectl(&["create", "rolebinding", user, "-n", "default", &role, &subject]));
+    }
+    for (user, verb, what, expected) in [
+        ("reader", "list", "pins.pinkeeper.dev", true),
+        ("reader", "create", "pins.pinkeeper.dev", false),
+        ("writer", "create", "pins.pinkeeper.dev", true),
+        ("writer", "delete", "pins.pinkeeper.dev", true),
+        ("writer", "patch", "pins.pinkeeper.dev/scale", true),
+        ("writer", "patch", "pins.pinkeeper.dev/status", false),
+    ] {
+        assert_eq!(may(user, verb, what), expected, "{user} {verb} {what}");
+    }
 }
 
 /// A StatefulSet's controller turns the claim templates into volumes of the pod.
@@ -371,8 +431,14 @@ async fn helm_installs_upgrades_and_uninstalls_and_the_definitions_stay() {
 async fn the_secret_is_made_once_with_the_right_to_create_only() {
     let plane = ControlPlane::start();
     let admin = plane.client().await;
-    let manifest = repository().join("manifests/install.yaml");
-    success(&plane.kubectl(&["apply", "-f", manifest.to_str().unwrap()]));
+    apply_manifests(&plane);
+    let chart = repository().join("charts/pinkeeper");
+    let render = ["template", "pinkeeper", chart.to_str().unwrap(), "-n", "pinkeeper-system"];
+    let folder = tempfile::tempdir().unwrap();
+    let hooks = folder.path().join("hooks.yaml");
+    let only = ["--show-only", "templates/secret-job.yaml"];
+    std::fs::write(&hooks, run(&tool("helm"), [&render[..], &only].concat())).unwrap();
+    success(&plane.kubectl(&["apply", "-f", hooks.to_str().unwrap()]));
     let args = secret::Args {
         name: "pinkeeper-secret".into(),
         namespace: "pinkeeper-system".into(),

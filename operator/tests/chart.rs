@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{collections::BTreeSet, iter, time::Duration};
+use std::{collections::BTreeSet, iter, path::Path, time::Duration};
 
 use clap::Parser;
 use common::{documents, output, repository, run, tool};
@@ -15,8 +15,9 @@ use pinkeeper::{
 use pinkeeper_operator::{crd::definitions, kubo};
 use serde_json::{Value, json};
 
-/// The namespace of `manifests/install.yaml`.
+/// The namespace of `manifests/install.yaml`, and the Secret that it expects there.
 const NAMESPACE: &str = "pinkeeper-system";
+const SECRET: &str = "pinkeeper-secret";
 
 fn chart() -> String {
     repository().join("charts/pinkeeper").to_str().unwrap().to_owned()
@@ -70,17 +71,46 @@ fn helm_finds_nothing_to_complain_about() {
 #[test]
 fn the_committed_manifest_is_the_rendered_chart() {
     let head = format!(
-        "# Everything, with the chart's default values, for kubectl apply -f.\n\
-         # Generated from charts/pinkeeper by `make generate`; do not edit.\n\
-         ---\n\
-         apiVersion: v1\n\
-         kind: Namespace\n\
-         metadata:\n\
-         \x20 name: {NAMESPACE}\n\
-         \x20 labels:\n\
-         \x20   pod-security.kubernetes.io/enforce: restricted\n"
+        "# The chart with its default values, for kubectl apply. The namespace and the definitions are files\n\
+         # of their own, so that deleting this file deletes no Pin and no volume:\n\
+         #\n\
+         #   kubectl apply -f manifests/namespace.yaml -f crds/\n\
+         #   kubectl -n {NAMESPACE} create secret generic {SECRET} \\\n\
+         #     --from-literal=cluster-secret=$(openssl rand -hex 32)\n\
+         #   kubectl apply -f manifests/install.yaml\n\
+         #\n\
+         # Generated from charts/pinkeeper by `make generate`; do not edit.\n"
     );
-    common::generated("manifests/install.yaml", &(head + &render(&[])));
+    let secret = format!("existingSecret={SECRET}");
+    let text = render(&[&secret, "crds.install=false"]);
+    for object in documents(&text) {
+        let kind = object["kind"].as_str().unwrap();
+        assert!(!["Job", "Namespace", "CustomResourceDefinition"].contains(&kind), "a {kind}");
+    }
+    common::generated("manifests/install.yaml", &(head + &text));
+}
+
+#[test]
+fn a_version_with_a_plus_gives_valid_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("pinkeeper");
+    run(Path::new("/bin/cp"), ["-r", &chart(), copy.to_str().unwrap()]);
+    let version = format!("1.2.3-{}+build.7", "long".repeat(14));
+    let file = copy.join("Chart.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("0.1.0", &version);
+    std::fs::write(&file, text).unwrap();
+    let objects = documents(&run(&tool("helm"), ["template", "x", copy.to_str().unwrap()]));
+    let label = |c: char| c.is_ascii_alphanumeric();
+    for object in objects {
+        for (key, value) in object["metadata"]["labels"].as_object().unwrap() {
+            let value = value.as_str().unwrap();
+            let is_valid = value.len() <= 63
+                && value.starts_with(label)
+                && value.ends_with(label)
+                && value.chars().all(|c| label(c) || "-_.".contains(c));
+            assert!(is_valid, "{key}: {value}");
+        }
+    }
 }
 
 #[test]
@@ -141,6 +171,8 @@ fn values_are_checked() {
         "kubo.storageMax=lots",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
+        "imagePullSecrets[0]=registry",
+        "install.nope=1",
     ];
     for value in refused {
         let chart = chart();
@@ -155,7 +187,7 @@ fn values_are_checked() {
         "kubo.storageMax=40GB",
         "kubo.private=true",
         "storage.raft.storageClassName=fast",
-        "imagePullSecrets[0]=registry",
+        "imagePullSecrets[0].name=registry",
         "nodeSelector.disk=ssd",
         "resources.limits.memory=1Gi",
         "fullnameOverride=pins",
@@ -197,6 +229,30 @@ fn values_reach_what_they_are_for() {
     let peer = container(pod, "pinkeeper");
     assert!(peer["args"].as_array().unwrap().contains(&json!("--default-replicas=2")));
     assert_eq!(peer["image"], "docker.io/pinkeeper/pinkeeper:dev");
+}
+
+#[test]
+fn every_container_can_be_given_resources() {
+    let paths = ["resources", "kubo.resources", "install.resources", "makeSecret.resources"];
+    let values = paths.map(|path| format!("{path}.limits.cpu=2"));
+    let objects = rendered(&values.each_ref().map(String::as_str));
+    for pod in pods(&objects) {
+        for container in containers(pod) {
+            assert_eq!(container["resources"]["limits"]["cpu"], 2, "{container}");
+        }
+    }
+}
+
+#[test]
+fn labels_of_people_do_not_replace_those_that_select_the_pods() {
+    let text = render(&[r"podLabels.app\.kubernetes\.io/name=mine", "podLabels.team=storage"]);
+    let objects = documents(&text);
+    let set = &find(&objects, "StatefulSet", "pinkeeper")["spec"];
+    let labels = &set["template"]["metadata"]["labels"];
+    assert_eq!(labels["team"], "storage");
+    for (key, value) in set["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&labels[key], value);
+    }
 }
 
 #[test]
@@ -244,7 +300,7 @@ fn no_role_is_wider_than_needed() {
             assert!(!secrets || name == "pinkeeper-make-secret", "{name}: {rule}");
         }
     }
-    let cluster = &find(&objects, "ClusterRole", "pinkeeper-system-pinkeeper")["rules"];
+    let cluster = &find(&objects, "ClusterRole", "pinkeeper:pinkeeper-system:pinkeeper")["rules"];
     let allowed = |group: &str, resource: &str| -> BTreeSet<String> {
         let rules = cluster.as_array().unwrap().iter();
         rules
@@ -318,9 +374,10 @@ fn every_container_has_few_rights_and_only_the_peer_a_token() {
 
 #[test]
 fn two_releases_do_not_meet_outside_of_their_namespaces() {
-    let in_namespace = |namespace: &str| {
+    let of = |namespace: &str, release: &str| {
         let chart = chart();
-        let args = ["template", "pinkeeper", &chart, "--namespace", namespace];
+        let fullname = format!("fullnameOverride={release}");
+        let args = ["template", release, &chart, "--namespace", namespace, "--set", &fullname];
         let objects = documents(&run(&tool("helm"), args));
         let names: BTreeSet<String> = objects
             .iter()
@@ -328,10 +385,11 @@ fn two_releases_do_not_meet_outside_of_their_namespaces() {
             .filter(|o| o["kind"] != "CustomResourceDefinition")
             .map(|o| format!("{} {}", o["kind"], o["metadata"]["name"]))
             .collect();
-        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(names.len(), 4, "{names:?}");
         names
     };
-    assert!(in_namespace("a").is_disjoint(&in_namespace("b")));
+    assert!(of("a", "pins").is_disjoint(&of("b", "pins")));
+    assert!(of("a", "b-c").is_disjoint(&of("a-b", "c")));
 }
 
 /// The daemon's supervisor as the binary has it.

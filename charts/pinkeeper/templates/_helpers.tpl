@@ -9,9 +9,10 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Objects outside of namespaces must not meet those of another release of the same name. */}}
+{{/* Names a role outside of namespaces. No namespace and no release has a colon in its name, so the roles
+of two releases never share a name. */}}
 {{- define "pinkeeper.clusterName" -}}
-{{- printf "%s-%s" .Release.Namespace (include "pinkeeper.fullname" .) -}}
+{{- printf "pinkeeper:%s:%s" .Release.Namespace (include "pinkeeper.fullname" .) -}}
 {{- end -}}
 
 {{- define "pinkeeper.selectorLabels" -}}
@@ -21,13 +22,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "pinkeeper.labels" -}}
 {{ include "pinkeeper.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- /* A version may contain "+", a label must not. */}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | trimSuffix "_" | trimSuffix "." }}
 {{- end -}}
 
 {{- define "pinkeeper.image" -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default (.Chart.AppVersion | replace "+" "_")) -}}
 {{- end -}}
 
 {{- define "pinkeeper.secretName" -}}
