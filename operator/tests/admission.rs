@@ -83,7 +83,7 @@ async fn pins_are_taken_or_refused_with_the_reason() {
         ("identity", json!({"cid": "bafkqabtimvwgy3yk"})),
         ("shortest", json!({"cid": "bafkqaaa"})),
         ("counts", json!({"cid": V0, "replicas": 3, "minReplicas": 3})),
-        ("least-alone", json!({"cid": V0, "minReplicas": 5})),
+        ("least-alone", json!({"cid": V0, "minReplicas": 3})),
         ("many", json!({"cid": V0, "replicas": 1000})),
         ("retain", json!({"cid": V0, "deletionPolicy": "Retain"})),
     ];
@@ -121,6 +121,7 @@ async fn pins_are_taken_or_refused_with_the_reason() {
             json!({"cid": V0, "replicas": 2, "minReplicas": 3}),
             "minReplicas must not be larger than replicas",
         ),
+        (json!({"cid": V0, "minReplicas": 4}), "minReplicas must not be larger than replicas"),
         (json!({"cid": V0, "replica": 2}), r#"unknown field "spec.replica""#),
     ];
     for (spec, message) in bad {
@@ -172,6 +173,8 @@ async fn a_pin_can_be_scaled_selected_and_shown_but_its_cid_stays() {
     let fresh = create(&client, "docs", json!({"cid": V1_BASE32})).await.unwrap();
     assert_eq!(fresh.data["status"], json!({"observedGeneration": -1}), "it looks done");
     assert_eq!(fresh.data["spec"]["deletionPolicy"], "Unpin");
+    let scale = pins(&client).get_scale("docs").await.unwrap();
+    assert_eq!(scale.spec.unwrap().replicas, Some(3), "the default");
     create(&client, "other", json!({"cid": V0})).await.unwrap();
 
     for cid in [V0, "k2jmtxu61bnhrtj301lw7zizknztocdbeqhxgv76l2q9t36fn9jbzipo"] {
@@ -182,7 +185,7 @@ async fn a_pin_can_be_scaled_selected_and_shown_but_its_cid_stays() {
         assert!(said.contains("cid cannot be changed; create another Pin"), "{said}");
     }
 
-    // Also where the spec has named no number before.
+    // Its spec has named no number.
     success(&plane.kubectl(&["scale", "pin/docs", "--replicas=3"]));
     let scaled = pins(&client).get("docs").await.unwrap();
     assert_eq!(scaled.data["spec"]["replicas"], 3);
@@ -217,7 +220,8 @@ async fn write_status(client: &Client) {
         "message": "1 of 3 copies is missing", "lastTransitionTime": now, "observedGeneration": 2,
     });
     let status = json!({
-        "observedGeneration": 2, "observedEntries": 7, "replicas": "2/3", "readyReplicas": 2,
+        "observedGeneration": 2, "observedEntries": 7,
+        "copies": "2/3", "replicas": 2, "readyReplicas": 1, "desiredReplicas": 3,
         "conditions": [condition],
         "allocations": [
             {"peer": "pinkeeper-0", "state": "Pinned", "since": now},
@@ -257,7 +261,8 @@ async fn a_peer_can_present_itself() {
     let (plane, client) = with_definitions().await;
     let peers: Api<crd::ClusterPeer> = Api::namespaced(client, "default");
     let new = crd::ClusterPeer::new("pinkeeper-0", crd::ClusterPeerSpec::default());
-    peers.create(&PostParams::default(), &new).await.unwrap();
+    let fresh = peers.create(&PostParams::default(), &new).await.unwrap();
+    assert_eq!(fresh.status.unwrap().observed_generation, Some(-1), "it looks done");
     let status = crd::ClusterPeerStatus {
         peer_id: Some("12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA".into()),
         cluster_id: Some("00".repeat(16)),

@@ -147,6 +147,10 @@ fn the_definitions_are_the_generated_ones() {
     }
     let none = rendered(&["crds.install=false"]);
     assert!(none.iter().all(|o| o["kind"] != "CustomResourceDefinition"));
+    let fewer = rendered(&["defaultReplicas=2"]);
+    let pins = find(&fewer, "CustomResourceDefinition", "pins.pinkeeper.dev");
+    let schema = &pins["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    assert_eq!(schema["properties"]["spec"]["properties"]["replicas"]["default"], 2);
     let not_kept = rendered(&["crds.keep=false"]);
     let pins = find(&not_kept, "CustomResourceDefinition", "pins.pinkeeper.dev");
     assert!(pins["metadata"].get("annotations").is_none());

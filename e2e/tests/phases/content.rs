@@ -69,7 +69,7 @@ pub async fn a_folder(trial: &Trial) -> anyhow::Result<()> {
     let named = holders(&pin);
     let status = pin.status.unwrap_or_default();
     ensure!(named.len() == 2 && status.allocations.len() == 2, "{status:?}");
-    ensure!(status.replicas.as_deref() == Some("2/2"), "{status:?}");
+    ensure!(status.copies.as_deref() == Some("2/2"), "{status:?}");
     ensure!(status.ready_replicas == Some(2), "{status:?}");
     let mut holding = BTreeSet::new();
     for pod in release.pods().await?.into_keys() {

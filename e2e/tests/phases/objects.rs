@@ -95,9 +95,13 @@ pub async fn more_copies_than_peers(trial: &Trial) -> anyhow::Result<()> {
     let pin = trial.pin_that((WEB, &enough), SOON, "is Ready with three copies", on_all).await?;
     took("Ready with three copies after", began);
     let status = pin.status.clone().unwrap_or_default();
-    ensure!(status.replicas.as_deref() == Some("3/9"), "{status:?}");
-    let reconciling = condition(&pin, "Reconciling").context("no Reconciling")?;
-    ensure!(reconciling.status == "True", "{reconciling:?}");
+    ensure!(status.copies.as_deref() == Some("3/9"), "{status:?}");
+    let numbers = [status.replicas, status.ready_replicas, status.desired_replicas];
+    ensure!(numbers == [Some(3), Some(3), Some(9)], "{status:?}");
+    for kind in ["Reconciling", "FullyReplicated"] {
+        let found = condition(&pin, kind).context("a condition is missing")?;
+        ensure!(found.status == "False", "{found:?}");
+    }
     trial.held_exactly_by(&few, &holders(&pin)).await?;
 
     let short = |pin: &_| holders(pin).len() == 3 && reason(pin) == "NotEnoughPeers";

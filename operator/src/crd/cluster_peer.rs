@@ -57,6 +57,10 @@ pub struct ClusterPeerSpec {}
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterPeerStatus {
+    /// observedGeneration is the generation of the spec that this status is about; -1 before any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
     /// conditions are Ready: True when the peer takes part and its daemon answers, Unknown when
     /// nothing was heard of it; and UnpinsWaiting: True while so many Pins were deleted that a person
     /// has to allow what is to be unpinned, and absent otherwise.

@@ -22,7 +22,7 @@ use super::schema::{CID_ALPHABET, CID_LENGTH, conditions};
     shortname = "ipfspin",
     category = "ipfs",
     doc = "Pin is IPFS content that the cluster keeps pinned on several daemons.",
-    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.readyReplicas"),
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas"),
     selectable = ".spec.cid",
     printcolumn(name = "CID", type_ = "string", json_path = ".spec.cid"),
     printcolumn(
@@ -35,7 +35,7 @@ use super::schema::{CID_ALPHABET, CID_LENGTH, conditions};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "REPLICAS", type_ = "string", json_path = ".status.replicas"),
+    printcolumn(name = "REPLICAS", type_ = "string", json_path = ".status.copies"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "POLICY",
@@ -53,7 +53,7 @@ use super::schema::{CID_ALPHABET, CID_LENGTH, conditions};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.replicas) || !has(self.minReplicas) || self.minReplicas <= self.replicas"
-).message("minReplicas must not be larger than replicas"))]
+).message("minReplicas must not be larger than replicas; name both"))]
 pub struct PinSpec {
     /// cid is the content identifier: CIDv0 (`Qm…`) or CIDv1 in base32, base58 or another base,
     /// without `/ipfs/` and without a path. It never changes; for other content create another Pin.
@@ -71,8 +71,8 @@ pub struct PinSpec {
         hash has 59 in base32, 49 in base58; was it cut off or pasted twice?"))]
     pub cid: String,
 
-    /// replicas is the number of daemons that keep a copy. Absent: the installation's default. When
-    /// there are fewer peers, as many copies as possible are made.
+    /// replicas is the number of daemons that keep a copy. When there are fewer peers, as many copies
+    /// as possible are made.
     #[schemars(range(min = 1, max = super::REPLICAS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
@@ -103,8 +103,9 @@ pub enum DeletionPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PinStatus {
-    /// conditions are Ready (enough copies are confirmed), Reconciling (the cluster works on it) and
-    /// Stalled (nothing will happen before the spec is changed).
+    /// conditions are Ready (at least minReplicas copies are confirmed), Reconciling (the cluster works
+    /// on it and it is not Ready yet), Stalled (nothing will happen before the spec is changed) and
+    /// FullyReplicated (as many copies as wanted are confirmed).
     #[schemars(schema_with = "conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -119,10 +120,21 @@ pub struct PinStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_entries: Option<i64>,
 
-    /// replicas says how many copies are confirmed and how many are wanted, as in 2/3.
+    /// copies says for people how many copies are confirmed and how many are wanted, as in 2/3.
     #[schemars(length(max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<String>,
+    pub copies: Option<String>,
+
+    /// replicas is the number of peers that keep a copy, or are to; those that give theirs up are not
+    /// counted.
+    #[schemars(range(min = 0, max = super::REPLICAS_MAX))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+
+    /// desiredReplicas is the number of copies that are wanted.
+    #[schemars(range(min = 0, max = super::REPLICAS_MAX))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<i32>,
 
     /// readyReplicas is the number of confirmed copies.
     #[schemars(range(min = 0, max = super::REPLICAS_MAX))]
@@ -182,7 +194,7 @@ pub enum AllocationState {
     Leaving,
 }
 
-/// Reasons of a Pin's conditions; all three of one Pin have the same.
+/// Reasons of a Pin's conditions; all of one Pin have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PinReason {
     /// At least minReplicas copies are confirmed.
@@ -229,7 +241,7 @@ impl PinReason {
     }
 
     /// Whether the condition Stalled is True: nothing will happen before the spec is changed. A Pin
-    /// that is neither ready nor stalled is Reconciling; a ready one is, while under replicas.
+    /// that is neither ready nor stalled is Reconciling.
     #[must_use]
     pub fn is_stalled(self) -> bool {
         matches!(self, Self::InvalidCID | Self::Unallocatable)

@@ -30,17 +30,27 @@ pub(super) const CID_LENGTH: &str = concat!(
     "size(self) >= 6)"
 );
 
+/// Copies of a Pin that names no number; the chart puts its own default here.
+const DEFAULT_REPLICAS: u16 = 3;
+
 /// The definitions of both kinds, ready to be applied.
 ///
 /// # Panics
 /// Never: the types are fixed, and a test builds them.
 #[must_use]
 pub fn definitions() -> [Value; 2] {
-    let mut pin = finish(&Pin::crd());
+    let (mut pin, mut peer) = (finish(&Pin::crd()), finish(&ClusterPeer::crd()));
     // A fresh object must not look done to who compares generations.
-    pin["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["default"] =
-        json!({"observedGeneration": -1});
-    [pin, finish(&ClusterPeer::crd())]
+    for definition in [&mut pin, &mut peer] {
+        properties(definition)["status"]["default"] = json!({"observedGeneration": -1});
+    }
+    // The scale subresource cannot be read where the spec names no number.
+    properties(&mut pin)["spec"]["properties"]["replicas"]["default"] = json!(DEFAULT_REPLICAS);
+    [pin, peer]
+}
+
+fn properties(definition: &mut Value) -> &mut Value {
+    &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
 }
 
 /// A definition as a YAML document, as in the files of `crds/`.

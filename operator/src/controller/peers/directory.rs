@@ -30,6 +30,8 @@ pub(super) fn peers_in(client: &Client, namespace: &str) -> Api<RawPeer> {
 pub struct Listed {
     /// The version read.
     pub resource_version: String,
+    /// The generation of its spec.
+    pub generation: i64,
     /// Its status.
     pub status: crd::ClusterPeerStatus,
     /// The status's peer ID, if it has a readable one.
@@ -44,6 +46,7 @@ impl Listed {
             raw.status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
         let listed = Self {
             resource_version: raw.metadata.resource_version?,
+            generation: raw.metadata.generation.unwrap_or_default(),
             id: status.peer_id.as_deref().and_then(|id| id.parse().ok()),
             cluster: status.cluster_id.as_deref().and_then(|id| id.parse().ok()),
             status,

@@ -93,7 +93,7 @@ impl Own {
         };
         let told = listed.resource_version.clone();
         let listed = latest(listed, self.newer.as_ref());
-        let status = self.status(&listed.status, waiting);
+        let status = self.status(&listed, waiting);
         if !is_due(&listed.status, &status, self.written.map(|written| written.elapsed())) {
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl Own {
         Ok(())
     }
 
-    fn status(&mut self, before: &ClusterPeerStatus, waiting: &str) -> ClusterPeerStatus {
+    fn status(&mut self, listed: &Listed, waiting: &str) -> ClusterPeerStatus {
         let cluster = &self.shared.cluster;
         let mut metrics: Metrics = cluster.local_metrics().borrow().clone();
         self.free_space = steady(self.free_space, metrics.free_space);
@@ -112,6 +112,7 @@ impl Own {
         let members = cluster.members();
         let unpins = cluster.state().read(|pins| claims::message(pins, &self.shared.settings));
         let situation = Situation {
+            generation: listed.generation,
             id: cluster.id(),
             member: cluster.member(),
             standing: cluster.standing(),
@@ -123,7 +124,7 @@ impl Own {
             unpins: unpins.as_deref(),
             now: self.shared.clock.now(),
         };
-        own_status(situation, before)
+        own_status(situation, &listed.status)
     }
 
     /// Makes the object, with an empty spec that is never applied again: it belongs to people.

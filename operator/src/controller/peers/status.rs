@@ -13,6 +13,8 @@ use crate::crd::{self, ClusterPeerDaemon, ClusterPeerStatus, PeerRole};
 /// What a peer knows of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
+    /// The generation of its ClusterPeer's spec.
+    pub generation: i64,
     /// Its identity.
     pub id: PeerId,
     /// Its addresses.
@@ -58,6 +60,7 @@ pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> Clust
         membership.map(|view| if view.voter { PeerRole::Voter } else { PeerRole::Learner })
     };
     ClusterPeerStatus {
+        observed_generation: Some(situation.generation),
         conditions: [ready(situation, before)]
             .into_iter()
             .chain(unpins(situation, before))
@@ -176,6 +179,7 @@ mod tests {
             let metrics = metrics(daemon);
             let view = MemberView { member: member.clone(), voter: true };
             let situation = Situation {
+                generation: 4,
                 id: PeerId([1; 32]),
                 member: &member,
                 standing,
@@ -205,6 +209,7 @@ mod tests {
     /// A member that is well.
     fn well<'a>(member: &'a Member, metrics: &'a Metrics) -> Situation<'a> {
         Situation {
+            generation: 4,
             id: PeerId([1; 32]),
             member,
             standing: Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 },
@@ -243,6 +248,7 @@ mod tests {
             assert_eq!(status.role, role, "{local} {membership:?}");
         }
         let status = said(well);
+        assert_eq!(status.observed_generation, Some(4));
         assert_eq!(status.peer_id, Some(PeerId([1; 32]).to_string()));
         assert_eq!(status.cluster_id, Some(ClusterId([1; 16]).to_string()));
         assert_eq!((status.pins, status.queue), (Some(3), Some(0)));

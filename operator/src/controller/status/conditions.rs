@@ -1,4 +1,8 @@
-//! The three conditions of a Pin, as kstatus reads them: Ready, Reconciling, Stalled. Pure.
+//! The conditions of a Pin: Ready, Reconciling and Stalled as kstatus reads them, and FullyReplicated.
+//! Pure.
+//!
+//! A Pin that is Ready by `minReplicas` is not Reconciling, although copies may be missing: tools wait for
+//! the end of Reconciling, and the missing copies may need a new peer.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use pinkeeper::types::Timestamp;
@@ -6,24 +10,24 @@ use pinkeeper::types::Timestamp;
 use super::judge::{bounded, whole_seconds};
 use crate::{controller::objects::PinObject, crd::PinReason};
 
-const TYPES: [&str; 3] = ["Ready", "Reconciling", "Stalled"];
+const TYPES: [&str; 4] = ["Ready", "Reconciling", "Stalled", "FullyReplicated"];
 
 /// The place of a condition among ours.
 pub(super) fn rank(kind: &str) -> usize {
     TYPES.iter().position(|own| *own == kind).unwrap_or(TYPES.len())
 }
 
-/// All three with the same reason; a condition keeps its transition time while its status stays.
+/// All with the same reason and message; a condition keeps its transition time while its status stays.
 pub(super) fn conditions(
     object: &PinObject,
     reason: PinReason,
-    under_replicas: bool,
+    fully_replicated: bool,
     message: &str,
     now: Timestamp,
 ) -> Vec<Condition> {
     let before = object.status.as_ref().map_or(&[][..], |status| &status.conditions[..]);
-    let reconciling = !reason.is_stalled() && (!reason.is_ready() || under_replicas);
-    let values = [reason.is_ready(), reconciling, reason.is_stalled()];
+    let (ready, stalled) = (reason.is_ready(), reason.is_stalled());
+    let values = [ready, !ready && !stalled, stalled, fully_replicated];
     let condition = |(kind, value): (&str, bool)| {
         let status = if value { "True" } else { "False" };
         let since = before

@@ -111,20 +111,22 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
     if reason == PinReason::NotEnoughPeers && graces.last(Duration::ZERO, GATHERING) {
         reason = PinReason::Queued;
     }
-    let under = count.confirmed < count.wanted;
+    let full = count.confirmed >= count.wanted;
     let message = message(reason, &copies, &count);
-    let conditions =
-        conditions(object, reason, reason.is_ready() && under, &message, view.now.wall);
+    let conditions = conditions(object, reason, full, &message, view.now.wall);
+    let number = |count| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let status = crd::PinStatus {
         conditions,
         observed_generation: Some(object.generation),
         observed_entries: Some(i64::try_from(view.entries).unwrap_or(i64::MAX)),
-        replicas: Some(format!("{}/{}", count.confirmed, count.wanted)),
-        ready_replicas: Some(i32::try_from(count.confirmed).unwrap_or(i32::MAX)),
+        copies: Some(format!("{}/{}", count.confirmed, count.wanted)),
+        replicas: number(count.holders),
+        ready_replicas: number(count.confirmed),
+        desired_replicas: number(count.wanted),
         allocations: copies.into_iter().take(crd::ALLOCATIONS_LEN_MAX).collect(),
     };
     let Graces { held, ends: recheck, .. } = graces;
-    Some(Verdict { status, reason, settled: reason.is_ready() && !under, recheck, held })
+    Some(Verdict { status, reason, settled: reason.is_ready() && full, recheck, held })
 }
 
 fn stalled(object: &PinObject, reason: PinReason, message: &str, now: Timestamp) -> Verdict {

@@ -109,12 +109,12 @@ impl World {
     }
 }
 
-fn conditions(status: &crd::PinStatus) -> [&str; 3] {
+fn conditions(status: &crd::PinStatus) -> [&str; 4] {
     let status = |kind| {
         let found = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
         found.status.as_str()
     };
-    [status("Ready"), status("Reconciling"), status("Stalled")]
+    ["Ready", "Reconciling", "Stalled", "FullyReplicated"].map(status)
 }
 
 fn message(status: &crd::PinStatus) -> &str {
@@ -132,8 +132,8 @@ fn kstatus(object: &PinObject, status: &crd::PinStatus) -> &'static str {
         return "InProgress";
     }
     match conditions(status) {
-        [_, "True", _] => "InProgress",
-        [_, _, "True"] => "Failed",
+        [_, "True", ..] => "InProgress",
+        [_, _, "True", _] => "Failed",
         ["True", ..] => "Current",
         _ => "InProgress",
     }
@@ -143,12 +143,13 @@ fn kstatus(object: &PinObject, status: &crd::PinStatus) -> &'static str {
 fn the_table_of_reasons() {
     use PinReason as R;
     use PinState::{DaemonDown, Failed, NotFound, Pinned, Pinning, Queued};
-    let working = ["False", "True", "False"];
-    type Case<'a> = (&'a [PinState], i32, i32, R, [&'a str; 3], &'a str);
+    let working = ["False", "True", "False", "False"];
+    let (full, ready) = (["True", "False", "False", "True"], ["True", "False", "False", "False"]);
+    type Case<'a> = (&'a [PinState], i32, i32, R, [&'a str; 4], &'a str);
     let cases: &[Case<'_>] = &[
-        (&[Pinned, Pinned], 2, 2, R::Pinned, ["True", "False", "False"], "Current"),
-        (&[Pinned, Pinning], 2, 1, R::Pinned, ["True", "True", "False"], "InProgress"),
-        (&[Pinned, NotFound], 2, 1, R::Pinned, ["True", "True", "False"], "InProgress"),
+        (&[Pinned, Pinned], 2, 2, R::Pinned, full, "Current"),
+        (&[Pinned, Pinning], 2, 1, R::Pinned, ready, "Current"),
+        (&[Pinned, NotFound], 2, 1, R::Pinned, ready, "Current"),
         (&[Pinned, Pinning], 2, 2, R::Pinning, working, "InProgress"),
         (&[Queued, Queued], 2, 2, R::Queued, working, "InProgress"),
         (&[Queued, Pinning], 2, 2, R::Pinning, working, "InProgress"),
@@ -158,7 +159,7 @@ fn the_table_of_reasons() {
         (&[DaemonDown, Failed], 2, 1, R::PinError, working, "InProgress"),
         (&[DaemonDown, Pinned], 2, 2, R::DaemonDown, working, "InProgress"),
         (&[Pinned, Pinned], 5, 5, R::NotEnoughPeers, working, "InProgress"),
-        (&[Pinned, Pinned], 5, 2, R::Pinned, ["True", "True", "False"], "InProgress"),
+        (&[Pinned, Pinned], 5, 2, R::Pinned, ready, "Current"),
         (&[], 1, 1, R::NotEnoughPeers, working, "InProgress"),
     ];
     for (states, replicas, min, reason, expected, seen) in cases {
@@ -171,7 +172,7 @@ fn the_table_of_reasons() {
         assert!(
             own.clone().all(|c| c.reason == reason.as_str() && c.observed_generation == Some(1))
         );
-        assert_eq!(verdict.settled, expected[0] == "True" && expected[1] == "False", "{states:?}");
+        assert_eq!(verdict.settled, *expected == full, "{states:?}");
     }
 }
 
@@ -181,14 +182,14 @@ fn bad_input_is_stalled() {
     let world = World::new(3, &[]);
     let verdict = judge(&cid, View { pin: None, ..world.view(NOW) }).unwrap();
     assert_eq!(verdict.reason, PinReason::InvalidCID);
-    assert_eq!(conditions(&verdict.status), ["False", "False", "True"]);
+    assert_eq!(conditions(&verdict.status), ["False", "False", "True", "False"]);
     assert_eq!(kstatus(&cid, &verdict.status), "Failed");
     assert!(verdict.settled && message(&verdict.status).contains("is not a CID"));
 
     let refused = View { refused: Some(Refused::TooManyClaims), ..world.view(NOW) };
     let verdict = judge(&object(1, 1), refused).unwrap();
     assert_eq!(verdict.reason, PinReason::Unallocatable);
-    assert_eq!(conditions(&verdict.status), ["False", "False", "True"]);
+    assert_eq!(conditions(&verdict.status), ["False", "False", "True", "False"]);
 }
 
 #[test]
@@ -251,7 +252,7 @@ fn a_silent_peer_keeps_its_state_for_the_grace() {
     let late = world.judge(&object, after(GRACE));
     assert_eq!(late.reason, PinReason::DaemonDown);
     assert_eq!(late.status.allocations[0].state, AllocationState::PeerDown);
-    assert_eq!(late.status.replicas.as_deref(), Some("0/2"));
+    assert_eq!(late.status.copies.as_deref(), Some("0/2"));
 }
 
 #[test]

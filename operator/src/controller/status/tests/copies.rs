@@ -61,7 +61,7 @@ fn a_copy_that_leaves_is_no_copy() {
         leaving.iter().for_each(|n| world.pin.allocations[*n].leaving = true);
         let verdict = world.judge(&object(*replicas, *min), NOW);
         assert_eq!((verdict.reason, &states(&verdict)[..]), (*reason, *expected), "{what}");
-        assert_eq!(verdict.status.replicas.as_deref(), Some(*confirmed), "{what}");
+        assert_eq!(verdict.status.copies.as_deref(), Some(*confirmed), "{what}");
         let ready = expected.iter().filter(|state| **state == A::Pinned).count();
         assert_eq!(verdict.status.ready_replicas, i32::try_from(ready).ok(), "{what}");
         let under = i32::try_from(ready).unwrap() < *replicas;
@@ -87,7 +87,7 @@ fn whatever_is_known_of_a_copy_that_leaves_it_leaves() {
                 for at in [after(STEP), after(GRACE * 2)] {
                     let verdict = world.judge(&object, at);
                     assert_eq!(states(&verdict), [AllocationState::Leaving], "{before:?}");
-                    assert_eq!(verdict.status.replicas.as_deref(), Some("0/1"));
+                    assert_eq!(verdict.status.copies.as_deref(), Some("0/1"));
                 }
             }
         }
@@ -370,7 +370,7 @@ fn two_identities_under_one_name_are_shown_once() {
             let verdict = world.judge(&object(1, 1), NOW);
             assert_eq!(states(&verdict), [expected], "{first:?} {second:?} {leaving:?} {back}");
             let confirmed = usize::from(expected == A::Pinned);
-            assert_eq!(verdict.status.replicas, Some(format!("{confirmed}/1")));
+            assert_eq!(verdict.status.copies, Some(format!("{confirmed}/1")));
             assert_ne!(verdict.reason, PinReason::NotEnoughPeers);
         }
     }

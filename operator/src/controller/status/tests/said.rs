@@ -39,19 +39,23 @@ fn wall(second: u64) -> Timestamp {
 }
 
 #[test]
-fn each_reason_has_its_three_conditions() {
+fn each_reason_has_its_conditions() {
     for reason in REASONS {
-        for under in [false, true] {
+        for full in [false, true] {
             let (ready, stalled) = (
                 reason == PinReason::Pinned,
                 matches!(reason, PinReason::InvalidCID | PinReason::Unallocatable),
             );
-            let reconciling = !stalled && (!ready || under);
             let text = |value| if value { "True" } else { "False" };
-            let all = conditions_of(&object(1, 1), reason, under, "why", wall(3));
-            let expected = [("Ready", ready), ("Reconciling", reconciling), ("Stalled", stalled)]
-                .map(|(kind, value)| (format!("{kind}={}", text(value)), 3));
-            assert_eq!(told(&all), expected, "{reason} {under}");
+            let all = conditions_of(&object(1, 1), reason, full, "why", wall(3));
+            let expected = [
+                ("Ready", ready),
+                ("Reconciling", !stalled && !ready),
+                ("Stalled", stalled),
+                ("FullyReplicated", full),
+            ]
+            .map(|(kind, value)| (format!("{kind}={}", text(value)), 3));
+            assert_eq!(told(&all), expected, "{reason} {full}");
             for one in &all {
                 assert_eq!((one.reason.as_str(), one.message.as_str()), (reason.as_str(), "why"));
                 assert_eq!(one.observed_generation, Some(1));
@@ -63,20 +67,20 @@ fn each_reason_has_its_three_conditions() {
 #[test]
 fn a_condition_is_since_its_own_status_changed() {
     let mut object = object(1, 1);
-    let mut see = |reason, under, second| {
-        let all = conditions_of(&object, reason, under, "", wall(second));
+    let mut see = |reason, full, second| {
+        let all = conditions_of(&object, reason, full, "", wall(second));
         let status = crd::PinStatus { conditions: all.clone(), ..crd::PinStatus::default() };
         object.status = Some(status);
         told(&all).into_iter().map(|(_, second)| second).collect::<Vec<_>>()
     };
-    // Ready, Reconciling, Stalled.
-    assert_eq!(see(PinReason::Queued, false, 1), [1, 1, 1]);
-    assert_eq!(see(PinReason::Pinning, false, 2), [1, 1, 1], "another reason");
-    assert_eq!(see(PinReason::Pinned, true, 3), [3, 1, 1]);
-    assert_eq!(see(PinReason::Pinned, false, 4), [3, 4, 1]);
-    assert_eq!(see(PinReason::Unallocatable, false, 5), [5, 4, 5]);
-    assert_eq!(see(PinReason::Pinned, false, 6), [6, 4, 6]);
-    assert_eq!(see(PinReason::DaemonDown, false, 7), [7, 7, 6]);
+    // Ready, Reconciling, Stalled, FullyReplicated.
+    assert_eq!(see(PinReason::Queued, false, 1), [1, 1, 1, 1]);
+    assert_eq!(see(PinReason::Pinning, false, 2), [1, 1, 1, 1], "another reason");
+    assert_eq!(see(PinReason::Pinned, false, 3), [3, 3, 1, 1]);
+    assert_eq!(see(PinReason::Pinned, true, 4), [3, 3, 1, 4]);
+    assert_eq!(see(PinReason::Unallocatable, false, 5), [5, 3, 5, 5]);
+    assert_eq!(see(PinReason::Pinned, true, 6), [6, 3, 6, 6]);
+    assert_eq!(see(PinReason::DaemonDown, false, 7), [7, 7, 6, 7]);
 }
 
 #[test]
@@ -111,7 +115,7 @@ fn reasons_go_by_what_decides_first() {
         let verdict =
             judge(&object, View { default_replicas: default, ..world.view(NOW) }).unwrap();
         assert_eq!(verdict.reason, expected, "{default}");
-        assert_eq!(verdict.status.replicas, Some(format!("2/{default}")));
+        assert_eq!(verdict.status.copies, Some(format!("2/{default}")));
         assert_eq!(verdict.settled, expected == R::Pinned);
     }
 }
@@ -260,7 +264,7 @@ fn a_status_differs_in_facts_in_words_or_not_at_all() {
     let other = Time(jiff::Timestamp::UNIX_EPOCH);
     let foreign = Condition { type_: "Foreign".into(), ..status.conditions[0].clone() };
     type Change<'a> = &'a dyn Fn(&mut crd::PinStatus);
-    let cases: [(&str, Change<'_>, Difference); 19] = [
+    let cases: [(&str, Change<'_>, Difference); 21] = [
         ("nothing", &|_| {}, None),
         ("entries", &|s| s.observed_entries = Some(77), None),
         ("no entries", &|s| s.observed_entries = Option::None, None),
@@ -270,7 +274,9 @@ fn a_status_differs_in_facts_in_words_or_not_at_all() {
         ("message", &|s| s.conditions[0].message = "x".into(), Words),
         ("message of a copy", &|s| s.allocations[1].message = "x".into(), Words),
         ("generation", &|s| s.observed_generation = Some(9), Facts),
-        ("replicas", &|s| s.replicas = Some("2/2".into()), Facts),
+        ("copies", &|s| s.copies = Some("2/2".into()), Facts),
+        ("replicas", &|s| s.replicas = Some(7), Facts),
+        ("desired", &|s| s.desired_replicas = Some(7), Facts),
         ("ready", &|s| s.ready_replicas = Some(2), Facts),
         ("status", &|s| s.conditions[1].status = "False".into(), Facts),
         ("reason", &|s| s.conditions[2].reason = "Other".into(), Facts),
