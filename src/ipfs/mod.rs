@@ -7,7 +7,7 @@
 pub mod fake;
 pub mod kubo;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::watch;
@@ -44,12 +44,16 @@ pub enum Held {
 }
 
 /// Space taken and allowed, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryStat {
     /// Bytes the repository takes.
     pub size: u64,
-    /// Kubo's `StorageMax`.
+    /// What the daemon may take: Kubo's `Datastore.StorageMax`.
     pub storage_max: u64,
+    /// Nobody has set that limit: it is the one that Kubo writes into every new configuration.
+    pub is_default: bool,
+    /// Where the repository is, as the daemon sees it.
+    pub folder: PathBuf,
 }
 
 /// An IPFS daemon. Pins are recursive ones unless it says otherwise.

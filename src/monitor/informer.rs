@@ -16,6 +16,9 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(2);
 /// Time the daemon has to tell its space.
 const SPACE_DEADLINE: Duration = Duration::from_secs(2);
+/// What is left free of a volume for other files than content: a fiftieth, and not more than that.
+const RESERVE_PART: u64 = 50;
+const RESERVE_MAX: u64 = 1 << 30;
 /// How long metrics are good; pushed at half of it, so that one lost push does no harm.
 pub const TTL: Duration = Duration::from_secs(6);
 
@@ -25,7 +28,7 @@ pub struct Sources {
     pub ipfs: SharedIpfs,
     /// The tracker.
     pub tracker: TrackerHandle,
-    /// A folder on the daemon's volume; absent: only the daemon's own limit counts.
+    /// A folder on the daemon's volume; absent: where the daemon says that its repository is.
     pub volume: Option<PathBuf>,
     /// Labels for placement.
     pub tags: BTreeMap<String, String>,
@@ -64,8 +67,10 @@ impl Sources {
         // It is there; that its space is unknown must not hide it, nor that it is gone next time.
         let repository = timeout(SPACE_DEADLINE, self.ipfs.repository()).await;
         let repository = repository.ok().and_then(Result::ok);
-        let volume = self.volume.as_deref().and_then(space_on);
-        let space = repository.map(|repository| space_for_content(repository, volume));
+        let space = repository.as_ref().map(|repository| {
+            let folder = self.volume.as_ref().unwrap_or(&repository.folder);
+            space_for_content(repository, space_on(folder))
+        });
         Ok(Metrics {
             daemon: Some(daemon),
             free_space: space.map(|space| space.free),
@@ -128,17 +133,28 @@ struct Space {
     full_percent: u8,
 }
 
-/// The narrower of what the daemon may take and what the volume has.
-fn space_for_content(repository: RepositoryStat, volume: Option<Volume>) -> Space {
+/// The narrower of what the daemon may take and what the volume has. The limit that Kubo sets by itself
+/// says nothing of the volume, and counts only where that is not known.
+fn space_for_content(repository: &RepositoryStat, volume: Option<Volume>) -> Space {
     let allowed = Volume {
         free: repository.storage_max.saturating_sub(repository.size),
         whole: repository.storage_max,
     };
-    let volume = volume.unwrap_or(allowed);
+    let space = |of: Volume| Space { free: of.free, full_percent: full_percent(of) };
+    let Some(volume) = volume.map(less_reserve) else { return space(allowed) };
+    if repository.is_default {
+        return space(volume);
+    }
     Space {
         free: allowed.free.min(volume.free),
         full_percent: full_percent(allowed).max(full_percent(volume)),
     }
+}
+
+/// Without what the daemon's own files need: its datastore's journal and index, the ledger.
+fn less_reserve(Volume { free, whole }: Volume) -> Volume {
+    let reserve = (whole / RESERVE_PART).min(RESERVE_MAX);
+    Volume { free: free.saturating_sub(reserve), whole: whole.saturating_sub(reserve) }
 }
 
 fn full_percent(Volume { free, whole }: Volume) -> u8 {
@@ -199,19 +215,35 @@ mod tests {
     }
 
     #[test]
-    fn the_narrower_of_volume_and_limit_counts() {
+    fn the_narrower_of_volume_and_limit_counts_and_kubos_own_limit_does_not() {
         let volume = |free, whole| Some(Volume { free, whole });
+        // Size and limit, whether nobody set that, the volume; the space.
         let table = [
-            ((25, 100), None, (75, 25)),
-            ((25, 100), volume(60, 1000), (60, 94)),
-            ((99, 100), volume(900, 1000), (1, 99)),
-            ((150, 100), volume(900, 1000), (0, 100)),
-            ((0, 0), volume(5, 10), (0, 100)),
-            ((0, 100), volume(100, 100), (100, 0)),
+            ((25, 100), false, None, (75, 25)),
+            ((25, 100), true, None, (75, 25)),
+            ((25, 100), false, volume(60, 1000), (40, 95)),
+            ((25, 100), true, volume(60, 1000), (40, 95)),
+            ((99, 100), false, volume(900, 1000), (1, 99)),
+            ((99, 100), true, volume(900, 1000), (880, 10)),
+            ((150, 100), false, volume(900, 1000), (0, 100)),
+            ((0, 0), false, volume(5, 10), (0, 100)),
+            ((0, 100), false, volume(100, 100), (98, 0)),
+            ((0, 100), true, volume(19, 1000), (0, 100)),
         ];
-        for ((size, storage_max), volume, (free, full_percent)) in table {
-            let space = space_for_content(RepositoryStat { size, storage_max }, volume);
-            assert_eq!(space, Space { free, full_percent }, "{size} of {storage_max}");
+        for ((size, storage_max), is_default, volume, (free, full_percent)) in table {
+            let folder = PathBuf::new();
+            let repository = RepositoryStat { size, storage_max, is_default, folder };
+            let space = space_for_content(&repository, volume);
+            let what = format!("{size} of {storage_max} ({is_default}), {volume:?}");
+            assert_eq!(space, Space { free, full_percent }, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_large_volume_keeps_a_gibibyte_and_a_small_one_a_fiftieth() {
+        for (whole, reserve) in [(500 << 30, 1 << 30), (50 << 30, 1 << 30), (5 << 30, (5 << 30) / 50)] {
+            let left = less_reserve(Volume { free: whole, whole });
+            assert_eq!((left.free, left.whole), (whole - reserve, whole - reserve));
         }
     }
 }

@@ -184,7 +184,7 @@ impl KuboClient {
     async fn ask_repository(&self) -> Result<RepositoryStat, IpfsError> {
         let stat: RepoStat =
             self.rpc.ask("repo/stat", &[("size-only", "true")], SLOW_DEADLINE).await?;
-        Ok(RepositoryStat { size: stat.repo_size, storage_max: stat.storage_max })
+        Ok(stat.into())
     }
 
     async fn keep_connected(&self, addresses: &[String]) -> Result<(), IpfsError> {

@@ -4,10 +4,12 @@
 //! (core/commands/pin/pin.go and boxo's verifcid, Kubo 0.42); each text is checked against the real
 //! daemon by the end-to-end tests.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use crate::{
-    ipfs::IpfsError,
+    ipfs::{IpfsError, RepositoryStat},
     types::{Cid, DaemonInfo},
 };
 
@@ -74,6 +76,22 @@ pub(super) struct RepoStat {
     pub(super) repo_size: u64,
     #[serde(rename = "StorageMax")]
     pub(super) storage_max: u64,
+    #[serde(rename = "RepoPath", default)]
+    pub(super) repo_path: PathBuf,
+}
+
+/// What Kubo writes as `Datastore.StorageMax` into a new configuration: "10GB".
+const DEFAULT_STORAGE_MAX: u64 = 10_000_000_000;
+
+impl From<RepoStat> for RepositoryStat {
+    fn from(stat: RepoStat) -> Self {
+        Self {
+            size: stat.repo_size,
+            storage_max: stat.storage_max,
+            is_default: stat.storage_max == DEFAULT_STORAGE_MAX,
+            folder: stat.repo_path,
+        }
+    }
 }
 
 /// One object of `repo/gc?stream-errors=true`.
