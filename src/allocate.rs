@@ -4,11 +4,11 @@
 //!
 //! Invariant: the same candidates give the same order, whatever order they come in.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, fmt};
 
 use sha2::{Digest, Sha256};
 
-use crate::types::{Cid, Metrics, PeerId};
+use crate::types::{Cid, Metrics, PeerId, SpaceLimit};
 
 /// A peer with less free space takes no new content: room for the daemon's own work.
 pub const FREE_SPACE_MIN: u64 = 64 * 1024 * 1024;
@@ -32,16 +32,59 @@ pub struct Candidate {
     pub allocations: u64,
 }
 
+/// Why a peer can take no content now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Nothing is heard of it.
+    Silent,
+    /// Its daemon does not answer.
+    DaemonDown,
+    /// Its daemon has not told its space yet.
+    SpaceUnknown,
+    /// Less than [`FREE_SPACE_MIN`] is left.
+    Full(SpaceLimit),
+}
+
+impl Obstacle {
+    /// What keeps a peer with these metrics from taking content.
+    #[must_use]
+    pub fn of(metrics: &Metrics) -> Option<Self> {
+        if metrics.daemon.is_none() {
+            return Some(Self::DaemonDown);
+        }
+        let Some(free) = metrics.free_space else { return Some(Self::SpaceUnknown) };
+        let limit = metrics.space_limit.unwrap_or(SpaceLimit::Volume);
+        (free < FREE_SPACE_MIN).then_some(Self::Full(limit))
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mebibytes = FREE_SPACE_MIN >> 20;
+        match self {
+            Self::Silent => f.write_str("nothing is heard of it"),
+            Self::DaemonDown => f.write_str("its daemon does not answer"),
+            Self::SpaceUnknown => f.write_str("its free space is not known yet"),
+            Self::Full(SpaceLimit::Volume) => {
+                write!(f, "less than {mebibytes} MiB are free on its volume")
+            }
+            Self::Full(SpaceLimit::StorageMax) => write!(
+                f,
+                "less than {mebibytes} MiB are left of what its daemon may take \
+                 (Datastore.StorageMax)"
+            ),
+        }
+    }
+}
+
 impl Candidate {
-    /// Judges a peer by its metrics; `None` when it can take nothing: its daemon does not answer or
-    /// its disk is nearly full.
+    /// Judges a peer by its metrics; `None` when an [`Obstacle`] keeps it from taking anything.
     #[must_use]
     pub fn judge(peer: PeerId, metrics: &Metrics, allocations: u64) -> Option<Self> {
-        metrics.daemon.as_ref()?;
-        let free = metrics.free_space?;
-        if free < FREE_SPACE_MIN {
+        if Obstacle::of(metrics).is_some() {
             return None;
         }
+        let free = metrics.free_space?;
         let whole = u128::from(free) + u128::from(metrics.repository_size.unwrap_or_default());
         let steps = u128::from(free) * FREE_SPACE_STEPS / whole;
         let zone = metrics.tags.get(ZONE_TAG).cloned();

@@ -39,7 +39,10 @@ pub use self::{
     use_cases::{PinView, UseCaseError},
 };
 use self::{placement::Proposed, writes::Waiting};
-pub use crate::consensus::{Leadership, MemberView};
+pub use crate::{
+    allocate::Obstacle,
+    consensus::{Leadership, MemberView},
+};
 use crate::{
     clock::Clock,
     consensus::{Consensus, LogProgress, OpenError, ProposeError, random_u64},

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Cluster, MemberView};
 use crate::{
-    allocate::{self, Candidate},
+    allocate::{self, Candidate, Obstacle},
     types::{Cid, Metrics, PeerId, Replication},
 };
 
@@ -48,6 +48,12 @@ impl Cluster {
         self.candidates_in(&self.placement(), cid, replication)
     }
 
+    /// On the leader: the members that can take no content now, and why.
+    #[must_use]
+    pub fn obstacles(&self) -> BTreeMap<PeerId, Obstacle> {
+        obstacles(self.members().into_keys(), &self.peer_metrics())
+    }
+
     pub(super) fn placement(&self) -> Placement {
         Placement::of(&self.members(), &self.peer_metrics())
     }
@@ -71,6 +77,17 @@ impl Cluster {
     fn proposed(&self) -> MutexGuard<'_, Proposed> {
         self.0.proposed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn obstacles(
+    members: impl Iterator<Item = PeerId>,
+    metrics: &BTreeMap<PeerId, Metrics>,
+) -> BTreeMap<PeerId, Obstacle> {
+    let obstacle = |peer| match metrics.get(&peer) {
+        Some(metrics) => Some((peer, Obstacle::of(metrics)?)),
+        None => Some((peer, Obstacle::Silent)),
+    };
+    members.filter_map(obstacle).collect()
 }
 
 impl Placement {
@@ -160,6 +177,31 @@ mod tests {
         assert_eq!(free(&[]), [(peer(1), 5), (peer(3), 7)]);
         assert_eq!(free(&[peer(1), peer(2)]), [(peer(3), 7)]);
         assert_eq!(placement.zones_of(&[peer(2), peer(4), peer(3)]), ["b", "c"]);
+    }
+
+    #[test]
+    fn each_member_that_can_take_nothing_says_why() {
+        use crate::types::SpaceLimit::{StorageMax, Volume};
+        let full = |limit| Metrics { space_limit: Some(limit), ..metrics("a", 0) };
+        let down = Metrics { daemon: None, ..metrics("a", u64::MAX) };
+        let unknown = Metrics { free_space: None, ..metrics("a", u64::MAX) };
+        let heard = [
+            (peer(1), metrics("a", u64::MAX)),
+            (peer(2), full(Volume)),
+            (peer(3), full(StorageMax)),
+            (peer(4), down.clone()),
+            (peer(5), unknown),
+            (peer(9), down),
+        ];
+        let obstacles = obstacles((1..=6).map(peer), &heard.into());
+        let expected = [
+            (peer(2), Obstacle::Full(Volume)),
+            (peer(3), Obstacle::Full(StorageMax)),
+            (peer(4), Obstacle::DaemonDown),
+            (peer(5), Obstacle::SpaceUnknown),
+            (peer(6), Obstacle::Silent),
+        ];
+        assert_eq!(obstacles, expected.into());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ipfs::{IpfsError, RepositoryStat, SharedIpfs},
     tracker::TrackerHandle,
-    types::{Metrics, millis},
+    types::{Metrics, SpaceLimit, millis},
 };
 
 /// Between two looks at the daemon; a dead or hanging daemon is known within this and one call's
@@ -59,6 +59,7 @@ impl Sources {
             ttl_ms: millis(TTL),
             full_percent: None,
             garbage: self.tracker.garbage(),
+            space_limit: None,
         }
     }
 
@@ -76,6 +77,7 @@ impl Sources {
             free_space: space.map(|space| space.free),
             repository_size: repository.map(|repository| repository.size),
             full_percent: space.map(|space| space.full_percent),
+            space_limit: space.map(|space| space.limit),
             ..self.unknown()
         })
     }
@@ -131,6 +133,7 @@ pub fn space_on(folder: &std::path::Path) -> Option<Volume> {
 struct Space {
     free: u64,
     full_percent: u8,
+    limit: SpaceLimit,
 }
 
 /// The narrower of what the daemon may take and what the volume has. The limit that Kubo sets by itself
@@ -140,15 +143,15 @@ fn space_for_content(repository: &RepositoryStat, volume: Option<Volume>) -> Spa
         free: repository.storage_max.saturating_sub(repository.size),
         whole: repository.storage_max,
     };
-    let space = |of: Volume| Space { free: of.free, full_percent: full_percent(of) };
-    let Some(volume) = volume.map(less_reserve) else { return space(allowed) };
+    let space = |of: Volume, limit| Space { free: of.free, full_percent: full_percent(of), limit };
+    let allowed = space(allowed, SpaceLimit::StorageMax);
+    let Some(volume) = volume.map(less_reserve) else { return allowed };
+    let volume = space(volume, SpaceLimit::Volume);
     if repository.is_default {
-        return space(volume);
+        return volume;
     }
-    Space {
-        free: allowed.free.min(volume.free),
-        full_percent: full_percent(allowed).max(full_percent(volume)),
-    }
+    let narrower = if volume.free <= allowed.free { volume } else { allowed };
+    Space { full_percent: allowed.full_percent.max(volume.full_percent), ..narrower }
 }
 
 /// Without what the daemon's own files need: its datastore's journal and index, the ledger.
@@ -217,31 +220,34 @@ mod tests {
     #[test]
     fn the_narrower_of_volume_and_limit_counts_and_kubos_own_limit_does_not() {
         let volume = |free, whole| Some(Volume { free, whole });
+        use SpaceLimit::{StorageMax, Volume as OfVolume};
         // Size and limit, whether nobody set that, the volume; the space.
         let table = [
-            ((25, 100), false, None, (75, 25)),
-            ((25, 100), true, None, (75, 25)),
-            ((25, 100), false, volume(60, 1000), (40, 95)),
-            ((25, 100), true, volume(60, 1000), (40, 95)),
-            ((99, 100), false, volume(900, 1000), (1, 99)),
-            ((99, 100), true, volume(900, 1000), (880, 10)),
-            ((150, 100), false, volume(900, 1000), (0, 100)),
-            ((0, 0), false, volume(5, 10), (0, 100)),
-            ((0, 100), false, volume(100, 100), (98, 0)),
-            ((0, 100), true, volume(19, 1000), (0, 100)),
+            ((25, 100), false, None, (75, 25, StorageMax)),
+            ((25, 100), true, None, (75, 25, StorageMax)),
+            ((25, 100), false, volume(60, 1000), (40, 95, OfVolume)),
+            ((25, 100), true, volume(60, 1000), (40, 95, OfVolume)),
+            ((99, 100), false, volume(900, 1000), (1, 99, StorageMax)),
+            ((99, 100), true, volume(900, 1000), (880, 10, OfVolume)),
+            ((150, 100), false, volume(900, 1000), (0, 100, StorageMax)),
+            ((0, 0), false, volume(5, 10), (0, 100, StorageMax)),
+            ((0, 100), false, volume(100, 100), (98, 0, OfVolume)),
+            ((0, 100), true, volume(19, 1000), (0, 100, OfVolume)),
         ];
-        for ((size, storage_max), is_default, volume, (free, full_percent)) in table {
+        for ((size, storage_max), is_default, volume, (free, full_percent, limit)) in table {
             let folder = PathBuf::new();
             let repository = RepositoryStat { size, storage_max, is_default, folder };
             let space = space_for_content(&repository, volume);
             let what = format!("{size} of {storage_max} ({is_default}), {volume:?}");
-            assert_eq!(space, Space { free, full_percent }, "{what}");
+            assert_eq!(space, Space { free, full_percent, limit }, "{what}");
         }
     }
 
     #[test]
     fn a_large_volume_keeps_a_gibibyte_and_a_small_one_a_fiftieth() {
-        for (whole, reserve) in [(500 << 30, 1 << 30), (50 << 30, 1 << 30), (5 << 30, (5 << 30) / 50)] {
+        for (whole, reserve) in
+            [(500 << 30, 1 << 30), (50 << 30, 1 << 30), (5 << 30, (5 << 30) / 50)]
+        {
             let left = less_reserve(Volume { free: whole, whole });
             assert_eq!((left.free, left.whole), (whole - reserve, whole - reserve));
         }

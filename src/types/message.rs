@@ -349,6 +349,17 @@ pub struct Metrics {
     pub full_percent: Option<u8>,
     /// The daemon's garbage.
     pub garbage: Garbage,
+    /// What `free_space` ends at; absent when unknown.
+    pub space_limit: Option<SpaceLimit>,
+}
+
+/// What the space for content ends at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SpaceLimit {
+    /// The volume.
+    Volume,
+    /// The daemon's setting `Datastore.StorageMax`.
+    StorageMax,
 }
 
 /// A claim by REST.

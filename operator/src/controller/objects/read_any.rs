@@ -71,7 +71,15 @@ fn decide_and_judge(object: &PinObject) {
         pins.apply(LogPosition { term: 3, index: 1 }, &op);
     }
     let peers = PEERS.map(|peer| {
-        (peer, PeerView { name: format!("p-{}", peer.0[0]), reported: true, silent: None })
+        (
+            peer,
+            PeerView {
+                name: format!("p-{}", peer.0[0]),
+                reported: true,
+                silent: None,
+                obstacle: None,
+            },
+        )
     });
     let view = View {
         pin: object.cid.as_ref().ok().and_then(|cid| pins.get(cid)),

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pinkeeper::{
+    cluster::Obstacle,
     state::Refused,
     types::{Owner, PeerId, Pin, PinState, PinStatus as Report, Timestamp},
 };
@@ -41,6 +42,8 @@ pub struct PeerView {
     pub reported: bool,
     /// Since when nothing was heard of it, if so.
     pub silent: Option<Moment>,
+    /// Why it can take no content now, if so.
+    pub obstacle: Option<Obstacle>,
 }
 
 /// What is known about the object's content.
@@ -112,7 +115,10 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
         reason = PinReason::Queued;
     }
     let full = count.confirmed >= count.wanted;
-    let message = message(reason, &copies, &count);
+    let message = match reason {
+        PinReason::NotEnoughPeers => not_enough(&count, &obstacles(&copies, view.peers)),
+        reason => message(reason, &copies, &count),
+    };
     let conditions = conditions(object, reason, full, &message, view.now.wall);
     let number = |count| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let status = crd::PinStatus {
@@ -316,10 +322,6 @@ fn message(reason: PinReason, copies: &[PinAllocation], count: &Count) -> String
             Some(trouble) => format!("{so_far}, {min} are needed; {trouble}"),
             None => format!("{so_far}, {min} are needed"),
         },
-        PinReason::NotEnoughPeers => format!(
-            "{min} copies are needed, but of the cluster's {peers} peers only {holders} can take \
-             one; {so_far}. Add peers, or ask for fewer copies"
-        ),
         PinReason::ContentNotFound => {
             let trouble = trouble(copies, Some(AllocationState::ContentNotFound));
             format!(
@@ -337,8 +339,37 @@ fn message(reason: PinReason, copies: &[PinAllocation], count: &Count) -> String
             format!("{so_far}, {min} are needed; {trouble}. It goes on when they are back")
         }
         // These never get here: they have messages of their own.
-        PinReason::InvalidCID | PinReason::Unallocatable => so_far,
+        PinReason::InvalidCID | PinReason::Unallocatable | PinReason::NotEnoughPeers => so_far,
     }
+}
+
+/// `obstacles`: what keeps other peers from taking a copy, if anything does.
+fn not_enough(count: &Count, obstacles: &str) -> String {
+    let Count { confirmed, holders, min, wanted, peers } = *count;
+    format!(
+        "{min} copies are needed, but of the cluster's {peers} peers only {holders} can take \
+         one{obstacles}; {confirmed} of {wanted} copies are confirmed. Add peers, or ask for fewer \
+         copies"
+    )
+}
+
+/// Why peers without a copy can take none, as in " (a: its daemon does not answer, and 2 more)".
+fn obstacles(copies: &[PinAllocation], peers: &BTreeMap<PeerId, PeerView>) -> String {
+    let holds = |name: &str| {
+        copies.iter().any(|copy| copy.peer == name && copy.state != AllocationState::Leaving)
+    };
+    let mut told: Vec<String> = peers
+        .values()
+        .filter(|peer| !holds(&peer.name))
+        .filter_map(|peer| Some(format!("{}: {}", peer.name, peer.obstacle?)))
+        .collect();
+    told.sort_unstable();
+    let more = told.len().saturating_sub(NAMES_MAX);
+    told.truncate(NAMES_MAX);
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
 }
 
 /// Who is in trouble and the first one's reason, as in "on a, b and 3 more: block not found".

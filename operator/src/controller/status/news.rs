@@ -165,7 +165,7 @@ mod tests {
     fn whoever_joined_with_a_copy_is_not_known() {
         let view = |number| {
             let name = format!("p-{number}");
-            (id(number), PeerView { name, reported: false, silent: None })
+            (id(number), PeerView { name, reported: false, silent: None, obstacle: None })
         };
         let known = BTreeMap::from([view(1), view(2)]);
         let cases: [(&[u8], bool); 5] =

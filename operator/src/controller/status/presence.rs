@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pinkeeper::{
-    cluster::{Cluster, MemberView},
+    cluster::{Cluster, MemberView, Obstacle},
     types::PeerId,
 };
 
@@ -22,20 +22,22 @@ pub(super) struct Presence {
 impl Presence {
     /// Looks anew; peers that are silent keep the time since when.
     pub(super) fn look(&self, cluster: &Cluster, now: Moment) -> Self {
-        let alive = cluster.peer_metrics();
+        let (alive, obstacles) = (cluster.peer_metrics(), cluster.obstacles());
         let heard = |(id, member): (PeerId, MemberView)| {
             let reported = cluster.board().reported(&id);
             let alive = alive.contains_key(&id) || id == cluster.id();
-            (id, Heard { name: member.member.name, reported, alive })
+            let obstacle = obstacles.get(&id).copied();
+            (id, Heard { name: member.member.name, reported, alive, obstacle })
         };
         self.then(cluster.members().into_iter().map(heard), now)
     }
 
     fn then(&self, members: impl Iterator<Item = (PeerId, Heard)>, now: Moment) -> Self {
-        let view = |(id, Heard { name, reported, alive }): (PeerId, Heard)| {
+        let view = |(id, heard): (PeerId, Heard)| {
+            let Heard { name, reported, alive, obstacle } = heard;
             let before = self.peers.get(&id).and_then(|peer| peer.silent);
             let silent = (!(reported && alive)).then(|| before.unwrap_or(now));
-            (id, PeerView { name, reported, silent })
+            (id, PeerView { name, reported, silent, obstacle })
         };
         Self { peers: members.map(view).collect() }
     }
@@ -58,6 +60,7 @@ struct Heard {
     reported: bool,
     /// Its metrics are not out of date, or it is the leader itself.
     alive: bool,
+    obstacle: Option<Obstacle>,
 }
 
 /// A peer's name, whether it has reported, and whether it is silent for longer than the grace.
@@ -78,7 +81,7 @@ mod tests {
     }
 
     fn heard(reported: bool, alive: bool) -> Option<Heard> {
-        Some(Heard { name: "p-1".into(), reported, alive })
+        Some(Heard { name: "p-1".into(), reported, alive, obstacle: None })
     }
 
     #[test]

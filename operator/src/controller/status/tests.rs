@@ -80,7 +80,7 @@ impl World {
             peers: (1..=members)
                 .map(|number| {
                     let name = format!("p-{number}");
-                    (id(number), PeerView { name, reported: true, silent: None })
+                    (id(number), PeerView { name, reported: true, silent: None, obstacle: None })
                 })
                 .collect(),
             entries: [1, 1],

@@ -257,6 +257,25 @@ fn messages_are_true() {
 }
 
 #[test]
+fn too_few_peers_say_what_keeps_the_others_from_taking_a_copy() {
+    use pinkeeper::{cluster::Obstacle, types::SpaceLimit};
+    let mut world = World::new(6, &[PinState::Pinned]);
+    let said = |world: &mut World| message(&world.judge(&object(2, 2), NOW).status).to_owned();
+    assert!(said(&mut world).contains("only 1 can take one; 1 of 2"));
+    let mut hinder = |n, obstacle| world.peers.get_mut(&id(n)).unwrap().obstacle = Some(obstacle);
+    hinder(1, Obstacle::DaemonDown); // has its copy
+    hinder(2, Obstacle::Full(SpaceLimit::StorageMax));
+    hinder(3, Obstacle::Full(SpaceLimit::Volume));
+    hinder(4, Obstacle::DaemonDown);
+    hinder(5, Obstacle::Silent);
+    let expected = "only 1 can take one (p-2: less than 64 MiB are left of what its daemon may take \
+                    (Datastore.StorageMax), p-3: less than 64 MiB are free on its volume, p-4: its \
+                    daemon does not answer, and 1 more); 1 of 2";
+    let text = said(&mut world);
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn a_status_differs_in_facts_in_words_or_not_at_all() {
     use Difference::{Facts, None, Words};
     let mut world = World::new(2, &[PinState::Pinned, PinState::Failed]);
