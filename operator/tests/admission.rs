@@ -124,10 +124,21 @@ async fn pins_are_taken_or_refused_with_the_reason() {
         (json!({"cid": V0, "minReplicas": 4}), "minReplicas must not be larger than replicas"),
         (json!({"cid": V0, "replica": 2}), r#"unknown field "spec.replica""#),
     ];
-    for (spec, message) in bad {
+    let keys = ipns_keys().map(|cid| (json!({"cid": cid}), "an IPNS key names no content"));
+    for (spec, message) in bad.into_iter().chain(keys) {
         let said = create(&client, "bad", spec.clone()).await.expect_err(&spec.to_string());
         assert!(said.message.contains(message), "{spec}: {}", said.message);
     }
+}
+
+/// An Ed25519 and an RSA key, each as people write it.
+fn ipns_keys() -> impl Iterator<Item = String> {
+    let ed25519: Vec<u8> = [8, 1, 0x12, 32].into_iter().chain([0x5a; 32]).collect();
+    [(0, ed25519), (0x12, vec![0x5a; 32])].into_iter().flat_map(|(hash, digest)| {
+        let key = cid::Cid::new_v1(0x72, Multihash::<64>::wrap(hash, &digest).unwrap());
+        let bases = [Base::Base36Lower, Base::Base32Lower, Base::Base16Lower];
+        bases.map(|base| key.to_string_of_base(base).unwrap())
+    })
 }
 
 /// No rule about a CID's shape may refuse one that exists.

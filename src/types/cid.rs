@@ -18,13 +18,27 @@ pub struct Cid {
     pub(super) len: u8,
 }
 
-/// Why a string or bytes are not a CID.
+/// Why a string or bytes are not the CID of content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a CID: {reason}")]
-pub struct CidError {
-    text: String,
-    reason: String,
+pub enum CidError {
+    /// No CID at all.
+    #[error("{text:?} is not a CID: {reason}")]
+    Invalid {
+        /// What was given; its beginning.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+    /// The CID of a key. What it points to changes, so there is nothing to hold on to.
+    #[error(
+        "{0:?} is an IPNS key and names no content: resolve it first (ipfs name resolve /ipns/<key>), \
+         and pin the CID that it points to"
+    )]
+    IpnsKey(String),
 }
+
+/// The codec of a public key, as IPNS names have it (<https://github.com/multiformats/multicodec>).
+const LIBP2P_KEY: u64 = 0x72;
 
 /// Longest spelling accepted: base2 is never used for a CID, base16 of the longest one is 150.
 const TEXT_LEN_MAX: usize = 256;
@@ -70,9 +84,12 @@ impl Cid {
 
 impl CidError {
     fn new(text: &str, reason: &dyn fmt::Display) -> Self {
-        let text = text.chars().take(80).collect();
-        Self { text, reason: reason.to_string() }
+        Self::Invalid { text: beginning(text), reason: reason.to_string() }
     }
+}
+
+fn beginning(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 impl FromStr for Cid {
@@ -86,7 +103,11 @@ impl FromStr for Cid {
         if text.contains('/') {
             return Err(CidError::new(text, &"it is a path; give the CID alone"));
         }
-        cid::Cid::try_from(text).map(Self::from).map_err(|e| CidError::new(text, &e))
+        let cid = cid::Cid::try_from(text).map_err(|e| CidError::new(text, &e))?;
+        if cid.codec() == LIBP2P_KEY {
+            return Err(CidError::IpnsKey(beginning(text)));
+        }
+        Ok(cid.into())
     }
 }
 
@@ -192,6 +213,20 @@ mod tests {
             assert!(error.contains("is not a CID"), "{error}");
         }
         assert!("b".repeat(10_000).parse::<Cid>().unwrap_err().to_string().len() < 300);
+    }
+
+    #[test]
+    fn an_ipns_key_is_no_content() {
+        let hash = *library(&V0.parse().unwrap()).hash();
+        let key = cid::Cid::new_v1(LIBP2P_KEY, hash);
+        let text = key.to_string_of_base(cid::multibase::Base::Base36Lower).unwrap();
+        for text in [text, key.to_string()] {
+            let error = text.parse::<Cid>().unwrap_err();
+            assert_eq!(error, CidError::IpnsKey(text));
+            assert!(error.to_string().contains("ipfs name resolve"), "{error}");
+        }
+        // One that is in a log or a list already is read.
+        assert!(Cid::from_bytes(&key.to_bytes()).is_ok());
     }
 
     #[test]

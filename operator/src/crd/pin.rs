@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema::{CID_ALPHABET, CID_LENGTH, conditions};
+use super::schema::{CID_ALPHABET, CID_LENGTH, NO_IPNS_KEY, conditions};
 
 /// spec is what is to be kept, and how.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,9 @@ pub struct PinSpec {
     #[x_kube(validation = Rule::new(CID_LENGTH)
         .message("not a CID by its length: a CIDv0 has 46 characters; a CIDv1 with a SHA2-256 \
         hash has 59 in base32, 49 in base58; was it cut off or pasted twice?"))]
+    #[x_kube(validation = Rule::new(NO_IPNS_KEY)
+        .message("an IPNS key names no content: resolve it first (ipfs name resolve /ipns/<key>), and \
+        pin the CID that it points to"))]
     pub cid: String,
 
     /// replicas is the number of daemons that keep a copy. When there are fewer peers, as many copies

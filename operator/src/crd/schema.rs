@@ -30,6 +30,14 @@ pub(super) const CID_LENGTH: &str = concat!(
     "size(self) >= 6)"
 );
 
+/// An IPNS key is a CID too, of the codec libp2p-key: as people write it in base32, base16, and in base36
+/// for an Ed25519 and for an RSA key.
+pub(super) const NO_IPNS_KEY: &str = concat!(
+    "!self.matches('^(bafz[a-p]|f0172)') && ",
+    "!(self.startsWith('k51qzi5uqu5') && size(self) == 62) && ",
+    "!(self.startsWith('k2k4r8') && size(self) == 56)"
+);
+
 /// Copies of a Pin that names no number; the chart puts its own default here.
 const DEFAULT_REPLICAS: u16 = 3;
 
