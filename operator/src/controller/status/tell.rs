@@ -27,6 +27,9 @@ const PER_SECOND: u32 = 10;
 /// Bytes in an Event's note that the API server takes.
 const NOTE_LEN_MAX: usize = 1024;
 
+/// Characters of the object's name that an Event's name begins with: what follows needs some, too.
+const NAME_LEN_MAX: usize = 200;
+
 /// An Event about an object.
 pub(in crate::controller) type Told = (ObjectReference, Note);
 
@@ -79,10 +82,13 @@ fn event(pod: &str, now: Timestamp, number: u64, reference: ObjectReference, not
         end -= 1;
     }
     let name = reference.name.clone().unwrap_or_default();
+    let name: String = name.chars().take(NAME_LEN_MAX).collect();
+    // A part of a name must not end so, and a long one may be cut there.
+    let name = name.trim_end_matches(['-', '.']);
     Event {
         metadata: ObjectMeta {
             namespace: reference.namespace.clone(),
-            name: Some(format!("{name:.200}.{:x}.{number:x}", now.0)),
+            name: Some(format!("{name}.{:x}.{number:x}", now.0)),
             ..ObjectMeta::default()
         },
         type_: Some(if note.warning { "Warning" } else { "Normal" }.into()),
@@ -146,5 +152,11 @@ mod tests {
         // A Pin's name may be as long as an Event's.
         let name = told(&"n".repeat(253), true, "").metadata.name.unwrap();
         assert_eq!(name, format!("{}.abc000.11", "n".repeat(200)));
+        // It is not cut behind a hyphen or a dot.
+        for cut in ["-", ".", "-.-"] {
+            let long = format!("{}{cut}{}", "n".repeat(200 - cut.len()), "m".repeat(50));
+            let name = told(&long, true, "").metadata.name.unwrap();
+            assert_eq!(name, format!("{}.abc000.11", "n".repeat(200 - cut.len())));
+        }
     }
 }
