@@ -246,7 +246,12 @@ impl PinSet {
         if let Owner::Object(uid) = owner {
             self.objects.remove(uid);
         }
-        if let Some(claim) = claim.filter(|claim| claim.options.retain) {
+        if let Some(mut claim) = claim.filter(|claim| claim.options.retain) {
+            // Whoever retained it before wanted its copies kept, too.
+            if let Some(before) = pin.claims.get(&Owner::Retained) {
+                let options = &mut claim.options;
+                options.replication = options.replication.larger(before.options.replication);
+            }
             pin.claims.insert(Owner::Retained, Claim { generation: 0, since: at, ..claim });
         }
         if pin.claims.is_empty() {

@@ -44,6 +44,14 @@ pub struct Replication {
     pub max: Factor,
 }
 
+impl Replication {
+    /// The counts that serve both.
+    #[must_use]
+    pub fn larger(self, other: Self) -> Self {
+        Self { min: self.min.max(other.min), max: self.max.max(other.max) }
+    }
+}
+
 /// A Kubernetes object's UID: never given twice.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Uid(pub String);
@@ -125,10 +133,7 @@ impl Pin {
     #[must_use]
     pub fn replication(&self) -> Replication {
         let least = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-        self.claims
-            .values()
-            .map(|claim| claim.options.replication)
-            .fold(least, |a, b| Replication { min: a.min.max(b.min), max: a.max.max(b.max) })
+        self.claims.values().map(|claim| claim.options.replication).fold(least, Replication::larger)
     }
 
     /// Without the claims of others than the REST API, of which there may be a thousand.

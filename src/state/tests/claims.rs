@@ -122,6 +122,22 @@ fn what_one_of_two_owners_wants_retained_is_retained_whichever_goes_first() {
 }
 
 #[test]
+fn the_largest_of_several_retained_counts_is_kept() {
+    for (first, last) in [("a", "b"), ("b", "a")] {
+        let mut pins = PinSet::default();
+        pins.apply(AT, &claim(1, object("a"), 1, 3, true, 1));
+        pins.apply(AT, &claim(1, object("b"), 2, 2, true, 1));
+        for name in [first, last] {
+            pins.apply(AT, &release(1, object(name), 1));
+        }
+        let kept = pins.get(&cid(1)).unwrap();
+        assert_eq!(kept.claims.owners().collect::<Vec<_>>(), [&Owner::Retained]);
+        let counts = Replication { min: Factor::Count(2), max: Factor::Count(3) };
+        assert_eq!(kept.replication(), counts, "{first} goes first");
+    }
+}
+
+#[test]
 fn a_claim_keeps_its_time_and_a_retained_one_begins_when_its_owner_goes() {
     let mut pins = PinSet::default();
     let claim_at = |at: u64, max| match claim(1, object("a"), 1, max, true, 1) {

@@ -69,7 +69,7 @@ pub fn decide(
     let same = claim
         .is_some_and(|claim| claim.options == options && claim.generation == object.generation);
     // Of the pin as it is plus this claim: the claim may ask for less than another one.
-    let wanted = pin.map_or(replication, |pin| larger(pin.replication(), replication));
+    let wanted = pin.map_or(replication, |pin| replication.larger(pin.replication()));
     let holders = pin.map_or(0, |pin| pin.holders().count());
     let short = holders < wanted.max.of(usize::MAX);
     if same && !short {
@@ -91,10 +91,6 @@ pub fn decide(
         at: basis.now,
         fence,
     }))
-}
-
-fn larger(a: Replication, b: Replication) -> Replication {
-    Replication { min: a.min.max(b.min), max: a.max.max(b.max) }
 }
 
 /// A claim whose object is not in the list.
