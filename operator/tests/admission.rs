@@ -275,6 +275,7 @@ async fn a_peer_can_present_itself() {
     let fresh = peers.create(&PostParams::default(), &new).await.unwrap();
     assert_eq!(fresh.status.unwrap().observed_generation, Some(-1), "it looks done");
     let status = crd::ClusterPeerStatus {
+        observed_generation: Some(1),
         peer_id: Some("12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA".into()),
         cluster_id: Some("00".repeat(16)),
         addresses: vec!["/ip4/10.0.0.1/tcp/9096".into()],

@@ -22,7 +22,7 @@ pub use self::{
     message::{
         Append, AppendReply, CallerPolicy, Entry, EntryBody, Envelope, Hello, HelloReply, Lane,
         LogPosition, Metrics, PinRequest, RaftMessage, RaftReply, Refusal, Request, Response,
-        SnapshotChunk, StatusBatch, StatusReply, Vote, Write,
+        SnapshotChunk, SpaceLimit, StatusBatch, StatusReply, Vote, Write,
     },
     peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
     pin::{Allocation, Claim, ClaimOptions, Factor, Owner, Pin, Replication, Uid},
