@@ -175,7 +175,7 @@ fn values_are_checked() {
         "kubo.storageMax=lots",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
-        "imagePullSecrets[0]=registry",
+        "imagePullSecrets=registry",
         "install.nope=1",
     ];
     for value in refused {

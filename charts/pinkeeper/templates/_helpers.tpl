@@ -22,10 +22,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "pinkeeper.labels" -}}
 {{ include "pinkeeper.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
+app.kubernetes.io/version: {{ include "pinkeeper.label" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- /* A version may contain "+", a label must not. */}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | trimSuffix "_" | trimSuffix "." }}
+helm.sh/chart: {{ include "pinkeeper.label" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- end -}}
+
+{{/* A text as a label's value: a version may contain "+", a label must not, and ends with a letter or digit. */}}
+{{- define "pinkeeper.label" -}}
+{{- regexReplaceAll "[^a-zA-Z0-9]+$" (. | replace "+" "_" | trunc 63) "" -}}
 {{- end -}}
 
 {{- define "pinkeeper.image" -}}

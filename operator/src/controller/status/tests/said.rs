@@ -297,7 +297,7 @@ fn a_status_differs_in_facts_in_words_or_not_at_all() {
         ("replicas", &|s| s.replicas = Some(7), Facts),
         ("desired", &|s| s.desired_replicas = Some(7), Facts),
         ("ready", &|s| s.ready_replicas = Some(2), Facts),
-        ("status", &|s| s.conditions[1].status = "False".into(), Facts),
+        ("status", &|s| s.conditions[1].status = "Unknown".into(), Facts),
         ("reason", &|s| s.conditions[2].reason = "Other".into(), Facts),
         ("time", &|s| s.conditions[0].last_transition_time = other.clone(), Facts),
         ("a condition's generation", &|s| s.conditions[0].observed_generation = Some(9), Facts),
