@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     CALL_DEADLINE, Cluster, MemberView,
@@ -32,9 +32,9 @@ pub type PinView = (Pin, BTreeMap<PeerId, PinStatus>);
 /// Why a use case failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UseCaseError {
-    /// No leader was found in time; trying again later may help. A write has not taken effect.
+    /// Not possible at the moment, as the text says; trying again later may help. Nothing was written.
     #[error("{0}")]
-    NoLeader(String),
+    Unavailable(String),
     /// The leader was lost in the middle of a write.
     #[error("whether the write took effect is unknown: {0}")]
     Unknown(String),
@@ -100,7 +100,7 @@ impl Cluster {
         until_answered(
             deadline,
             async || settled(self.write_once(write.clone()).await),
-            UseCaseError::Unknown,
+            Asked::Write,
         )
         .await?
     }
@@ -132,13 +132,17 @@ impl Cluster {
 
     pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
-        until_answered(deadline, || self.ask_once(request.clone()), UseCaseError::NoLeader).await
+        until_answered(deadline, || self.ask_once(request.clone()), Asked::Read).await
     }
 
     /// Asks the leader that is known now, which can be this peer; one attempt.
     pub(super) async fn ask_once(&self, request: Request) -> Result<Response, Refusal> {
         let Some(leader) = self.0.leadership.borrow().leader else {
-            return Err(Refusal::NotYet("no leader is known".to_owned()));
+            let reason = match self.consensus().cluster() {
+                Some(_) => "no leader is known: most voters may be down or cut off",
+                None => "this peer has not joined a cluster yet",
+            };
+            return Err(Refusal::NotYet(reason.to_owned()));
         };
         if leader == self.id() {
             return self.answer_as_leader(leader, request).await;
@@ -222,31 +226,52 @@ fn shown(
     told
 }
 
-/// Tries until the leader, wherever it is, has done or refused it. `late` is what an attempt comes
-/// to that was not answered in time.
+/// What is asked of the leader: an attempt at a write that is cut off may have taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Read,
+    Write,
+}
+
+impl Asked {
+    /// Every attempt was refused, the last one for this reason.
+    fn refused(self, reason: &str) -> UseCaseError {
+        UseCaseError::Unavailable(match self {
+            Self::Read => format!("{reason} (tried for {LEADER_DEADLINE:?})"),
+            Self::Write => format!("nothing was written: {reason} (tried for {LEADER_DEADLINE:?})"),
+        })
+    }
+
+    /// The last attempt was cut off.
+    fn cut_off(self) -> UseCaseError {
+        let reason = format!(
+            "the leader did not answer within {LEADER_DEADLINE:?}: it may have lost its majority"
+        );
+        match self {
+            Self::Read => UseCaseError::Unavailable(reason),
+            Self::Write => UseCaseError::Unknown(reason),
+        }
+    }
+}
+
+/// Tries until the leader, wherever it is, has done or refused it. No attempt begins at the deadline
+/// or after it: it would be cut off, and hide why those before it were refused.
 async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
     deadline: Instant,
     attempt: impl Fn() -> F,
-    late: impl Fn(String) -> UseCaseError,
+    asked: Asked,
 ) -> Result<T, UseCaseError> {
     loop {
         let reason = match timeout_at(deadline, attempt()).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(refusal)) => last_word(refusal)?,
-            Err(_) => {
-                return Err(late(format!(
-                    "the leader did not answer within {LEADER_DEADLINE:?}: it may have lost its \
-                     majority"
-                )));
-            }
+            Err(_) => return Err(asked.cut_off()),
         };
-        // Also when every attempt is refused at once and never times out.
-        if Instant::now() >= deadline {
-            return Err(UseCaseError::NoLeader(format!(
-                "the leader did not do it within {LEADER_DEADLINE:?}: {reason}"
-            )));
+        if Instant::now() + RETRY >= deadline {
+            sleep_until(deadline).await;
+            return Err(asked.refused(&reason));
         }
-        tokio::time::sleep(RETRY).await;
+        sleep(RETRY).await;
     }
 }
 
@@ -364,7 +389,7 @@ mod tests {
                 if tries.get() == 3 { Ok(7) } else { Err(refusal.clone()) }
             };
             let deadline = Instant::now() + LEADER_DEADLINE;
-            let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
+            let found = until_answered(deadline, attempt, Asked::Write).await;
             let expected = ends.clone().map_or((Ok(7), 3), |error| (Err(error), 1));
             assert_eq!((found, tries.get()), expected, "{refusal:?}");
 
@@ -375,27 +400,43 @@ mod tests {
                 Err::<(), _>(refusal.clone())
             };
             let deadline = Instant::now() + LEADER_DEADLINE;
-            let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
-            match ends {
-                Some(error) => assert_eq!(found, Err(error)),
-                None => {
-                    assert!(
-                        matches!(found, Err(UseCaseError::NoLeader(_))),
-                        "{refusal:?}: {found:?}"
-                    );
-                    assert!(Instant::now() >= deadline, "{refusal:?}");
-                }
-            }
+            let found = until_answered(deadline, attempt, Asked::Write).await;
+            let Some(error) = ends else {
+                let text = found.unwrap_err().to_string();
+                assert!(text.starts_with("nothing was written: "), "{refusal:?}: {text}");
+                assert!(text.contains(&refusal.to_string()), "{refusal:?}: {text}");
+                assert_eq!(Instant::now(), deadline, "{refusal:?}");
+                continue;
+            };
+            assert_eq!(found, Err(error));
+        }
+    }
+
+    /// An attempt takes a millisecond, so that the deadline comes at any point of a round: the true
+    /// reason is said at each.
+    #[tokio::test(start_paused = true)]
+    async fn whatever_the_moment_of_the_deadline_the_reason_of_the_refusal_is_said() {
+        for ms in 1..250 {
+            let attempt = async || {
+                sleep(Duration::from_millis(1)).await;
+                Err::<(), _>(Refusal::NotYet("3 needed, 2 can take it".to_owned()))
+            };
+            let deadline = Instant::now() + Duration::from_millis(ms);
+            let found = until_answered(deadline, attempt, Asked::Write).await;
+            let text = found.unwrap_err().to_string();
+            assert!(ms == 1 || text.contains("3 needed, 2 can take it"), "{ms} ms: {text}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_without_an_answer_ends_at_the_deadline_as_the_caller_says() {
-        let deadline = Instant::now() + LEADER_DEADLINE;
-        let attempt = std::future::pending::<Result<(), Refusal>>;
-        let found = until_answered(deadline, attempt, UseCaseError::Unknown).await;
-        assert!(matches!(found, Err(UseCaseError::Unknown(_))), "{found:?}");
-        assert_eq!(Instant::now(), deadline);
+    async fn only_a_write_that_is_cut_off_may_have_taken_effect() {
+        for (asked, unknown) in [(Asked::Write, true), (Asked::Read, false)] {
+            let deadline = Instant::now() + LEADER_DEADLINE;
+            let attempt = std::future::pending::<Result<(), Refusal>>;
+            let found = until_answered(deadline, attempt, asked).await.unwrap_err();
+            assert_eq!(matches!(found, UseCaseError::Unknown(_)), unknown, "{found:?}");
+            assert_eq!(Instant::now(), deadline);
+        }
     }
 
     #[test]

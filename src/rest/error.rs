@@ -39,7 +39,9 @@ impl ApiError {
 impl From<UseCaseError> for ApiError {
     fn from(error: UseCaseError) -> Self {
         let status = match &error {
-            UseCaseError::NoLeader(_) | UseCaseError::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
+            UseCaseError::Unavailable(_) | UseCaseError::Unknown(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             // IPFS Cluster's words: clients compare them.
             UseCaseError::NotFound => {
                 return Self::new(StatusCode::NOT_FOUND, "pin is not part of the pinset");

@@ -45,7 +45,7 @@ impl Cluster {
     /// peers is in the results.
     pub async fn collect_garbage(&self, local: bool) -> Result<CollectResults, UseCaseError> {
         if self.standing() == Standing::Blank {
-            return Err(UseCaseError::NoLeader(
+            return Err(UseCaseError::Unavailable(
                 "this peer has not joined a cluster yet".to_owned(),
             ));
         }

@@ -127,7 +127,7 @@ async fn answers_come_while_the_request_goes_on() {
         bulk.send(&format!("{{\"cid\":\"{}\"}}\n", cid(number))).await;
         assert_eq!(bulk.answer().await.unwrap()["line"], number);
     }
-    server.cluster.told().error = Some(UseCaseError::NoLeader("none".to_owned()));
+    server.cluster.told().error = Some(UseCaseError::Unavailable("none".to_owned()));
     bulk.send(&format!("{{\"cid\":\"{}\"}}", cid(4))).await;
     bulk.end().await;
     assert_eq!(bulk.answer().await.unwrap()["error"]["code"], 503);

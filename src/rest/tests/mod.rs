@@ -279,7 +279,7 @@ async fn a_list_that_breaks_never_looks_whole() {
     let whole = server.raw(&format!("{head}TE: trailers\r\n\r\n")).await;
     assert!(whole.ends_with("0\r\nx-stream-error: \r\n\r\n"), "{whole}");
 
-    server.cluster.told().error_after_page = Some(UseCaseError::NoLeader("lost".to_owned()));
+    server.cluster.told().error_after_page = Some(UseCaseError::Unavailable("lost".to_owned()));
     let told = server.raw(&format!("{head}TE: trailers\r\n\r\n")).await;
     assert!(told.contains("trailer: X-Stream-Error"), "{told}");
     assert!(told.contains("x-stream-error: lost"), "{told}");
@@ -311,7 +311,7 @@ async fn what_cannot_be_done_is_said_with_code_and_message() {
     for (error, code) in [
         (UseCaseError::Invalid("no".to_owned()), 400),
         (UseCaseError::Failed("broke".to_owned()), 500),
-        (UseCaseError::NoLeader("none".to_owned()), 503),
+        (UseCaseError::Unavailable("none".to_owned()), 503),
     ] {
         let words = error.to_string();
         server.cluster.told().error = Some(error);
