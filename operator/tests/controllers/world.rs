@@ -245,7 +245,9 @@ impl World {
     }
 
     pub async fn create_with(&self, namespace: &str, name: &str, spec: serde_json::Value) -> Pin {
-        let spec: PinSpec = serde_json::from_value(spec).unwrap();
+        let mut spec: PinSpec = serde_json::from_value(spec).unwrap();
+        // The definition's default is 3, and this world has one peer.
+        spec.replicas = spec.replicas.or(Some(1));
         self.pins(namespace).create(&PostParams::default(), &Pin::new(name, spec)).await.unwrap()
     }
 
