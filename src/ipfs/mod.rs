@@ -30,6 +30,9 @@ pub enum IpfsError {
     /// It answered an error that a repetition will not change.
     #[error("the daemon refuses: {0}")]
     Refused(String),
+    /// The CID itself is such that it cannot pin it; a daemon of another version may be able to.
+    #[error("the daemon cannot pin it: {0}")]
+    Unpinnable(String),
 }
 
 /// How a daemon has content pinned.

@@ -79,7 +79,8 @@ impl Status {
             PinState::Queued | PinState::Rechecking => Self::PinQueued,
             PinState::Pinning => Self::Pinning,
             PinState::Pinned => Self::Pinned,
-            PinState::NotFound | PinState::Failed | PinState::DaemonDown => Self::PinError,
+            PinState::NotFound | PinState::Failed | PinState::Unpinnable => Self::PinError,
+            PinState::DaemonDown => Self::ClusterError,
             PinState::Unpinning => Self::Unpinning,
             PinState::UnpinFailed => Self::UnpinError,
         }
@@ -278,7 +279,7 @@ impl Peers {
 
     fn reported(&self, peer: PeerId, member: &Member, status: &PinStatus) -> PeerPinView {
         let named = Status::of(status.state);
-        let failed = matches!(named, Status::PinError | Status::UnpinError);
+        let failed = matches!(named, Status::ClusterError | Status::PinError | Status::UnpinError);
         PeerPinView {
             // Clients take any text here for an error; progress is none.
             error: if failed { status.message.clone() } else { String::new() },

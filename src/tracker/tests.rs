@@ -307,7 +307,7 @@ async fn failures_are_told_and_tried_again() {
     world.want(1);
     world.want(2);
     world.until_state(1, PinState::Failed).await;
-    world.until_state(2, PinState::Failed).await;
+    world.until_state(2, PinState::Unpinnable).await;
     let status = world.handle.status(&cid(1)).unwrap();
     assert!(status.message.contains("no space left on device"), "{status:?}");
     daemon.set_failing(cid(1), None);

@@ -54,6 +54,13 @@ impl Cid {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// The codec of the block, by its number (<https://github.com/multiformats/multicodec>).
+    #[must_use]
+    pub fn codec(&self) -> u64 {
+        // Cannot fail: the bytes were written by the same library.
+        cid::Cid::try_from(self.as_bytes()).map(|cid| cid.codec()).unwrap_or_default()
+    }
+
     /// The first eight bytes, in an order that never contradicts that of all: what is missing is zero.
     pub(super) fn head(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.bytes;

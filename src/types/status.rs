@@ -24,6 +24,8 @@ pub enum PinState {
     NotFound,
     /// The daemon refused or failed. Retried.
     Failed,
+    /// The daemon cannot pin such a CID. Retried seldom: it may be upgraded.
+    Unpinnable,
     /// The daemon does not answer. Retried.
     DaemonDown,
     /// The claim is gone and the content is being released.

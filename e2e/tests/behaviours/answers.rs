@@ -60,18 +60,19 @@ async fn pins_are_added_asked_about_listed_and_removed() {
 }
 
 #[tokio::test]
-async fn what_can_never_be_pinned_is_refused() {
+async fn what_can_never_be_pinned_is_told_from_what_fails() {
     let daemon = Daemon::start().await.unwrap();
     let client = daemon.client().unwrap();
-    // Hashed with MD5, and bytes that are no hash beyond what Kubo allows.
+    // Hashed with MD5; bytes that are no hash beyond what Kubo allows; a codec that it cannot read.
     for text in [
+        "bagyaceraftze3os7wcrq4jxihmvmlopctynrmhs4d6tuexttaqzwfe4ltasa",
         "bafk5kaiqmfqwcylbmfqwcylbmfqwcylbme",
         "bafk2dbqbebqwcylbmfqwcylbmfqwcylbmfqwcylbmfqwcylbmfqwcylbmfqwc",
     ] {
         let cid: Cid = text.parse().unwrap();
         assert_eq!(client.pinned(vec![cid]).await, Ok(vec![Held::No]));
         let result = pin(&client, cid).await;
-        assert!(matches!(result, Err(IpfsError::Refused(_))), "{text}: {result:?}");
+        assert!(matches!(result, Err(IpfsError::Unpinnable(_))), "{text}: {result:?}");
     }
 }
 

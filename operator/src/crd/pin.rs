@@ -185,6 +185,8 @@ pub enum AllocationState {
     Pinning,
     /// The daemon held it when last asked.
     Pinned,
+    /// The daemon cannot pin such a CID. Retried seldom.
+    Unpinnable,
     /// Nobody seems to provide (a part of) it. Retried.
     ContentNotFound,
     /// The daemon refused or failed. Retried.
@@ -218,6 +220,8 @@ pub enum PinReason {
     InvalidCID,
     /// The spec asks for what no cluster can give.
     Unallocatable,
+    /// Too many daemons cannot pin such a CID, as when they do not know its codec.
+    Unpinnable,
 }
 
 impl PinReason {
@@ -234,6 +238,7 @@ impl PinReason {
             Self::DaemonDown => "DaemonDown",
             Self::InvalidCID => "InvalidCID",
             Self::Unallocatable => "Unallocatable",
+            Self::Unpinnable => "Unpinnable",
         }
     }
 
@@ -243,11 +248,11 @@ impl PinReason {
         self == Self::Pinned
     }
 
-    /// Whether the condition Stalled is True: nothing will happen before the spec is changed. A Pin
+    /// Whether the condition Stalled is True: nothing will happen before a person changes something. A Pin
     /// that is neither ready nor stalled is Reconciling.
     #[must_use]
     pub fn is_stalled(self) -> bool {
-        matches!(self, Self::InvalidCID | Self::Unallocatable)
+        matches!(self, Self::InvalidCID | Self::Unallocatable | Self::Unpinnable)
     }
 }
 

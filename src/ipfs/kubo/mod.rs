@@ -5,6 +5,7 @@
 //! `pin/ls` is never asked without a type, which would walk every DAG; nothing read from the daemon
 //! is kept without a bound. It decides nothing: retries and stall times belong to the tracker.
 
+mod codecs;
 mod collect;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 pub use self::http::{Body, Carrier};
 use self::{
+    codecs::Codecs,
     http::{Lines, Rpc},
     verdict::Pinning,
     wire::{Id, PinEvent, PinLsItem, RepoStat},
@@ -65,6 +67,7 @@ pub enum KuboUrlError {
 #[derive(Clone, Debug)]
 pub struct KuboClient {
     rpc: Rpc,
+    codecs: Codecs,
 }
 
 impl KuboClient {
@@ -73,13 +76,13 @@ impl KuboClient {
     /// # Errors
     /// When `url` is not an address of that form.
     pub fn new(url: &str) -> Result<Self, KuboUrlError> {
-        Ok(Self { rpc: Rpc::new(url)? })
+        Ok(Self { rpc: Rpc::new(url)?, codecs: Codecs::default() })
     }
 
     /// A client of the daemon that `carrier` leads to.
     #[must_use]
     pub fn over(carrier: Arc<dyn Carrier>) -> Self {
-        Self { rpc: Rpc::over(carrier) }
+        Self { rpc: Rpc::over(carrier), codecs: Codecs::default() }
     }
 
     async fn ask_id(&self) -> Result<DaemonInfo, IpfsError> {
@@ -162,6 +165,7 @@ impl KuboClient {
     }
 
     async fn add_pin(&self, cid: Cid, progress: &watch::Sender<Progress>) -> Result<(), IpfsError> {
+        self.codecs.check(&self.rpc, &cid).await?;
         let text = cid.to_string();
         let query = [("arg", text.as_str()), ("recursive", "true"), ("progress", "true")];
         let mut lines = self.rpc.open("pin/add", &query, SLOW_DEADLINE).await?;

@@ -148,7 +148,7 @@ async fn errors_are_told_apart_by_what_to_do() {
         (
             "500 Internal Server Error",
             body("pin: potentially insecure hash functions not allowed"),
-            "Refused",
+            "Unpinnable",
         ),
         ("404 Not Found", "404 page not found".to_owned(), "Refused"),
         ("502 Bad Gateway", String::new(), "Failed"),

@@ -129,8 +129,13 @@ pub(super) fn not_pinned(argument: &str) -> String {
 const MESSAGE_LEN_MAX: usize = 300;
 
 /// Errors that lie in the CID itself.
-const PERMANENT: [&str; 4] =
-    ["insecure hash functions not allowed", "digest too large", "invalid path", "invalid cid"];
+const UNPINNABLE: [&str; 5] = [
+    "insecure hash functions not allowed",
+    "digest too large",
+    "invalid path",
+    "invalid cid",
+    "no decoder registered",
+];
 
 /// A text of Kubo's as it is kept.
 pub(super) fn shortened(text: &str) -> String {
@@ -140,8 +145,8 @@ pub(super) fn shortened(text: &str) -> String {
 /// The error that a text in Kubo's words stands for.
 pub(super) fn error_of(message: &str) -> IpfsError {
     let text = shortened(message);
-    if PERMANENT.iter().any(|part| message.contains(part)) {
-        IpfsError::Refused(text)
+    if UNPINNABLE.iter().any(|part| message.contains(part)) {
+        IpfsError::Unpinnable(text)
     } else {
         IpfsError::Failed(text)
     }

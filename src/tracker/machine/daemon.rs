@@ -32,7 +32,8 @@ impl Machine {
                 let (IpfsError::Down(reason)
                 | IpfsError::Slow(reason)
                 | IpfsError::Failed(reason)
-                | IpfsError::Refused(reason)) = error;
+                | IpfsError::Refused(reason)
+                | IpfsError::Unpinnable(reason)) = error;
                 self.daemon_down(&reason);
                 self.probe_at = self.now.at + self.config.down_probe_period;
             }

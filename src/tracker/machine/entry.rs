@@ -70,6 +70,8 @@ pub(super) enum Kind {
     Failed,
     /// An error that a repetition will hardly change.
     Refused,
+    /// This daemon cannot pin such a CID.
+    Unpinnable,
 }
 
 #[derive(Clone, Debug)]
@@ -159,6 +161,7 @@ impl Entry {
             (Phase::Pinned, _) => PinState::Pinned,
             (_, Some(Kind::Stalled)) => PinState::NotFound,
             (_, Some(Kind::Failed | Kind::Refused)) => PinState::Failed,
+            (_, Some(Kind::Unpinnable)) => PinState::Unpinnable,
             (Phase::Pinning, None) => PinState::Pinning,
             (Phase::Recheck, None) => PinState::Rechecking,
             _ => PinState::Queued,

@@ -257,7 +257,7 @@ impl Machine {
     fn wait(&mut self, cid: Cid) {
         let Some(entry) = self.entries.get(&cid) else { return };
         let wait = match entry.failed {
-            Some(Kind::Refused) => self.config.retry_max,
+            Some(Kind::Refused | Kind::Unpinnable) => self.config.retry_max,
             _ => growing(self.config.retry_min, entry.attempts, self.config.retry_max),
         };
         self.start_timer(cid, Phase::Waiting, self.now.at + wait);
@@ -278,6 +278,7 @@ impl Machine {
 pub(super) fn kind_of(error: &IpfsError) -> Kind {
     match error {
         IpfsError::Refused(_) => Kind::Refused,
+        IpfsError::Unpinnable(_) => Kind::Unpinnable,
         IpfsError::Down(_) | IpfsError::Slow(_) | IpfsError::Failed(_) => Kind::Failed,
     }
 }

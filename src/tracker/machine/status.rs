@@ -44,7 +44,8 @@ impl Machine {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let count = |state| self.counts.get(&state).copied().unwrap_or_default();
-        let failing = count(PinState::NotFound) + count(PinState::Failed);
+        let failing =
+            count(PinState::NotFound) + count(PinState::Failed) + count(PinState::Unpinnable);
         Counters {
             pinned: count(PinState::Pinned),
             queued: count(PinState::Queued)
@@ -86,7 +87,10 @@ impl Machine {
             PinState::Pinning => {
                 self.flights.get(cid).map(|flight| amount(flight.progress)).unwrap_or_default()
             }
-            PinState::NotFound | PinState::Failed | PinState::UnpinFailed => {
+            PinState::NotFound
+            | PinState::Failed
+            | PinState::Unpinnable
+            | PinState::UnpinFailed => {
                 self.failures.get(cid).map_or_else(String::new, |f| self.failure(entry, f))
             }
             PinState::Unpinning if self.confirm_failures > 0 => {

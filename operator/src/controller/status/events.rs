@@ -37,11 +37,12 @@ pub fn note(
     told.then_some(Note { warning, reason: reason.as_str(), text: now.message })
 }
 
-const TROUBLE: [PinReason; 4] = [
+const TROUBLE: [PinReason; 5] = [
     PinReason::ContentNotFound,
     PinReason::PinError,
     PinReason::NotEnoughPeers,
     PinReason::InvalidCID,
+    PinReason::Unpinnable,
 ];
 
 /// Lets through a burst, then so many a second.

@@ -236,15 +236,15 @@ fn stays(
     held: impl FnOnce(Duration) -> bool,
 ) -> bool {
     use AllocationState::{
-        ContentNotFound, DaemonDown, PeerDown, PinError, Pinned, Pinning, Queued,
+        ContentNotFound, DaemonDown, PeerDown, PinError, Pinned, Pinning, Queued, Unpinnable,
     };
     match (before, state) {
         (Pinned, DaemonDown) => held(GRACE),
         // A peer that starts asks its daemon first. One that only waits for its turn was given the pin
         // anew, and what was written is about an earlier copy.
         (Pinned, Queued) if report.state == PinState::Rechecking => held(ASKING),
-        (ContentNotFound | PinError | DaemonDown, Queued) => report.attempts > 0,
-        (ContentNotFound | PinError | DaemonDown, Pinning) => {
+        (Unpinnable | ContentNotFound | PinError | DaemonDown, Queued) => report.attempts > 0,
+        (Unpinnable | ContentNotFound | PinError | DaemonDown, Pinning) => {
             report.attempts > 0 && held(RETRY_HIDDEN)
         }
         (PeerDown, Queued) if report.attempts == 0 => held(ASKING),
@@ -262,6 +262,7 @@ fn state_of(state: PinState) -> AllocationState {
         PinState::Pinned => AllocationState::Pinned,
         PinState::NotFound => AllocationState::ContentNotFound,
         PinState::Failed => AllocationState::PinError,
+        PinState::Unpinnable => AllocationState::Unpinnable,
         PinState::DaemonDown => AllocationState::DaemonDown,
     }
 }
@@ -277,6 +278,8 @@ fn reason(copies: &[PinAllocation], count: &Count) -> PinReason {
         // Enough copies are on their way: those in trouble do not decide.
         let begun = count.confirmed > 0 || in_state(AllocationState::Pinning) > 0;
         if begun { PinReason::Pinning } else { PinReason::Queued }
+    } else if count.holders.saturating_sub(in_state(AllocationState::Unpinnable)) < count.min {
+        PinReason::Unpinnable
     } else if in_state(AllocationState::ContentNotFound) > 0 {
         PinReason::ContentNotFound
     } else if in_state(AllocationState::PinError) > 0 {
@@ -330,6 +333,13 @@ fn message(reason: PinReason, copies: &[PinAllocation], count: &Count) -> String
                 trouble.unwrap_or_default()
             )
         }
+        PinReason::Unpinnable => {
+            let trouble = trouble(copies, Some(AllocationState::Unpinnable)).unwrap_or_default();
+            format!(
+                "{so_far}, {min} are needed; {trouble}. Daemons that know this kind of CID are needed, \
+                 or other content"
+            )
+        }
         PinReason::PinError => {
             let trouble = trouble(copies, Some(AllocationState::PinError)).unwrap_or_default();
             format!("{so_far}, {min} are needed; {trouble}. It is tried again by itself")
@@ -375,8 +385,8 @@ fn obstacles(copies: &[PinAllocation], peers: &BTreeMap<PeerId, PeerView>) -> St
 /// Who is in trouble and the first one's reason, as in "on a, b and 3 more: block not found".
 fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<String> {
     let in_trouble = |state| {
-        use AllocationState::{ContentNotFound, DaemonDown, PeerDown, PinError};
-        matches!(state, ContentNotFound | PinError | DaemonDown | PeerDown)
+        use AllocationState::{ContentNotFound, DaemonDown, PeerDown, PinError, Unpinnable};
+        matches!(state, Unpinnable | ContentNotFound | PinError | DaemonDown | PeerDown)
     };
     let mut seen: Vec<&PinAllocation> = copies
         .iter()
@@ -397,6 +407,7 @@ fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<St
         _ if !first.message.is_empty() => first.message.as_str(),
         AllocationState::ContentNotFound => "content not found",
         AllocationState::PinError => "the daemon failed",
+        AllocationState::Unpinnable => "the daemon cannot pin it",
         AllocationState::PeerDown => "the peer is silent",
         _ => "the daemon does not answer",
     };

@@ -173,7 +173,7 @@ async fn a_trailer_is_an_error_when_it_says_something() {
     assert_eq!(after("x-stream-error", b"").await, Ok(()));
     assert_eq!(after("x-stream-error", b" ").await, Ok(()));
     assert_eq!(after("x-chunked-output", b"1").await, Ok(()));
-    let refused = IpfsError::Refused("invalid cid: x".to_owned());
+    let refused = IpfsError::Unpinnable("invalid cid: x".to_owned());
     assert_eq!(after("x-stream-error", b"invalid cid: x").await, Err(refused));
     for text in [&b"x"[..], b"\xFF\xFE"] {
         let error = after("x-stream-error", text).await;

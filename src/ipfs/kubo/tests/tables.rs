@@ -183,14 +183,15 @@ fn a_collection_waits_for_what_holds_the_lock_and_runs() {
 }
 
 #[test]
-fn errors_of_the_cid_itself_are_refusals_and_no_others() {
+fn errors_of_the_cid_itself_are_told_from_others() {
     for text in [
         "pin: potentially insecure hash functions not allowed",
         "digest too large: must be at most 128 bytes",
         "invalid path \"x\"",
         "invalid cid: selected encoding not supported",
+        "pin: could not choose a decoder: no decoder registered for multicodec code 176 (0xb0)",
     ] {
-        assert_eq!(error_of(text), IpfsError::Refused(text.to_owned()));
+        assert_eq!(error_of(text), IpfsError::Unpinnable(text.to_owned()));
     }
     for text in [
         "pin: merkledag: not found",
@@ -224,7 +225,7 @@ fn the_status_counts_where_there_are_no_words() {
     for status in [400, 404, 500] {
         let said = |text: &str| of(status, &format!("{{\"Message\":\"{text}\",\"Code\":1}}"));
         assert_eq!(said("context canceled"), failed("context canceled"));
-        assert_eq!(said("invalid cid: x"), IpfsError::Refused("invalid cid: x".to_owned()));
+        assert_eq!(said("invalid cid: x"), IpfsError::Unpinnable("invalid cid: x".to_owned()));
     }
 }
 

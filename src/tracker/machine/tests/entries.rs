@@ -60,13 +60,20 @@ const PHASES: [Phase; 20] = [
 
 #[test]
 fn what_is_wanted_says_that_it_is_pinned_only_when_it_is() {
-    let kinds = [None, Some(Kind::Stalled), Some(Kind::Failed), Some(Kind::Refused)];
+    let kinds = [
+        None,
+        Some(Kind::Stalled),
+        Some(Kind::Failed),
+        Some(Kind::Refused),
+        Some(Kind::Unpinnable),
+    ];
     for phase in PHASES {
         for failed in kinds {
             let state = Entry { wanted: true, phase, failed, ..entry() }.state();
             let expected = match (phase, failed) {
                 (Phase::Pinned, _) => PinState::Pinned,
                 (_, Some(Kind::Stalled)) => PinState::NotFound,
+                (_, Some(Kind::Unpinnable)) => PinState::Unpinnable,
                 (_, Some(_)) => PinState::Failed,
                 (Phase::Pinning, _) => PinState::Pinning,
                 (Phase::Recheck, _) => PinState::Rechecking,

@@ -8,8 +8,10 @@ const WRITTEN: [AllocationState; 8] = {
     [Queued, Pinning, Pinned, ContentNotFound, PinError, DaemonDown, PeerDown, Leaving]
 };
 /// All that a peer can report, and what it is called.
-const REPORTED: [(PinState, AllocationState); 9] = {
-    use AllocationState::{ContentNotFound, DaemonDown, PinError, Pinned, Pinning, Queued};
+const REPORTED: [(PinState, AllocationState); 10] = {
+    use AllocationState::{
+        ContentNotFound, DaemonDown, PinError, Pinned, Pinning, Queued, Unpinnable,
+    };
     [
         (PinState::Queued, Queued),
         (PinState::Rechecking, Queued),
@@ -19,6 +21,7 @@ const REPORTED: [(PinState, AllocationState); 9] = {
         (PinState::Pinned, Pinned),
         (PinState::NotFound, ContentNotFound),
         (PinState::Failed, PinError),
+        (PinState::Unpinnable, Unpinnable),
         (PinState::DaemonDown, DaemonDown),
     ]
 };

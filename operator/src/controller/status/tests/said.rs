@@ -9,7 +9,7 @@ use crate::controller::status::{
     judge::{bounded, whole_seconds},
 };
 
-const REASONS: [PinReason; 9] = {
+const REASONS: [PinReason; 10] = {
     use PinReason::*;
     [
         Pinned,
@@ -21,6 +21,7 @@ const REASONS: [PinReason; 9] = {
         DaemonDown,
         InvalidCID,
         Unallocatable,
+        Unpinnable,
     ]
 };
 const STEP: Duration = Duration::from_millis(1);
@@ -42,10 +43,10 @@ fn wall(second: u64) -> Timestamp {
 fn each_reason_has_its_conditions() {
     for reason in REASONS {
         for full in [false, true] {
-            let (ready, stalled) = (
-                reason == PinReason::Pinned,
-                matches!(reason, PinReason::InvalidCID | PinReason::Unallocatable),
-            );
+            let (ready, stalled) = (reason == PinReason::Pinned, {
+                use PinReason::{InvalidCID, Unallocatable, Unpinnable};
+                matches!(reason, InvalidCID | Unallocatable | Unpinnable)
+            });
             let text = |value| if value { "True" } else { "False" };
             let all = conditions_of(&object(1, 1), reason, full, "why", wall(3));
             let expected = [
@@ -273,6 +274,27 @@ fn too_few_peers_say_what_keeps_the_others_from_taking_a_copy() {
                     daemon does not answer, and 1 more); 1 of 2";
     let text = said(&mut world);
     assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_pin_is_stalled_when_too_few_daemons_are_left_that_can_pin_it() {
+    use PinState::{NotFound, Pinned, Pinning, Unpinnable};
+    // Two copies are needed.
+    let table: [(&[PinState], PinReason); 6] = [
+        (&[Unpinnable, Unpinnable], PinReason::Unpinnable),
+        (&[Pinned, Unpinnable], PinReason::Unpinnable),
+        (&[NotFound, Unpinnable, Unpinnable], PinReason::Unpinnable),
+        (&[Pinned, Pinned, Unpinnable], PinReason::Pinned),
+        (&[Pinned, Pinning, Unpinnable], PinReason::Pinning),
+        (&[Pinned, NotFound, Unpinnable], PinReason::ContentNotFound),
+    ];
+    for (states, expected) in table {
+        let mut world = World::new(3, states);
+        let verdict = world.judge(&object(3, 2), NOW);
+        assert_eq!(verdict.reason, expected, "{states:?}");
+        let stalled = verdict.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap();
+        assert_eq!(stalled.status == "True", expected == PinReason::Unpinnable, "{states:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! Which codecs a daemon can walk: it is asked, since a table of ours would be wrong for the next Kubo.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Deserialize;
+
+use super::{QUICK_DEADLINE, http::Rpc};
+use crate::{ipfs::IpfsError, types::Cid};
+
+/// Every daemon walks these, so nothing is asked for them: raw and dag-pb.
+const EVERYWHERE: [u64; 2] = [0x55, 0x70];
+/// Codecs of an answer that are kept.
+const CODECS_MAX: usize = 4096;
+
+/// One element of `cid/codecs`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Codec {
+    #[serde(rename = "Code")]
+    code: u64,
+    #[serde(rename = "Name", default)]
+    name: String,
+}
+
+/// What the daemon said last that it can walk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Codecs {
+    known: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+impl Codecs {
+    /// Whether the daemon can pin content with that codec. One that says nothing of codecs is believed to
+    /// be able to: `pin/add` will tell.
+    ///
+    /// # Errors
+    /// [`IpfsError::Unpinnable`] when it cannot.
+    pub(super) async fn check(&self, rpc: &Rpc, cid: &Cid) -> Result<(), IpfsError> {
+        let codec = cid.codec();
+        if EVERYWHERE.contains(&codec) || self.known().contains(&codec) {
+            return Ok(());
+        }
+        let Ok(supported) = ask(rpc, &[("supported", "true")]).await else { return Ok(()) };
+        let is_supported = supported.iter().any(|one| one.code == codec);
+        *self.known() = supported.iter().take(CODECS_MAX).map(|one| one.code).collect();
+        if is_supported {
+            return Ok(());
+        }
+        Err(unpinnable(codec, &ask(rpc, &[]).await.unwrap_or_default()))
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask(rpc: &Rpc, query: &[(&str, &str)]) -> Result<Vec<Codec>, IpfsError> {
+    rpc.ask("cid/codecs", query, QUICK_DEADLINE).await
+}
+
+/// The refusal of a codec, with its name where the daemon has one.
+fn unpinnable(codec: u64, names: &[Codec]) -> IpfsError {
+    let name = names.iter().find(|one| one.code == codec).map_or("unknown", |one| &one.name);
+    let name = super::wire::shortened(name);
+    IpfsError::Unpinnable(format!(
+        "it cannot read the codec of this CID, {name} ({codec:#x}), and so not find the blocks below it"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_codec_that_cannot_be_walked_is_named() {
+        let names = [Codec { code: 0xb0, name: "bitcoin-block".to_owned() }];
+        for (codec, expected) in [(0xb0, "bitcoin-block (0xb0)"), (0x1234, "unknown (0x1234)")] {
+            let error = unpinnable(codec, &names);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}
