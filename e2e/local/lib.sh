@@ -43,7 +43,8 @@ version_of() {
 
 KUBERNETES_VERSION="$(version_of kubernetes k8s.io/kubernetes)"
 KUBO_VERSION="$(version_of kubo github.com/ipfs/kubo)"
-HELM_VERSION="$(version_of helm helm.sh/helm/v3)"
+HELM_VERSION="$(version_of helm helm.sh/helm/v4)"
+HELM3_VERSION="$(version_of helm3 helm.sh/helm/v3)"
 # The tag of the image that the chart asks for where none is given.
 CHART_VERSION="$(sed -n 's/^appVersion: //p' "$REPOSITORY/charts/pinkeeper/Chart.yaml")"
 PAUSE_VERSION="$(cat "$LOCAL_DIR"/go/pause/* | sha256sum | cut -c1-12)"

@@ -4,4 +4,4 @@
 // program.
 package helm
 
-import _ "helm.sh/helm/v3/cmd/helm"
+import _ "helm.sh/helm/v4/cmd/helm"
