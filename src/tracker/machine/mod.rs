@@ -29,6 +29,7 @@ use std::{
 use self::{
     collecting::{Collection, Memory},
     entry::{Entry, Failure, Flight, Lane, Phase},
+    pump::Pace,
 };
 use super::ledger::{self, Change, Origin};
 use crate::{
@@ -222,6 +223,10 @@ pub struct Machine {
     asks: usize,
     /// Not pinned when asked, intent on disk: may start.
     ready: BTreeMap<(Lane, u64), Cid>,
+    /// Of fresh ones the newest is the next to be asked about, and to start.
+    newest_is_asked: bool,
+    newest_starts: bool,
+    pace: Pace,
     flights: BTreeMap<Cid, Flight>,
     /// When the flights were looked at last.
     looked_at: Duration,
@@ -302,6 +307,9 @@ impl Machine {
             asking: 0,
             asks: 0,
             ready: BTreeMap::new(),
+            newest_is_asked: false,
+            newest_starts: false,
+            pace: Pace::default(),
             flights: BTreeMap::new(),
             looked_at: now.at,
             failures: BTreeMap::new(),

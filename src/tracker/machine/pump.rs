@@ -1,6 +1,6 @@
 //! Starts what may start now, and says when to look again.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Action, Daemon, Flight, Lane, Machine, Origin, Phase};
 use crate::types::{Cid, Progress};
@@ -13,6 +13,9 @@ const ASK_LEN_MIN: usize = 8;
 const ASKS_MAX: usize = 4;
 /// No more questions in a lane while that many CIDs of it or a better one may start.
 const READY_MAX: [usize; 4] = [128, 128, 128, 32];
+/// Nor while more may start than have started lately, if these are more than this: their answers would
+/// grow old, and what is new would have to wait behind them.
+const READY_MIN: usize = 32;
 /// An answer older than that is asked for again before `pin/add`, and a barrier passed again before
 /// `pin/rm`.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
@@ -30,6 +33,47 @@ pub(super) const WRITE_RETRY: Duration = Duration::from_secs(1);
 pub(super) const CONFIRM_RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest wait after a barrier that failed.
 pub(super) const CONFIRM_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Who is next: the first; among fresh ones alternately the newest. New work then need not wait for much
+/// that was there before and gets nowhere, and the oldest comes nearer with every second turn.
+fn next_place<V>(of: &BTreeMap<(Lane, u64), V>, newest: bool) -> Option<(Lane, u64)> {
+    let (first, _) = of.first_key_value()?;
+    if !newest || first.0 != Lane::Fresh {
+        return Some(*first);
+    }
+    of.range(..=(Lane::Fresh, u64::MAX)).next_back().map(|(place, _)| *place)
+}
+
+/// How many pins started lately.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    since: Duration,
+    now: usize,
+    before: usize,
+}
+
+impl Pace {
+    fn count(&mut self, at: Duration) {
+        *self = self.at(at);
+        self.now += 1;
+    }
+
+    /// In the time after which an answer is old; about.
+    fn recent(self, at: Duration) -> usize {
+        let pace = self.at(at);
+        pace.now.max(pace.before)
+    }
+
+    fn at(self, at: Duration) -> Self {
+        match at.saturating_sub(self.since) {
+            passed if passed < ANSWER_AGE_MAX => self,
+            passed if passed < 2 * ANSWER_AGE_MAX => {
+                Self { since: self.since + ANSWER_AGE_MAX, now: 0, before: self.now }
+            }
+            _ => Self { since: at, now: 0, before: 0 },
+        }
+    }
+}
 
 impl Machine {
     pub(super) fn pump(&mut self) {
@@ -133,7 +177,8 @@ impl Machine {
     }
 
     fn start_pins(&mut self) {
-        while let Some((&key, &cid)) = self.ready.first_key_value() {
+        while let Some(key) = next_place(&self.ready, self.newest_starts) {
+            let cid = self.ready[&key];
             if self.is_answer_old(&cid) {
                 self.take_out(&cid);
                 self.enqueue(cid, key.0);
@@ -143,6 +188,8 @@ impl Machine {
                 break;
             }
             self.ready.remove(&key);
+            self.newest_starts = !self.newest_starts;
+            self.pace.count(self.now.at);
             self.update(&cid, |entry| {
                 entry.phase = Phase::Pinning;
                 entry.attempted = true;
@@ -203,8 +250,9 @@ impl Machine {
         let len = self.ready.len().clamp(ASK_LEN_MIN, ASK_LEN);
         let mut room = [const { None }; READY_MAX.len()];
         while batch.len() < len {
-            let Some((&(lane, sequence), cid)) = self.queue.first_key_value() else { break };
-            let cid = cid.cid();
+            let place = next_place(&self.queue, self.newest_is_asked);
+            let Some((lane, sequence)) = place else { break };
+            let cid = self.queue[&(lane, sequence)].cid();
             if batch.len() >= *room[lane as usize].get_or_insert_with(|| self.room_to_ask(lane)) {
                 break;
             }
@@ -213,6 +261,7 @@ impl Machine {
                 break;
             }
             self.queue.remove(&(lane, sequence));
+            self.newest_is_asked = !self.newest_is_asked;
             self.update(&cid, |entry| entry.phase = Phase::Asking);
             batch.push(cid);
             if alone {
@@ -226,8 +275,10 @@ impl Machine {
     /// a few at a time: a question has a fixed price, and so has the write to the ledger that follows.
     fn room_to_ask(&self, lane: Lane) -> usize {
         let ready = self.ready.range(..=(lane, u64::MAX)).count();
-        let room = (READY_MAX[lane as usize] + ASK_LEN).saturating_sub(ready + self.asking);
-        if room < ASK_LEN { 0 } else { room }
+        let most = READY_MAX[lane as usize].min(self.pace.recent(self.now.at).max(READY_MIN));
+        let step = ASK_LEN.min(most);
+        let room = (most + step).saturating_sub(ready + self.asking);
+        if room < step { 0 } else { room }
     }
 
     fn start_confirm(&mut self) {

@@ -62,6 +62,55 @@ fn pins_that_get_nowhere_give_way_to_fresh_ones() {
     assert!(!bench.take().contains(&Action::CancelPin(cid(2))));
 }
 
+/// Each of them keeps a place for the patience; so those before it would take minutes.
+#[test]
+fn new_work_does_not_wait_behind_much_that_gets_nowhere() {
+    const MANY: u16 = 600;
+    // While most of them were never tried, and when all have failed.
+    for waits in [10, 300] {
+        let mut bench = Bench::new(Config { retry_min: Duration::from_secs(200), ..config() });
+        let wanted = (0..MANY).map(|n| (cid(n), true)).collect();
+        bench.feed(Event::Desired(wanted));
+        bench.answer_no();
+        for _ in 0..waits * 2 {
+            bench.advance_by(Duration::from_millis(500));
+            bench.answer_no();
+        }
+        bench.take();
+        bench.want(1000);
+        let waited = (0..1000).find(|_| {
+            bench.answer_no();
+            let started = bench.take().contains(&Action::Pin(cid(1000)));
+            if !started {
+                bench.advance_by(Duration::from_millis(500));
+            }
+            started
+        });
+        assert!(waited.is_some_and(|halves| halves < 40), "after {waits} s: {waited:?}");
+    }
+}
+
+/// The oldest come to their turn although there is new work all the time.
+#[test]
+fn old_work_comes_nearer_however_much_is_new() {
+    let mut bench = Bench::new(Config { pins_max: 1, idle_pins_max: 0, ..config() });
+    bench.feed(Event::Desired((0..20).map(|n| (cid(n), true)).collect()));
+    let mut started = Vec::new();
+    for n in 0..60 {
+        bench.want(100 + n);
+        bench.answer_no();
+        for action in bench.take() {
+            if let Action::Pin(cid) = action {
+                started.push(cid);
+                bench.feed(Event::PinDone(cid, Ok(())));
+            }
+        }
+    }
+    let old = (0..20).filter(|n| started.contains(&cid(*n))).count();
+    assert!(old >= 19, "{old} of 20 old ones were started");
+    assert!(started.contains(&cid(159)), "and so was the newest");
+}
+
 #[test]
 fn an_intent_without_an_attempt_makes_nothing_ours() {
     let mut bench = Bench::new(config());
