@@ -11,6 +11,7 @@ use pinkeeper::{
     cluster::{FoundError, JoinPolicy},
     config::{ConfigError, KEYS, PeerConfig, PeerOptions},
     peer::{Peer, StartError},
+    state::{Limit, Limits},
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -161,6 +162,36 @@ pub struct RunArgs {
     /// Copies of a Pin that names no number.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     default_replicas: u16,
+    #[command(flatten)]
+    guard: GuardArgs,
+}
+
+/// What may be unpinned within an hour because Pins are gone, before a person has to agree.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct GuardArgs {
+    /// The number of contents may fall by so many within an hour.
+    #[arg(long, default_value_t = Limits::default().total.cids)]
+    max_deleted: u64,
+    /// Or by so many percent, if that is more.
+    #[arg(long, default_value_t = Limits::default().total.percent,
+          value_parser = clap::value_parser!(u64).range(..=100))]
+    max_deleted_percent: u64,
+    /// So many may be found missing within an hour whose deletion nobody watched.
+    #[arg(long, default_value_t = Limits::default().compared.cids)]
+    max_missing: u64,
+    /// Or so many percent, if that is more.
+    #[arg(long, default_value_t = Limits::default().compared.percent,
+          value_parser = clap::value_parser!(u64).range(..=100))]
+    max_missing_percent: u64,
+}
+
+impl From<GuardArgs> for Limits {
+    fn from(args: GuardArgs) -> Self {
+        Self {
+            compared: Limit { cids: args.max_missing, percent: args.max_missing_percent },
+            total: Limit { cids: args.max_deleted, percent: args.max_deleted_percent },
+        }
+    }
 }
 
 /// Runs a peer outside Kubernetes until SIGTERM or SIGINT.
@@ -212,6 +243,7 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
             release: args.release,
             initial_peers: args.initial_peers,
             default_replicas: args.default_replicas,
+            limits: args.guard.into(),
         }),
         reach: Reach::default(),
         anchors: KnownAnchors::default(),

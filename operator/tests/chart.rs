@@ -25,10 +25,15 @@ fn chart() -> String {
 
 /// `helm template`, with `--set` for each of `values`.
 fn render(values: &[&str]) -> String {
+    render_by("helm", values)
+}
+
+/// The same by `helm` or by `helm3`.
+fn render_by(helm: &str, values: &[&str]) -> String {
     let chart = chart();
     let mut args = vec!["template", "pinkeeper", &chart, "--namespace", NAMESPACE];
     args.extend(values.iter().flat_map(|value| ["--set", value]));
-    run(&tool("helm"), args)
+    run(&tool(helm), args)
 }
 
 fn rendered(values: &[&str]) -> Vec<Value> {
@@ -157,6 +162,14 @@ fn the_definitions_are_the_generated_ones() {
 }
 
 #[test]
+fn helm_3_renders_what_helm_4_does() {
+    for values in [&[][..], &["existingSecret=mine", "kubo.private=true", "peers=5"]] {
+        let by = |helm| documents(&render_by(helm, values));
+        assert_eq!(by("helm3"), by("helm"), "{values:?}");
+    }
+}
+
+#[test]
 fn values_are_checked() {
     let refused = [
         "nope=1",
@@ -164,6 +177,8 @@ fn values_are_checked() {
         "peers=0",
         "peers=three",
         "defaultReplicas=0",
+        "deletionGuard.deleted.percent=101",
+        "deletionGuard.missing.contents=-1",
         "logging.format=xml",
         "storage.ipfs.size=much",
         "kubo.swarmPort=80",
@@ -206,6 +221,8 @@ fn values_reach_what_they_are_for() {
     let objects = rendered(&[
         "peers=5",
         "defaultReplicas=2",
+        "deletionGuard.deleted.contents=7",
+        "deletionGuard.missing.percent=50",
         "kubo.storageMax=40GB",
         "kubo.private=true",
         "kubo.swarmPort=4444",
@@ -231,7 +248,15 @@ fn values_reach_what_they_are_for() {
     }
     assert_eq!(kubo["ports"][0]["containerPort"], 4444);
     let peer = container(pod, "pinkeeper");
-    assert!(peer["args"].as_array().unwrap().contains(&json!("--default-replicas=2")));
+    for arg in [
+        "--default-replicas=2",
+        "--max-deleted=7",
+        "--max-deleted-percent=25",
+        "--max-missing=10",
+        "--max-missing-percent=50",
+    ] {
+        assert!(peer["args"].as_array().unwrap().contains(&json!(arg)), "{arg}");
+    }
     assert_eq!(peer["image"], "docker.io/pinkeeper/pinkeeper:dev");
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{judge::Judge, trace::Trace};
 use crate::{
     cluster::{Cluster, UseCaseError},
-    state::{Fence, Found, Lost, Op, PinSet, Ruling, WaitingDigest},
+    state::{Fence, Found, Limits, Lost, Op, PinSet, Ruling, WaitingDigest},
     types::{Cid, ClaimOptions, Owner, Pin, PinRequest, Timestamp, Uid},
 };
 
@@ -167,7 +167,7 @@ impl Client {
         let fence = Fence { term: leadership.term, generation: object.generation };
         let op = if object.deleted {
             let found = [Found::Watched, Found::Compared][usize::from(at.0.is_multiple_of(3))];
-            let ruling = if at.0.is_multiple_of(5) { Ruling::Free } else { Ruling::Take(found) };
+            let ruling = Ruling::Take(found);
             Op::Gone { cid, uid: object.uid.clone(), ruling, at, fence }
         } else {
             let (owner, fence) = (object.owner(), Some(fence));
@@ -194,9 +194,8 @@ impl Client {
         self.submit(leadership.term, vec![op], &format!("object {} late", object.uid)).await;
     }
 
-    /// Does for many objects that are gone what a controller would: rules on all together, by the brake,
-    /// unless all went with their namespace.
-    pub async fn sweep(self, gone: Vec<Object>, found: Option<Found>, at: Timestamp) {
+    /// Does for many objects that are gone what a controller would: rules on all together, by the brake.
+    pub async fn sweep(self, gone: Vec<Object>, found: Found, at: Timestamp) {
         let leadership = *self.cluster.leadership().borrow();
         if !leadership.local {
             return;
@@ -237,24 +236,16 @@ impl Client {
 }
 
 /// The ops that drop the claims of these, or let them wait.
-fn ruled(
-    pins: &PinSet,
-    gone: &[Object],
-    found: Option<Found>,
-    term: u64,
-    at: Timestamp,
-) -> Vec<Op> {
+fn ruled(pins: &PinSet, gone: &[Object], found: Found, term: u64, at: Timestamp) -> Vec<Op> {
     let claims = |pin: &Pin| gone.iter().filter(|of| pin.claims.contains(&of.owner())).count();
     let is_lost =
         |(_, pin): &(Cid, &Pin)| pin.goes_with_objects() && claims(pin) == pin.claims.len();
     let lost = u64::try_from(pins.iter().filter(is_lost).count()).unwrap_or(u64::MAX);
-    let ruling = found.map_or(Ruling::Free, |found| {
-        let lost = match found {
-            Found::Watched => Lost { watched: lost, compared: 0 },
-            Found::Compared => Lost { watched: 0, compared: lost },
-        };
-        pins.brake(lost, at).ruling(found)
-    });
+    let lost = match found {
+        Found::Watched => Lost { watched: lost, compared: 0 },
+        Found::Compared => Lost { watched: 0, compared: lost },
+    };
+    let ruling = pins.brake(lost, at, &Limits::default()).ruling(found);
     let op = |of: &Object| {
         let fence = Fence { term, generation: of.generation };
         Op::Gone { cid: of.cid, uid: of.uid.clone(), ruling, at, fence }

@@ -137,7 +137,6 @@ impl Applied<'_> {
             Op::Claim { owner, .. } if before.contains_key(owner) && had(is_retained) => {
                 met.push("a claim beside a retained one changes");
             }
-            Op::Gone { ruling: Ruling::Free, .. } => met.push("gone with its namespace"),
             Op::Gone { ruling: Ruling::Take(_), .. } => met.push("gone"),
             Op::Gone { ruling: Ruling::Wait(_), .. } => met.push("the brake holds"),
             Op::Allow { .. } => met.push("allowed"),

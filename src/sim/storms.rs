@@ -139,9 +139,8 @@ impl World {
     fn delete_many(&mut self) {
         let all = self.storms.chance(50);
         let found = match self.storms.random.random_range(0..10) {
-            0 => None,
-            1..5 => Some(Found::Watched),
-            _ => Some(Found::Compared),
+            0..5 => Found::Watched,
+            _ => Found::Compared,
         };
         let mut gone = Vec::new();
         for n in 0..self.objects.len() {

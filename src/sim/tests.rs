@@ -31,7 +31,6 @@ const MET: &[(&str, u64)] = &[
     ("waited, and is taken up again", 5),
     ("the brake holds", 50),
     ("gone", 100),
-    ("gone with its namespace", 20),
     ("allowed", 10),
     ("refused: another term", 5),
     ("refused: an older generation", 5),

@@ -238,7 +238,7 @@ impl World {
     /// The controllers of every peer that believes that it leads look at an object.
     pub(super) fn control(&mut self, object: &Object) {
         if object.deleted && self.storms.many {
-            return self.sweep(std::slice::from_ref(object), Some(Found::Compared));
+            return self.sweep(std::slice::from_ref(object), Found::Compared);
         }
         for n in 0..self.hosts.len() {
             let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
@@ -249,7 +249,7 @@ impl World {
     }
 
     /// So do they of many that are gone.
-    pub(super) fn sweep(&mut self, gone: &[Object], found: Option<Found>) {
+    pub(super) fn sweep(&mut self, gone: &[Object], found: Found) {
         for n in 0..self.hosts.len() {
             let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
             if let Some(client) = self.client(n, Duration::from_secs(5)) {

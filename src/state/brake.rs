@@ -1,18 +1,24 @@
 //! The brake: how much may be unpinned within an hour because objects are gone, before a person is
 //! asked.
 //!
-//! What counts is a CID that loses its last claim because its object is gone, and would be unpinned.
-//! Retain, a claim of somebody else, a release by REST, and a Pin that went with its whole namespace
-//! do not count. Two rules, both over the last hour:
+//! A CID counts when it loses its last claim because its object is gone, and would be unpinned. It also
+//! counts if the object's whole namespace is gone: a pruned namespace is a common accident. Retain, a
+//! claim of somebody else and a release by REST do not count. Two rules, both over the last hour and
+//! with [`Limits`] that are settings of the leader:
 //!
 //! - the comparison would take more than 10 and more than 10 % of the CIDs, or at least 2 and with
 //!   them the last that there are;
-//! - all together (watched deletions, and what the comparison took) would be more than 100 and more
-//!   than 25 % of the CIDs. So neither way can be used to get round the limit of the other.
+//! - the number of CIDs would fall by more than 100 and more than 25 % below where it was at any moment
+//!   of the hour (watched deletions, and what the comparison took). So neither way can be used to get
+//!   round the limit of the other.
 //!
-//! *The CIDs* are those that hang on Pins alone, now and those lost within the hour: as many as there
-//! would be had nothing been lost. So the limit does not shrink with what is taken, and neither content
-//! that is pinned by REST or retained, nor what has waited for a person for longer, makes it larger.
+//! For the second rule a CID that is new makes up for one that was lost before it, never for one that
+//! is lost after it: Pins that come and go all the time pass, and a set that is replaced at once waits.
+//!
+//! *The CIDs* are those that hang on Pins alone, and as many as their number has fallen by: as many as
+//! there would be had nothing been lost. So the limit does not shrink with what is taken, and neither
+//! content that is pinned by REST or retained, nor what has waited for a person for longer, makes it
+//! larger.
 //!
 //! Invariants: each CID that is lost counts once, when it is ruled on, also if it has to wait; the
 //! leader rules on all that it knows of together, so that a whole set passes or waits; the counts are
@@ -31,10 +37,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::types::{Cid, Timestamp, Uid};
 
-/// What the comparison may take without a person: CIDs, or percent of them if that is more.
-const COMPARED_MAX: Limit = Limit { cids: 10, percent: 10 };
-/// What all together may take.
-const TOTAL_MAX: Limit = Limit { cids: 100, percent: 25 };
 /// The comparison never takes the last CIDs, if it takes at least so many.
 const ALL_MIN: u64 = 2;
 
@@ -42,14 +44,33 @@ const MINUTE_MS: u64 = 60_000;
 /// Minutes that count beside the present one: bounds the window's size.
 const WINDOW_MINUTES: u64 = 60;
 
-struct Limit {
-    cids: u64,
-    percent: u64,
+/// A limit is exceeded by more than so many CIDs that are also more than so many percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// So many CIDs always pass.
+    pub cids: u64,
+    /// So many percent of the CIDs always pass.
+    pub percent: u64,
 }
 
 impl Limit {
     fn is_exceeded(&self, taken: u64, cids: u64) -> bool {
         taken > self.cids && taken.saturating_mul(100) > cids.saturating_mul(self.percent)
+    }
+}
+
+/// What may go within an hour without a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// What the comparison may take.
+    pub compared: Limit,
+    /// How far the number of CIDs may fall, whatever took them.
+    pub total: Limit,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { compared: Limit { cids: 10, percent: 10 }, total: Limit { cids: 100, percent: 25 } }
     }
 }
 
@@ -65,8 +86,6 @@ pub enum Found {
 /// What the leader decided on a claim whose object is gone, should it be the content's last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ruling {
-    /// It goes and does not count: the whole namespace has gone.
-    Free,
     /// It goes and counts.
     Take(Found),
     /// It waits for a person, and counts.
@@ -88,17 +107,6 @@ impl Lost {
         match found {
             Found::Watched => self.watched += 1,
             Found::Compared => self.compared += 1,
-        }
-    }
-
-    fn total(self) -> u64 {
-        self.watched.saturating_add(self.compared)
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            watched: self.watched.saturating_add(other.watched),
-            compared: self.compared.saturating_add(other.compared),
         }
     }
 }
@@ -143,8 +151,41 @@ pub struct Window {
 /// What was ruled on in one minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Minute {
-    taken: Lost,
-    waited: Lost,
+    /// What the comparison lost, taken or waiting.
+    compared: u64,
+    /// By all losses.
+    all: Fall,
+    /// By all but what waits for the sake of the first rule.
+    total: Fall,
+}
+
+/// How far a number fell in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Fall {
+    /// Less what it rose: from the beginning of the time to its end.
+    net: i64,
+    /// From its highest in that time to its end.
+    drop: u64,
+}
+
+impl Fall {
+    fn lose(&mut self) {
+        self.net = self.net.saturating_add(1);
+        self.drop = self.drop.saturating_add(1);
+    }
+
+    fn gain(&mut self) {
+        self.net = self.net.saturating_sub(1);
+        self.drop = self.drop.saturating_sub(1);
+    }
+
+    /// In this time and the next together.
+    fn and(self, next: Self) -> Self {
+        Self {
+            net: self.net.saturating_add(next.net),
+            drop: self.drop.saturating_add_signed(next.net).max(next.drop),
+        }
+    }
 }
 
 impl Window {
@@ -163,7 +204,22 @@ impl Window {
         let now = self.minute(at);
         self.minutes = self.minutes.split_off(&now.saturating_sub(WINDOW_MINUTES));
         let minute = self.minutes.entry(now).or_default();
-        if waits { minute.waited.add(found) } else { minute.taken.add(found) }
+        minute.all.lose();
+        if found == Found::Compared {
+            minute.compared = minute.compared.saturating_add(1);
+        }
+        // What waits for the sake of the first rule is not taken, so it is nothing to the second.
+        if !waits || found == Found::Watched {
+            minute.total.lose();
+        }
+    }
+
+    /// A CID is new. It makes up for one that was lost before it; its time does not matter then.
+    pub(super) fn gain(&mut self) {
+        if let Some(mut last) = self.minutes.last_entry() {
+            last.get_mut().all.gain();
+            last.get_mut().total.gain();
+        }
     }
 
     /// A person has looked at what is there, and agreed: counting begins anew.
@@ -173,26 +229,28 @@ impl Window {
     }
 
     /// Whether what is about to be lost has to wait.
-    pub(super) fn holds(&self, lost: Lost, at_stake: AtStake, at: Timestamp) -> Holds {
+    pub(super) fn holds(
+        &self,
+        lost: Lost,
+        at_stake: AtStake,
+        at: Timestamp,
+        limits: &Limits,
+    ) -> Holds {
         let from = self.minute(at).saturating_sub(WINDOW_MINUTES);
-        let (taken, waited) = self
-            .minutes
-            .range(from..)
-            .fold((Lost::default(), Lost::default()), |(taken, waited), (_, minute)| {
-                (taken.plus(minute.taken), waited.plus(minute.waited))
-            });
+        let hour = self.minutes.range(from..).fold(Minute::default(), |sum, (_, next)| Minute {
+            compared: sum.compared.saturating_add(next.compared),
+            all: sum.all.and(next.all),
+            total: sum.total.and(next.total),
+        });
         let living = at_stake.cids.saturating_sub(at_stake.waiting);
-        // What began to wait earlier does not make the limit larger.
-        let waiting = at_stake.waiting.min(waited.total());
-        let cids = living.saturating_add(waiting).saturating_add(taken.total());
-        let left = living.saturating_sub(lost.total());
-        let compared = taken.plus(waited).plus(lost).compared;
-        let too_many_compared = COMPARED_MAX.is_exceeded(compared, cids)
+        let cids = living.saturating_add(hour.all.drop);
+        let left = living.saturating_sub(lost.watched.saturating_add(lost.compared));
+        let compared = hour.compared.saturating_add(lost.compared);
+        let too_many_compared = limits.compared.is_exceeded(compared, cids)
             || (lost.compared > 0 && left == 0 && compared >= ALL_MIN);
-        // What only the first rule keeps back is not taken, so it is nothing to the second.
         let compared_lost = if too_many_compared { 0 } else { lost.compared };
-        let total = taken.total() + waited.watched + lost.watched + compared_lost;
-        let too_many = TOTAL_MAX.is_exceeded(total, cids);
+        let total = hour.total.drop.saturating_add(lost.watched).saturating_add(compared_lost);
+        let too_many = limits.total.is_exceeded(total, cids);
         Holds { watched: too_many, compared: too_many || too_many_compared }
     }
 }

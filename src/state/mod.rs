@@ -7,7 +7,7 @@ mod pin_set;
 mod shared;
 
 pub use self::{
-    brake::{Found, Holds, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window},
+    brake::{Found, Holds, Limit, Limits, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window},
     op::{Applied, Fence, Op, Outcome, Refused},
     pin_set::PinSet,
     shared::{Changed, SharedState},

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
-    brake::{AtStake, Holds, Lost, Ruling, Waiting, WaitingDigest, Window},
+    brake::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
     derived::Derived,
     op::{Applied, Fence, Op, Outcome, Refused},
 };
@@ -94,12 +94,12 @@ impl PinSet {
     }
 
     /// Whether CIDs that are about to lose their last claims have to wait for a person. `at` is the
-    /// leader's time.
+    /// leader's time, `limits` are its settings.
     #[must_use]
-    pub fn brake(&self, lost: Lost, at: Timestamp) -> Holds {
+    pub fn brake(&self, lost: Lost, at: Timestamp, limits: &Limits) -> Holds {
         let at_stake =
             AtStake { cids: self.derived.at_stake, waiting: self.derived.waiting.cids() };
-        self.window.holds(lost, at_stake, at)
+        self.window.holds(lost, at_stake, at, limits)
     }
 
     /// Puts back what the brake counted.
@@ -198,6 +198,7 @@ impl PinSet {
         let since = known_since.unwrap_or(at);
         let claim = Claim { options: options.clone(), generation, since };
         let same = known == Some(&claim);
+        let hung_on_objects = pin.is_some_and(hangs_on_objects);
         let pin = match entry {
             Entry::Occupied(pin) => {
                 self.derived.take_out(pin.get());
@@ -220,6 +221,9 @@ impl PinSet {
         self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), (&cid).into());
+            if !hung_on_objects && hangs_on_objects(pin) {
+                self.window.gain();
+            }
         }
         Ok(if same && !adopted && !grown { Outcome::Unchanged } else { Outcome::Changed })
     }
@@ -275,11 +279,8 @@ impl PinSet {
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
         let waiting = Owner::Waiting(uid.clone());
         if pin.claims.contains(&waiting) {
-            // It has counted already.
-            return match ruling {
-                Ruling::Wait(_) => Ok(Outcome::Unchanged),
-                _ => self.release(term, cid, &waiting, at, Some(fence)),
-            };
+            // It has counted already, and only a person lets it go.
+            return Ok(Outcome::Unchanged);
         }
         let owner = Owner::Object(uid.clone());
         let Some(claim) = pin.claims.get(&owner) else { return Ok(Outcome::Unchanged) };
@@ -299,7 +300,7 @@ impl PinSet {
                 return Ok(Outcome::Changed);
             }
             Ruling::Take(found) if unpins => self.window.count(at, found, false),
-            _ => {}
+            Ruling::Take(_) | Ruling::Wait(_) => {}
         }
         self.release(term, cid, &owner, at, Some(fence))
     }
@@ -333,6 +334,12 @@ impl PinSet {
         self.derived.put_in(cid, pin);
         outcome
     }
+}
+
+/// Whether it is kept for living objects alone.
+fn hangs_on_objects(pin: &Pin) -> bool {
+    let waits = matches!(pin.claims.last(), Some((Owner::Waiting(_), _)));
+    pin.goes_with_objects() && !waits
 }
 
 fn allocate(

@@ -8,7 +8,8 @@ mod deletions;
 mod random;
 
 use super::{
-    Applied, Fence, Found, Holds, Lost, Op, Outcome, PinSet, Refused, Ruling, Waiting, Window,
+    Applied, Fence, Found, Holds, Limits, Lost, Op, Outcome, PinSet, Refused, Ruling, Waiting,
+    Window,
 };
 use crate::types::{
     Allocation, Cid, Claim, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin, Replication,

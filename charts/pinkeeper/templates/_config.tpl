@@ -15,6 +15,10 @@
 - --config=/etc/pinkeeper/config.yaml
 - --release={{ include "pinkeeper.fullname" . }}
 - --default-replicas={{ .Values.defaultReplicas }}
+- --max-deleted={{ .Values.deletionGuard.deleted.contents }}
+- --max-deleted-percent={{ .Values.deletionGuard.deleted.percent }}
+- --max-missing={{ .Values.deletionGuard.missing.contents }}
+- --max-missing-percent={{ .Values.deletionGuard.missing.percent }}
 {{- end -}}
 
 {{- define "pinkeeper.config" -}}

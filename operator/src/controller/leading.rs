@@ -10,7 +10,7 @@ use kube::Client;
 use pinkeeper::{
     clock::Clock,
     cluster::{Cluster, Leadership},
-    state::Refused,
+    state::{Limits, Refused},
     types::{Cid, Uid},
 };
 use tokio::sync::{Notify, watch};
@@ -38,6 +38,8 @@ pub struct Settings {
     pub initial_peers: u16,
     /// Copies of a Pin that names no number.
     pub default_replicas: u16,
+    /// What may be unpinned within an hour without a person.
+    pub limits: Limits,
 }
 
 impl Settings {

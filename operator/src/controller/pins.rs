@@ -55,7 +55,6 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
                 lead.deletions.push([Deletion {
                     uid: object.uid,
                     generation: object.generation,
-                    namespace: object.key.namespace,
                     found: Found::Watched,
                     retain: object.spec.map(|spec| spec.deletion_policy == DeletionPolicy::Retain),
                     is_old: false,
@@ -116,9 +115,8 @@ mod tests {
                 }
                 take(lead, Event::Delete(raw("gone", policy)), &mut BTreeSet::new());
                 lead.deletions.due().await;
-                let (uid, namespace) = (Uid("gone".into()), "web".into());
-                let (generation, found) = (3, Found::Watched);
-                let gone = Deletion { uid, generation, namespace, found, retain, is_old: false };
+                let (uid, generation, found) = (Uid("gone".into()), 3, Found::Watched);
+                let gone = Deletion { uid, generation, found, retain, is_old: false };
                 assert_eq!(lead.deletions.take(), [gone]);
                 let left = ["gone", "stays"].map(|name| {
                     let uid = Uid(name.into());

@@ -23,7 +23,7 @@ use pinkeeper::{
         network::SimNetwork,
         run_seeded,
     },
-    state::{Fence, Found, Op, Outcome, PinSet},
+    state::{Fence, Found, Limits, Op, Outcome, PinSet},
     types::{Cid, ClaimOptions, Factor, Member, Owner, PeerId, Replication, Timestamp, Uid},
 };
 use serde_json::{Value, json};
@@ -148,6 +148,7 @@ impl Stand {
                 release: "sim".into(),
                 initial_peers: 1,
                 default_replicas: 1,
+                limits: Limits::default(),
             }),
             reach: Reach::default(),
             anchors: KnownAnchors::default(),
@@ -210,6 +211,6 @@ pub(super) fn missing(uid: &str) -> Missing {
 
 /// A deletion that was watched.
 pub(super) fn watched(uid: &str) -> Deletion {
-    let (uid, namespace, found) = (Uid(uid.into()), "web".into(), Found::Watched);
-    Deletion { uid, generation: GENERATION, namespace, found, retain: Some(false), is_old: false }
+    let (uid, found) = (Uid(uid.into()), Found::Watched);
+    Deletion { uid, generation: GENERATION, found, retain: Some(false), is_old: false }
 }

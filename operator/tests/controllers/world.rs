@@ -19,6 +19,7 @@ use pinkeeper::{
     ipfs::{Ipfs, fake::StandInDaemon},
     peer::{Assembly, Peer},
     rpc::{CallError, Transport},
+    state::Limits,
     tracker::{Config, Ledger, LedgerPort},
     types::{Cid, Envelope, Member, PeerId, Response},
 };
@@ -226,6 +227,7 @@ impl World {
                 release: "demo".into(),
                 initial_peers: 1,
                 default_replicas: 1,
+                limits: Limits::default(),
             }),
             reach: pinkeeper_operator::controller::api::Reach::default(),
             anchors: KnownAnchors::default(),

@@ -10,6 +10,7 @@ use pinkeeper::{
         host::{Host, Make},
         network::SimNetwork,
     },
+    state::Limits,
     types::{Member, PeerId},
 };
 use pinkeeper_operator::{
@@ -75,6 +76,7 @@ impl Pod {
                 release: "sim".into(),
                 initial_peers: pods,
                 default_replicas: 2,
+                limits: Limits::default(),
             }),
             reach: Reach::default(),
             anchors: KnownAnchors::default(),

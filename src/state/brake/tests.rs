@@ -20,7 +20,8 @@ fn counted(window: &mut Window, at: Timestamp, lost: Lost, waits: bool) {
 }
 
 fn holds(window: &Window, at: Timestamp, cids: u64, waiting: u64, lost: Lost) -> (bool, bool) {
-    let Holds { watched, compared } = window.holds(lost, AtStake { cids, waiting }, at);
+    let limits = Limits::default();
+    let Holds { watched, compared } = window.holds(lost, AtStake { cids, waiting }, at, &limits);
     (watched, compared)
 }
 
@@ -132,9 +133,6 @@ fn what_began_to_wait_within_the_hour_is_still_one_of_the_cids() {
         (604, lost(200, 0), 200, lost(1, 0), (true, true)), // 201 of 604
         (804, lost(200, 0), 200, lost(1, 0), (false, false)),
         (803, lost(200, 0), 200, lost(1, 0), (true, true)),
-        // Some of them were allowed or taken up again: they are not there any more.
-        (510, lost(0, 50), 30, lost(0, 1), (false, false)),
-        (509, lost(0, 50), 30, lost(0, 1), (false, true)),
         // Others wait for longer.
         (580, lost(0, 50), 120, lost(0, 1), (false, false)),
         (579, lost(0, 50), 120, lost(0, 1), (false, true)),
@@ -168,10 +166,96 @@ fn a_digest_is_read_as_it_is_written() {
     }
 }
 
+const fn plus(a: Lost, b: Lost) -> Lost {
+    lost(a.watched + b.watched, a.compared + b.compared)
+}
+
+/// `each` in a minute are made and as many others deleted, for two hours, one after the other or all
+/// of a minute at once.
+fn churn(window: &mut Window, living: u64, each: u64, at_once: bool) -> u64 {
+    let mut held = 0;
+    for minute in 0..120 {
+        let rounds = if at_once { 1 } else { each };
+        for _ in 0..rounds {
+            let part = each / rounds;
+            (0..part).for_each(|_| window.gain());
+            let about = lost(part, 0);
+            let (waits, _) = holds(window, minutes(minute), living + part, 0, about);
+            held += u64::from(waits);
+            counted(window, minutes(minute), about, waits);
+        }
+    }
+    held
+}
+
+#[test]
+fn steady_churn_passes_and_a_mass_deletion_in_it_waits() {
+    for (living, each, at_once) in
+        [(30, 2, true), (30, 2, false), (30, 60, false), (1000, 20, true), (1000, 200, true)]
+    {
+        let mut window = Window::default();
+        let case = format!("{each} a minute of {living}");
+        assert_eq!(churn(&mut window, living, each, at_once), 0, "{case}");
+        let about = |count| holds(&window, minutes(119), living, 0, lost(count, 0)).0;
+        let last = if at_once { each } else { 1 };
+        let limit = 100.max((living + last) / 4) - last;
+        assert!(!about(limit.min(living)), "{case}: {limit}");
+        assert!(living < limit || about(limit + 1), "{case}: {limit}");
+    }
+}
+
+#[test]
+fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
+    // Steps: so many new ones, or so many lost; then whether 60 more of 400 wait.
+    enum Step {
+        New(u64),
+        Lost(u64),
+    }
+    use Step::{Lost as Gone, New};
+    let table: [(&[Step], bool); 7] = [
+        (&[], false),
+        (&[Gone(80)], true),
+        (&[Gone(80), New(80)], false),
+        (&[Gone(80), New(30)], true),
+        (&[New(1000), Gone(80)], true),
+        (&[Gone(80), New(1000), Gone(60)], true),
+        (&[New(30), Gone(30), New(30), Gone(30)], false),
+    ];
+    for (n, (steps, waits)) in table.iter().enumerate() {
+        // Within one minute, and an event a minute.
+        for pause in [0, 1] {
+            let mut window = Window::default();
+            let mut now = 7;
+            for step in *steps {
+                now += pause;
+                match step {
+                    New(count) => (0..*count).for_each(|_| window.gain()),
+                    Gone(count) => counted(&mut window, minutes(now), lost(*count, 0), false),
+                }
+            }
+            let found = holds(&window, minutes(now), 400, 0, lost(60, 0)).0;
+            assert_eq!(found, *waits, "{n}, {pause} minutes between");
+        }
+    }
+}
+
+#[test]
+fn the_limits_are_those_of_the_leader() {
+    let limits =
+        Limits { compared: Limit { cids: 1, percent: 5 }, total: Limit { cids: 3, percent: 50 } };
+    let at_stake = AtStake { cids: 8, waiting: 0 };
+    let found = |about| Window::default().holds(about, at_stake, minutes(1), &limits);
+    let holds = |watched, compared| Holds { watched, compared };
+    assert_eq!(found(lost(4, 0)), holds(false, false));
+    assert_eq!(found(lost(5, 0)), holds(true, true));
+    assert_eq!(found(lost(0, 1)), holds(false, false));
+    assert_eq!(found(lost(0, 2)), holds(false, true));
+}
+
 proptest! {
     /// Whatever is lost when and how, in small parts or at once, with restarts in between: whenever
-    /// something is taken without a person, what was taken within the hour is within the limits, of
-    /// the CIDs at its beginning and those made since.
+    /// something is taken without a person, the number of CIDs has fallen by no more than the limits
+    /// since any moment of the hour.
     #[test]
     fn nothing_gets_past_the_limits(
         first in 0_u64..600,
@@ -188,7 +272,8 @@ proptest! {
             let free = cids - waiting;
             let about = lost(watched.min(free), compared.min(free - watched.min(free)));
             let stake = AtStake { cids, waiting };
-            let holds = window.holds(about, stake, minutes(now));
+            (0..created).for_each(|_| window.gain());
+            let holds = window.holds(about, stake, minutes(now), &Limits::default());
             let mut taken = Lost::default();
             let parts = [
                 (holds.watched, lost(about.watched, 0)),
@@ -197,26 +282,34 @@ proptest! {
             for (waits, part) in parts {
                 counted(&mut window, minutes(now), part, waits);
                 if waits {
-                    waiting += part.total();
+                    waiting += part.watched + part.compared;
                 } else {
-                    taken = taken.plus(part);
-                    cids -= part.total();
+                    taken = plus(taken, part);
+                    cids -= part.watched + part.compared;
                 }
             }
             window = postcard::from_bytes(&postcard::to_stdvec(&window).unwrap()).unwrap();
             prop_assert!(window.minutes.len() <= 61);
             history.push((now, before, created, taken));
-            if taken.total() == 0 {
+            if taken == Lost::default() {
                 continue;
             }
 
+            // From any moment of the hour to now.
             let hour: Vec<_> = history.iter().filter(|(at, ..)| at + WINDOW_MINUTES >= now).collect();
-            let there = hour[0].1 + hour.iter().map(|(_, _, created, _)| created).sum::<u64>();
-            let sum = hour.iter().fold(Lost::default(), |sum, (.., taken)| sum.plus(*taken));
-            prop_assert!(sum.total() <= 100.max(there / 4), "{sum:?} of {there}");
+            let mut compared = 0;
+            let (mut fallen, mut lost_since) = (0_u64, 0_u64);
+            for (_, _, created, taken) in &hour {
+                let lost = taken.watched + taken.compared;
+                fallen = fallen.saturating_sub(*created) + lost;
+                lost_since = lost_since.saturating_sub(*created) + lost;
+                compared += taken.compared;
+            }
+            let there = cids - waiting + lost_since + waiting;
+            prop_assert!(fallen <= 100.max(there / 4), "{fallen} of {there}");
             if taken.compared > 0 {
-                prop_assert!(sum.compared <= 10.max(there / 10), "{sum:?} of {there}");
-                prop_assert!(sum.compared < 2 || cids > waiting, "the last ones");
+                prop_assert!(compared <= 10.max(there / 10), "{compared} of {there}");
+                prop_assert!(compared < 2 || cids > waiting, "the last ones");
             }
         }
     }

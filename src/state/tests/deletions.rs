@@ -62,21 +62,17 @@ fn only_a_last_claim_that_unpins_waits() {
     assert!(pins.get(&cid(2)).unwrap().claims.contains(&Owner::Retained));
     pins.apply(AT, &gone(1, "b", WAIT));
     assert_eq!((pins.waiting().unwrap().cids, pins.len()), (1, 2));
-    // Its namespace goes later.
-    assert_eq!(pins.apply(AT, &gone(1, "b", Ruling::Free)), Outcome::Changed);
-    assert_eq!((pins.waiting(), pins.len()), (None, 1));
+    // Only a person lets it go.
+    let waiting = pins.waiting();
+    let take = gone(1, "b", Ruling::Take(Found::Watched));
+    assert_eq!(pins.apply(AT, &take), Outcome::Unchanged);
+    assert_eq!((pins.waiting(), pins.len()), (waiting, 2));
 }
 
 #[test]
-fn what_goes_counts_unless_it_is_free() {
+fn a_ruling_of_another_term_is_refused() {
     let mut pins = PinSet::default();
-    let empty = pins.window().clone();
-    for (ruling, counts) in [(Ruling::Free, false), (Ruling::Take(Found::Compared), true)] {
-        pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
-        assert_eq!(pins.apply(AT, &gone(1, "a", ruling)), Outcome::Changed);
-        assert!(pins.is_empty());
-        assert_eq!(*pins.window() != empty, counts);
-    }
+    pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
     let stale = Op::Gone {
         cid: cid(1),
         uid: Uid("a".to_owned()),
@@ -91,7 +87,6 @@ fn what_goes_counts_unless_it_is_free() {
 fn only_what_is_unpinned_counts_by_how_it_was_found_and_whether_it_waits() {
     // Whether somebody else claims it, whether it is retained, the ruling, what counts.
     let table = [
-        (false, false, Ruling::Free, None),
         (false, false, Ruling::Take(Found::Watched), Some((Found::Watched, false))),
         (false, false, Ruling::Take(Found::Compared), Some((Found::Compared, false))),
         (false, false, Ruling::Wait(Found::Watched), Some((Found::Watched, true))),
@@ -116,6 +111,37 @@ fn only_what_is_unpinned_counts_by_how_it_was_found_and_whether_it_waits() {
         // Once only.
         pins.apply(AT, &gone(1, "a", ruling));
         assert_eq!(*pins.window(), expected, "again: shared {shared}, retain {retain}, {ruling:?}");
+    }
+}
+
+/// What makes up for a CID that was lost: one that hangs on Pins alone and did not before.
+#[test]
+fn what_is_new_is_what_did_not_hang_on_living_pins_before() {
+    let of = |name| claim(2, object(name), 1, 1, false, 1);
+    let rest = claim(2, Owner::Rest, 1, 1, false, 0);
+    let retained = claim(2, object("r"), 1, 1, true, 1);
+    // What was done to the CID before, the claim, and whether it is new.
+    let table: [(&[Op], Op, bool); 8] = [
+        (&[], of("b"), true),
+        (&[of("b")], of("b"), false),
+        (&[of("b")], of("c"), false),
+        (&[of("b"), gone(2, "b", WAIT)], of("c"), true),
+        (&[retained.clone(), gone(2, "r", WAIT)], of("c"), true),
+        (&[rest.clone()], of("b"), false),
+        (&[], rest, false),
+        (&[], retained, false),
+    ];
+    for (before, op, is_new) in table {
+        let mut pins = PinSet::default();
+        before.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed, "{op:?}"));
+        pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
+        pins.apply(AT, &gone(1, "a", Ruling::Take(Found::Watched)));
+        let mut expected = pins.window().clone();
+        if is_new {
+            expected.gain();
+        }
+        pins.apply(AT, &op);
+        assert_eq!(*pins.window(), expected, "{before:?}, then {op:?}");
     }
 }
 
@@ -145,7 +171,7 @@ fn the_brake_counts_what_hangs_on_pins_alone() {
             pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
         }
         ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
-        let holds = pins.brake(Lost { watched: 0, compared: 2 }, Timestamp(3));
+        let holds = pins.brake(Lost { watched: 0, compared: 2 }, Timestamp(3), &Limits::default());
         assert_eq!(holds, Holds { watched: false, compared: last }, "{ops:?}");
     }
 }

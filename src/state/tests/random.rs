@@ -9,11 +9,7 @@ use super::*;
 fn any_op() -> impl Strategy<Value = Op> {
     let owner = prop_oneof![Just(Owner::Rest), (0..4_u8).prop_map(|n| object(&n.to_string())),];
     let found = || prop_oneof![Just(Found::Watched), Just(Found::Compared)];
-    let ruling = prop_oneof![
-        Just(Ruling::Free),
-        found().prop_map(Ruling::Take),
-        found().prop_map(Ruling::Wait),
-    ];
+    let ruling = prop_oneof![found().prop_map(Ruling::Take), found().prop_map(Ruling::Wait),];
     let peers = || proptest::collection::vec((1..5_u8).prop_map(peer), 0..4);
     let copy = (1..5_u8, 1..3_u64).prop_map(|(n, since)| allocation(n, since));
     let copies = proptest::collection::vec(copy, 0..4);

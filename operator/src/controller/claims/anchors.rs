@@ -116,11 +116,6 @@ fn same(first: Anchors, now: Anchors, record: String) -> Result<(), Unproven> {
 pub(super) struct Said<T>(T);
 
 impl<T> Said<T> {
-    /// Both answers.
-    pub(super) fn and<U>(self, other: Said<U>) -> Said<(T, U)> {
-        Said((self.0, other.0))
-    }
-
     /// What was said, if the anchors still are those seen first.
     ///
     /// # Errors
@@ -128,13 +123,6 @@ impl<T> Said<T> {
     pub(super) async fn proven(self, lead: &Leading) -> Result<T, Unproven> {
         check(lead).await?;
         Ok(self.0)
-    }
-}
-
-impl Said<BTreeSet<String>> {
-    /// Nothing is gone: there is nothing to prove.
-    pub(super) fn is_nothing(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -179,32 +167,6 @@ async fn is_gone(lead: &Leading, missing: &Missing) -> Result<bool, Unproven> {
 fn says_gone(found: kube::Result<RawPin>, uid: &Uid) -> kube::Result<bool> {
     let is_another = |found: RawPin| found.metadata.uid.is_some_and(|now| now != uid.0);
     Ok(api::if_there(found)?.is_none_or(is_another))
-}
-
-/// Those of the namespaces that are gone, or going.
-///
-/// # Errors
-/// As soon as one of them cannot be told.
-pub(super) async fn gone(
-    lead: &Leading,
-    namespaces: BTreeSet<String>,
-) -> Result<Said<BTreeSet<String>>, Unproven> {
-    let api: Api<PartialObjectMeta<Namespace>> = Api::all(lead.shared.client.clone());
-    let is_gone = async |name: &str| {
-        let found = timeout(api::DEADLINE, api.get(name)).await?;
-        Ok::<_, Unproven>(says_ending(found.map(|found| found.metadata))?)
-    };
-    let gone = stream::iter(namespaces)
-        .map(|name| async { Ok::<_, Unproven>(is_gone(&name).await?.then_some(name)) })
-        .buffer_unordered(GETS_MAX)
-        .try_filter_map(|name| ready(Ok(name)));
-    Ok(Said(gone.try_collect().await?))
-}
-
-/// Whether the answer to a GET says that a namespace has ended, or will: nothing can stop the end of
-/// one that is being deleted.
-fn says_ending(found: kube::Result<ObjectMeta>) -> kube::Result<bool> {
-    Ok(api::if_there(found)?.is_none_or(|found| found.deletion_timestamp.is_some()))
 }
 
 #[cfg(test)]

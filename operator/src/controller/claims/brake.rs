@@ -1,10 +1,10 @@
-//! What waits for a person: told, let go when a person allows it, and freed when its namespace goes.
+//! What waits for a person: told, and let go when a person allows it.
 //!
 //! The approval is an annotation of the record with the digest of what waits. It is applied in the
 //! log, where it is compared with the set once more, and only then taken off the record: a crash in
 //! between loses nothing. It is good once, because the digest also counts approvals.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use pinkeeper::state::{Op, Outcome, PinSet, Waiting, WaitingDigest};
 use tokio::{
@@ -12,11 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    anchors,
-    release::submit,
-    rule::{free, some_waiting, waiting_namespaces},
-};
+use super::rule::some_waiting;
 use crate::{
     controller::{
         leading::{Leading, Settings},
@@ -29,8 +25,6 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(2);
 /// What waits is told when it has not changed for so long: a mass deletion takes its time.
 const SETTLED: Duration = Duration::from_secs(4);
-/// How often the namespaces of what waits are asked for.
-const NAMESPACES_EVERY: Duration = Duration::from_secs(30);
 /// Pins that are named as examples.
 const EXAMPLES: usize = 3;
 
@@ -56,7 +50,6 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
         seen: (None, Instant::now()),
         told: None,
         passed_over: None,
-        namespaces_at: Instant::now(),
     };
     loop {
         tokio::select! {
@@ -82,7 +75,6 @@ struct Brake {
     told: Option<Waiting>,
     /// An annotation that names something else, and has been told of.
     passed_over: Option<String>,
-    namespaces_at: Instant,
 }
 
 impl Brake {
@@ -100,10 +92,6 @@ impl Brake {
             }
             return Ok(());
         };
-        if self.namespaces_at.elapsed() >= NAMESPACES_EVERY {
-            self.free_with_namespaces().await;
-            self.namespaces_at = Instant::now();
-        }
         let approval = record::approval(&lead.shared.client, &lead.shared.settings).await?;
         if self.told != Some(waiting) && self.seen.1.elapsed() >= SETTLED {
             self.told = Some(waiting);
@@ -149,22 +137,6 @@ impl Brake {
             record::used(&self.lead.shared.client, &self.lead.shared.settings, approval).await?;
         }
         Ok(())
-    }
-
-    async fn free_with_namespaces(&self) {
-        let lead = &self.lead;
-        let state = lead.shared.cluster.state();
-        let gone = async {
-            let gone = anchors::gone(lead, state.read(waiting_namespaces)).await?;
-            if gone.is_nothing() { Ok(BTreeSet::new()) } else { gone.proven(lead).await }
-        };
-        match gone.await {
-            Ok(gone) => {
-                let ops = state.read(|pins| free(pins, &gone, lead.term, lead.brake_time.now()));
-                submit(lead, ops).await;
-            }
-            Err(error) => tracing::warn!(%error, "what waits is kept, gone namespaces or not"),
-        }
     }
 
     fn tell(&self, approval: &Approval, warning: bool, reason: &'static str, text: String) {

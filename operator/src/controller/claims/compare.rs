@@ -70,8 +70,7 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
 /// What is known of an object that went away unseen.
 fn unseen(Missing { uid, key }: Missing) -> Deletion {
     tracing::info!(pin = %key, %uid, "a Pin was deleted while nobody watched");
-    let (found, namespace) = (Found::Compared, key.namespace);
-    Deletion { uid, generation: 0, namespace, found, retain: None, is_old: false }
+    Deletion { uid, generation: 0, found: Found::Compared, retain: None, is_old: false }
 }
 
 #[cfg(test)]
@@ -102,10 +101,9 @@ mod tests {
             stand.api.set("alive", [there("alive")]);
             stand.api.set("untold", [error(404)]);
             assert_eq!(compare(&stand.lead).await.unwrap(), 2);
-            let (uid, namespace) = (Uid("gone".into()), "web".into());
-            let (found_by, retain) = (Found::Compared, None);
+            let (uid, retain) = (Uid("gone".into()), None);
             let gone =
-                Deletion { uid, generation: 0, namespace, found: found_by, retain, is_old: false };
+                Deletion { uid, generation: 0, found: Found::Compared, retain, is_old: false };
             assert_eq!(unseen(of("gone")), gone);
             assert_eq!(found(&stand.lead).await, [gone]);
         });

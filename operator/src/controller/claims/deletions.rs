@@ -25,8 +25,6 @@ pub struct Deletion {
     pub uid: Uid,
     /// Its last known generation, 0 when not known.
     pub generation: i64,
-    /// The namespace it was in.
-    pub namespace: String,
     /// How that is known.
     pub found: Found,
     /// Whether its content was to be retained when it was seen last; absent when it was not seen.

@@ -24,7 +24,7 @@ pub use self::{
     brake::message,
     decide::{Basis, Decision, Missing, decide, missing, replication},
     deletions::Deletion,
-    rule::{free, rule},
+    rule::rule,
 };
 pub(super) use self::{
     brake::run as brake, compare::run as compare, deletions::Deletions, driver::run,

@@ -34,8 +34,8 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     if claimed.is_empty() {
         return true;
     }
-    let gone = match what_is_gone(lead, &claimed).await {
-        Ok(gone) => gone,
+    let alive = match what_lives(lead, &claimed).await {
+        Ok(alive) => alive,
         Err(error) if error.is_passing() => {
             tracing::warn!(%error, pins = claimed.len(), "deleted Pins keep their claims for now");
             return false;
@@ -46,11 +46,12 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
             return true;
         }
     };
-    claimed.retain(|of| gone.is_dead(&of.uid, &lead.objects()));
+    claimed.retain(|of| is_dead(&of.uid, &alive, &lead.objects()));
+    let limits = &lead.shared.settings.limits;
     // Twice: what is noted may change what is ruled.
     for _ in 0..2 {
         let at = lead.brake_time.now();
-        match state.read(|pins| next(pins, &claimed, &gone.namespaces, lead.term, at)) {
+        match state.read(|pins| next(pins, &claimed, lead.term, at, limits)) {
             Next::Note(ops) => {
                 if !submit(lead, ops).await {
                     return false;
@@ -62,31 +63,18 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     false
 }
 
-/// What the API server says of deletions.
-struct Gone {
-    /// Objects that are there again.
-    alive: BTreeSet<Uid>,
-    /// Namespaces that went with all that was in them.
-    namespaces: BTreeSet<String>,
+/// Whoever has set the API server's data back has brought objects back to life; `alive` are those that it
+/// says are there again.
+fn is_dead(uid: &Uid, alive: &BTreeSet<Uid>, objects: &Objects) -> bool {
+    !objects.contains(uid) && !alive.contains(uid)
 }
 
-impl Gone {
-    /// Whoever has set the API server's data back has brought objects back to life.
-    fn is_dead(&self, uid: &Uid, objects: &Objects) -> bool {
-        !objects.contains(uid) && !self.alive.contains(uid)
-    }
-}
-
-/// Of deletions that were just seen only the namespaces are asked for. What had to wait is asked for
-/// itself, too: the server's data may have been set back meanwhile.
-async fn what_is_gone(lead: &Leading, deletions: &[Deletion]) -> Result<Gone, Unproven> {
+/// The objects that are there again. Deletions that were just seen are not asked about, those that had to
+/// wait are: the server's data may have been set back meanwhile.
+async fn what_lives(lead: &Leading, deletions: &[Deletion]) -> Result<BTreeSet<Uid>, Unproven> {
     let old = deletions.iter().filter(|deletion| deletion.is_old);
     let old = lead.shared.cluster.state().read(|pins| missing_of(pins, old));
-    let alive = anchors::alive(lead, old).await?;
-    let names = deletions.iter().map(|deletion| deletion.namespace.clone()).collect();
-    let namespaces = anchors::gone(lead, names).await?;
-    let (alive, namespaces) = alive.and(namespaces).proven(lead).await?;
-    Ok(Gone { alive, namespaces })
+    anchors::alive(lead, old).await?.proven(lead).await
 }
 
 /// The objects by their names when they were claimed.

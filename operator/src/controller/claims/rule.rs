@@ -3,10 +3,10 @@
 //! Invariant: all that is known to be gone is ruled on together, and each CID counts once: as a loss
 //! of the comparison if that found any of its Pins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use pinkeeper::{
-    state::{Fence, Found, Lost, Op, PinSet, Ruling},
+    state::{Fence, Limits, Lost, Op, PinSet},
     types::{Cid, ClaimOptions, Owner, Timestamp, Uid},
 };
 
@@ -22,53 +22,52 @@ pub(super) enum Next {
     Rule(Vec<Op>),
 }
 
-/// What is to be proposed about gone objects; for `gone` and `at` see [`rule`].
+/// What is to be proposed about gone objects; for `at` and `limits` see [`rule`].
 pub(super) fn next(
     pins: &PinSet,
     deletions: &[Deletion],
-    gone: &BTreeSet<String>,
     term: u64,
     at: Timestamp,
+    limits: &Limits,
 ) -> Next {
     let policies = last_policies(pins, deletions, term, at);
     match policies.is_empty() {
-        true => Next::Rule(rule(pins, deletions, gone, term, at)),
+        true => Next::Rule(rule(pins, deletions, term, at, limits)),
         false => Next::Note(policies),
     }
 }
 
-/// The ops that drop the claims of gone objects, or let them wait. `gone` are the namespaces that went
-/// with all that was in them, `at` is the leader's time.
+/// The ops that drop the claims of gone objects, or let them wait. `at` is the leader's time, `limits` are
+/// its settings.
 #[must_use]
 pub fn rule(
     pins: &PinSet,
     deletions: &[Deletion],
-    gone: &BTreeSet<String>,
     term: u64,
     at: Timestamp,
+    limits: &Limits,
 ) -> Vec<Op> {
-    let mut contents: BTreeMap<Cid, Vec<(Option<Found>, &Deletion)>> = BTreeMap::new();
+    let mut contents: BTreeMap<Cid, Vec<&Deletion>> = BTreeMap::new();
     for deletion in deletions {
         if let Some(cid) = pins.cid_of(&deletion.uid) {
-            let counts = (!gone.contains(&deletion.namespace)).then_some(deletion.found);
-            contents.entry(cid).or_default().push((counts, deletion));
+            contents.entry(cid).or_default().push(deletion);
         }
     }
     let mut lost = Lost::default();
     for (cid, of) in &mut contents {
-        // The last one is ruled on as the content's last claim: so those that do not count go first.
-        of.sort_by_key(|(counts, _)| *counts);
+        // The last one is ruled on as the content's last claim.
+        of.sort_by_key(|deletion| deletion.found);
         let unpins = pins
             .get(cid)
             .is_some_and(|pin| pin.goes_with_objects() && pin.claims.len() == of.len());
-        if let (true, Some((Some(found), _))) = (unpins, of.last()) {
-            lost.add(*found);
+        if let (true, Some(last)) = (unpins, of.last()) {
+            lost.add(last.found);
         }
     }
-    let holds = pins.brake(lost, at);
-    let op = |cid: Cid, counts: Option<Found>, deletion: &Deletion| {
+    let holds = pins.brake(lost, at, limits);
+    let op = |cid: Cid, deletion: &Deletion| {
         let uid = deletion.uid.clone();
-        let ruling = counts.map_or(Ruling::Free, |found| holds.ruling(found));
+        let ruling = holds.ruling(deletion.found);
         let claim = pins.get(&cid)?.claims.get(&Owner::Object(uid.clone()))?;
         // A deletion is the last thing that happens to an object: no generation of it is newer.
         let generation = deletion.generation.max(claim.generation);
@@ -76,7 +75,7 @@ pub fn rule(
     };
     contents
         .iter()
-        .flat_map(|(cid, of)| of.iter().filter_map(|(counts, d)| op(*cid, *counts, d)))
+        .flat_map(|(cid, of)| of.iter().filter_map(|deletion| op(*cid, deletion)))
         .collect()
 }
 
@@ -100,47 +99,21 @@ fn last_policies(pins: &PinSet, deletions: &[Deletion], term: u64, at: Timestamp
     deletions.iter().filter_map(op).collect()
 }
 
-/// The namespaces whose Pins wait for a person.
-#[must_use]
-pub(super) fn waiting_namespaces(pins: &PinSet) -> BTreeSet<String> {
-    waiting(pins).map(|(_, key)| key.namespace).collect()
-}
-
-/// The ops that let go what waits although its whole namespace is gone by now.
-#[must_use]
-pub fn free(pins: &PinSet, gone: &BTreeSet<String>, term: u64, at: Timestamp) -> Vec<Op> {
-    let freed = waiting(pins).filter(|(_, key)| gone.contains(&key.namespace));
-    freed
-        .map(|((uid, cid, generation), _)| Op::Gone {
-            cid,
-            uid,
-            ruling: Ruling::Free,
-            at,
-            fence: Fence { term, generation },
-        })
-        .collect()
-}
-
-/// What waits: object, content, generation, and the object's name when it was claimed.
-fn waiting(pins: &PinSet) -> impl Iterator<Item = ((Uid, Cid, i64), ObjectKey)> + '_ {
-    pins.waiting_objects().filter_map(|(uid, cid)| {
-        let claim = pins.get(cid)?.claims.get(&Owner::Waiting(uid.clone()))?;
-        let key = ObjectKey::parse(&claim.options.name)?;
-        Some(((uid.clone(), *cid, claim.generation), key))
-    })
-}
-
 /// Names of some Pins whose content waits, for people.
 #[must_use]
 pub(super) fn some_waiting(pins: &PinSet, count: usize) -> Vec<String> {
-    waiting(pins).take(count).map(|(_, key)| key.to_string()).collect()
+    let name = |(uid, cid): (&Uid, &Cid)| {
+        let claim = pins.get(cid)?.claims.get(&Owner::Waiting(uid.clone()))?;
+        ObjectKey::parse(&claim.options.name).map(|key| key.to_string())
+    };
+    pins.waiting_objects().filter_map(name).take(count).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use pinkeeper::{
-        state::Outcome,
+        state::{Found, Outcome, Ruling},
         types::{Factor, LogPosition, Replication},
     };
 
@@ -178,13 +151,12 @@ mod tests {
     }
 
     fn gone(uid: impl ToString, found: Found) -> Deletion {
-        let (uid, namespace) = (Uid(uid.to_string()), "web".into());
-        Deletion { uid, generation: 0, namespace, found, retain: None, is_old: false }
+        let uid = Uid(uid.to_string());
+        Deletion { uid, generation: 0, found, retain: None, is_old: false }
     }
 
-    fn ruled(pins: &mut PinSet, deletions: &[Deletion], namespaces: &[&str]) -> (usize, u64) {
-        let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
-        for op in rule(pins, deletions, &namespaces, TERM, NOW) {
+    fn ruled(pins: &mut PinSet, deletions: &[Deletion]) -> (usize, u64) {
+        for op in rule(pins, deletions, TERM, NOW, &Limits::default()) {
             assert_eq!(pins.apply(AT, &op), Outcome::Changed, "{op:?}");
         }
         (pins.len(), pins.waiting().map_or(0, |waiting| waiting.cids))
@@ -206,7 +178,7 @@ mod tests {
         for (count, deleted, found, expected) in cases {
             let mut pins = pins(count);
             let deletions: Vec<Deletion> = (0..deleted).map(|n| gone(n, found)).collect();
-            assert_eq!(ruled(&mut pins, &deletions, &[]), expected, "{count} {deleted} {found:?}");
+            assert_eq!(ruled(&mut pins, &deletions), expected, "{count} {deleted} {found:?}");
         }
     }
 
@@ -217,31 +189,30 @@ mod tests {
             .map(|step| {
                 let part = step * 9..(step + 1) * 9;
                 let part: Vec<_> = part.map(|n| gone(n, Found::Compared)).collect();
-                ruled(&mut pins, &part, &[])
+                ruled(&mut pins, &part)
             })
             .collect();
         assert_eq!(steps, [(191, 0), (182, 0), (182, 9)]);
         // Each counts once, also if the comparison finds it again.
         let again = [gone(26, Found::Compared)];
-        assert_eq!(rule(&pins, &again, &BTreeSet::new(), TERM, NOW), []);
+        assert_eq!(rule(&pins, &again, TERM, NOW, &Limits::default()), []);
     }
 
     #[test]
-    fn what_does_not_unpin_and_what_went_with_its_namespace_does_not_count() {
+    fn what_does_not_unpin_does_not_count() {
         let mut pins = pins(20);
         // Two Pins of each; the second Pins go.
         (0..20).for_each(|n| claim(&mut pins, n, &format!("second-{n}"), false));
         let second = |n| gone(format!("second-{n}"), Found::Compared);
         let seconds: Vec<_> = (0..20).map(second).collect();
-        assert_eq!(ruled(&mut pins, &seconds, &[]), (20, 0));
+        assert_eq!(ruled(&mut pins, &seconds), (20, 0));
         // Retained.
         claim(&mut pins, 100, "kept", true);
-        assert_eq!(ruled(&mut pins, &[gone("kept", Found::Compared)], &[]), (21, 0));
+        assert_eq!(ruled(&mut pins, &[gone("kept", Found::Compared)]), (21, 0));
         let all: Vec<_> = (0..20).map(|n| gone(n, Found::Compared)).collect();
-        assert_eq!(ruled(&mut pins.clone(), &all, &[]), (21, 20));
-        assert_eq!(ruled(&mut pins, &all, &["web"]), (1, 0));
         // None of that has counted.
         assert_eq!(pins.window(), PinSet::default().window());
+        assert_eq!(ruled(&mut pins, &all), (21, 20));
     }
 
     #[test]
@@ -250,24 +221,18 @@ mod tests {
         (0..10).for_each(|n| claim(&mut pins, n, &format!("second-{n}"), false));
         let both = |n| [gone(n, Found::Compared), gone(format!("second-{n}"), Found::Compared)];
         let ten: Vec<_> = (0..10).flat_map(both).collect();
-        assert_eq!(ruled(&mut pins.clone(), &ten, &[]), (90, 0));
+        assert_eq!(ruled(&mut pins.clone(), &ten), (90, 0));
         let mut eleven = ten;
         eleven.push(gone(10, Found::Compared));
-        assert_eq!(ruled(&mut pins, &eleven, &[]), (100, 11));
+        assert_eq!(ruled(&mut pins, &eleven), (100, 11));
     }
 
     #[test]
-    fn what_waits_is_freed_when_its_namespace_is_gone() {
+    fn some_of_what_waits_is_named() {
         let mut pins = pins(3);
         let all: Vec<_> = (0..3).map(|n| gone(n, Found::Compared)).collect();
-        assert_eq!(ruled(&mut pins, &all, &[]), (3, 3));
-        assert_eq!(waiting_namespaces(&pins), BTreeSet::from(["web".to_owned()]));
+        assert_eq!(ruled(&mut pins, &all), (3, 3));
         assert_eq!(some_waiting(&pins, 2), ["web/0", "web/1"]);
-        assert_eq!(free(&pins, &BTreeSet::from(["docs".to_owned()]), TERM, NOW), []);
-        for op in free(&pins, &BTreeSet::from(["web".to_owned()]), TERM, NOW) {
-            assert_eq!(pins.apply(AT, &op), Outcome::Changed);
-        }
-        assert!(pins.is_empty() && pins.waiting().is_none());
     }
 
     #[test]
@@ -292,7 +257,7 @@ mod tests {
             assert_eq!(pins.apply(AT, &op), Outcome::Changed);
         }
         assert_eq!(last_policies(&pins, &all, TERM, NOW), []);
-        assert_eq!(ruled(&mut pins, &all, &[]), (1, 0));
+        assert_eq!(ruled(&mut pins, &all), (1, 0));
         assert!(pins.get(&cid(0)).is_some(), "retained");
     }
 
@@ -300,7 +265,7 @@ mod tests {
     fn what_was_said_last_is_noted_before_anything_goes() {
         let mut pins = pins(1);
         let deletions = [Deletion { generation: 5, retain: Some(true), ..gone(0, Found::Watched) }];
-        let step = |pins: &PinSet| next(pins, &deletions, &BTreeSet::new(), TERM, NOW);
+        let step = |pins: &PinSet| next(pins, &deletions, TERM, NOW, &Limits::default());
         let Next::Note(ops) = step(&pins) else { panic!() };
         // Also after a proposal that was not taken.
         assert_eq!(step(&pins), Next::Note(ops.clone()));
@@ -312,28 +277,6 @@ mod tests {
         let Next::Rule(ops) = step(&pins) else { panic!() };
         ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
         assert!(pins.get(&cid(0)).unwrap().claims.contains(&Owner::Retained));
-    }
-
-    #[test]
-    fn a_second_pin_in_a_namespace_that_is_gone_does_not_get_past_it() {
-        // Which of both goes with its namespace, and what comes first.
-        for (freed, order) in [("a", false), ("a", true), ("b", false), ("b", true)] {
-            let mut pins = PinSet::default();
-            let mut deletions = Vec::new();
-            for n in 0..11 {
-                for name in ["a", "b"] {
-                    let (uid, namespace) =
-                        (format!("{name}-{n}"), if name == freed { "web" } else { "docs" });
-                    claim(&mut pins, n, &uid, false);
-                    let namespace = namespace.to_owned();
-                    deletions.push(Deletion { namespace, ..gone(uid, Found::Compared) });
-                }
-            }
-            if order {
-                deletions.reverse();
-            }
-            assert_eq!(ruled(&mut pins, &deletions, &["web"]), (11, 11), "{freed} {order}");
-        }
     }
 
     #[test]
@@ -349,7 +292,7 @@ mod tests {
                     deletions.push(gone(uid, found));
                 }
             }
-            assert_eq!(ruled(&mut pins, &deletions, &[]), (11, 11), "{first:?}");
+            assert_eq!(ruled(&mut pins, &deletions), (11, 11), "{first:?}");
         }
     }
 
@@ -379,7 +322,7 @@ mod tests {
                 also_claim(&mut pins, 10, owner, retain);
             }
             let all: Vec<_> = (0..11).map(|n| gone(n, Found::Compared)).collect();
-            assert_eq!(ruled(&mut pins, &all, &[]), expected, "{case}");
+            assert_eq!(ruled(&mut pins, &all), expected, "{case}");
         }
     }
 
@@ -387,7 +330,7 @@ mod tests {
     fn an_op_is_fenced_by_the_newest_generation_that_is_known() {
         let pins = pins(2);
         let of = |n: u16, generation| Deletion { generation, ..gone(n, Found::Watched) };
-        let ops = rule(&pins, &[of(0, 2), of(1, 7)], &BTreeSet::new(), TERM, NOW);
+        let ops = rule(&pins, &[of(0, 2), of(1, 7)], TERM, NOW, &Limits::default());
         let op = |n: u16, generation| Op::Gone {
             cid: cid(n),
             uid: Uid(n.to_string()),
@@ -402,6 +345,6 @@ mod tests {
     fn an_older_generation_does_not_hinder_a_deletion() {
         let mut pins = pins(1);
         let deletion = Deletion { generation: 2, ..gone(0, Found::Watched) };
-        assert_eq!(ruled(&mut pins, &[deletion], &[]), (0, 0));
+        assert_eq!(ruled(&mut pins, &[deletion]), (0, 0));
     }
 }

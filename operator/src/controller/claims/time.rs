@@ -31,7 +31,7 @@ mod tests {
     use std::time::Duration;
 
     use pinkeeper::{
-        state::{Fence, Found, Lost, Op, Outcome, PinSet, Ruling},
+        state::{Fence, Found, Limits, Lost, Op, Outcome, PinSet, Ruling},
         types::{Cid, ClaimOptions, Factor, LogPosition, Owner, Replication, Uid},
     };
 
@@ -61,7 +61,7 @@ mod tests {
 
     /// Whether it would have to wait if the comparison took the last one.
     fn holds(pins: &PinSet, at: Timestamp) -> bool {
-        pins.brake(Lost { watched: 0, compared: 1 }, at).compared
+        pins.brake(Lost { watched: 0, compared: 1 }, at, &Limits::default()).compared
     }
 
     fn begin(pins: &PinSet, wall: Timestamp) -> BrakeTime {

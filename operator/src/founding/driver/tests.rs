@@ -1,5 +1,7 @@
 //! What the driver tells [`next`] of what it has seen: tables.
 
+use pinkeeper::state::Limits;
+
 use super::*;
 
 const A: ClusterId = ClusterId([0xaa; 16]);
@@ -26,6 +28,7 @@ fn settings(pod: &str, initial_peers: u16) -> Settings {
         release: "demo".into(),
         initial_peers,
         default_replicas: 2,
+        limits: Limits::default(),
     }
 }
 

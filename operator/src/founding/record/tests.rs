@@ -1,6 +1,7 @@
 //! What is written of a record, and what answers of the API server mean: tables.
 #![allow(clippy::unwrap_used)]
 
+use pinkeeper::state::Limits;
 use serde_json::{Value, json};
 
 use super::*;
@@ -15,6 +16,7 @@ fn settings() -> Settings {
         release: "demo".into(),
         initial_peers: 3,
         default_replicas: 2,
+        limits: Limits::default(),
     }
 }
 

@@ -42,25 +42,6 @@ fn only_another_uid_and_the_servers_own_404_say_that_an_object_is_gone() {
 }
 
 #[test]
-fn a_namespace_has_ended_when_it_is_gone_or_being_deleted() {
-    let found = |(_, object): (u16, Value)| {
-        Ok(serde_json::from_value::<ObjectMeta>(object["metadata"].clone()).unwrap())
-    };
-    let cases = [
-        (found(there("a")), Some(false)),
-        (found(going("a")), Some(true)),
-        (Err(api_error(no_such("web"))), Some(true)),
-        (Err(api_error(error(404))), None),
-        (Err(api_error(error(403))), None),
-        (Err(api_error(error(503))), None),
-    ];
-    for (found, expected) in cases {
-        let case = format!("{found:?}");
-        assert_eq!(says_ending(found).ok(), expected, "{case}");
-    }
-}
-
-#[test]
 fn anchors_hold_while_both_are_those_seen_first() {
     let cases = [
         (anchors("s", "d"), None),
@@ -117,7 +98,7 @@ async fn what_passes_is_waited_for_and_what_needs_a_person_is_not() {
 fn what_was_said_is_proven_by_the_anchors_after_it() {
     Stand::test(async |stand| {
         let lead = &stand.lead;
-        assert_eq!(Said(1).and(Said(2)).proven(lead).await.unwrap(), (1, 2));
+        assert_eq!(Said(1).proven(lead).await.unwrap(), 1);
         let data = stand.api.last(RECORD)["data"].clone();
         assert_eq!(data, json!({"kubeSystemUID": SYSTEM, "pinDefinitionUID": DEFINITION}));
         stand.api.set(DEFINITION, [there("anew")]);
@@ -173,16 +154,10 @@ fn each_question_has_its_own_answer() {
         assert_eq!(said, ["anew", "gone"].map(missing));
         let said = alive(lead, all.to_vec()).await.unwrap().0;
         assert_eq!(said, BTreeSet::from([Uid("alive".into())]));
-        let names = || ["web", "docs", "gone"].map(str::to_owned).into();
-        stand.api.set("docs", [going("docs")]);
-        let said = gone(lead, names()).await.unwrap();
-        assert!(!said.is_nothing());
-        assert_eq!(said.0, BTreeSet::from(["docs", "gone"].map(str::to_owned)));
         // One that cannot be told is not gone, and whoever needs all answers has none.
         stand.api.set("gone", [error(404)]);
         let Said(said) = absent(lead, all.to_vec()).await;
         assert_eq!(said, [missing("anew")]);
         assert!(alive(lead, all.to_vec()).await.is_err());
-        assert!(gone(lead, names()).await.is_err());
     });
 }

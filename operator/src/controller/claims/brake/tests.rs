@@ -5,8 +5,11 @@ use tokio::time::advance;
 
 use super::*;
 use crate::controller::{
-    claims::{Deletion, release::release},
-    stand::{DEFINITION, RECORD, Stand, absent, error, there, watched},
+    claims::{
+        Deletion,
+        release::{release, submit},
+    },
+    stand::{RECORD, Stand, there, watched},
 };
 
 /// Two CIDs wait, which are all that there are.
@@ -26,7 +29,7 @@ fn brake(stand: &Stand) -> (Brake, mpsc::Receiver<Told>) {
     let (notes, told) = mpsc::channel(10);
     let now = Instant::now();
     let (lead, seen) = (stand.lead.clone(), (None, now));
-    let brake = Brake { lead, notes, seen, told: None, passed_over: None, namespaces_at: now };
+    let brake = Brake { lead, notes, seen, told: None, passed_over: None };
     (brake, told)
 }
 
@@ -127,29 +130,4 @@ fn what_waits_is_told_once_when_it_has_settled_and_counted_meanwhile() {
         brake.look().await.unwrap();
         assert_eq!(waiting(), 0);
     });
-}
-
-#[test]
-fn what_waits_goes_with_its_namespace_while_the_definition_stands() {
-    // What the namespace is, what the definition, and whether all goes.
-    let cases = [
-        (there("web"), there(DEFINITION), false),
-        (error(404), there(DEFINITION), false),
-        (absent("web"), there("anew"), false),
-        (absent("web"), there(DEFINITION), true),
-    ];
-    for (namespace, definition, expected) in cases {
-        Stand::test(async |stand| {
-            two_wait(&stand).await;
-            let (mut brake, _told) = brake(&stand);
-            let case = format!("{namespace:?} {definition:?}");
-            stand.api.set("web", [namespace]);
-            stand.api.set(DEFINITION, [definition]);
-            brake.look().await.unwrap();
-            assert_eq!(stand.read(PinSet::len), 2, "asked for now and then");
-            advance(NAMESPACES_EVERY).await;
-            brake.look().await.unwrap();
-            assert_eq!(stand.read(PinSet::is_empty), expected, "{case}");
-        });
-    }
 }

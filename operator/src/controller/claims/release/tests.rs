@@ -12,7 +12,7 @@ use crate::controller::{
 };
 
 fn gone_with(content: &str, fence: Fence) -> Op {
-    let (ruling, at) = (Ruling::Free, Timestamp(0));
+    let (ruling, at) = (Ruling::Take(Found::Watched), Timestamp(0));
     Op::Gone { cid: cid(content), uid: Uid(content.into()), ruling, at, fence }
 }
 
@@ -21,9 +21,8 @@ fn what_lives_again_is_not_dead() {
     let mut objects = Objects::default();
     objects.upsert(pin("docs", "listed", 1, "no CID"));
     let alive = BTreeSet::from([Uid("answered".into())]);
-    let gone = Gone { alive, namespaces: BTreeSet::new() };
     for (uid, expected) in [("listed", false), ("answered", false), ("dead", true)] {
-        assert_eq!(gone.is_dead(&Uid(uid.into()), &objects), expected, "{uid}");
+        assert_eq!(is_dead(&Uid(uid.into()), &alive, &objects), expected, "{uid}");
     }
 }
 
@@ -63,9 +62,6 @@ fn what_was_said_last_is_noted_before_the_claim_goes() {
 fn what_is_not_proven_keeps_its_claim() {
     // What answers how; whether it is tried again, or left to the comparison at once.
     let cases = [
-        ("web", error(503), true),
-        ("web", error(404), true),
-        ("web", error(400), false),
         ("docs", error(403), true),
         (RECORD, error(500), true),
         (RECORD, absent(RECORD), true),
@@ -90,24 +86,6 @@ fn what_is_not_proven_keeps_its_claim() {
 }
 
 #[test]
-fn what_went_with_its_namespace_waits_for_nobody() {
-    for (is_gone, expected) in [(false, (2, 2)), (true, (0, 0))] {
-        Stand::test(async |stand| {
-            for uid in ["a", "b"] {
-                stand.claim(uid).await;
-            }
-            if is_gone {
-                stand.api.set("web", [absent("web")]);
-            }
-            let compared = |uid| Deletion { found: Found::Compared, ..watched(uid) };
-            assert!(release(&stand.lead, &["a", "b"].map(compared)).await);
-            let waiting = |pins: &PinSet| pins.waiting().map_or(0, |waiting| waiting.cids);
-            assert_eq!(stand.read(|pins| (pins.len(), waiting(pins))), expected);
-        });
-    }
-}
-
-#[test]
 fn many_go_in_several_entries() {
     Stand::test(async |stand| {
         let many: Vec<String> = (0..BATCH_LEN_MAX + 1).map(|n| n.to_string()).collect();
@@ -115,10 +93,10 @@ fn many_go_in_several_entries() {
         let claims = many.iter().map(|uid| stand.claim_of(uid, object(uid), false)).collect();
         assert!(submit(&stand.lead, claims).await);
         assert_eq!(stand.read(PinSet::len), many.len());
-        stand.api.set("web", [absent("web")]);
         let deletions: Vec<Deletion> = many.iter().map(|uid| watched(uid)).collect();
         assert!(release(&stand.lead, &deletions).await);
-        assert_eq!(stand.read(PinSet::len), 0);
+        let waiting = stand.read(PinSet::waiting).unwrap();
+        assert_eq!(waiting.cids, many.len() as u64, "so many at once wait for a person");
     });
 }
 
