@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PACKAGES=(
   etcd-server containerd runc containernetworking-plugins
-  iptables conntrack iproute2 openssl gcc musl-tools
+  iptables conntrack iproute2 openssl curl gcc musl-tools
 )
 
 step=0

@@ -1,7 +1,7 @@
 //! The Kubo connector, the tracker and the supervisor on a real Kubo, and garbage collection by
 //! real peers.
 //!
-//! What Kubo 0.42 does, and the test that we get along with it:
+//! What Kubo 0.43 does, and the test that we get along with it:
 //!
 //! | Kubo | test |
 //! |---|---|

@@ -283,7 +283,7 @@ async fn a_peer_can_present_itself() {
         version: Some("0.1.0".into()),
         daemon: Some(crd::ClusterPeerDaemon {
             id: "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA".into(),
-            agent: "kubo/0.42.0".into(),
+            agent: "kubo/0.43.1".into(),
             addresses: vec!["/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW".into()],
         }),
         repository_size: Some(crd::quantity(3 << 30)),
@@ -299,7 +299,7 @@ async fn a_peer_can_present_itself() {
     let written = peers.patch_status("pinkeeper-0", &params, &Patch::Apply(&patch)).await.unwrap();
     assert_eq!(written.status, Some(status));
     let table = success(&plane.kubectl(&["get", "clusterpeers", "-o", "wide", "--no-headers"]));
-    for cell in ["pinkeeper-0", "Leader", "0.1.0", "kubo/0.42.0", "120Gi", "12", "3Gi"] {
+    for cell in ["pinkeeper-0", "Leader", "0.1.0", "kubo/0.43.1", "120Gi", "12", "3Gi"] {
         assert!(table.split_whitespace().any(|c| c == cell), "{cell}: {table}");
     }
 }

@@ -125,7 +125,7 @@ pub struct Member {
 pub struct DaemonInfo {
     /// Kubo's own peer ID (never a cluster peer's).
     pub id: String,
-    /// Agent and version, as in `kubo/0.42.0`.
+    /// Agent and version, as in `kubo/0.43.1`.
     pub agent: String,
     /// Multiaddrs with `/p2p/…` where other daemons reach it.
     pub addresses: Vec<String>,

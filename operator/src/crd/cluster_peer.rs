@@ -129,7 +129,7 @@ pub struct ClusterPeerDaemon {
     #[schemars(length(min = 1, max = 128))]
     pub id: String,
 
-    /// agent is the daemon's name and version, as in kubo/0.42.0.
+    /// agent is the daemon's name and version, as in kubo/0.43.1.
     #[schemars(length(max = 128))]
     pub agent: String,
 

@@ -1,6 +1,6 @@
 //! Our settings within Kubo's config file. Pure.
 //!
-//! Names and meanings: Kubo 0.42, docs/config.md. What is not named here stays as it is.
+//! Names and meanings: Kubo 0.43, docs/config.md. What is not named here stays as it is.
 
 use serde_json::{Map, Value, json};
 

@@ -26,7 +26,7 @@ const LOCK: &str = "repo.lock";
 const SWARM_KEY: &str = "swarm.key";
 /// Folders with content and keys: with one of them and no config, something is wrong.
 const PRECIOUS: [&str; 3] = ["blocks", "datastore", "keystore"];
-/// What `ipfs init` makes (Kubo 0.42).
+/// What `ipfs init` makes (Kubo 0.43).
 const MADE_BY_INIT: [&str; 6] =
     ["blocks", "config", "datastore", "datastore_spec", "keystore", "version"];
 /// `ipfs init` takes well under a second; a slow disk may need more.

@@ -236,7 +236,7 @@ pub(crate) fn samples() -> Vec<(bool, Vec<u8>)> {
     let pins = format!("{{\"Pins\":[\"{CID}\"]}}\n");
     let item = format!("{{\"Cid\":\"{CID}\",\"Type\":\"recursive\"}}\n");
     let not_pinned = format!("path '{OTHER}' is not pinned");
-    let id = "{\"ID\":\"12D3Kubo\",\"AgentVersion\":\"kubo/0.42.0\",\
+    let id = "{\"ID\":\"12D3Kubo\",\"AgentVersion\":\"kubo/0.43.1\",\
               \"Addresses\":[\"/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo\"]}\n";
     let collected = format!("{{\"Key\":{{\"/\":\"{CID}\"}}}}\n{{\"Error\":\"it cannot\"}}\n");
     let texts = [

@@ -6,7 +6,7 @@ use crate::{
     types::{Cid, Collected, Progress},
 };
 
-/// Commands that hold the pin lock while they run (Kubo 0.42, core/coreapi).
+/// Commands that hold the pin lock while they run (Kubo 0.43, core/coreapi).
 const LOCKING: [&str; 8] =
     ["add", "block/put", "dag/import", "dag/put", "pin/add", "pin/rm", "pin/update", "repo/gc"];
 

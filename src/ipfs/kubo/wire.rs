@@ -1,7 +1,7 @@
 //! What Kubo's RPC says: JSON shapes and the meaning of its errors.
 //!
 //! Kubo gives nearly every error as HTTP 500 with code 0, so some are told apart by their text
-//! (core/commands/pin/pin.go and boxo's verifcid, Kubo 0.42); each text is checked against the real
+//! (core/commands/pin/pin.go and boxo's verifcid, Kubo 0.43); each text is checked against the real
 //! daemon by the end-to-end tests.
 
 use std::path::PathBuf;

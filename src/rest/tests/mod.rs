@@ -32,7 +32,7 @@ fn metrics(daemon: bool) -> Metrics {
     Metrics {
         daemon: daemon.then(|| DaemonInfo {
             id: "12D3Kubo".to_owned(),
-            agent: "kubo/0.42.0".to_owned(),
+            agent: "kubo/0.43.1".to_owned(),
             addresses: vec!["/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo".to_owned()],
         }),
         free_space: daemon.then_some(1 << 40),

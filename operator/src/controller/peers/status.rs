@@ -146,7 +146,7 @@ mod tests {
     fn metrics(daemon: bool) -> Metrics {
         let daemon = daemon.then(|| DaemonInfo {
             id: "12D3KooWdaemon".into(),
-            agent: "kubo/0.42.0".into(),
+            agent: "kubo/0.43.1".into(),
             addresses: vec!["/ip4/10.0.0.7/tcp/4001/p2p/12D3KooWdaemon".into()],
         });
         Metrics {

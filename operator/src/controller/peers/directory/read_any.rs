@@ -15,7 +15,7 @@ fn any_peer() -> impl Strategy<Value = Value> {
         "conditions": [], "peerID": "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp",
         "clusterID": "00112233445566778899aabbccddeeff",
         "addresses": ["/ip4/10.0.0.1/tcp/9096"], "role": "Voter", "version": "0.1.0",
-        "daemon": {"id": "12D3Kubo", "agent": "kubo/0.42.0"}, "pins": 7, "queue": 0,
+        "daemon": {"id": "12D3Kubo", "agent": "kubo/0.43.1"}, "pins": 7, "queue": 0,
     }));
     let metadata = (0..4_u8, any_json::text()).prop_flat_map(|(number, version)| {
         any_json::metadata(json!({
