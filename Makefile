@@ -28,7 +28,8 @@ build: build-tools ## Build the static pinkeeper binary
 RELEASE := $(CARGO_TARGET_DIR)/$(RUST_TARGET)/release
 .PHONY: release
 release: build-tools ## Build the static binary with optimisation across crates (first time 10 minutes)
-	cargo build --release --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
+	PINKEEPER_COMMIT=$(shell git rev-parse --short=12 HEAD) \
+	  cargo build --release --target $(RUST_TARGET) -p pinkeeper-operator --bin pinkeeper
 	@echo "the binary: $(RELEASE)/pinkeeper"
 
 .PHONY: demo

@@ -12,6 +12,12 @@ use tracing_subscriber::EnvFilter;
 /// The content type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The commit that the program was built from; `make release` says it.
+pub const COMMIT: &str = match option_env!("PINKEEPER_COMMIT") {
+    Some(commit) => commit,
+    None => "development",
+};
+
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,14 +41,17 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
-    /// Openraft logs each step it takes, and a warning at every try to reach a peer that is down; what
-    /// people need of that, our own parts say. Whoever wants it names it.
+    /// A level alone is that of Pinkeeper: libraries say no more than warnings. Openraft warns at every
+    /// try to reach a peer that is down; what people need of that, our own parts say. Whoever wants more
+    /// names it.
     fn directives(&self) -> String {
-        if self.0.contains("openraft") {
-            self.0.clone()
-        } else {
-            format!("{},openraft=error", self.0)
-        }
+        let own = match self.0.as_str() {
+            level if level.contains([',', '=']) => self.0.clone(),
+            "off" => return self.0.clone(),
+            "error" => "error".to_owned(),
+            level => format!("warn,pinkeeper={level},pinkeeper_operator={level}"),
+        };
+        if self.0.contains("openraft") { own } else { format!("{own},openraft=error") }
     }
 }
 
@@ -93,18 +102,21 @@ pub fn log_to_stderr(filter: &LogFilter, format: LogFormat) -> Result<(), LogErr
 #[must_use]
 pub fn registry() -> Registry {
     let mut registry = Registry::with_prefix("pinkeeper");
-    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]);
     registry.register("build", "The version that runs", version);
     registry
 }
 
-/// The registry's metrics as OpenMetrics text.
+/// The metrics of all these registries as one OpenMetrics text.
 ///
 /// # Errors
 /// When a metric cannot be written as text.
-pub fn encode(registry: &Registry) -> Result<String, std::fmt::Error> {
+pub fn encode(registries: &[&Registry]) -> Result<String, std::fmt::Error> {
     let mut body = String::new();
-    text::encode(&mut body, registry).map(|()| body)
+    for registry in registries {
+        text::encode_registry(&mut body, registry)?;
+    }
+    text::encode_eof(&mut body).map(|()| body)
 }
 
 #[cfg(test)]
@@ -115,10 +127,23 @@ mod tests {
 
     #[test]
     fn the_version_is_shown_and_bad_filters_are_refused() {
-        let body = encode(&registry()).unwrap();
-        assert!(body.contains("pinkeeper_build_info{version=\"0.1.0\"} 1"), "{body}");
+        let body = encode(&[&registry()]).unwrap();
+        let build = "pinkeeper_build_info{version=\"0.1.0\",commit=\"";
+        assert!(body.contains(build), "{body}");
         assert!(body.ends_with("# EOF\n"), "{body}");
         assert!("info,pinkeeper::rpc=debug".parse::<LogFilter>().is_ok());
+        let directives = |text: &str| text.parse::<LogFilter>().unwrap().directives();
+        let table = [
+            ("info", "warn,pinkeeper=info,pinkeeper_operator=info,openraft=error"),
+            ("debug", "warn,pinkeeper=debug,pinkeeper_operator=debug,openraft=error"),
+            ("error", "error,openraft=error"),
+            ("off", "off"),
+            ("info,libp2p=debug", "info,libp2p=debug,openraft=error"),
+            ("warn,openraft=info", "warn,openraft=info"),
+        ];
+        for (given, expected) in table {
+            assert_eq!(directives(given), expected, "{given}");
+        }
         assert!("info,pinkeeper=loud".parse::<LogFilter>().unwrap_err().contains("loud"));
     }
 }

@@ -40,14 +40,25 @@ fn programs(folder: &Path) -> PathBuf {
 async fn three_peers_on_one_machine_run_as_the_document_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = env::join_paths(
-        [programs(folder.path())].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap())),
+        [programs(folder.path())]
+            .into_iter()
+            .chain(env::split_paths(&env::var_os("PATH").unwrap())),
     )
     .unwrap();
     let script = folder.path().join("script");
     fs::write(&script, format!("ip link set lo up\n{}", commands())).unwrap();
     // A namespace of processes, too: whatever is left ends with it.
     let shell = Command::new("unshare")
-        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-euo", "pipefail"])
+        .args([
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "bash",
+            "-euo",
+            "pipefail",
+        ])
         .arg(&script)
         .current_dir(folder.path())
         .env("PATH", path)

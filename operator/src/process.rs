@@ -207,7 +207,9 @@ pub async fn peer(args: PeerArgs) -> Result<(), ProcessError> {
         () = token.cancelled() => None,
         error = peer.failed() => Some(error),
     };
+    tracing::info!("pinkeeper stops");
     peer.stop().await;
+    tracing::info!("pinkeeper has stopped");
     match failed {
         None => Ok(()),
         Some(error) => Err(RunError::from(error).into()),

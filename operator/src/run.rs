@@ -79,9 +79,11 @@ pub async fn run(
             Err(error) => Err(RunError::Stopped(error.to_string())),
         },
     };
+    tracing::info!("pinkeeper stops");
     stop.cancel();
     while tasks.join_next().await.is_some() {}
     peer.stop().await;
+    tracing::info!("pinkeeper has stopped");
     // What ended because it was told to is no failure.
     if token.is_cancelled() { Ok(()) } else { ended }
 }

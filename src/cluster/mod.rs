@@ -50,7 +50,7 @@ use crate::{
     monitor::{Monitor, informer},
     rpc::{Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
-    tracker::TrackerHandle,
+    tracker::{Counters, TrackerHandle},
     types::{
         ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
         Request, Response,
@@ -363,6 +363,12 @@ impl Cluster {
     #[must_use]
     pub fn local_metrics(&self) -> watch::Receiver<Metrics> {
         self.0.parts.metrics.clone()
+    }
+
+    /// What this peer's tracker counts, for metrics.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.parts.tracker.counters()
     }
 
     /// Collections of this peer's garbage so far, for metrics.

@@ -130,6 +130,24 @@ impl Cluster {
         }
     }
 
+    /// One pin as this peer alone knows it: its state, and what its tracker says. No leader is needed.
+    #[must_use]
+    pub fn local_view(&self, cid: Cid) -> Option<PinView> {
+        let pin = self.state().read(|pins| pins.get(&cid).cloned())?;
+        Some(self.seen_here(&cid, pin))
+    }
+
+    /// The same of the next pins after a CID, as of [`Self::pin_views`].
+    #[must_use]
+    pub fn local_views(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
+        self.page_by(after, |cid, pin| self.seen_here(cid, pin))
+    }
+
+    fn seen_here(&self, cid: &Cid, pin: Pin) -> PinView {
+        let status = self.0.parts.tracker.status(cid);
+        (pin, status.map(|status| (self.id(), status)).into_iter().collect())
+    }
+
     pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
         until_answered(deadline, || self.ask_once(request.clone()), Asked::Read).await
@@ -157,6 +175,15 @@ impl Cluster {
     }
 
     pub(super) fn page(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
+        let silent = self.silent();
+        self.page_by(after, |cid, pin| self.view(&silent, cid, pin))
+    }
+
+    fn page_by(
+        &self,
+        after: Option<Cid>,
+        view: impl Fn(&Cid, Pin) -> PinView,
+    ) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
         let pins: Vec<(Cid, Pin)> = self.state().read(|pins| {
             let mut records = 0;
             pins.after(after.as_ref())
@@ -169,9 +196,8 @@ impl Cluster {
                 .map(|(cid, pin)| (cid, pin.clone()))
                 .collect()
         });
-        let silent = self.silent();
         let shown = |(cid, pin)| {
-            let (pin, statuses) = self.view(&silent, &cid, pin);
+            let (pin, statuses) = view(&cid, pin);
             (cid, pin, statuses)
         };
         let mut len = 0;

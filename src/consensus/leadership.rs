@@ -3,7 +3,7 @@
 //! Invariant: a leader that no majority has answered for a while does not act as one, since another may
 //! have been elected.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use openraft::{
     RaftMetrics,
@@ -66,6 +66,10 @@ impl ConsensusWatch {
         match &self.metrics.borrow_watched().running_state {
             Ok(()) => Ok(()),
             Err(Fatal::Stopped) => Err("it was stopped".to_owned()),
+            // Its source is what the disk said; the rest is openraft's own.
+            Err(Fatal::StorageError(error)) => {
+                Err(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+            }
             Err(error) => Err(error.to_string()),
         }
     }

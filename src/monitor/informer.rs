@@ -86,6 +86,8 @@ impl Sources {
     pub async fn run(self, metrics: watch::Sender<Metrics>, token: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Whether the daemon answered last; absent before the first answer, or its absence.
+        let mut was_up = None;
         loop {
             tokio::select! {
                 biased;
@@ -97,18 +99,26 @@ impl Sources {
                 () = token.cancelled() => return,
                 fresh = self.gather() => fresh,
             };
-            let fresh = fresh.unwrap_or_else(|error| {
-                if metrics.borrow().daemon.is_some() {
-                    tracing::warn!(%error, "the daemon is down");
-                }
-                self.unknown()
-            });
+            tell(&mut was_up, &fresh);
+            let fresh = fresh.unwrap_or_else(|_| self.unknown());
             metrics.send_if_modified(|known| {
                 let changed = *known != fresh;
                 *known = fresh;
                 changed
             });
         }
+    }
+}
+
+/// Logs that the daemon has come or gone.
+fn tell(was_up: &mut Option<bool>, fresh: &Result<Metrics, IpfsError>) {
+    match (was_up.replace(fresh.is_ok()), fresh) {
+        (None, Err(error)) => {
+            tracing::warn!(%error, "the daemon was not reached yet (ipfs_api says where it is)");
+        }
+        (Some(true), Err(error)) => tracing::warn!(%error, "the daemon is down"),
+        (Some(false), Ok(_)) => tracing::info!("the daemon is back"),
+        (None | Some(true), Ok(_)) | (Some(false), Err(_)) => {}
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Peer {
     token: CancellationToken,
     /// The transport's task and its token: it ends after everything that speaks through it.
     network: Option<(JoinHandle<()>, CancellationToken)>,
+    /// Where its data is, for people.
+    folder: Option<String>,
 }
 
 impl Peer {
@@ -167,7 +169,7 @@ impl Peer {
             gc,
         };
         let cluster = Cluster::start(parts, inbound, &mut tasks, &token);
-        Ok(Self { cluster, tracker, consensus, tasks, token, network: None })
+        Ok(Self { cluster, tracker, consensus, tasks, token, network: None, folder: None })
     }
 
     /// Resolves when the peer cannot go on; says why.
@@ -177,6 +179,11 @@ impl Peer {
             tokio::select! {
                 ended = self.tasks.join_next() => match ended {
                     Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(FatalError::Consensus(reason)))) => {
+                        let folder = self.folder.as_ref();
+                        let of = folder.map(|folder| format!(" (its data is in {folder})"));
+                        return FatalError::Consensus(reason + &of.unwrap_or_default());
+                    }
                     Some(Ok(Err(error))) => return error,
                     Some(Err(error)) => return FatalError::Stopped(error.to_string()),
                     None => return FatalError::Stopped("every task has ended".to_owned()),

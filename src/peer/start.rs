@@ -14,7 +14,7 @@ use crate::{
     config::PeerConfig,
     consensus::{Checkpoints, DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     identity::{Identity, IdentityError},
-    ipfs::kubo::{KuboClient, KuboUrlError},
+    ipfs::kubo::{DaemonMetrics, KuboClient, KuboUrlError},
     monitor::informer::space_on,
     rest::{self, BindError, RestMetrics, SharedRegistry},
     rpc::{
@@ -95,13 +95,22 @@ impl Peer {
         rest_metrics.register(&mut registry);
         let replication = config.replication;
         let found = config.found;
+        let alone = matches!(join, JoinPolicy::Any) && !found && config.bootstrap.is_empty();
         let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
         if found {
             peer.found_alone().await?;
+        } else if alone && peer.cluster.cluster_id().is_none() {
+            tracing::warn!(
+                "this peer is of no cluster and has neither found nor bootstrap: it waits until another \
+                 peer reaches it"
+            );
         }
         // The founder's too: after a stop of all it must find the others like anybody.
         bootstrap.transport.set_seeds(bootstrap.addresses);
         let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics);
+        if let (Ok(rest), Ok(health)) = (rest_listener.local_addr(), health_listener.local_addr()) {
+            tracing::info!(%rest, %health, "the REST API and the probes listen");
+        }
         peer.serve(rest_listener, api);
         let health = rest::health_router(peer.cluster.clone(), SharedRegistry::new(registry));
         peer.serve(health_listener, health);
@@ -146,7 +155,9 @@ async fn open(
     // Made after the stores: an identity without them has lost them.
     let identity = Identity::load_or_create(&config.data_dir)?;
     let id = identity.id();
-    let ipfs = Arc::new(KuboClient::new(config.ipfs_api.url())?);
+    let daemon_metrics = DaemonMetrics::default();
+    daemon_metrics.register(registry);
+    let ipfs = Arc::new(KuboClient::new(config.ipfs_api.url())?.measured(daemon_metrics));
     let ledger = open_ledger(&config.ledger_dir)?;
     let rpc_metrics = RpcMetrics::default();
     rpc_metrics.register(registry);
@@ -195,6 +206,7 @@ async fn open(
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));
+    peer.folder = Some(config.data_dir.display().to_string());
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
 }
 

@@ -20,10 +20,12 @@ mod bulk;
 mod error;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
+mod gauges;
 mod gc;
 mod health;
 mod metrics;
 mod pins;
+mod process;
 mod query;
 mod serve;
 mod source;

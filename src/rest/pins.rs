@@ -73,8 +73,9 @@ pub(super) async fn status(
     Given(given): Given,
 ) -> Result<Json<PinInfoView>, ApiError> {
     let cid = parse_cid(&cid)?;
-    let peers = api.peers(given.local_only()?);
-    Ok(Json(match api.source.pin_view(cid).await? {
+    let local = given.local_only()?;
+    let peers = api.peers(local);
+    Ok(Json(match api.source.pin_view(cid, local).await? {
         Some((pin, statuses)) => peers.info(cid, &pin, &statuses),
         None => peers.unpinned(cid),
     }))
@@ -173,7 +174,7 @@ impl Pages {
                     None => return Ok(None),
                 },
                 None => {
-                    let page = self.api.source.pin_views(self.after).await?;
+                    let page = self.api.source.pin_views(self.after, self.query.local).await?;
                     match page.last() {
                         Some((cid, ..)) => self.after = Some(*cid),
                         None => return Ok(None),
@@ -195,7 +196,7 @@ impl Pages {
     }
 
     async fn one(&self, cid: Cid) -> Result<PinInfoView, UseCaseError> {
-        Ok(match self.api.source.pin_view(cid).await? {
+        Ok(match self.api.source.pin_view(cid, self.query.local).await? {
             Some((pin, statuses)) => self.peers.info(cid, &pin, &statuses),
             None => self.peers.unpinned(cid),
         })

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 #[cfg(test)]
 use super::tests::stand_in::StandIn;
 use crate::{
-    cluster::{Cluster, CollectResults, PinView, UseCaseError},
+    cluster::{Cluster, CollectResults, Leadership, PinView, UseCaseError},
+    tracker::Counters,
     types::{Cid, Collections, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
 };
 
@@ -77,6 +78,16 @@ impl Source {
         ask!(self, peer => peer.collect_garbage(local).await)
     }
 
+    /// Who leads, as far as this peer knows.
+    pub(super) fn leadership(&self) -> Leadership {
+        *ask!(self, peer => peer.leadership()).borrow()
+    }
+
+    /// What the tracker counts.
+    pub(super) fn counters(&self) -> Counters {
+        ask!(self, peer => peer.counters())
+    }
+
     /// Why the peer is not ready, if it is not.
     pub(super) fn readiness(&self) -> Result<(), String> {
         ask!(self, peer => peer.readiness())
@@ -98,11 +109,27 @@ impl Source {
         ask!(self, peer => peer.unpin(cid).await)
     }
 
-    pub(super) async fn pin_view(&self, cid: Cid) -> Result<Option<PinView>, UseCaseError> {
-        ask!(self, peer => peer.pin_view(cid).await)
+    /// One pin; `local`: as this peer alone knows it, which needs no leader.
+    pub(super) async fn pin_view(
+        &self,
+        cid: Cid,
+        local: bool,
+    ) -> Result<Option<PinView>, UseCaseError> {
+        match local {
+            true => Ok(ask!(self, peer => peer.local_view(cid))),
+            false => ask!(self, peer => peer.pin_view(cid).await),
+        }
     }
 
-    pub(super) async fn pin_views(&self, after: Option<Cid>) -> Result<Page, UseCaseError> {
-        ask!(self, peer => peer.pin_views(after).await)
+    /// The next pins after a CID; `local` as for one.
+    pub(super) async fn pin_views(
+        &self,
+        after: Option<Cid>,
+        local: bool,
+    ) -> Result<Page, UseCaseError> {
+        match local {
+            true => Ok(ask!(self, peer => peer.local_views(after))),
+            false => ask!(self, peer => peer.pin_views(after).await),
+        }
     }
 }

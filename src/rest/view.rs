@@ -366,7 +366,7 @@ pub(super) fn id(
             .flat_map(|(peer, member)| with_id(*peer, &member.addresses))
             .collect(),
         version: env!("CARGO_PKG_VERSION"),
-        commit: "",
+        commit: crate::telemetry::COMMIT,
         rpc_protocol_version: crate::rpc::PROTOCOL,
         error: "",
         ipfs,

@@ -11,7 +11,11 @@ use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{KuboUrlError, SILENCE_MAX, wire};
+use super::{
+    KuboUrlError, SILENCE_MAX,
+    metrics::{DaemonMetrics, Measured},
+    wire,
+};
 use crate::ipfs::IpfsError;
 
 /// Time to make a connection; the daemon is in the same pod.
@@ -103,6 +107,10 @@ impl Rpc {
 
     pub(super) fn over(carrier: Arc<dyn Carrier>) -> Self {
         Self { carrier }
+    }
+
+    pub(super) fn measured(self, metrics: DaemonMetrics) -> Self {
+        Self::over(Arc::new(Measured { carrier: self.carrier, metrics }))
     }
 
     /// Sends a command and waits at most `deadline` for the head of its answer. The rest may then be

@@ -10,6 +10,7 @@ mod collect;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
 mod http;
+mod metrics;
 mod verdict;
 mod wire;
 
@@ -22,12 +23,15 @@ use futures::{
 };
 use tokio::sync::watch;
 
-pub use self::http::{Body, Carrier};
 use self::{
     codecs::Codecs,
     http::{Lines, Rpc},
     verdict::Pinning,
     wire::{Id, PinEvent, PinLsItem, RepoStat},
+};
+pub use self::{
+    http::{Body, Carrier},
+    metrics::DaemonMetrics,
 };
 use super::{ASK_LEN_MAX, Held, Ipfs, IpfsError, RepositoryStat};
 use crate::types::{Cid, Collected, DaemonInfo, Progress};
@@ -77,6 +81,12 @@ impl KuboClient {
     /// When `url` is not an address of that form.
     pub fn new(url: &str) -> Result<Self, KuboUrlError> {
         Ok(Self { rpc: Rpc::new(url)?, codecs: Codecs::default() })
+    }
+
+    /// The same, measured.
+    #[must_use]
+    pub fn measured(self, metrics: DaemonMetrics) -> Self {
+        Self { rpc: self.rpc.measured(metrics), ..self }
     }
 
     /// A client of the daemon that `carrier` leads to.

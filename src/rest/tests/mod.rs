@@ -36,6 +36,7 @@ fn metrics(daemon: bool) -> Metrics {
             addresses: vec!["/ip4/10.0.0.1/tcp/4001/p2p/12D3Kubo".to_owned()],
         }),
         free_space: daemon.then_some(1 << 40),
+        full_percent: daemon.then_some(25),
         repository_size: None,
         pins: 7,
         pin_queue: 2,
@@ -320,6 +321,12 @@ async fn what_cannot_be_done_is_said_with_code_and_message() {
     }
     let response = server.client.get(format!("{}/pins", server.base)).send().await.unwrap();
     assert_eq!(response.headers()["retry-after"], "1");
+    // What this peer knows by itself needs nobody.
+    let cid = server.add(3);
+    for path in [format!("/pins/{cid}?local=true"), "/pins?local=true".to_owned()] {
+        let (status, text) = server.ask(Method::GET, &path).await;
+        assert!(status == 200 && text.contains(&cid.to_string()), "{path}: {status} {text}");
+    }
     server.stop().await;
 }
 
@@ -397,7 +404,15 @@ async fn probes_and_metrics_tell_the_peers_state() {
         "pinkeeper_gc_removed_blocks_total 40",
         r#"pinkeeper_rest_requests_total{route="/id",method="GET",code="200"} 1"#,
         r#"pinkeeper_rest_requests_total{route="none",method="GET",code="404"} 1"#,
-        r#"pinkeeper_build_info{version="0.1.0"} 1"#,
+        r#"pinkeeper_build_info{version="0.1.0",commit="development"} 1"#,
+        "pinkeeper_leader 1",
+        "pinkeeper_raft_term 7",
+        "pinkeeper_full_ratio 0.25",
+        r#"pinkeeper_pins{status="pinned"} 5"#,
+        r#"pinkeeper_pins{status="not_found"} 2"#,
+        r#"pinkeeper_pins{status="failed"} 0"#,
+        r#"pinkeeper_pin_failures_total{reason="failed"} 9"#,
+        r#"pinkeeper_rest_request_seconds_count{route="/id",method="GET"} 1"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

@@ -10,11 +10,12 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{CollectResults, MemberView, PinView, UseCaseError},
+    cluster::{CollectResults, Leadership, MemberView, PinView, UseCaseError},
     rest::source::Page,
+    tracker::Counters,
     types::{
         Allocation, Cid, Claim, Collections, Member, Metrics, Owner, PeerId, Pin, PinRequest,
-        Timestamp,
+        PinState, Timestamp,
     },
 };
 
@@ -118,6 +119,19 @@ impl StandIn {
         self.metrics.subscribe()
     }
 
+    pub(in crate::rest) fn leadership(&self) -> watch::Receiver<Leadership> {
+        let leadership = Leadership { term: 7, local: true, ..Leadership::default() };
+        watch::Sender::new(leadership).subscribe()
+    }
+
+    pub(in crate::rest) fn counters(&self) -> Counters {
+        Counters {
+            states: [(PinState::Pinned, 5), (PinState::NotFound, 2)].into(),
+            failures: [(PinState::Failed, 9)].into(),
+            ..Counters::default()
+        }
+    }
+
     pub(in crate::rest) fn readiness(&self) -> Result<(), String> {
         self.told().unready.clone().map_or(Ok(()), Err)
     }
@@ -178,10 +192,22 @@ impl StandIn {
         after: Option<Cid>,
     ) -> Result<Page, UseCaseError> {
         let told = self.checked()?;
-        if let (Some(error), Some(_)) = (&told.error_after_page, after) {
-            return Err(error.clone());
+        match (&told.error_after_page, after) {
+            (Some(error), Some(_)) => Err(error.clone()),
+            _ => Ok(page(&told, after)),
         }
-        let views = told.pins.range((after.map_or(Unbounded, Excluded), Unbounded)).take(told.page);
-        Ok(views.map(|(cid, (pin, statuses))| (*cid, pin.clone(), statuses.clone())).collect())
     }
+
+    pub(in crate::rest) fn local_view(&self, cid: Cid) -> Option<PinView> {
+        self.told().pins.get(&cid).cloned()
+    }
+
+    pub(in crate::rest) fn local_views(&self, after: Option<Cid>) -> Page {
+        page(&self.told(), after)
+    }
+}
+
+fn page(told: &Told, after: Option<Cid>) -> Page {
+    let views = told.pins.range((after.map_or(Unbounded, Excluded), Unbounded)).take(told.page);
+    views.map(|(cid, (pin, statuses))| (*cid, pin.clone(), statuses.clone())).collect()
 }

@@ -74,6 +74,17 @@ pub(super) enum Kind {
     Unpinnable,
 }
 
+impl Kind {
+    /// The state that shows it.
+    pub(super) fn shown(self) -> PinState {
+        match self {
+            Self::Stalled => PinState::NotFound,
+            Self::Failed | Self::Refused => PinState::Failed,
+            Self::Unpinnable => PinState::Unpinnable,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) phase: Phase,
@@ -159,9 +170,7 @@ impl Entry {
         }
         Some(match (self.phase, self.failed) {
             (Phase::Pinned, _) => PinState::Pinned,
-            (_, Some(Kind::Stalled)) => PinState::NotFound,
-            (_, Some(Kind::Failed | Kind::Refused)) => PinState::Failed,
-            (_, Some(Kind::Unpinnable)) => PinState::Unpinnable,
+            (_, Some(kind)) => kind.shown(),
             (Phase::Pinning, None) => PinState::Pinning,
             (Phase::Recheck, None) => PinState::Rechecking,
             _ => PinState::Queued,

@@ -29,6 +29,7 @@ use std::{
 use self::{
     collecting::{Collection, Memory},
     entry::{Entry, Failure, Flight, Lane, Phase},
+    pinning::FailureLog,
     pump::Pace,
 };
 use super::ledger::{self, Change, Origin};
@@ -187,7 +188,7 @@ pub struct Changes {
 }
 
 /// Numbers for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Wanted here and held by the daemon when last asked.
     pub pinned: usize,
@@ -199,6 +200,10 @@ pub struct Counters {
     pub failing: usize,
     /// To be unpinned.
     pub unpinning: usize,
+    /// How many are in each state, of those that are in one.
+    pub states: BTreeMap<PinState, usize>,
+    /// Attempts to pin that failed since the start, by how: as the state that is shown then.
+    pub failures: BTreeMap<PinState, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,6 +281,8 @@ pub struct Machine {
     memory: Memory,
 
     counts: BTreeMap<PinState, usize>,
+    failed_attempts: BTreeMap<PinState, u64>,
+    failure_log: FailureLog,
     changes: Changes,
     actions: Vec<Action>,
     now: Now,
@@ -344,6 +351,8 @@ impl Machine {
             collection: Collection::None,
             memory: Memory::default(),
             counts: BTreeMap::new(),
+            failed_attempts: BTreeMap::new(),
+            failure_log: FailureLog::default(),
             changes: Changes::default(),
             actions: Vec::new(),
             now,

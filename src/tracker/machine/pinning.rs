@@ -17,6 +17,34 @@ use crate::{
 pub(super) const CANCEL_TIME: Duration = Duration::from_secs(1);
 /// Progress of one pin is told at most that often.
 const TELL_PERIOD: Duration = Duration::from_secs(5);
+/// Pins whose first failure is logged, within [`LOG_PERIOD`].
+const LOGGED_MAX: u32 = 10;
+const LOG_PERIOD: Duration = Duration::from_secs(60);
+
+/// Logs pins that fail for the first time, and so many of them only.
+#[derive(Debug, Default)]
+pub(super) struct FailureLog {
+    since: Duration,
+    logged: u32,
+    left_out: u64,
+}
+
+impl FailureLog {
+    fn tell(&mut self, now: Duration, cid: &Cid, reason: &str) {
+        if now.saturating_sub(self.since) >= LOG_PERIOD {
+            if self.left_out > 0 {
+                tracing::warn!(pins = self.left_out, "more pins failed, too many to log each");
+            }
+            *self = Self { since: now, ..Self::default() };
+        }
+        if self.logged < LOGGED_MAX {
+            self.logged += 1;
+            tracing::warn!(%cid, reason, "a pin failed; it is tried again");
+        } else {
+            self.left_out += 1;
+        }
+    }
+}
 
 impl Machine {
     pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<Held>, IpfsError>) {
@@ -239,6 +267,10 @@ impl Machine {
         let Some(entry) = self.entries.get(&cid) else { return };
         let ours = entry.phase == Phase::Pinning && entry.origin == Some(Origin::Ours);
         let number = self.list_number;
+        *self.failed_attempts.entry(kind.shown()).or_default() += 1;
+        if entry.attempts == 0 {
+            self.failure_log.tell(self.now.at, &cid, reason);
+        }
         self.update(&cid, |entry| {
             entry.failed = Some(kind);
             entry.attempts = entry.attempts.saturating_add(1);

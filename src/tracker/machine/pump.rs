@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Action, Daemon, Flight, Lane, Machine, Origin, Phase};
+use super::{
+    Action, Daemon, Flight, Lane, Machine, Origin, Phase,
+    entry::{Failure, Kind},
+};
 use crate::types::{Cid, Progress};
 
 /// CIDs in one question.
@@ -21,6 +24,9 @@ const READY_MIN: usize = 32;
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
 /// A retried pin gives way to another retry after that many times the patience.
 const RETRY_PATIENCE: u32 = 5;
+/// A pin without progress for that long is told of, though it goes on until the stall time: finding who
+/// provides rare content may take longer.
+const TELL_STALL: Duration = Duration::from_secs(20);
 /// How often pins in flight are looked at.
 const FLIGHT_PERIOD: Duration = Duration::from_millis(500);
 /// CIDs behind one barrier.
@@ -165,6 +171,18 @@ impl Machine {
             .collect();
         for cid in stalled {
             self.give_up(cid);
+        }
+        let silent: Vec<(Cid, Progress)> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| now.saturating_sub(flight.progressed_at) >= TELL_STALL)
+            .map(|(cid, flight)| (*cid, flight.progress))
+            .collect();
+        for (cid, progress) in silent {
+            if self.entries[&cid].failed.is_none() {
+                self.update(&cid, |entry| entry.failed = Some(Kind::Stalled));
+                self.set_failure(cid, Failure { reason: "no progress".into(), progress });
+            }
         }
     }
 

@@ -55,6 +55,8 @@ impl Machine {
             pinning: self.flights.len(),
             failing,
             unpinning: count(PinState::Unpinning) + count(PinState::UnpinFailed),
+            states: self.counts.clone(),
+            failures: self.failed_attempts.clone(),
         }
     }
 

@@ -18,7 +18,7 @@ fn a_stalled_pin_is_stopped_and_says_how_far_it_came() {
         assert!(bench.take().contains(&Action::Pin(cid(1))));
         bench.feed(Event::Progress(cid(1), reached));
         bench.advance(59);
-        assert_eq!(bench.state(1), Some(PinState::Pinning));
+        assert!(!bench.take().contains(&Action::CancelPin(cid(1))));
         bench.advance(1);
         assert!(bench.take().contains(&Action::CancelPin(cid(1))));
         assert_eq!(
@@ -39,6 +39,27 @@ fn a_stalled_pin_is_stopped_and_says_how_far_it_came() {
         assert_eq!((bench.state(1), bench.message(1).as_str()), (Some(PinState::Pinned), ""));
         assert_eq!(bench.machine.status(&cid(1)).unwrap().attempts, 0);
     }
+}
+
+/// Long before it is stopped, and no longer than it is so.
+#[test]
+fn a_pin_without_progress_is_told_of_while_it_goes_on() {
+    let mut bench = Bench::new(config());
+    bench.want(1);
+    bench.answer_no();
+    bench.advance(19);
+    assert_eq!(bench.state(1), Some(PinState::Pinning));
+    bench.advance(1);
+    assert_eq!(bench.state(1), Some(PinState::NotFound));
+    let message = "no progress: no connected daemon provides it; trying again";
+    assert_eq!(bench.message(1), message);
+    bench.feed(Event::Progress(cid(1), progress(1, 1)));
+    assert_eq!(bench.state(1), Some(PinState::Pinning));
+    bench.advance(20);
+    assert_eq!(bench.state(1), Some(PinState::NotFound));
+    assert!(!bench.take().contains(&Action::CancelPin(cid(1))), "it goes on");
+    bench.feed(Event::PinDone(cid(1), Ok(())));
+    assert_eq!((bench.state(1), bench.message(1).as_str()), (Some(PinState::Pinned), ""));
 }
 
 #[test]

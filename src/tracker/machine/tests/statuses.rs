@@ -87,7 +87,21 @@ fn numbers_say_how_many_are_in_which_state() {
     bench.feed(Event::PinDone(cid(2), Err(failed())));
     bench.feed(Event::Progress(cid(3), progress(1, 1)));
     let counters = bench.machine.counters();
-    let expected = Counters { pinned: 0, queued: 5, pinning: 2, failing: 1, unpinning: 1 };
+    let states = [
+        (PinState::Queued, 2),
+        (PinState::Pinning, 2),
+        (PinState::Failed, 1),
+        (PinState::Unpinning, 1),
+    ];
+    let expected = Counters {
+        pinned: 0,
+        queued: 5,
+        pinning: 2,
+        failing: 1,
+        unpinning: 1,
+        states: states.into(),
+        failures: [(PinState::Failed, 1)].into(),
+    };
     assert_eq!(counters, expected);
 }
 
