@@ -18,10 +18,12 @@ use libp2p::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    closing::ClosesInTime,
     dialer::{Dialer, Target},
     links::Connection,
     peer_id_of, peer_of,
     shared::Shared,
+    streams,
 };
 use crate::identity::ClusterSecret;
 
@@ -52,7 +54,7 @@ const SECRET_HINT: &str = "; it could have another cluster secret";
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
-    pub(super) streams: libp2p_stream::Behaviour,
+    streams: streams::Behaviour,
     ping: ping::Behaviour,
 }
 
@@ -60,6 +62,7 @@ pub(super) struct Behaviour {
 pub(super) fn swarm(
     keypair: &Keypair,
     secret: &ClusterSecret,
+    streams: streams::Behaviour,
 ) -> Result<Swarm<Behaviour>, noise::Error> {
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
@@ -68,7 +71,7 @@ pub(super) fn swarm(
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        streams: libp2p_stream::Behaviour::new(),
+        streams,
         ping: ping::Behaviour::new(ping),
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
@@ -87,6 +90,7 @@ fn transport(
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux::Config::default())
         .timeout(HANDSHAKE_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(ClosesInTime::new(muxer))))
         .boxed())
 }
 
@@ -153,7 +157,7 @@ impl Network {
             if addresses.is_empty() {
                 links.forget(peer);
             }
-            let connected = links.down(peer).is_none();
+            let connected = links.in_use(peer).is_ok();
             self.dialer.set_peer(peer, addresses, connected, now);
         }
         if let Some(seeds) = news.seeds {
@@ -280,7 +284,7 @@ impl Network {
         let silent: Vec<_> = silent.map(|(id, (peer, _))| (*id, *peer)).collect();
         for (id, peer) in silent {
             self.swarm.close_connection(id);
-            // Closing a half-open connection can take long; it is of no use from now on.
+            // Closing a half-open connection takes a while; it is of no use from now on.
             self.closed(peer, id, format!("no echo for {SILENCE_MAX:?}"));
         }
     }

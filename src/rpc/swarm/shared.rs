@@ -5,16 +5,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use libp2p::{Multiaddr, Stream, StreamProtocol};
-use libp2p_stream::OpenStreamError;
+use libp2p::Multiaddr;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    inbound::StreamCounts,
     links::Links,
     outbound::{Answer, Call, LaneState, QUEUE_BYTES_MAX, QUEUE_MAX, Worker},
-    peer_id_of, protocol,
+    streams::Streams,
 };
 use crate::{
     rpc::RpcMetrics,
@@ -27,14 +25,13 @@ pub(super) struct Shared {
     pub(super) token: CancellationToken,
     /// Every task of the transport.
     pub(super) tasks: TaskTracker,
-    pub(super) streams: StreamCounts,
+    pub(super) streams: Arc<Streams>,
     /// Numbers all calls, so that an answer can never meet another lane's call.
     pub(super) next_id: AtomicU64,
     pub(super) wanted: Wanted,
     pub(super) metrics: RpcMetrics,
     links: Mutex<Links>,
     lanes: Mutex<BTreeMap<(PeerId, Lane), LaneHandle>>,
-    control: libp2p_stream::Control,
 }
 
 /// What callers want dialled, until the network task has taken it over.
@@ -80,7 +77,7 @@ pub(super) struct QueueFull;
 impl Shared {
     pub(super) fn new(
         own: PeerId,
-        control: libp2p_stream::Control,
+        streams: Arc<Streams>,
         metrics: RpcMetrics,
         token: CancellationToken,
     ) -> Self {
@@ -88,13 +85,12 @@ impl Shared {
             own,
             token,
             tasks: TaskTracker::new(),
-            streams: StreamCounts::default(),
+            streams,
             next_id: AtomicU64::new(0),
             wanted: Wanted::default(),
             metrics,
             links: Mutex::default(),
             lanes: Mutex::default(),
-            control,
         }
     }
 
@@ -151,15 +147,6 @@ impl Shared {
             lanes.remove(&(peer, lane));
         }
         idle
-    }
-
-    pub(super) async fn open_stream(
-        &self,
-        peer: PeerId,
-        lane: Lane,
-    ) -> Result<Stream, OpenStreamError> {
-        let protocol: StreamProtocol = protocol(lane);
-        self.control.clone().open_stream(peer_id_of(peer), protocol).await
     }
 }
 
