@@ -66,7 +66,10 @@ impl Cluster {
             return Response::Refused(refusal);
         }
         match envelope.request {
-            Request::Hello(hello) => self.answer_hello(from, hello).await,
+            Request::Hello(hello) => {
+                let of = envelope.cluster.map(|(cluster, _)| cluster);
+                self.answer_hello(from, of, hello).await
+            }
             Request::Raft(message) => self.consensus().serve(message).await,
             Request::Snapshot(chunk) => self.consensus().serve_snapshot(chunk).await,
             Request::CollectHere(run) => {

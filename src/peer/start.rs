@@ -97,6 +97,7 @@ impl Peer {
         let found = config.found;
         let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
         if found {
+            peer.cluster.founds_as_configured();
             peer.found_alone().await?;
         }
         // The founder's too: after a stop of all it must find the others like anybody.
