@@ -90,12 +90,15 @@ impl Known {
         }
     }
 
-    fn vouch(&mut self, peers: impl IntoIterator<Item = PeerId>) {
+    /// Takes a member's word for these; false if it is no news.
+    fn vouch(&mut self, peers: impl IntoIterator<Item = PeerId>) -> bool {
+        let before = self.vouched.len();
         for peer in peers {
             if self.vouched.len() < VOUCHED_MAX {
                 self.vouched.insert(peer);
             }
         }
+        self.vouched.len() > before
     }
 }
 
@@ -139,7 +142,7 @@ impl Cluster {
         }
         let answer = timeout(DEADLINE, self.call(peer, Request::Hello(hello))).await;
         match answer.ok()?.ok()? {
-            Response::Hello(reply) => {
+            Response::Hello(reply) if reply.check().is_ok() => {
                 let HelloReply { member, cluster, members, .. } = reply;
                 let of = cluster.map(|(cluster, _)| cluster);
                 self.met(peer, of, &member, members.len() as u64, &members);
@@ -183,7 +186,8 @@ impl Cluster {
         self.members().into_keys().chain(vouched).collect()
     }
 
-    fn is_known(&self, peer: &PeerId) -> bool {
+    /// Whether a peer is one of them.
+    pub(super) fn is_known(&self, peer: &PeerId) -> bool {
         self.members().contains_key(peer) || self.0.acquaintance.known().vouched.contains(peer)
     }
 
@@ -211,15 +215,32 @@ impl Cluster {
 
     /// This peer joins through one that has answered: until it has the log, it takes its word.
     pub(super) fn joins_through(&self, peer: PeerId, reply: &HelloReply) {
-        self.0.acquaintance.known().vouch([peer]);
+        self.vouch([peer]);
         self.learn_addresses([(peer, reply.member.addresses.clone())].into());
         self.believe(&reply.members);
+    }
+
+    fn vouch(&self, peers: impl IntoIterator<Item = PeerId>) {
+        let is_news = self.0.acquaintance.known().vouch(peers);
+        if is_news {
+            self.name_members();
+        }
+    }
+
+    /// The transport takes long messages of members only, and names them to people.
+    pub(super) fn name_members(&self) {
+        let members = self.members().into_iter().map(|(peer, view)| (peer, view.member.name));
+        let mut names: BTreeMap<PeerId, String> = members.collect();
+        for peer in self.known_peers() {
+            names.entry(peer).or_default();
+        }
+        self.0.parts.transport.set_members(names);
     }
 
     fn believe(&self, members: &BTreeMap<PeerId, Member>) {
         let own = self.members();
         let unknown = members.keys().filter(|peer| !own.contains_key(peer)).copied();
-        self.0.acquaintance.known().vouch(unknown);
+        self.vouch(unknown);
         let addresses = members.iter().map(|(peer, member)| (*peer, member.addresses.clone()));
         self.hear_addresses(addresses.collect());
     }
@@ -260,6 +281,7 @@ impl Cluster {
         let members: BTreeSet<PeerId> = self.members().into_keys().collect();
         if members != *last {
             self.0.acquaintance.known().vouched.retain(|peer| !members.contains(peer));
+            self.name_members();
             self.tell_again();
             *last = members;
         }
@@ -364,7 +386,11 @@ mod tests {
         assert!(known.is_news(cluster) && !known.is_news(cluster));
         tokio::time::advance(LOG_INTERVAL).await;
         assert!(known.is_news(cluster), "it is still there");
-        let peer = |n: usize| PeerId([(n % 256) as u8; 32].map(|byte| byte ^ (n / 256) as u8));
+        let peer = |n: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            PeerId(id)
+        };
         for n in 0..2 * VOUCHED_MAX {
             known.vouch([peer(n)]);
             known.remember(peer(n), other(1, 1).1);

@@ -84,7 +84,7 @@ impl Cluster {
         let daemon = self.local_metrics().borrow().daemon.as_ref().map(|daemon| daemon.id.clone());
         let hello = Hello { join: true, daemon, ..self.presentation() };
         let reply = match self.call(to, Request::Hello(hello)).await {
-            Ok(Response::Hello(reply)) => reply,
+            Ok(Response::Hello(reply)) if reply.check().is_ok() => reply,
             Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
                 return Err(FatalError::DaemonTaken(by));
             }
@@ -117,6 +117,9 @@ impl Cluster {
         of: Option<ClusterId>,
         hello: Hello,
     ) -> Response {
+        if let Err(error) = hello.check() {
+            return Response::Refused(Refusal::Invalid(error.to_string()));
+        }
         self.met(from, of, &hello.member, hello.size, &hello.members);
         let leadership = *self.0.leadership.borrow();
         let user = hello.daemon.as_ref().and_then(|daemon| self.0.monitor.user_of(daemon, from));

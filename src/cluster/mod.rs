@@ -276,6 +276,7 @@ impl Cluster {
             parts,
         };
         let cluster = Self(Arc::new(inner));
+        cluster.name_members();
         tasks.spawn(cluster.clone().follow_leadership(token.clone()));
         tasks.spawn(cluster.clone().stand(token.clone()));
         tasks.spawn(until(token.clone(), cluster.clone().notice_stuck_disk()));

@@ -10,7 +10,10 @@ use crate::{
         network::{SimNetwork, SimTransport},
         run_seeded,
     },
-    types::{Cid, Hello, Refusal, Run, StatusBatch, StatusReply, Write},
+    types::{
+        Append, Cid, Hello, RaftMessage, Refusal, Run, SnapshotChunk, StatusBatch, StatusReply,
+        Vote, Write,
+    },
 };
 
 #[test]
@@ -361,5 +364,83 @@ fn a_founder_that_has_lost_its_disk_ends_where_it_meets_its_cluster() {
         });
         let error = failed.await.expect("it goes on");
         assert!(matches!(&error, FatalError::AnotherCluster { other: CLUSTER, .. }), "{error:?}");
+    });
+}
+
+fn append(term: u64, leader: PeerId) -> Request {
+    let vote = Vote { term, candidate: leader, committed: true };
+    let (previous, entries, committed) = (None, Vec::new(), None);
+    Request::Raft(RaftMessage::Append(Append { vote, previous, entries, committed }))
+}
+
+#[test]
+fn nobody_ends_a_leadership_by_a_message_that_no_member_would_send() {
+    run_seeded(8, async {
+        let network = SimNetwork::new(8);
+        let hosts = three(&network).await;
+        let [leader, other, _] = &hosts;
+        let caller = Caller::new(9, &network);
+        let terms = || hosts.iter().map(|host| cluster(host).leadership().borrow().term);
+        let before: Vec<u64> = terms().collect();
+        for host in [leader, other] {
+            let not_member = Response::Refused(Refusal::NotMember);
+            assert_eq!(caller.ask(host, append(u64::MAX, peer(9))).await, not_member);
+            assert_eq!(caller.ask(host, append(u64::MAX, leader.id)).await, not_member);
+            let vote = Vote { term: 9, candidate: peer(9), committed: true };
+            let data = vec![0; 100];
+            let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data, last: false };
+            assert_eq!(caller.ask(host, Request::Snapshot(chunk)).await, not_member);
+        }
+        caller.join(leader, "pod-9").await;
+        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        for request in [append(u64::MAX, peer(9)), append(9, leader.id)] {
+            let answer = caller.ask(other, request.clone()).await;
+            let refused = matches!(answer, Response::Refused(Refusal::Invalid(_)));
+            assert!(refused, "{request:?}: {answer:?}");
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(terms().eq(before), "somebody else was elected");
+        assert!(cluster(leader).leadership().borrow().local);
+    });
+}
+
+#[test]
+fn a_follower_that_is_behind_hears_of_new_members_from_old_ones() {
+    run_seeded(9, async {
+        let network = SimNetwork::new(9);
+        let mut hosts = Vec::from(three(&network).await);
+        network.set_cut(peer(3), true);
+        for n in [4, 5] {
+            let mut host = host(n, &network);
+            host.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
+            hosts.push(host);
+        }
+        let voters = |host: &Host| cluster(host).members().values().filter(|it| it.voter).count();
+        until(|| voters(&hosts[0]) == 5 && !cluster(&hosts[0]).is_joint()).await;
+        // One that the third has never heard of leads.
+        for (from, to) in [(0, 1), (1, 3)] {
+            cluster(&hosts[from]).hand_over().await;
+            until(|| cluster(&hosts[to]).leadership().borrow().local).await;
+        }
+        network.set_cut(peer(3), false);
+        until(|| cluster(&hosts[2]).members().len() == 5 && cluster(&hosts[2]).is_led()).await;
+    });
+}
+
+#[test]
+fn a_peer_that_says_too_much_of_itself_is_refused_and_harms_nothing() {
+    run_seeded(10, async {
+        let network = SimNetwork::new(10);
+        let hosts = three(&network).await;
+        let caller = Caller::new(9, &network);
+        let member = Member { name: "n".repeat(4 << 20), addresses: Vec::new() };
+        let hello = Hello { member, join: true, ..Hello::default() };
+        let answer = caller.ask(&hosts[0], Request::Hello(hello)).await;
+        assert!(matches!(answer, Response::Refused(Refusal::Invalid(_))), "{answer:?}");
+        assert!(!cluster(&hosts[0]).members().contains_key(&peer(9)));
+        caller.join(&hosts[0], "pod-9").await;
+        let metrics = Metrics { ttl_ms: u64::MAX, ..Metrics::default() };
+        let answer = caller.ask(&hosts[0], Request::Metrics(metrics)).await;
+        assert!(matches!(answer, Response::Refused(Refusal::Invalid(_))), "{answer:?}");
     });
 }

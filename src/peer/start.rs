@@ -22,7 +22,7 @@ use crate::{
         swarm::{self, Started, SwarmOptions, SwarmTransport},
     },
     tracker::{self, Ledger, LedgerError, LedgerPort},
-    types::{Member, PeerId},
+    types::{ADDRESSES_MAX, Member, PeerId},
 };
 
 /// Requests of other peers that wait to be served.
@@ -253,5 +253,5 @@ fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
     if texts.is_empty() {
         tracing::warn!(%own, "no address is known that others could reach this peer at");
     }
-    texts.into_iter().collect()
+    texts.into_iter().take(ADDRESSES_MAX).collect()
 }

@@ -267,6 +267,8 @@ impl Transport for SimTransport {
 
     fn set_addresses(&self, _addresses: BTreeMap<PeerId, Vec<String>>) {}
 
+    fn set_members(&self, _: BTreeMap<PeerId, String>) {}
+
     fn connected(&self) -> Vec<PeerId> {
         let links = self.network.lock();
         let own = self.own;

@@ -236,6 +236,18 @@ pub enum RaftMessage {
     },
 }
 
+impl RaftMessage {
+    /// The vote of whoever sends it.
+    #[must_use]
+    pub fn vote(&self) -> &Vote {
+        match self {
+            Self::Vote { vote, .. } | Self::PreVote { vote, .. } => vote,
+            Self::Append(append) => &append.vote,
+            Self::TransferLeader { from, .. } => from,
+        }
+    }
+}
+
 /// AppendEntries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Append {
@@ -417,9 +429,9 @@ pub enum Lane {
 pub enum CallerPolicy {
     /// Whoever knows the cluster secret.
     Anybody,
-    /// Whoever is of the receiver's cluster and epoch: a follower that is behind may not know yet
-    /// that the leader is a member.
-    SameCluster,
+    /// Members of the receiver's cluster, at its epoch, also by the word of other members: a follower
+    /// that is behind may not know yet that the leader is a member.
+    Known,
     /// Members of the receiver's cluster, at its epoch.
     Members,
 }
@@ -448,7 +460,7 @@ impl Request {
     pub fn policy(&self) -> CallerPolicy {
         match self {
             Self::Hello(_) => CallerPolicy::Anybody,
-            Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::SameCluster,
+            Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::Known,
             Self::Statuses(_)
             | Self::Metrics(_)
             | Self::Writes(_)
@@ -477,16 +489,16 @@ mod tests {
         let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data: Vec::new(), last: true };
         let append = Append { vote, previous: None, entries: Vec::new(), committed: None };
         let (last, from, to) = (None, vote, PeerId([1; 32]));
-        let (anybody, same, members) =
-            (CallerPolicy::Anybody, CallerPolicy::SameCluster, CallerPolicy::Members);
-        let raft = |message| (Request::Raft(message), same, Lane::Raft);
+        let (anybody, known, members) =
+            (CallerPolicy::Anybody, CallerPolicy::Known, CallerPolicy::Members);
+        let raft = |message| (Request::Raft(message), known, Lane::Raft);
         let table = [
             (Request::Hello(Hello::default()), anybody, Lane::Control),
             raft(RaftMessage::Vote { vote, last, transfer: false }),
             raft(RaftMessage::PreVote { vote, last }),
             raft(RaftMessage::Append(append)),
             raft(RaftMessage::TransferLeader { from, to, last }),
-            (Request::Snapshot(chunk), same, Lane::Bulk),
+            (Request::Snapshot(chunk), known, Lane::Bulk),
             (Request::Statuses(batch), members, Lane::Control),
             (Request::Metrics(Metrics::default()), members, Lane::Control),
             (Request::Writes(Vec::new()), members, Lane::Control),

@@ -1,7 +1,7 @@
 //! Streams that peers opened: their requests come in, our answers go out on the same stream.
 //!
 //! Invariants: the reader never waits for the writer or for whoever answers, it refuses instead
-//! (`Busy`); requests are handed on in the order they arrived; a stream that does not read its
+//! (`Busy`); what a peer that is no member sends is short; requests are handed on in the order they arrived; a stream that does not read its
 //! answers, or holds what is no frame, is closed, and no other; each ends with its connection.
 
 use std::{io, sync::Arc, time::Duration};
@@ -16,7 +16,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     IN_FLIGHT_MAX, STREAM_BUFFER_LEN, WRITE_TIMEOUT, peer_of,
@@ -47,9 +47,9 @@ pub(super) fn acceptor(shared: Arc<Shared>, requests: mpsc::Sender<Inbound>) -> 
     Arc::new(move |incoming| {
         let Incoming { peer, lane, stream, closed, place } = incoming;
         let Some(from) = peer_of(&peer) else { return };
-        let (tasks, requests) = (shared.tasks.clone(), requests.clone());
+        let (own, requests) = (Arc::clone(&shared), requests.clone());
         shared.tasks.spawn(async move {
-            let reason = serve(&tasks, from, stream, &closed, requests).await;
+            let reason = serve(&own, from, stream, &closed, requests).await;
             tracing::debug!(peer = %from, ?lane, reason, "a stream from a peer ended");
             drop(place);
         });
@@ -58,7 +58,7 @@ pub(super) fn acceptor(shared: Arc<Shared>, requests: mpsc::Sender<Inbound>) -> 
 
 /// Serves one stream until it ends, or its connection is gone; says why it ended.
 async fn serve(
-    tasks: &TaskTracker,
+    shared: &Shared,
     from: PeerId,
     stream: Stream,
     closed: &CancellationToken,
@@ -69,7 +69,7 @@ async fn serve(
     let (answers, queue) = mpsc::channel(ANSWERS_MAX);
     let writer = {
         let token = token.clone();
-        tasks.spawn(async move {
+        shared.tasks.spawn(async move {
             let written = write_answers(writer, queue, &token).await;
             token.cancel();
             written
@@ -81,7 +81,7 @@ async fn serve(
         let frame = tokio::select! {
             biased;
             () = token.cancelled() => break "it was given up".to_owned(),
-            frame = frame::read(&mut reader) => frame,
+            frame = frame::read_within(&mut reader, || shared.frame_len_max(&from)) => frame,
         };
         let answer = match frame {
             Ok(Some(frame)) if frame.kind == Kind::Request => {

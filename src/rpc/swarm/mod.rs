@@ -194,6 +194,10 @@ impl Transport for SwarmTransport {
         self.shared.wanted.change(|news| news.peers.extend(parsed));
     }
 
+    fn set_members(&self, members: BTreeMap<PeerId, String>) {
+        self.shared.set_members(members);
+    }
+
     fn connected(&self) -> Vec<PeerId> {
         self.shared.links().up()
     }

@@ -15,7 +15,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
-    rpc::RpcMetrics,
+    rpc::{RpcMetrics, frame},
     types::{Lane, PeerId},
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) wanted: Wanted,
     pub(super) metrics: RpcMetrics,
     links: Mutex<Links>,
+    /// The members of the cluster, and their names.
+    members: Mutex<BTreeMap<PeerId, String>>,
     lanes: Mutex<BTreeMap<(PeerId, Lane), LaneHandle>>,
 }
 
@@ -90,12 +92,32 @@ impl Shared {
             wanted: Wanted::default(),
             metrics,
             links: Mutex::default(),
+            members: Mutex::default(),
             lanes: Mutex::default(),
         }
     }
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_members(&self, members: BTreeMap<PeerId, String>) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    /// A member's name, for people; empty while it is not known.
+    pub(super) fn name(&self, peer: &PeerId) -> String {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.get(peer).cloned().unwrap_or_default()
+    }
+
+    /// Bytes that a frame of this peer may have.
+    pub(super) fn frame_len_max(&self, from: &PeerId) -> usize {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        match members.contains_key(from) {
+            true => frame::FRAME_LEN_MAX,
+            false => frame::FRAME_LEN_STRANGER_MAX,
+        }
     }
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<(PeerId, Lane), LaneHandle>> {

@@ -67,6 +67,12 @@ impl Peer {
     fn knows(&self, others: &[&Peer]) {
         let addresses = others.iter().map(|peer| (peer.id, vec![peer.address()]));
         self.transport.set_addresses(addresses.collect());
+        self.trusts(others);
+    }
+
+    fn trusts(&self, others: &[&Peer]) {
+        let names = others.iter().map(|peer| (peer.id, String::new()));
+        self.transport.set_members(names.collect());
     }
 
     async fn connects_to(&self, peer: PeerId) {
@@ -405,7 +411,9 @@ async fn what_is_no_frame_closes_its_stream_and_no_other() {
     };
     assert_eq!(ask(1).await, Response::Position(Some(1)));
 
-    let oversized = u32::try_from(frame::FRAME_LEN_MAX + 1).unwrap().to_be_bytes().to_vec();
+    // A member may send as much, a stranger may not.
+    let oversized =
+        u32::try_from(frame::FRAME_LEN_STRANGER_MAX + 1).unwrap().to_be_bytes().to_vec();
     let answer = frame::encode_answer(1, &Response::Done).unwrap();
     let unknown_kind = vec![0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 77];
     for bytes in [oversized, answer, unknown_kind] {
