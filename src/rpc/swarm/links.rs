@@ -31,7 +31,7 @@ pub(super) enum Link {
     Down(String),
 }
 
-/// The links to all peers that were ever heard of.
+/// The links to all peers that are connected or dialled.
 #[derive(Debug, Default)]
 pub(super) struct Links(BTreeMap<PeerId, Link>);
 

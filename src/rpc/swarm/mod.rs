@@ -15,6 +15,7 @@ mod network;
 mod outbound;
 mod shared;
 mod streams;
+mod suspicion;
 
 #[cfg(test)]
 mod tests;
