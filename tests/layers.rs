@@ -105,7 +105,6 @@ const OWNED: &[(&str, &[&str])] = &[
     ("raft_log", &["consensus"]),
     ("redb", &["database", "consensus", "tracker::ledger", "sim::disk"]),
     ("libp2p", &["rpc", "identity", "config", "peer"]),
-    ("libp2p_stream", &["rpc"]),
     ("reqwest", &["ipfs", "config::values"]),
     ("axum", &["rest", "peer"]),
     ("rand", &["consensus::runtime", "rpc", "sim"]),

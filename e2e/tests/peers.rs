@@ -208,11 +208,11 @@ async fn a_cluster_comes_back_from_its_disks_alone() {
     let clusters = clusters(&trio);
     assert!(clusters.len() == 1, "{clusters:?}");
 
-    // Other ports, as after a move; whom to ask is all that is told.
+    // Other ports, as after a move; of all that, two are told where the first is, whoever leads.
     trio.peers.iter_mut().for_each(|peer| peer.change_ports().unwrap());
-    let addresses: Vec<String> = trio.peers.iter().map(PeerProcess::address).collect();
-    for peer in &mut trio.peers {
-        peer.setup().bootstrap.clone_from(&addresses);
+    let first = trio.peers[0].address();
+    for (n, peer) in trio.peers.iter_mut().enumerate() {
+        peer.setup().bootstrap = if n == 0 { Vec::new() } else { vec![first.clone()] };
         peer.start().unwrap();
     }
     println!("back on new ports after {:?}", trio.whole().await);
@@ -460,6 +460,22 @@ async fn a_stranger_stays_out_and_a_daemon_has_one_peer() {
     let (own, members) = founder.members().await.unwrap();
     assert_eq!(members, [own], "neither was taken in");
     assert!(founder.is_running().unwrap() && founder.is_ready().await);
+}
+
+#[tokio::test]
+async fn a_founder_that_was_wiped_ends_where_its_cluster_is() {
+    let mut trio = Trio::start().await.unwrap();
+    trio.peers[0].kill().await.unwrap();
+    fs::remove_dir_all(trio.peers[0].data()).unwrap();
+    trio.peers[0].start().unwrap();
+    assert_eq!(trio.peers[0].ended().await.unwrap().code(), Some(2));
+    let log = trio.peers[0].logged();
+    let line = log.lines().next_back().unwrap();
+    assert!(line.starts_with("error: ") && line.contains("take found out"), "{line}");
+    for peer in &trio.peers[1..] {
+        assert!(peer.is_ready().await, "the cluster goes on");
+        assert_eq!(peer.logged().matches("another cluster met").count(), 1);
+    }
 }
 
 /// What happens to a data folder.

@@ -1,5 +1,8 @@
 //! Where peers were reachable last: kept on disk, because all peers may come back under new
 //! addresses at once and must find each other from what any of them still knows.
+//!
+//! Invariants: what a peer says of itself takes the place of what was known; what others say of it is
+//! added, since theirs may be old. A member always finds a place, at the cost of one that is none.
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +13,26 @@ use std::{
 
 use crate::{consensus::block, types::PeerId};
 
+/// Multiaddrs without `/p2p/…`, by peer.
+pub(super) type Addresses = BTreeMap<PeerId, Vec<String>>;
+
+/// Who said where a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The peer itself, now.
+    Itself,
+    /// Another one, which may know less.
+    Another,
+}
+
 /// The last known addresses (multiaddrs without `/p2p/…`).
 #[derive(Debug, Default)]
 pub struct AddressBook {
     path: Option<PathBuf>,
-    known: Mutex<BTreeMap<PeerId, Vec<String>>>,
+    known: Mutex<Addresses>,
 }
 
-/// Peers remembered; more than a cluster ever has.
+/// Peers remembered that are no members; of members all are.
 const PEERS_MAX: usize = 256;
 /// Addresses remembered of one peer.
 const ADDRESSES_MAX: usize = 16;
@@ -37,8 +52,7 @@ impl AddressBook {
     }
 
     /// All that is known.
-    #[must_use]
-    pub fn all(&self) -> BTreeMap<PeerId, Vec<String>> {
+    pub(super) fn all(&self) -> Addresses {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -46,40 +60,85 @@ impl AddressBook {
     pub(super) fn learn(
         &self,
         me: PeerId,
-        addresses: BTreeMap<PeerId, Vec<String>>,
-    ) -> Option<BTreeMap<PeerId, Vec<String>>> {
-        let learnt = self.take(me, addresses)?;
-        if let Some(path) = &self.path
-            && let Err(error) = block(|| write(path, &learnt))
-        {
-            tracing::warn!(path = %path.display(), %error, "addresses were not saved");
-        }
+        said: Said,
+        addresses: Addresses,
+        is_member: impl Fn(&PeerId) -> bool,
+    ) -> Option<Addresses> {
+        let learnt = self.take(me, said, addresses, is_member)?;
+        self.save(&learnt);
         Some(learnt)
     }
 
     fn take(
         &self,
         me: PeerId,
-        addresses: BTreeMap<PeerId, Vec<String>>,
-    ) -> Option<BTreeMap<PeerId, Vec<String>>> {
+        said: Said,
+        addresses: Addresses,
+        is_member: impl Fn(&PeerId) -> bool,
+    ) -> Option<Addresses> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
-        for (peer, mut addresses) in addresses {
-            addresses.truncate(ADDRESSES_MAX);
-            if peer == me || addresses.is_empty() || known.get(&peer) == Some(&addresses) {
+        for (peer, addresses) in addresses {
+            let (old, is_member) = (known.get(&peer), is_member(&peer));
+            let addresses = merged(said, old.map_or(&[], Vec::as_slice), addresses);
+            if peer == me || addresses.is_empty() || old == Some(&addresses) {
                 continue;
             }
-            if known.len() >= PEERS_MAX && !known.contains_key(&peer) {
+            if known.len() >= PEERS_MAX && old.is_none() && !is_member {
                 continue;
             }
             known.insert(peer, addresses);
             changed = true;
         }
+        let surplus = known.len().saturating_sub(PEERS_MAX);
+        let strangers = known.keys().filter(|peer| !is_member(peer)).take(surplus);
+        for peer in strangers.copied().collect::<Vec<_>>() {
+            known.remove(&peer);
+        }
         changed.then(|| known.clone())
+    }
+
+    /// Forgets all that are not to be kept; returns them.
+    pub(super) fn forget(&self, keep: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+        let (gone, left) = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let gone: Vec<PeerId> = known.keys().filter(|peer| !keep(peer)).copied().collect();
+            gone.iter().for_each(|peer| drop(known.remove(peer)));
+            (gone, known.clone())
+        };
+        if !gone.is_empty() {
+            self.save(&left);
+        }
+        gone
+    }
+
+    fn save(&self, known: &Addresses) {
+        if let Some(path) = &self.path
+            && let Err(error) = block(|| write(path, known))
+        {
+            tracing::warn!(path = %path.display(), %error, "addresses were not saved");
+        }
     }
 }
 
-fn write(path: &Path, known: &BTreeMap<PeerId, Vec<String>>) -> std::io::Result<()> {
+/// A peer's addresses after news of it.
+fn merged(said: Said, old: &[String], new: Vec<String>) -> Vec<String> {
+    let mut addresses: Vec<String> = Vec::new();
+    let old = match said {
+        Said::Itself => &[],
+        // What is known is no news, in whatever order it comes.
+        Said::Another if new.iter().all(|address| old.contains(address)) => return old.to_vec(),
+        Said::Another => old,
+    };
+    for address in new.into_iter().chain(old.iter().cloned()) {
+        if addresses.len() < ADDRESSES_MAX && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+fn write(path: &Path, known: &Addresses) -> std::io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = std::fs::File::create(&draft)?;
     file.write_all(&serde_json::to_vec(known)?)?;
@@ -102,18 +161,48 @@ mod tests {
         };
         let learn = |n, addresses: &[&str]| {
             let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
-            book.learn(me, [(peer(n), addresses)].into()).is_some()
+            book.learn(me, Said::Itself, [(peer(n), addresses)].into(), |_| false).is_some()
         };
         assert!(learn(1, &["/a"]) && !learn(1, &["/a"]), "it is known");
         assert!(learn(1, &["/b"]) && book.all()[&peer(1)] == ["/b"], "it has moved");
         assert!(!learn(1, &[]) && book.all()[&peer(1)] == ["/b"], "nothing is no news");
-        assert!(learn(2, &["/x"; 99]));
+        let many: Vec<String> = (0..99).map(|n| format!("/{n}")).collect();
+        assert!(learn(2, &many.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(book.all()[&peer(2)].len(), ADDRESSES_MAX);
-        assert_eq!(book.learn(me, [(me, vec!["/me".to_owned()])].into()), None);
+        let own = [(me, vec!["/me".to_owned()])].into();
+        assert_eq!(book.learn(me, Said::Itself, own, |_| false), None);
         assert!((3..=PEERS_MAX).all(|n| learn(n, &["/a"])));
         assert!(!learn(PEERS_MAX + 1, &["/a"]), "there are too many");
         assert!(learn(1, &["/c"]), "who is known may move all the same");
         assert_eq!(book.all().len(), PEERS_MAX);
+        // A member takes the place of one that is none, and may be one too many.
+        let is_member = |id: &PeerId| *id != peer(1) && *id != me;
+        let late = |n| BTreeMap::from([(peer(n), vec!["/late".to_owned()])]);
+        assert!(book.learn(me, Said::Itself, late(PEERS_MAX + 1), is_member).is_some());
+        assert!(!book.all().contains_key(&peer(1)) && book.all().len() == PEERS_MAX);
+        assert!(book.learn(me, Said::Itself, late(PEERS_MAX + 2), is_member).is_some());
+        assert_eq!(book.all().len(), PEERS_MAX + 1, "no member is forgotten");
+        // Who is gone for good is dialled no more.
+        let gone = book.forget(|id| *id == peer(2));
+        assert_eq!((gone.len(), book.all().len()), (PEERS_MAX, 1));
+        assert!(book.forget(|id| *id == peer(2)).is_empty());
+    }
+
+    #[test]
+    fn what_a_peer_says_of_itself_replaces_and_what_others_say_is_added() {
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        // What was known, who says what, and what is known then.
+        let table: [(&[&str], Said, &[&str], &[&str]); 6] = [
+            (&[], Said::Itself, &["/a"], &["/a"]),
+            (&["/a", "/b"], Said::Itself, &["/b", "/c"], &["/b", "/c"]),
+            (&[], Said::Another, &["/a"], &["/a"]),
+            (&["/a"], Said::Another, &["/b"], &["/b", "/a"]),
+            (&["/a", "/b"], Said::Another, &["/b"], &["/a", "/b"]),
+            (&["/a"], Said::Another, &["/b", "/a"], &["/b", "/a"]),
+        ];
+        for (old, said, new, then) in table {
+            assert_eq!(merged(said, &texts(old), texts(new)), then, "{old:?}, {said:?} {new:?}");
+        }
     }
 
     #[test]
@@ -123,8 +212,9 @@ mod tests {
         let (me, other) = (PeerId([1; 32]), PeerId([2; 32]));
         let book = AddressBook::open(&path);
         let news = BTreeMap::from([(me, vec!["/a".to_owned()]), (other, vec!["/b".to_owned()])]);
-        assert_eq!(book.learn(me, news.clone()).unwrap().len(), 1);
-        assert_eq!(book.learn(me, news), None);
+        let learn = |news| book.learn(me, Said::Itself, news, |_| false);
+        assert_eq!(learn(news.clone()).unwrap().len(), 1);
+        assert_eq!(learn(news), None);
         assert_eq!(AddressBook::open(&path).all()[&other], ["/b"]);
         let whole = std::fs::read(&path).unwrap();
         // It holds hints: what is not understood is left out, and nothing else happens.

@@ -1,9 +1,6 @@
 //! How a blank peer becomes a member, and how peers present themselves.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +59,7 @@ impl Cluster {
         may_join(self.standing(), *self.0.join.borrow())
     }
 
-    fn wanted_cluster(&self) -> Option<ClusterId> {
+    pub(super) fn wanted_cluster(&self) -> Option<ClusterId> {
         wanted_cluster(self.standing(), *self.0.join.borrow())
     }
 
@@ -84,14 +81,10 @@ impl Cluster {
 
     /// Presents this peer; binds it to the cluster of the answer if that is a wanted one.
     async fn hello(&self, to: PeerId) -> Result<Option<HelloReply>, FatalError> {
-        let hello = Hello {
-            member: self.member().clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            daemon: self.local_metrics().borrow().daemon.as_ref().map(|daemon| daemon.id.clone()),
-            join: true,
-        };
+        let daemon = self.local_metrics().borrow().daemon.as_ref().map(|daemon| daemon.id.clone());
+        let hello = Hello { join: true, daemon, ..self.presentation() };
         let reply = match self.call(to, Request::Hello(hello)).await {
-            Ok(Response::Hello(reply)) => reply,
+            Ok(Response::Hello(reply)) if reply.check().is_ok() => reply,
             Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
                 return Err(FatalError::DaemonTaken(by));
             }
@@ -104,33 +97,38 @@ impl Cluster {
                 return Ok(None);
             }
         };
-        let addresses = reply.members.iter().map(|(id, m)| (*id, m.addresses.clone())).collect();
-        self.learn_new_addresses(addresses);
         let Some((cluster, epoch)) = reply.cluster else { return Ok(None) };
-        let wanted = self.wanted_cluster();
-        if !is_wanted(wanted, cluster) {
-            tracing::warn!(%to, %cluster, ?wanted, "a peer of another cluster answered");
+        if !is_wanted(self.wanted_cluster(), cluster) {
+            self.met_another(to, &reply.member, cluster, reply.members.len() as u64);
             return Ok(None);
         }
         // The store answers nothing after an error of the disk, until it is opened anew.
         self.consensus()
             .bind(cluster, epoch)
             .map_err(|error| FatalError::Disk(error.to_string()))?;
+        self.joins_through(to, &reply);
         Ok(Some(reply))
     }
 
-    /// Addresses from the membership are as old as the joining: they never replace known ones.
-    fn learn_new_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
-        self.learn_addresses(unknown(&self.0.parts.addresses.all(), addresses));
-    }
-
     /// Answers a peer that presents itself; the leader takes it in if it asks for it.
-    pub(super) async fn answer_hello(&self, from: PeerId, hello: Hello) -> Response {
+    pub(super) async fn answer_hello(
+        &self,
+        from: PeerId,
+        of: Option<ClusterId>,
+        hello: Hello,
+    ) -> Response {
+        if let Err(error) = hello.check() {
+            return Response::Refused(Refusal::Invalid(error.to_string()));
+        }
+        self.met(from, of, &hello.member, hello.size, &hello.members);
         let leadership = *self.0.leadership.borrow();
-        let mut members: BTreeMap<PeerId, Member> =
-            self.members().into_iter().map(|(id, view)| (id, view.member)).collect();
         let user = hello.daemon.as_ref().and_then(|daemon| self.0.monitor.user_of(daemon, from));
-        match admission(&hello, leadership.local, user, members.get(&from)) {
+        let known = self.members().remove(&from).map(|view| view.member);
+        let mut members = self.whereabouts();
+        match admission(&hello, self.cluster_id(), leadership.local, user, known.as_ref()) {
+            Admission::OtherCluster => {
+                return Response::Refused(Refusal::OtherCluster(self.cluster_id()));
+            }
             Admission::DaemonTaken(by) => return Response::Refused(Refusal::DaemonTaken(by)),
             Admission::AsItIs => {}
             Admission::TakeIn => {
@@ -142,11 +140,6 @@ impl Cluster {
             }
         }
         let admitted = members.contains_key(&from);
-        for (peer, addresses) in self.0.parts.addresses.all() {
-            if let Some(member) = members.get_mut(&peer) {
-                member.addresses = addresses;
-            }
-        }
         Response::Hello(HelloReply {
             member: self.member().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -177,16 +170,11 @@ fn is_wanted(wanted: Option<ClusterId>, cluster: ClusterId) -> bool {
     wanted.is_none_or(|wanted| wanted == cluster)
 }
 
-type Addresses = BTreeMap<PeerId, Vec<String>>;
-
-/// Those of peers that are not known.
-fn unknown(known: &Addresses, addresses: Addresses) -> Addresses {
-    addresses.into_iter().filter(|(peer, _)| !known.contains_key(peer)).collect()
-}
-
 /// What becomes of the membership when a peer presents itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
+    /// It belongs to another cluster, or may join another one only.
+    OtherCluster,
     /// Another peer uses its daemon: it must not be a member beside that one.
     DaemonTaken(PeerId),
     /// It is new, or its name or addresses are.
@@ -198,11 +186,15 @@ enum Admission {
 /// `user` is another peer that uses its daemon, `known` what the membership says of it.
 fn admission(
     hello: &Hello,
+    own: Option<ClusterId>,
     leads: bool,
     user: Option<PeerId>,
     known: Option<&Member>,
 ) -> Admission {
     match user {
+        _ if hello.join && own.is_some_and(|own| !is_wanted(hello.cluster, own)) => {
+            Admission::OtherCluster
+        }
         _ if !hello.join || !leads => Admission::AsItIs,
         Some(by) => Admission::DaemonTaken(by),
         None if known == Some(&hello.member) => Admission::AsItIs,
@@ -259,19 +251,17 @@ mod tests {
             (false, true, Some(by), None, AsItIs),
         ];
         for (join, leads, user, known, expected) in table {
-            let (version, daemon) = (String::new(), Some("d".to_owned()));
-            let hello = Hello { member: member("a"), version, daemon, join };
-            let found = admission(&hello, leads, user, known.as_ref());
-            assert_eq!(found, expected, "asks {join}, leads {leads}, {user:?}, {known:?}");
+            let daemon = Some("d".to_owned());
+            let mut hello = Hello { member: member("a"), daemon, join, ..Hello::default() };
+            for cluster in [None, Some(ONE)] {
+                hello.cluster = cluster;
+                let found = admission(&hello, Some(ONE), leads, user, known.as_ref());
+                assert_eq!(found, expected, "asks {join}, leads {leads}, {user:?}, {known:?}");
+            }
+            hello.cluster = Some(OTHER);
+            let expected = if join { Admission::OtherCluster } else { expected };
+            let found = admission(&hello, Some(ONE), leads, user, known.as_ref());
+            assert_eq!(found, expected, "of another cluster, asks {join}, leads {leads}");
         }
-    }
-
-    #[test]
-    fn addresses_of_the_membership_replace_no_newer_ones() {
-        let all = |all: &[(u8, &str)]| -> Addresses {
-            all.iter().map(|(n, address)| (PeerId([*n; 32]), vec![(*address).to_owned()])).collect()
-        };
-        let known = all(&[(1, "/new")]);
-        assert_eq!(unknown(&known, all(&[(1, "/old"), (2, "/b")])), all(&[(2, "/b")]));
     }
 }

@@ -4,6 +4,7 @@
 //! Invariants: whatever changes the state goes through the leader's log; whatever a peer reports to
 //! the leader is soft and rebuilt by a new leader from full sets.
 
+mod acquaint;
 mod addresses;
 mod barrier;
 mod board;
@@ -31,6 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{acquaint::Acquaintance, addresses::Said, placement::Proposed, writes::Waiting};
 pub use self::{
     addresses::AddressBook,
     barrier::ReadBarrier,
@@ -38,7 +40,6 @@ pub use self::{
     collect::{CollectResults, GcPolicy},
     use_cases::{PinView, UseCaseError},
 };
-use self::{placement::Proposed, writes::Waiting};
 pub use crate::{
     allocate::Obstacle,
     consensus::{Leadership, MemberView},
@@ -103,6 +104,20 @@ pub enum FatalError {
     /// The disk failed while this peer was taken in.
     #[error("the disk was not bound to the cluster: {0}")]
     Disk(String),
+    /// This peer was told to found a cluster, and there is one already.
+    #[error(
+        "this peer has founded cluster {own}, but {name} ({peer}) is of cluster {other}, which has more members; if this peer belongs to that one, take found out of its configuration, remove its data folder and start it again; if not, give the two clusters different secrets"
+    )]
+    AnotherCluster {
+        /// This peer's cluster.
+        own: ClusterId,
+        /// The other one.
+        other: ClusterId,
+        /// A member of that.
+        peer: PeerId,
+        /// Its name.
+        name: String,
+    },
     /// A task that never ends has ended.
     #[error("a part has stopped: {0}")]
     Stopped(String),
@@ -162,6 +177,8 @@ struct Inner {
     leadership: watch::Sender<Leadership>,
     board: Board,
     monitor: Monitor,
+    /// Peers that are or were connected.
+    acquaintance: Acquaintance,
     /// Daemons of the other peers.
     daemons: watch::Sender<Vec<DaemonInfo>>,
     /// When a leader last took this peer's metrics.
@@ -249,6 +266,7 @@ impl Cluster {
             leadership: watch::Sender::new(parts.consensus.leadership()),
             board: Board::default(),
             monitor: Monitor::default(),
+            acquaintance: Acquaintance::default(),
             daemons: watch::Sender::default(),
             answered: watch::Sender::default(),
             proposed: Mutex::default(),
@@ -258,12 +276,14 @@ impl Cluster {
             parts,
         };
         let cluster = Self(Arc::new(inner));
+        cluster.name_members();
         tasks.spawn(cluster.clone().follow_leadership(token.clone()));
         tasks.spawn(cluster.clone().stand(token.clone()));
         tasks.spawn(until(token.clone(), cluster.clone().notice_stuck_disk()));
         tasks.spawn(cluster.clone().serve_all(inbound, token.clone()));
         tasks.spawn(cluster.clone().send_writes(queue, token.clone()));
         tasks.spawn(cluster.clone().join_until_member(token.clone()));
+        tasks.spawn(until(token.clone(), cluster.clone().keep_acquainted()));
         tasks.spawn(until(token.clone(), cluster.clone().report()));
         tasks.spawn(until(token.clone(), cluster.clone().push_metrics()));
         tasks.spawn(until(token.clone(), cluster.clone().connect_daemons()));
@@ -322,11 +342,16 @@ impl Cluster {
         self.0.join.send_replace(JoinPolicy::Only(cluster));
     }
 
-    /// Where peers can be reached now (multiaddrs without `/p2p/…`); kept on disk too.
+    /// Where peers can be reached now, as they say themselves (multiaddrs without `/p2p/…`); kept on
+    /// disk too.
     pub fn learn_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
-        if let Some(all) = self.0.parts.addresses.learn(self.id(), addresses) {
-            self.0.parts.transport.set_addresses(all);
-        }
+        self.take_addresses(Said::Itself, addresses);
+    }
+
+    /// Where peers can be reached, as far as this peer knows.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeMap<PeerId, Vec<String>> {
+        self.0.parts.addresses.all()
     }
 
     /// Who leads.
@@ -436,6 +461,7 @@ impl Cluster {
     /// # Errors
     /// The reason.
     pub fn readiness(&self) -> Result<(), String> {
+        self.check_cluster()?;
         readiness(self.standing(), self.is_led(), self.consensus().progress())
     }
 

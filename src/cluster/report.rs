@@ -211,7 +211,7 @@ impl Cluster {
                 match self.ask_leader(leader, Request::Metrics(current)).await {
                     Ok(Response::Known(daemons, addresses)) => {
                         self.0.answered.send_replace(Some(Instant::now()));
-                        self.learn_addresses(addresses);
+                        self.hear_addresses(addresses);
                         self.0.daemons.send_if_modified(|known| {
                             let changed = *known != daemons;
                             *known = daemons;

@@ -58,7 +58,13 @@ impl Cluster {
     fn check_caller(&self, from: PeerId, envelope: &Envelope) -> Result<(), Refusal> {
         let own = self.consensus().cluster();
         let is_member = || self.members().contains_key(&from);
-        check_caller(envelope.request.policy(), own, envelope.cluster, is_member)
+        let policy = envelope.request.policy();
+        let checked =
+            check_caller(policy, own, envelope.cluster, is_member, || self.is_known(&from));
+        if policy == CallerPolicy::Known && checked == Err(Refusal::NotMember) {
+            self.ask_about_unknown();
+        }
+        checked
     }
 
     async fn answer(&self, from: PeerId, envelope: Envelope) -> Response {
@@ -66,9 +72,12 @@ impl Cluster {
             return Response::Refused(refusal);
         }
         match envelope.request {
-            Request::Hello(hello) => self.answer_hello(from, hello).await,
-            Request::Raft(message) => self.consensus().serve(message).await,
-            Request::Snapshot(chunk) => self.consensus().serve_snapshot(chunk).await,
+            Request::Hello(hello) => {
+                let of = envelope.cluster.map(|(cluster, _)| cluster);
+                self.answer_hello(from, of, hello).await
+            }
+            Request::Raft(message) => self.consensus().serve(from, message).await,
+            Request::Snapshot(chunk) => self.consensus().serve_snapshot(from, chunk).await,
             Request::CollectHere(run) => {
                 self.collect_here(from, run).await.unwrap_or_else(Response::Refused)
             }
@@ -113,6 +122,7 @@ impl Cluster {
     }
 
     fn take_metrics(&self, from: PeerId, metrics: Metrics) -> Result<Response, Refusal> {
+        metrics.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.learn_addresses([(from, metrics.addresses.clone())].into());
         self.0.monitor.take(from, metrics).map_err(|taken| Refusal::DaemonTaken(taken.0))?;
         let daemons = self
@@ -133,14 +143,15 @@ fn check_caller(
     own: Option<(ClusterId, u64)>,
     of_caller: Option<(ClusterId, u64)>,
     is_member: impl FnOnce() -> bool,
+    is_known: impl FnOnce() -> bool,
 ) -> Result<(), Refusal> {
     let same_cluster = own.is_some() && own == of_caller;
     match policy {
         CallerPolicy::Anybody => Ok(()),
         _ if !same_cluster => Err(Refusal::OtherCluster(own.map(|(id, _)| id))),
-        CallerPolicy::SameCluster => Ok(()),
+        CallerPolicy::Known if is_known() => Ok(()),
         CallerPolicy::Members if is_member() => Ok(()),
-        CallerPolicy::Members => Err(Refusal::NotMember),
+        CallerPolicy::Known | CallerPolicy::Members => Err(Refusal::NotMember),
     }
 }
 
@@ -169,23 +180,25 @@ mod tests {
         let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
         let (own, older) = (Some((one, 2)), Some((one, 1)));
         let foreign = || Err(Refusal::OtherCluster(Some(one)));
-        // The receiver's cluster and epoch, the caller's, whether it is a member; what it is told by
-        // one of the cluster, and by members.
+        let blank = || Err(Refusal::OtherCluster(None));
+        // The receiver's cluster and epoch, the caller's, whether it is a member by the receiver's log
+        // or by the word of members; what it is told where either will do, and where the log decides.
         let table = [
-            (own, own, true, Ok(()), Ok(())),
-            (own, own, false, Ok(()), Err(Refusal::NotMember)),
-            (own, older, true, foreign(), foreign()),
-            (own, Some((one, 3)), true, foreign(), foreign()),
-            (own, Some((other, 2)), true, foreign(), foreign()),
-            (own, None, true, foreign(), foreign()),
-            (None, own, true, Err(Refusal::OtherCluster(None)), Err(Refusal::OtherCluster(None))),
-            (None, None, true, Err(Refusal::OtherCluster(None)), Err(Refusal::OtherCluster(None))),
+            (own, own, (true, true), Ok(()), Ok(())),
+            (own, own, (false, true), Ok(()), Err(Refusal::NotMember)),
+            (own, own, (false, false), Err(Refusal::NotMember), Err(Refusal::NotMember)),
+            (own, older, (true, true), foreign(), foreign()),
+            (own, Some((one, 3)), (true, true), foreign(), foreign()),
+            (own, Some((other, 2)), (true, true), foreign(), foreign()),
+            (own, None, (true, true), foreign(), foreign()),
+            (None, own, (true, true), blank(), blank()),
+            (None, None, (true, true), blank(), blank()),
         ];
-        for (own, of_caller, is_member, of_cluster, of_members) in table {
-            let check = |policy| check_caller(policy, own, of_caller, || is_member);
-            let given = format!("{own:?}, caller {of_caller:?}, member {is_member}");
+        for (own, of_caller, (is_member, is_known), of_known, of_members) in table {
+            let check = |policy| check_caller(policy, own, of_caller, || is_member, || is_known);
+            let given = format!("{own:?}, caller {of_caller:?}, member {is_member} {is_known}");
             assert_eq!(check(CallerPolicy::Anybody), Ok(()), "{given}");
-            assert_eq!(check(CallerPolicy::SameCluster), of_cluster, "{given}");
+            assert_eq!(check(CallerPolicy::Known), of_known, "{given}");
             assert_eq!(check(CallerPolicy::Members), of_members, "{given}");
         }
     }

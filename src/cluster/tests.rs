@@ -10,7 +10,10 @@ use crate::{
         network::{SimNetwork, SimTransport},
         run_seeded,
     },
-    types::{Cid, Hello, Refusal, Run, StatusBatch, StatusReply, Write},
+    types::{
+        Append, Cid, Hello, RaftMessage, Refusal, Run, SnapshotChunk, StatusBatch, StatusReply,
+        Vote, Write,
+    },
 };
 
 #[test]
@@ -146,7 +149,7 @@ impl Caller {
     /// Asks the leader to be taken in.
     async fn join(&self, leader: &Host, name: &str) {
         let member = Member { name: name.to_owned(), addresses: vec!["/9".to_owned()] };
-        let hello = Hello { member, version: String::new(), daemon: None, join: true };
+        let hello = Hello { member, join: true, ..Hello::default() };
         let answer = self.ask_as(None, leader, Request::Hello(hello)).await;
         assert!(matches!(&answer, Ok(Response::Hello(reply)) if reply.admitted), "{answer:?}");
     }
@@ -275,5 +278,169 @@ fn a_leader_that_is_cut_off_and_does_not_know_it_says_nothing_of_what_is() {
             };
             tokio::time::timeout(Duration::from_secs(600), first_leads).await.unwrap();
         }
+    });
+}
+
+/// Founds another cluster on a host of its own.
+async fn another(n: u8, network: &SimNetwork) -> Host {
+    let mut host = host(n, network);
+    host.start(JoinPolicy::Wait).await.unwrap();
+    cluster(&host).found(ClusterId([n; 16]), 1).await.unwrap();
+    host
+}
+
+#[test]
+fn addresses_travel_over_any_connection_whoever_leads() {
+    run_seeded(4, async {
+        let network = SimNetwork::new(4);
+        let mut hosts = three(&network).await;
+        hosts.iter_mut().for_each(Host::crash);
+        // All come back elsewhere; the first, the only one that the others find, never stands.
+        hosts[0].timing.election_min = Duration::from_secs(1_000);
+        hosts[0].timing.election_max = Duration::from_secs(2_000);
+        for (from, to) in [(2, 3), (3, 2)] {
+            network.set_way_cut(peer(from), peer(to), true);
+        }
+        for (host, n) in hosts.iter_mut().zip(1..) {
+            host.member.addresses = vec![format!("/new/{n}")];
+            host.start(JoinPolicy::Any).await.unwrap();
+        }
+        for (of, where_is) in [(1, 3), (2, 2)] {
+            let new = format!("/new/{where_is}");
+            until(|| {
+                let addresses = cluster(&hosts[of]).addresses();
+                addresses.get(&peer(where_is)).is_some_and(|known| known.contains(&new))
+            })
+            .await;
+        }
+        // What a peer says of itself leaves nothing of what it said before.
+        until(|| cluster(&hosts[0]).addresses()[&peer(2)] == ["/new/2"]).await;
+    });
+}
+
+#[test]
+fn who_is_no_member_is_forgotten() {
+    run_seeded(5, async {
+        let network = SimNetwork::new(5);
+        let hosts = three(&network).await;
+        let known = |host: &Host| cluster(host).addresses().into_keys().collect::<Vec<_>>();
+        cluster(&hosts[1]).learn_addresses([(peer(9), vec!["/9".to_owned()])].into());
+        assert!(known(&hosts[1]).contains(&peer(9)));
+        until(|| known(&hosts[1]) == [peer(1), peer(3)]).await;
+    });
+}
+
+#[test]
+fn another_cluster_is_noticed_by_both_and_the_newcomer_says_so() {
+    run_seeded(6, async {
+        let network = SimNetwork::new(6);
+        let hosts = three(&network).await;
+        let ready = |host: &Host| cluster(host).readiness();
+        let other = another(8, &network).await;
+        let met = |host: &Host| ready(host).is_err_and(|reason| reason.contains("another cluster"));
+        until(|| met(&other)).await;
+        until(|| hosts.iter().all(|host| ready(host).is_ok())).await;
+        // It is no member here, and nobody becomes one there.
+        let hello = Hello { join: true, cluster: Some(CLUSTER), ..Hello::default() };
+        let caller = Caller::new(9, &network);
+        let answer = caller.ask_as(Some((CLUSTER, 1)), &other, Request::Hello(hello)).await;
+        let refused = Refusal::OtherCluster(cluster(&other).cluster_id());
+        assert_eq!(answer, Ok(Response::Refused(refused)));
+        // Out of sight it is an ordinary one.
+        network.set_cut(other.id, true);
+        until(|| ready(&other).is_ok()).await;
+    });
+}
+
+#[test]
+fn a_founder_that_has_lost_its_disk_ends_where_it_meets_its_cluster() {
+    run_seeded(7, async {
+        let network = SimNetwork::new(7);
+        let _hosts = three(&network).await;
+        let mut wiped = another(8, &network).await;
+        cluster(&wiped).founds_as_configured();
+        let failed = tokio::time::timeout(Duration::from_secs(60), async {
+            wiped.peer.as_mut().unwrap().failed().await
+        });
+        let error = failed.await.expect("it goes on");
+        assert!(matches!(&error, FatalError::AnotherCluster { other: CLUSTER, .. }), "{error:?}");
+    });
+}
+
+fn append(term: u64, leader: PeerId) -> Request {
+    let vote = Vote { term, candidate: leader, committed: true };
+    let (previous, entries, committed) = (None, Vec::new(), None);
+    Request::Raft(RaftMessage::Append(Append { vote, previous, entries, committed }))
+}
+
+#[test]
+fn nobody_ends_a_leadership_by_a_message_that_no_member_would_send() {
+    run_seeded(8, async {
+        let network = SimNetwork::new(8);
+        let hosts = three(&network).await;
+        let [leader, other, _] = &hosts;
+        let caller = Caller::new(9, &network);
+        let terms = || hosts.iter().map(|host| cluster(host).leadership().borrow().term);
+        let before: Vec<u64> = terms().collect();
+        for host in [leader, other] {
+            let not_member = Response::Refused(Refusal::NotMember);
+            assert_eq!(caller.ask(host, append(u64::MAX, peer(9))).await, not_member);
+            assert_eq!(caller.ask(host, append(u64::MAX, leader.id)).await, not_member);
+            let vote = Vote { term: 9, candidate: peer(9), committed: true };
+            let data = vec![0; 100];
+            let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data, last: false };
+            assert_eq!(caller.ask(host, Request::Snapshot(chunk)).await, not_member);
+        }
+        caller.join(leader, "pod-9").await;
+        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        for request in [append(u64::MAX, peer(9)), append(9, leader.id)] {
+            let answer = caller.ask(other, request.clone()).await;
+            let refused = matches!(answer, Response::Refused(Refusal::Invalid(_)));
+            assert!(refused, "{request:?}: {answer:?}");
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(terms().eq(before), "somebody else was elected");
+        assert!(cluster(leader).leadership().borrow().local);
+    });
+}
+
+#[test]
+fn a_follower_that_is_behind_hears_of_new_members_from_old_ones() {
+    run_seeded(9, async {
+        let network = SimNetwork::new(9);
+        let mut hosts = Vec::from(three(&network).await);
+        network.set_cut(peer(3), true);
+        for n in [4, 5] {
+            let mut host = host(n, &network);
+            host.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
+            hosts.push(host);
+        }
+        let voters = |host: &Host| cluster(host).members().values().filter(|it| it.voter).count();
+        until(|| voters(&hosts[0]) == 5 && !cluster(&hosts[0]).is_joint()).await;
+        // One that the third has never heard of leads.
+        for (from, to) in [(0, 1), (1, 3)] {
+            cluster(&hosts[from]).hand_over().await;
+            until(|| cluster(&hosts[to]).leadership().borrow().local).await;
+        }
+        network.set_cut(peer(3), false);
+        until(|| cluster(&hosts[2]).members().len() == 5 && cluster(&hosts[2]).is_led()).await;
+    });
+}
+
+#[test]
+fn a_peer_that_says_too_much_of_itself_is_refused_and_harms_nothing() {
+    run_seeded(10, async {
+        let network = SimNetwork::new(10);
+        let hosts = three(&network).await;
+        let caller = Caller::new(9, &network);
+        let member = Member { name: "n".repeat(4 << 20), addresses: Vec::new() };
+        let hello = Hello { member, join: true, ..Hello::default() };
+        let answer = caller.ask(&hosts[0], Request::Hello(hello)).await;
+        assert!(matches!(answer, Response::Refused(Refusal::Invalid(_))), "{answer:?}");
+        assert!(!cluster(&hosts[0]).members().contains_key(&peer(9)));
+        caller.join(&hosts[0], "pod-9").await;
+        let metrics = Metrics { ttl_ms: u64::MAX, ..Metrics::default() };
+        let answer = caller.ask(&hosts[0], Request::Metrics(metrics)).await;
+        assert!(matches!(answer, Response::Refused(Refusal::Invalid(_))), "{answer:?}");
     });
 }

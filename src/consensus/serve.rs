@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use openraft::{
     Snapshot,
     alias::SnapshotMetaOf,
+    async_runtime::watch::WatchReceiver,
     raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest},
 };
 
@@ -14,10 +15,18 @@ use super::{
     raft_types::{TypeConfig, entry_in, position_in, position_out, vote_in, vote_out},
     runtime::block,
 };
-use crate::types::{Append, AppendReply, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk};
+use crate::types::{
+    Append, AppendReply, PeerId, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk, Vote,
+};
 
 /// Largest image a peer takes in: about ten million pins.
 const IMAGE_LEN_MAX: usize = 2 * 1024 * 1024 * 1024;
+
+/// Terms that a message may be ahead of a member. Each election takes the shortest election timeout at
+/// least, which is tenths of a second, and a term rises only when a majority answers: so many are days
+/// of nothing but elections, which somebody would have noticed. A leap is never taken back, and behind
+/// the last term there is no leader ever again.
+const TERMS_AHEAD_MAX: u64 = 1_000_000;
 
 /// Pieces of the snapshot that is arriving. There is one leader, so there is one transfer; a new one
 /// replaces what is left of an old one, and entries show that none is under way any more.
@@ -49,10 +58,41 @@ fn failed(error: &impl std::fmt::Display) -> Refusal {
     Refusal::Failed(error.to_string())
 }
 
+/// Whether a vote can be that of its sender; `term` is that of this peer, if it is a member. One that
+/// is just joining knows of no term yet.
+fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusal> {
+    if vote.candidate != from {
+        let reason = format!("a vote of {} does not come from {from}", vote.candidate);
+        return Err(Refusal::Invalid(reason));
+    }
+    match term {
+        Some(term) if vote.term > term.saturating_add(TERMS_AHEAD_MAX) => {
+            let reason = format!(
+                "term {} is more than {TERMS_AHEAD_MAX} ahead of term {term}: no elections explain that",
+                vote.term
+            );
+            tracing::warn!(%from, reason, "a message of Raft is refused");
+            Err(Refusal::Invalid(reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Consensus {
-    /// Answers a Raft message of a peer of the same cluster.
-    pub async fn serve(&self, message: RaftMessage) -> Response {
+    /// Answers a Raft message of another member.
+    pub async fn serve(&self, from: PeerId, message: RaftMessage) -> Response {
+        if let Err(refusal) = check_vote(from, message.vote(), self.member_term()) {
+            return Response::Refused(refusal);
+        }
         self.try_serve(message).await.map_or_else(Response::Refused, Response::Raft)
+    }
+
+    /// This peer's term, once its log says that it is a member.
+    fn member_term(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_member = metrics.membership_config.nodes().any(|(id, _)| *id == self.id);
+        is_member.then_some(metrics.current_term)
     }
 
     async fn try_serve(&self, message: RaftMessage) -> Result<RaftReply, Refusal> {
@@ -95,7 +135,10 @@ impl Consensus {
     }
 
     /// Takes a piece of a snapshot; installs it with the last one.
-    pub async fn serve_snapshot(&self, chunk: SnapshotChunk) -> Response {
+    pub async fn serve_snapshot(&self, from: PeerId, chunk: SnapshotChunk) -> Response {
+        if let Err(refusal) = check_vote(from, &chunk.vote, self.member_term()) {
+            return Response::Refused(refusal);
+        }
         self.take_snapshot(chunk).await.unwrap_or_else(Response::Refused)
     }
 
@@ -143,7 +186,7 @@ mod tests {
     use openraft::raft::VoteResponse;
 
     use super::*;
-    use crate::types::{LogPosition, PeerId, Vote};
+    use crate::types::LogPosition;
 
     const VOTE: Vote = Vote { term: 3, candidate: PeerId([1; 32]), committed: true };
     const AT: LogPosition = LogPosition { term: 2, index: 5 };
@@ -203,6 +246,29 @@ mod tests {
                 let becomes = becomes.map(|image| image.map(|image| image.as_bytes().to_vec()));
                 assert_eq!(taken, becomes, "{case}, piece {n}");
             }
+        }
+    }
+
+    #[test]
+    fn a_vote_is_its_senders_and_of_a_term_that_elections_explain() {
+        let (sender, another) = (PeerId([1; 32]), PeerId([2; 32]));
+        let far = 5 + TERMS_AHEAD_MAX;
+        // Who sends a vote of the first, of which term, to whom; whether it counts.
+        let table = [
+            (sender, 6, Some(5), true),
+            (sender, 1, Some(5), true),
+            (sender, far, Some(5), true),
+            (sender, far + 1, Some(5), false),
+            (sender, u64::MAX, Some(5), false),
+            (sender, u64::MAX, Some(u64::MAX - 1), true),
+            (sender, far + 1, None, true),
+            (another, 6, Some(5), false),
+            (another, 6, None, false),
+        ];
+        for (from, term, own, counts) in table {
+            let vote = Vote { term, ..VOTE };
+            let found = check_vote(from, &vote, own);
+            assert_eq!(found.is_ok(), counts, "{term} beside {own:?}: {found:?}");
         }
     }
 

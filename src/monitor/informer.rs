@@ -64,7 +64,8 @@ impl Sources {
     }
 
     async fn gather(&self) -> Result<Metrics, IpfsError> {
-        let daemon = self.ipfs.id().await?;
+        let mut daemon = self.ipfs.id().await?;
+        daemon.shorten();
         // It is there; that its space is unknown must not hide it, nor that it is gone next time.
         let repository = timeout(SPACE_DEADLINE, self.ipfs.repository()).await;
         let repository = repository.ok().and_then(Result::ok);

@@ -22,7 +22,7 @@ use crate::{
         swarm::{self, Started, SwarmOptions, SwarmTransport},
     },
     tracker::{self, Ledger, LedgerError, LedgerPort},
-    types::{Member, PeerId},
+    types::{ADDRESSES_MAX, Member, PeerId},
 };
 
 /// Requests of other peers that wait to be served.
@@ -98,6 +98,7 @@ impl Peer {
         let alone = matches!(join, JoinPolicy::Any) && !found && config.bootstrap.is_empty();
         let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
         if found {
+            peer.cluster.founds_as_configured();
             peer.found_alone().await?;
         } else if alone && peer.cluster.cluster_id().is_none() {
             tracing::warn!(
@@ -264,5 +265,5 @@ fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
     if texts.is_empty() {
         tracing::warn!(%own, "no address is known that others could reach this peer at");
     }
-    texts.into_iter().collect()
+    texts.into_iter().take(ADDRESSES_MAX).collect()
 }

@@ -46,7 +46,12 @@ impl Source {
         let members = ask!(self, peer => peer.members());
         let mut members: BTreeMap<PeerId, Member> =
             members.into_iter().map(|(peer, view)| (peer, view.member)).collect();
-        members.entry(self.id()).or_insert_with(|| self.member().clone());
+        for (peer, addresses) in ask!(self, peer => peer.addresses()) {
+            if let Some(member) = members.get_mut(&peer) {
+                member.addresses = addresses;
+            }
+        }
+        members.insert(self.id(), self.member().clone());
         members
     }
 

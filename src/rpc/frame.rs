@@ -4,8 +4,8 @@
 //! u32 length of what follows │ u64 request id │ u8 kind │ payload (postcard)
 //! ```
 //! Integers are big-endian. Kind 0 is a request (an [`Envelope`]), 1 the answer (a [`Response`])
-//! with the request's id. Invariant: a length over [`FRAME_LEN_MAX`] is refused before anything is
-//! allocated for it.
+//! with the request's id. Invariant: a length over what its sender may send is refused before anything
+//! is allocated for it.
 
 use std::io;
 
@@ -17,6 +17,9 @@ use crate::types::{Envelope, Response};
 /// Most bytes after the length field: far above a snapshot's piece or a full batch of log entries,
 /// small enough that a few of them at once are no burden.
 pub const FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// As many of somebody who is no member: a greeting, and far more than that.
+pub const FRAME_LEN_STRANGER_MAX: usize = 64 * 1024;
 
 /// Bytes of id and kind.
 const FIXED_LEN: usize = 9;
@@ -50,9 +53,14 @@ pub enum FrameError {
     /// The stream broke, or ended inside a frame.
     #[error("the stream broke: {0}")]
     Io(#[from] io::Error),
-    /// A length that no frame has.
-    #[error("a frame of {0} bytes (9 to {FRAME_LEN_MAX} are allowed)")]
-    Length(usize),
+    /// A length that no frame of this sender has.
+    #[error("a frame of {len} bytes ({FIXED_LEN} to {most} are allowed)")]
+    Length {
+        /// The length.
+        len: usize,
+        /// What is allowed.
+        most: usize,
+    },
     /// A kind that does not exist.
     #[error("a frame of unknown kind {0}")]
     Kind(u8),
@@ -116,6 +124,17 @@ fn encode<T: Serialize>(id: u64, kind: u8, message: &T) -> Result<Vec<u8>, Encod
 /// # Errors
 /// When the stream broke or holds no frame.
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Frame>, FrameError> {
+    read_within(stream, || FRAME_LEN_MAX).await
+}
+
+/// [`read`], of a sender whose frames have at most so many bytes once the next one begins.
+///
+/// # Errors
+/// As of [`read`].
+pub async fn read_within<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    most: impl FnOnce() -> usize,
+) -> Result<Option<Frame>, FrameError> {
     let mut prefix = [0; 4];
     let first = stream.read(&mut prefix).await?;
     if first == 0 {
@@ -123,8 +142,9 @@ pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Frame>,
     }
     stream.read_exact(&mut prefix[first..]).await?;
     let len = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
-    if !(FIXED_LEN..=FRAME_LEN_MAX).contains(&len) {
-        return Err(FrameError::Length(len));
+    let most = most();
+    if !(FIXED_LEN..=most).contains(&len) {
+        return Err(FrameError::Length { len, most });
     }
     let mut fixed = [0; FIXED_LEN];
     stream.read_exact(&mut fixed).await?;
@@ -236,7 +256,8 @@ mod tests {
             prop_assume!(!(FIXED_LEN..=FRAME_LEN_MAX).contains(&len));
             let bytes = u32::try_from(len).unwrap().to_be_bytes();
             let end = read_all(&bytes).1.unwrap_err();
-            prop_assert!(matches!(end, FrameError::Length(found) if found == len));
+            let refused = matches!(end, FrameError::Length { len: found, .. } if found == len);
+            prop_assert!(refused, "a length that is refused");
         }
     }
 

@@ -69,6 +69,9 @@ pub trait Transport: Send + Sync + 'static {
     /// dialled any more.
     fn set_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>);
 
+    /// The peers of this one's cluster, and their names. Only they may send long messages.
+    fn set_members(&self, members: BTreeMap<PeerId, String>);
+
     /// Peers there is a connection to now.
     fn connected(&self) -> Vec<PeerId>;
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::trace::Trace;
 use crate::{
     rpc::{CallError, Inbound, Transport},
-    types::{Envelope, PeerId, Response, millis},
+    types::{Envelope, PeerId, Request, Response, millis},
 };
 
 /// Longest time a message is under way on a good link.
@@ -29,6 +29,8 @@ pub struct SimNetwork(Arc<Mutex<Links>>);
 #[derive(Debug)]
 struct Links {
     random: StdRng,
+    /// For greetings: they come besides, and change nothing of what happens to other messages.
+    greeting_random: StdRng,
     peers: BTreeMap<PeerId, (u64, mpsc::Sender<Inbound>)>,
     /// Numbers the lives of peers.
     lives: u64,
@@ -58,6 +60,7 @@ impl SimNetwork {
     pub fn new(seed: u64) -> Self {
         let links = Links {
             random: StdRng::seed_from_u64(seed),
+            greeting_random: StdRng::seed_from_u64(seed ^ 0x4e110),
             peers: BTreeMap::new(),
             lives: 0,
             cut: BTreeSet::new(),
@@ -145,11 +148,15 @@ impl Links {
         !cut && !self.cut_ways.contains(&(from, to))
     }
 
+    fn random(&mut self, greets: bool) -> &mut StdRng {
+        if greets { &mut self.greeting_random } else { &mut self.random }
+    }
+
     /// How long a message takes; none when it does not arrive.
-    fn carry(&mut self, from: PeerId, to: PeerId) -> Option<Duration> {
+    fn carry(&mut self, from: PeerId, to: PeerId, greets: bool) -> Option<Duration> {
         let longest = self.slow_ways.get(&(from, to)).copied().unwrap_or(DELAY_MAX_MS);
-        let delay = Duration::from_millis(self.random.random_range(0..=longest));
-        let lost = self.random.random_range(0..1000) < self.loss;
+        let delay = Duration::from_millis(self.random(greets).random_range(0..=longest));
+        let lost = self.random(greets).random_range(0..1000) < self.loss;
         (!lost && self.is_open(from, to)).then_some(delay)
     }
 
@@ -168,15 +175,18 @@ impl SimTransport {
         if !links.is_alive(self.own, self.life) {
             return answer;
         }
-        let (first, again) = (links.carry(self.own, to), links.carry(self.own, to));
-        let doubled = links.random.random_range(0..1000) < links.doubled;
+        let greets = matches!(&envelope.request, Request::Hello(hello) if !hello.join);
+        let mut carry = || links.carry(self.own, to, greets);
+        let (first, again) = (carry(), carry());
+        let doubled = links.random(greets).random_range(0..1000) < links.doubled;
         if let Some(trace) = &links.trace {
             let (own, doubled) = (self.own, doubled && again.is_some());
             let what = || format!("{own} to {to}: {first:?}, again {doubled}, {envelope:?}");
             trace.event(what, &envelope);
         }
         drop(links);
-        let arrival = Arrival { network: self.network.clone(), from: self.own, to, life, inbound };
+        let (network, from) = (self.network.clone(), self.own);
+        let arrival = Arrival { network, from, to, life, greets, inbound };
         if let Some(delay) = again.filter(|_| doubled) {
             tokio::spawn(arrival.clone().deliver(delay, envelope.clone(), None));
         }
@@ -194,6 +204,7 @@ struct Arrival {
     from: PeerId,
     to: PeerId,
     life: u64,
+    greets: bool,
     inbound: mpsc::Sender<Inbound>,
 }
 
@@ -221,7 +232,7 @@ impl Arrival {
             if !links.is_alive(self.to, self.life) {
                 return;
             }
-            let delay = links.carry(self.to, self.from);
+            let delay = links.carry(self.to, self.from, self.greets);
             if let Some(trace) = &links.trace {
                 let what = || format!("{} answers {}: {delay:?}, {response:?}", self.to, self.from);
                 trace.event(what, &response);
@@ -255,6 +266,8 @@ impl Transport for SimTransport {
     }
 
     fn set_addresses(&self, _addresses: BTreeMap<PeerId, Vec<String>>) {}
+
+    fn set_members(&self, _: BTreeMap<PeerId, String>) {}
 
     fn connected(&self) -> Vec<PeerId> {
         let links = self.network.lock();

@@ -124,7 +124,7 @@ impl Refusal {
 }
 
 /// A peer presents itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// What the membership is to say of it.
     pub member: Member,
@@ -132,8 +132,14 @@ pub struct Hello {
     pub version: String,
     /// Its daemon's ID, if that is known: two peers on one daemon are refused.
     pub daemon: Option<String>,
-    /// It has no data and asks to be taken in.
+    /// It asks to be taken in; else it only says who and where it is.
     pub join: bool,
+    /// The cluster that it belongs to, or the only one that it may join. No other one takes it in.
+    pub cluster: Option<ClusterId>,
+    /// How many members its cluster has, as far as it knows.
+    pub size: u64,
+    /// To members of its cluster: all of them, with the addresses they have now.
+    pub members: BTreeMap<PeerId, Member>,
 }
 
 /// The answer to [`Hello`].
@@ -147,7 +153,7 @@ pub struct HelloReply {
     pub cluster: Option<(ClusterId, u64)>,
     /// The leader it knows.
     pub leader: Option<PeerId>,
-    /// Members and their addresses, so that the sender can reach them.
+    /// Members and the addresses they have now, so that the sender can reach them.
     pub members: BTreeMap<PeerId, Member>,
     /// The sender is a member (after asking to join: the leader has taken it in).
     pub admitted: bool,
@@ -228,6 +234,18 @@ pub enum RaftMessage {
         /// The log it must have.
         last: Option<LogPosition>,
     },
+}
+
+impl RaftMessage {
+    /// The vote of whoever sends it.
+    #[must_use]
+    pub fn vote(&self) -> &Vote {
+        match self {
+            Self::Vote { vote, .. } | Self::PreVote { vote, .. } => vote,
+            Self::Append(append) => &append.vote,
+            Self::TransferLeader { from, .. } => from,
+        }
+    }
 }
 
 /// AppendEntries.
@@ -411,9 +429,9 @@ pub enum Lane {
 pub enum CallerPolicy {
     /// Whoever knows the cluster secret.
     Anybody,
-    /// Whoever is of the receiver's cluster and epoch: a follower that is behind may not know yet
-    /// that the leader is a member.
-    SameCluster,
+    /// Members of the receiver's cluster, at its epoch, also by the word of other members: a follower
+    /// that is behind may not know yet that the leader is a member.
+    Known,
     /// Members of the receiver's cluster, at its epoch.
     Members,
 }
@@ -442,7 +460,7 @@ impl Request {
     pub fn policy(&self) -> CallerPolicy {
         match self {
             Self::Hello(_) => CallerPolicy::Anybody,
-            Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::SameCluster,
+            Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::Known,
             Self::Statuses(_)
             | Self::Metrics(_)
             | Self::Writes(_)
@@ -464,8 +482,6 @@ mod tests {
     #[test]
     fn who_may_send_what_and_on_which_lane() {
         let run = Run { ticket: 1, begin: true };
-        let hello =
-            Hello { member: Member::default(), version: String::new(), daemon: None, join: true };
         let vote = Vote { term: 1, candidate: PeerId([1; 32]), committed: false };
         let cid = Cid::from(cid::Cid::default());
         let (stream, sequence, more, entries) = (1, 0, false, 0);
@@ -473,16 +489,16 @@ mod tests {
         let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data: Vec::new(), last: true };
         let append = Append { vote, previous: None, entries: Vec::new(), committed: None };
         let (last, from, to) = (None, vote, PeerId([1; 32]));
-        let (anybody, same, members) =
-            (CallerPolicy::Anybody, CallerPolicy::SameCluster, CallerPolicy::Members);
-        let raft = |message| (Request::Raft(message), same, Lane::Raft);
+        let (anybody, known, members) =
+            (CallerPolicy::Anybody, CallerPolicy::Known, CallerPolicy::Members);
+        let raft = |message| (Request::Raft(message), known, Lane::Raft);
         let table = [
-            (Request::Hello(hello), anybody, Lane::Control),
+            (Request::Hello(Hello::default()), anybody, Lane::Control),
             raft(RaftMessage::Vote { vote, last, transfer: false }),
             raft(RaftMessage::PreVote { vote, last }),
             raft(RaftMessage::Append(append)),
             raft(RaftMessage::TransferLeader { from, to, last }),
-            (Request::Snapshot(chunk), same, Lane::Bulk),
+            (Request::Snapshot(chunk), known, Lane::Bulk),
             (Request::Statuses(batch), members, Lane::Control),
             (Request::Metrics(Metrics::default()), members, Lane::Control),
             (Request::Writes(Vec::new()), members, Lane::Control),

@@ -3,6 +3,7 @@
 //! Invariant: plain data only. Nothing here does I/O, reads a clock or draws randomness, and nothing
 //! here imports another module of this crate.
 
+mod bounds;
 mod bytes;
 mod cid;
 mod cid_map;
@@ -15,6 +16,7 @@ mod status;
 mod time;
 
 pub use self::{
+    bounds::{ADDRESSES_MAX, TooMuch},
     cid::{Cid, CidError},
     cid_map::{CidMap, PackedCid},
     claims::Claims,

@@ -67,6 +67,8 @@ impl Transport for Alone {
 
     fn set_addresses(&self, _: BTreeMap<PeerId, Vec<String>>) {}
 
+    fn set_members(&self, _: BTreeMap<PeerId, String>) {}
+
     fn connected(&self) -> Vec<PeerId> {
         Vec::new()
     }

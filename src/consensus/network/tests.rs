@@ -41,6 +41,8 @@ impl Transport for Peer {
 
     fn set_addresses(&self, _: BTreeMap<PeerId, Vec<String>>) {}
 
+    fn set_members(&self, _: BTreeMap<PeerId, String>) {}
+
     fn connected(&self) -> Vec<PeerId> {
         Vec::new()
     }

@@ -147,7 +147,7 @@ async fn id_has_every_field_of_the_original() {
         "cluster_peers": [A.to_string(), B.to_string()],
         "cluster_peers_addresses": [
             format!("/ip4/10.0.0.1/tcp/9096/p2p/{A}"),
-            format!("/ip4/10.0.0.2/tcp/9096/p2p/{B}"),
+            format!("/ip4/10.0.0.3/tcp/9096/p2p/{B}"),
         ],
         "version": "0.1.0",
         "commit": "",

@@ -111,6 +111,12 @@ impl StandIn {
         self.members.iter().map(|(peer, member)| (*peer, view(member))).collect()
     }
 
+    /// Peer B has moved since it joined.
+    pub(in crate::rest) fn addresses(&self) -> BTreeMap<PeerId, Vec<String>> {
+        let others = self.members.keys().filter(|peer| **peer != self.id);
+        others.map(|peer| (*peer, vec!["/ip4/10.0.0.3/tcp/9096".to_owned()])).collect()
+    }
+
     pub(in crate::rest) fn peer_metrics(&self) -> BTreeMap<PeerId, Metrics> {
         BTreeMap::new()
     }

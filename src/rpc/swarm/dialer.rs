@@ -141,6 +141,14 @@ impl Dialer {
         }
     }
 
+    /// Whether a peer is to be dialled when there is no connection to it.
+    pub(super) fn knows(&self, peer: PeerId) -> bool {
+        let is_it = |(target, entry): (&Target, &Entry)| {
+            *target == Target::Peer(peer) || entry.state == State::Connected(peer)
+        };
+        self.entries.iter().any(is_it)
+    }
+
     /// The last connection to `peer` is gone.
     pub(super) fn lost(&mut self, peer: PeerId, now: Instant) {
         for entry in self.entries.values_mut() {
@@ -203,6 +211,7 @@ mod tests {
         dialer.connected(PEER, Some(&Target::Seed(address(3))));
         dialer.failed(&Target::Peer(PEER), now);
         assert_eq!(dialer.next_due(), None);
+        assert!(dialer.knows(PEER) && !dialer.knows(PeerId([2; 32])));
         dialer.lost(PEER, now);
         assert_eq!(dialer.take_due(now + WAIT_MIN).len(), 2);
         dialer.set_peer(PEER, Vec::new(), false, now);

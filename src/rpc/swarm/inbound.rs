@@ -1,15 +1,10 @@
 //! Streams that peers opened: their requests come in, our answers go out on the same stream.
 //!
 //! Invariants: the reader never waits for the writer or for whoever answers, it refuses instead
-//! (`Busy`); requests are handed on in the order they arrived; a stream that does not read its
-//! answers, or holds what is no frame, is closed, and no other.
+//! (`Busy`); what a peer that is no member sends is short; requests are handed on in the order they arrived; a stream that does not read its
+//! answers, or holds what is no frame, is closed, and no other; each ends with its connection.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{
     AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, StreamExt as _,
@@ -17,62 +12,29 @@ use futures::{
     stream::FuturesUnordered,
 };
 use libp2p::Stream;
-use libp2p_stream::IncomingStreams;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{IN_FLIGHT_MAX, STREAM_BUFFER_LEN, WRITE_TIMEOUT, peer_of, shared::Shared};
+use super::{
+    IN_FLIGHT_MAX, STREAM_BUFFER_LEN, WRITE_TIMEOUT, peer_of,
+    shared::Shared,
+    streams::{Accept, Incoming},
+};
 use crate::{
     rpc::{
         Inbound,
         frame::{self, Frame, Kind},
     },
-    types::{Envelope, Lane, PeerId, Refusal, Response},
+    types::{Envelope, PeerId, Refusal, Response},
 };
 
-/// Streams one peer may have open to us: three lanes, and their successors while old ones end.
-const STREAMS_PER_PEER_MAX: usize = 16;
 /// A request's place is taken back after so long: longer than any caller waits.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Answers that may wait for the writer: those in flight, and as many refusals.
 const ANSWERS_MAX: usize = 2 * IN_FLIGHT_MAX;
-
-/// Open streams by peer.
-#[derive(Debug, Default)]
-pub(super) struct StreamCounts(Mutex<BTreeMap<PeerId, usize>>);
-
-/// Counts one stream as long as it lives.
-struct Counted {
-    shared: Arc<Shared>,
-    peer: PeerId,
-}
-
-impl Counted {
-    fn new(shared: &Arc<Shared>, peer: PeerId) -> Option<Self> {
-        let mut counts = shared.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(peer).or_insert(0);
-        if *count >= STREAMS_PER_PEER_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Self { shared: Arc::clone(shared), peer })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.shared.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
-    }
-}
 
 /// An answer, now or later.
 enum Answer {
@@ -80,45 +42,29 @@ enum Answer {
     Later(u64, oneshot::Receiver<Response>, OwnedSemaphorePermit),
 }
 
-/// Takes the streams of one lane. libp2p-stream drops a stream that is not taken at once, so that
-/// nothing else is done here.
-pub(super) async fn accept(
-    shared: Arc<Shared>,
-    lane: Lane,
-    mut incoming: IncomingStreams,
-    requests: mpsc::Sender<Inbound>,
-) {
-    loop {
-        let (peer, stream) = tokio::select! {
-            biased;
-            () = shared.token.cancelled() => return,
-            next = incoming.next() => match next {
-                Some(next) => next,
-                None => return,
-            },
-        };
-        let Some(from) = peer_of(&peer) else { continue };
-        let Some(counted) = Counted::new(&shared, from) else {
-            tracing::warn!(peer = %from, "a peer has too many streams open, one was closed");
-            continue;
-        };
-        let requests = requests.clone();
+/// Serves each stream that a peer opens in a task of its own.
+pub(super) fn acceptor(shared: Arc<Shared>, requests: mpsc::Sender<Inbound>) -> Accept {
+    Arc::new(move |incoming| {
+        let Incoming { peer, lane, stream, closed, place } = incoming;
+        let Some(from) = peer_of(&peer) else { return };
+        let (own, requests) = (Arc::clone(&shared), requests.clone());
         shared.tasks.spawn(async move {
-            let shared = &counted.shared;
-            let reason = serve(shared, from, stream, requests).await;
+            let reason = serve(&own, from, stream, &closed, requests).await;
             tracing::debug!(peer = %from, ?lane, reason, "a stream from a peer ended");
+            drop(place);
         });
-    }
+    })
 }
 
-/// Serves one stream until it ends; says why it ended.
+/// Serves one stream until it ends, or its connection is gone; says why it ended.
 async fn serve(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     from: PeerId,
     stream: Stream,
+    closed: &CancellationToken,
     requests: mpsc::Sender<Inbound>,
 ) -> String {
-    let token = shared.token.child_token();
+    let token = closed.child_token();
     let (reader, writer) = stream.split();
     let (answers, queue) = mpsc::channel(ANSWERS_MAX);
     let writer = {
@@ -134,8 +80,8 @@ async fn serve(
     let reason = loop {
         let frame = tokio::select! {
             biased;
-            () = token.cancelled() => break "the writer stopped".to_owned(),
-            frame = frame::read(&mut reader) => frame,
+            () = token.cancelled() => break "it was given up".to_owned(),
+            frame = frame::read_within(&mut reader, || shared.frame_len_max(&from)) => frame,
         };
         let answer = match frame {
             Ok(Some(frame)) if frame.kind == Kind::Request => {

@@ -31,7 +31,7 @@ pub(super) enum Link {
     Down(String),
 }
 
-/// The links to all peers that were ever heard of.
+/// The links to all peers that are connected or dialled.
 #[derive(Debug, Default)]
 pub(super) struct Links(BTreeMap<PeerId, Link>);
 
@@ -86,12 +86,12 @@ impl Links {
         }
     }
 
-    /// Why there is no connection to the peer; nothing when there is one.
-    pub(super) fn down(&self, peer: PeerId) -> Option<String> {
+    /// The connection to the peer, or why there is none.
+    pub(super) fn in_use(&self, peer: PeerId) -> Result<ConnectionId, String> {
         match self.0.get(&peer) {
-            Some(Link::Up(_)) => None,
-            Some(Link::Down(reason)) => Some(reason.clone()),
-            None => Some("it was not reached yet".to_owned()),
+            Some(Link::Up(link)) => Ok(link.id),
+            Some(Link::Down(reason)) => Err(reason.clone()),
+            None => Err("it was not reached yet".to_owned()),
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
             let close = links.opened(own, peer, make(second));
             assert_eq!(close, Some(ConnectionId::new_unchecked(2)));
             assert!(!links.closed(peer, ConnectionId::new_unchecked(2), String::new()));
-            assert_eq!(links.down(peer), None);
+            assert_eq!(links.in_use(peer), Ok(ConnectionId::new_unchecked(1)));
         }
     }
 
@@ -136,7 +136,7 @@ mod tests {
         let close = links.opened(A, B, connection(2, false, now + RACE));
         assert_eq!(close, Some(ConnectionId::new_unchecked(1)));
         assert!(links.closed(B, ConnectionId::new_unchecked(2), "gone".to_owned()));
-        assert_eq!(links.down(B).as_deref(), Some("gone"));
+        assert_eq!(links.in_use(B), Err("gone".to_owned()));
         assert!(links.up().is_empty());
         assert!(links.unreachable(B, "refused".to_owned()));
         assert!(!links.unreachable(B, "refused".to_owned()));

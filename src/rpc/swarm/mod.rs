@@ -2,17 +2,20 @@
 //! (noise) and many streams on one connection (yamux).
 //!
 //! Per peer and lane there is one long-lived stream which we opened, for our requests and their
-//! answers, and one which the peer opened, for its own. Whoever knows the cluster secret can
+//! answers, and one which the peer opened, for its own; both end with their connection. Whoever knows the cluster secret can
 //! connect; what it may ask is decided by whoever serves [`Inbound`]. Every known peer is dialled
 //! until there is a connection, so that one exists before it is needed; a call to a peer without a
 //! connection fails at once.
 
+mod closing;
 mod dialer;
 mod inbound;
 mod links;
 mod network;
 mod outbound;
 mod shared;
+mod streams;
+mod suspicion;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +29,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
-use libp2p::{Multiaddr, StreamProtocol, multiaddr::Protocol, swarm::SwarmEvent};
+use libp2p::{Multiaddr, multiaddr::Protocol, swarm::SwarmEvent};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -38,6 +41,7 @@ use self::{
     network::Network,
     outbound::{LaneState, NoAnswer},
     shared::{Queued, Shared},
+    streams::{Behaviour, Streams},
 };
 use super::{CallError, Inbound, Transport, frame, metrics::RpcMetrics};
 use crate::{
@@ -121,16 +125,12 @@ impl SwarmTransport {
         token: CancellationToken,
     ) -> Result<Started, StartError> {
         let SwarmOptions { identity, secret, listen, jitter_seed, metrics } = options;
-        let mut swarm = network::swarm(identity.keypair(), &secret)
+        let streams = Arc::new(Streams::new(token.clone()));
+        let shared = Arc::new(Shared::new(identity.id(), Arc::clone(&streams), metrics, token));
+        let accept = inbound::acceptor(Arc::clone(&shared), inbound);
+        let streams = Behaviour::new(streams, accept);
+        let mut swarm = network::swarm(identity.keypair(), &secret, streams)
             .map_err(|error| StartError::Handshake(error.to_string()))?;
-        let control = swarm.behaviour().streams.new_control();
-        let shared = Arc::new(Shared::new(identity.id(), control.clone(), metrics, token));
-        for lane in LANES {
-            #[expect(clippy::expect_used, reason = "each protocol of this behaviour is taken once")]
-            let incoming = control.clone().accept(protocol(lane)).expect("not taken yet");
-            let accept = inbound::accept(Arc::clone(&shared), lane, incoming, inbound.clone());
-            shared.tasks.spawn(accept);
-        }
         let (listening, early) = match listen_on(&mut swarm, &listen).await {
             Ok(listening) => listening,
             Err(error) => {
@@ -195,6 +195,10 @@ impl Transport for SwarmTransport {
         self.shared.wanted.change(|news| news.peers.extend(parsed));
     }
 
+    fn set_members(&self, members: BTreeMap<PeerId, String>) {
+        self.shared.set_members(members);
+    }
+
     fn connected(&self) -> Vec<PeerId> {
         self.shared.links().up()
     }
@@ -237,13 +241,13 @@ async fn answer(
 }
 
 /// The protocol of a lane's streams.
-fn protocol(lane: Lane) -> StreamProtocol {
+fn lane_name(lane: Lane) -> &'static str {
     // Under `rpc::PROTOCOL`.
-    StreamProtocol::new(match lane {
+    match lane {
         Lane::Raft => "/pinkeeper/0.1/rpc/raft",
         Lane::Control => "/pinkeeper/0.1/rpc/control",
         Lane::Bulk => "/pinkeeper/0.1/rpc/bulk",
-    })
+    }
 }
 
 fn peer_of(id: &libp2p::PeerId) -> Option<PeerId> {

@@ -18,10 +18,13 @@ use libp2p::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    closing::ClosesInTime,
     dialer::{Dialer, Target},
     links::Connection,
     peer_id_of, peer_of,
     shared::Shared,
+    streams,
+    suspicion::{Suspicion, Suspicions},
 };
 use crate::identity::ClusterSecret;
 
@@ -44,15 +47,13 @@ const PENDING_INCOMING_MAX: u32 = 64;
 const ESTABLISHED_MAX: u32 = 512;
 /// Connections of one peer: those that cross, and old ones being closed.
 const ESTABLISHED_PER_PEER_MAX: u32 = 8;
-/// Failed incoming connections are logged at most this often: anything may knock on an open port.
-const INCOMING_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Said of a peer that was reached and then not understood.
+/// Said of a peer that was reached and then not understood, again and again.
 const SECRET_HINT: &str = "; it could have another cluster secret";
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
-    pub(super) streams: libp2p_stream::Behaviour,
+    streams: streams::Behaviour,
     ping: ping::Behaviour,
 }
 
@@ -60,6 +61,7 @@ pub(super) struct Behaviour {
 pub(super) fn swarm(
     keypair: &Keypair,
     secret: &ClusterSecret,
+    streams: streams::Behaviour,
 ) -> Result<Swarm<Behaviour>, noise::Error> {
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
@@ -68,7 +70,7 @@ pub(super) fn swarm(
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        streams: libp2p_stream::Behaviour::new(),
+        streams,
         ping: ping::Behaviour::new(ping),
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
@@ -87,6 +89,7 @@ fn transport(
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux::Config::default())
         .timeout(HANDSHAKE_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(ClosesInTime::new(muxer))))
         .boxed())
 }
 
@@ -98,7 +101,9 @@ pub(super) struct Network {
     dialling: BTreeMap<ConnectionId, Target>,
     /// When each connection last echoed.
     echoes: BTreeMap<ConnectionId, (libp2p::PeerId, Instant)>,
-    incoming_logged: Option<Instant>,
+    /// Who was reached and not understood, and who has come and was not.
+    not_understood: Suspicions<Target>,
+    strange: Suspicions<Multiaddr>,
     /// Seeds said to be out of reach, and whether the secret was suspected.
     seeds_told: BTreeMap<Multiaddr, bool>,
 }
@@ -111,7 +116,8 @@ impl Network {
             dialer: Dialer::new(jitter_seed),
             dialling: BTreeMap::new(),
             echoes: BTreeMap::new(),
-            incoming_logged: None,
+            not_understood: Suspicions::default(),
+            strange: Suspicions::default(),
             seeds_told: BTreeMap::new(),
         }
     }
@@ -153,7 +159,7 @@ impl Network {
             if addresses.is_empty() {
                 links.forget(peer);
             }
-            let connected = links.down(peer).is_none();
+            let connected = links.in_use(peer).is_ok();
             self.dialer.set_peer(peer, addresses, connected, now);
         }
         if let Some(seeds) = news.seeds {
@@ -187,15 +193,22 @@ impl Network {
     fn dial_failed(&mut self, id: ConnectionId, error: &DialError) {
         let Some(target) = self.dialling.remove(&id) else { return };
         self.dialer.failed(&target, Instant::now());
-        let reason = dial_reason(error);
+        let hinted = match is_not_understood(error) {
+            true => self.not_understood.failed(target.clone(), Instant::now()) != Suspicion::Early,
+            false => {
+                self.not_understood.cleared(&target);
+                false
+            }
+        };
+        let reason = format!("{}{}", dial_reason(error), if hinted { SECRET_HINT } else { "" });
         match target {
             Target::Peer(peer) => {
                 if self.shared.links().unreachable(peer, reason.clone()) {
-                    tracing::warn!(%peer, reason, "cannot reach a peer");
+                    let name = self.shared.name(&peer);
+                    tracing::warn!(%peer, name, reason, "cannot reach a peer");
                 }
             }
             Target::Seed(address) => {
-                let hinted = reason.contains(SECRET_HINT);
                 if self.seeds_told.insert(address.clone(), hinted) == Some(hinted) {
                     tracing::debug!(%address, reason, "cannot reach a seed");
                 } else {
@@ -208,6 +221,7 @@ impl Network {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.strange.cleared(&without_port(endpoint.get_remote_address()));
                 self.opened(peer_id, connection_id, endpoint.is_dialer());
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
@@ -258,13 +272,17 @@ impl Network {
         if let Some(Target::Seed(address)) = &target {
             self.seeds_told.remove(address);
         }
+        target.iter().for_each(|target| self.not_understood.cleared(target));
         self.dialer.connected(peer, target.as_ref());
         match loser {
             Some(loser) => {
                 tracing::debug!(%peer, "of two connections to a peer one is closed");
                 self.swarm.close_connection(loser);
             }
-            None => tracing::info!(%peer, outbound, "connected to a peer"),
+            None => {
+                let name = self.shared.name(&peer);
+                tracing::info!(%peer, name, outbound, "connected to a peer");
+            }
         }
     }
 
@@ -280,7 +298,7 @@ impl Network {
         let silent: Vec<_> = silent.map(|(id, (peer, _))| (*id, *peer)).collect();
         for (id, peer) in silent {
             self.swarm.close_connection(id);
-            // Closing a half-open connection can take long; it is of no use from now on.
+            // Closing a half-open connection takes a while; it is of no use from now on.
             self.closed(peer, id, format!("no echo for {SILENCE_MAX:?}"));
         }
     }
@@ -293,38 +311,51 @@ impl Network {
         self.shared.metrics.connected(links.up().len());
         drop(links);
         if lost {
-            tracing::info!(%peer, reason, "lost a peer");
+            tracing::info!(%peer, name = self.shared.name(&peer), reason, "lost a peer");
+            if !self.dialer.knows(peer) {
+                self.shared.links().forget(peer);
+            }
             self.dialer.lost(peer, Instant::now());
         }
     }
 
+    /// Anything may knock on an open port, and a peer that restarts breaks a handshake off.
     fn incoming_failed(&mut self, from: &Multiaddr, error: &swarm::ListenError) {
-        let now = Instant::now();
-        if self.incoming_logged.is_some_and(|at| now - at < INCOMING_LOG_INTERVAL) {
-            return;
-        }
-        self.incoming_logged = Some(now);
         let reason = chain(error);
-        tracing::warn!(
-            %from, reason,
-            "an incoming connection failed; if it is a peer, it could have another cluster secret"
-        );
+        match self.strange.failed(without_port(from), Instant::now()) {
+            Suspicion::Told | Suspicion::Early => {
+                tracing::debug!(%from, reason, "an incoming connection failed");
+            }
+            Suspicion::Now => tracing::warn!(
+                %from, reason,
+                "incoming connections fail again and again; if it is a peer, it could have another cluster secret"
+            ),
+        }
     }
 }
 
-/// Why a dial failed, for people. A peer that was reached and then not understood may have another
-/// cluster secret: the handshake cannot tell that from damage.
+/// The host that a connection comes from, whose ports change.
+fn without_port(address: &Multiaddr) -> Multiaddr {
+    address.iter().take(1).collect()
+}
+
+/// Whether a peer was reached and not understood. It may have another cluster secret: the handshake
+/// cannot tell that from damage.
+fn is_not_understood(error: &DialError) -> bool {
+    let DialError::Transport(failures) = error else { return false };
+    failures.iter().any(|(_, error)| {
+        let reason = chain(error);
+        // Errors of the system are told by the text alone: libp2p's wrappers hide them.
+        !reason.contains("(os error ") || reason.contains("Handshake")
+    })
+}
+
+/// Why a dial failed, for people.
 fn dial_reason(error: &DialError) -> String {
     match error {
         DialError::Transport(failures) => {
             let failures = failures.iter().map(|(address, error)| {
-                let reason = chain(error);
-                // Errors of the system are told by the text alone: libp2p's wrappers hide them.
-                let hint = match reason.contains("(os error ") && !reason.contains("Handshake") {
-                    true => "",
-                    false => SECRET_HINT,
-                };
-                format!("{address}: {}{hint}", reason.trim_start_matches(": "))
+                format!("{address}: {}", chain(error).trim_start_matches(": "))
             });
             failures.collect::<Vec<_>>().join(", ")
         }

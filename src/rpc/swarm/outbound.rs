@@ -1,8 +1,8 @@
 //! One lane to one peer: calls go out on a stream that we opened, their answers come back on it.
 //!
 //! Invariants: calls are written in the order of the queue; at most [`IN_FLIGHT_MAX`] wait for an
-//! answer; the reader never waits for the writer; when the stream breaks, every call that was
-//! written is told so, and the next call opens another stream.
+//! answer; the reader never waits for the writer; when the stream breaks, or its connection is
+//! gone, every call that was written is told so, and the next call opens another stream.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,13 @@ use futures::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
     io::{BufReader, BufWriter},
 };
-use libp2p::Stream;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{IN_FLIGHT_MAX, STREAM_BUFFER_LEN, WRITE_TIMEOUT, shared::Shared};
+use super::{IN_FLIGHT_MAX, STREAM_BUFFER_LEN, WRITE_TIMEOUT, shared::Shared, streams::Opened};
 use crate::{
     rpc::frame::{self, Kind},
     types::{Lane, PeerId, Refusal, Response},
@@ -175,21 +174,19 @@ impl Worker {
                 opened = self.open() => opened,
             };
             match opened {
-                Ok(stream) => self.use_stream(stream, call).await,
+                Ok(opened) => self.use_stream(opened, call).await,
                 Err(reason) => self.fail(call, &reason),
             }
         }
     }
 
-    async fn open(&self) -> Result<Stream, String> {
+    async fn open(&self) -> Result<Opened, String> {
         let mut reason = String::new();
         for _ in 0..OPEN_ATTEMPTS {
-            if let Some(reason) = self.shared.links().down(self.peer) {
-                return Err(reason);
-            }
-            match timeout(OPEN_TIMEOUT, self.shared.open_stream(self.peer, self.lane)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => reason = error.to_string(),
+            let connection = self.shared.links().in_use(self.peer)?;
+            match timeout(OPEN_TIMEOUT, self.shared.streams.open(connection, self.lane)).await {
+                Ok(Ok(opened)) => return Ok(opened),
+                Ok(Err(why)) => reason = why,
                 Err(_) => return Err(format!("no stream was opened within {OPEN_TIMEOUT:?}")),
             }
         }
@@ -205,9 +202,9 @@ impl Worker {
         }
     }
 
-    /// Uses a stream until it breaks.
-    async fn use_stream(&mut self, stream: Stream, first: Call) {
-        let token = self.state.new_stream(&self.shared.token);
+    /// Uses a stream until it breaks or its connection is gone.
+    async fn use_stream(&mut self, Opened { stream, closed }: Opened, first: Call) {
+        let token = self.state.new_stream(&closed);
         let (reader, writer) = stream.split();
         let reader = {
             let (state, token) = (Arc::clone(&self.state), token.clone());
@@ -223,7 +220,10 @@ impl Worker {
         // Closing tells the other side; whether it hears it is of no matter.
         let _ = timeout(Duration::from_secs(1), writer.close()).await;
         let read = reader.await.unwrap_or_else(|error| error.to_string());
-        let reason = written.err().unwrap_or(read);
+        let reason = match closed.is_cancelled() {
+            true => "the connection broke".to_owned(),
+            false => written.err().unwrap_or(read),
+        };
         tracing::debug!(peer = %self.peer, lane = ?self.lane, reason, "a stream to a peer ended");
         for (_, waiting) in self.state.take_all() {
             let _ = waiting.answer.send(Err(NoAnswer::sent(&reason)));

@@ -5,19 +5,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use libp2p::{Multiaddr, Stream, StreamProtocol};
-use libp2p_stream::OpenStreamError;
+use libp2p::Multiaddr;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    inbound::StreamCounts,
     links::Links,
     outbound::{Answer, Call, LaneState, QUEUE_BYTES_MAX, QUEUE_MAX, Worker},
-    peer_id_of, protocol,
+    streams::Streams,
 };
 use crate::{
-    rpc::RpcMetrics,
+    rpc::{RpcMetrics, frame},
     types::{Lane, PeerId},
 };
 
@@ -27,14 +25,15 @@ pub(super) struct Shared {
     pub(super) token: CancellationToken,
     /// Every task of the transport.
     pub(super) tasks: TaskTracker,
-    pub(super) streams: StreamCounts,
+    pub(super) streams: Arc<Streams>,
     /// Numbers all calls, so that an answer can never meet another lane's call.
     pub(super) next_id: AtomicU64,
     pub(super) wanted: Wanted,
     pub(super) metrics: RpcMetrics,
     links: Mutex<Links>,
+    /// The members of the cluster, and their names.
+    members: Mutex<BTreeMap<PeerId, String>>,
     lanes: Mutex<BTreeMap<(PeerId, Lane), LaneHandle>>,
-    control: libp2p_stream::Control,
 }
 
 /// What callers want dialled, until the network task has taken it over.
@@ -80,7 +79,7 @@ pub(super) struct QueueFull;
 impl Shared {
     pub(super) fn new(
         own: PeerId,
-        control: libp2p_stream::Control,
+        streams: Arc<Streams>,
         metrics: RpcMetrics,
         token: CancellationToken,
     ) -> Self {
@@ -88,18 +87,37 @@ impl Shared {
             own,
             token,
             tasks: TaskTracker::new(),
-            streams: StreamCounts::default(),
+            streams,
             next_id: AtomicU64::new(0),
             wanted: Wanted::default(),
             metrics,
             links: Mutex::default(),
+            members: Mutex::default(),
             lanes: Mutex::default(),
-            control,
         }
     }
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_members(&self, members: BTreeMap<PeerId, String>) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    /// A member's name, for people; empty while it is not known.
+    pub(super) fn name(&self, peer: &PeerId) -> String {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.get(peer).cloned().unwrap_or_default()
+    }
+
+    /// Bytes that a frame of this peer may have.
+    pub(super) fn frame_len_max(&self, from: &PeerId) -> usize {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        match members.contains_key(from) {
+            true => frame::FRAME_LEN_MAX,
+            false => frame::FRAME_LEN_STRANGER_MAX,
+        }
     }
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<(PeerId, Lane), LaneHandle>> {
@@ -151,15 +169,6 @@ impl Shared {
             lanes.remove(&(peer, lane));
         }
         idle
-    }
-
-    pub(super) async fn open_stream(
-        &self,
-        peer: PeerId,
-        lane: Lane,
-    ) -> Result<Stream, OpenStreamError> {
-        let protocol: StreamProtocol = protocol(lane);
-        self.control.clone().open_stream(peer_id_of(peer), protocol).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
+use libp2p::swarm::ConnectionId;
 use tokio::time::timeout;
 
 use super::*;
@@ -66,6 +67,12 @@ impl Peer {
     fn knows(&self, others: &[&Peer]) {
         let addresses = others.iter().map(|peer| (peer.id, vec![peer.address()]));
         self.transport.set_addresses(addresses.collect());
+        self.trusts(others);
+    }
+
+    fn trusts(&self, others: &[&Peer]) {
+        let names = others.iter().map(|peer| (peer.id, String::new()));
+        self.transport.set_members(names.collect());
     }
 
     async fn connects_to(&self, peer: PeerId) {
@@ -259,6 +266,7 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
     let since = Instant::now();
     eventually(|| a.transport.connected().is_empty()).await;
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    eventually(|| b.transport.shared.tasks.is_empty()).await;
     a.knows(&[&b]);
     call_until_answered(&a, b.id).await;
     call_until_answered(&b, a.id).await;
@@ -352,34 +360,47 @@ async fn an_address_in_use_is_named() {
 }
 
 /// A peer that knows the secret and speaks no frames: raw streams of its own.
-async fn stranger(to: &Peer) -> (libp2p_stream::Control, JoinHandle<()>) {
+struct Stranger {
+    streams: Arc<Streams>,
+    on: ConnectionId,
+    task: JoinHandle<()>,
+}
+
+impl Stranger {
+    async fn open(&self, lane: Lane) -> libp2p::Stream {
+        self.streams.open(self.on, lane).await.unwrap().stream
+    }
+}
+
+async fn stranger(to: &Peer) -> Stranger {
     let identity = Identity::from_key([66; 32]);
     let secret = ClusterSecret::from_bytes([9; 32]);
-    let mut swarm = network::swarm(identity.keypair(), &secret).unwrap();
-    let control = swarm.behaviour().streams.new_control();
+    let streams = Arc::new(Streams::new(CancellationToken::new()));
+    let behaviour = Behaviour::new(Arc::clone(&streams), Arc::new(drop));
+    let mut swarm = network::swarm(identity.keypair(), &secret, behaviour).unwrap();
     swarm.dial(to.address().parse::<Multiaddr>().unwrap()).unwrap();
     let connected = async {
         loop {
-            if let SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
-                break;
+            let event = swarm.select_next_some().await;
+            if let SwarmEvent::ConnectionEstablished { connection_id, .. } = event {
+                break connection_id;
             }
         }
     };
-    timeout(PATIENCE, connected).await.expect("it does not connect");
+    let on = timeout(PATIENCE, connected).await.expect("it does not connect");
     let task = tokio::spawn(async move {
         loop {
             swarm.select_next_some().await;
         }
     });
-    (control, task)
+    Stranger { streams, on, task }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_frame_closes_its_stream_and_no_other() {
     let a = Peer::start(1, 9).await;
-    let (mut control, task) = stranger(&a).await;
-    let to = peer_id_of(a.id);
-    let mut good = control.open_stream(to, protocol(Lane::Control)).await.unwrap();
+    let stranger = stranger(&a).await;
+    let mut good = stranger.open(Lane::Control).await;
     let mut ask = async |number: u64| {
         let bytes = frame::encode_request(number, &numbered(number)).unwrap();
         good.write_all(&bytes).await.unwrap();
@@ -390,11 +411,13 @@ async fn what_is_no_frame_closes_its_stream_and_no_other() {
     };
     assert_eq!(ask(1).await, Response::Position(Some(1)));
 
-    let oversized = u32::try_from(frame::FRAME_LEN_MAX + 1).unwrap().to_be_bytes().to_vec();
+    // A member may send as much, a stranger may not.
+    let oversized =
+        u32::try_from(frame::FRAME_LEN_STRANGER_MAX + 1).unwrap().to_be_bytes().to_vec();
     let answer = frame::encode_answer(1, &Response::Done).unwrap();
     let unknown_kind = vec![0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 77];
     for bytes in [oversized, answer, unknown_kind] {
-        let mut bad = control.open_stream(to, protocol(Lane::Control)).await.unwrap();
+        let mut bad = stranger.open(Lane::Control).await;
         bad.write_all(&bytes).await.unwrap();
         bad.flush().await.unwrap();
         let mut rest = Vec::new();
@@ -402,15 +425,15 @@ async fn what_is_no_frame_closes_its_stream_and_no_other() {
         assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
         assert_eq!(ask(2).await, Response::Position(Some(2)));
     }
-    task.abort();
+    stranger.task.abort();
     a.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_of_a_newer_version_is_refused_and_the_stream_lives_on() {
     let a = Peer::start(1, 9).await;
-    let (mut control, task) = stranger(&a).await;
-    let mut stream = control.open_stream(peer_id_of(a.id), protocol(Lane::Control)).await.unwrap();
+    let stranger = stranger(&a).await;
+    let mut stream = stranger.open(Lane::Control).await;
     // No cluster, then request variant 200.
     let newer = [&[0, 0, 0, 11][..], &7_u64.to_be_bytes(), &[0, 0, 200]].concat();
     stream.write_all(&newer).await.unwrap();
@@ -423,7 +446,7 @@ async fn a_request_of_a_newer_version_is_refused_and_the_stream_lives_on() {
     }
     assert!(matches!(answers[&7], Response::Refused(Refusal::Invalid(_))), "{answers:?}");
     assert_eq!(answers[&8], Response::Position(Some(8)));
-    task.abort();
+    stranger.task.abort();
     a.stop().await;
 }
 
@@ -437,9 +460,8 @@ async fn a_peer_that_floods_gets_busy_and_one_that_does_not_read_is_cut_off() {
         }
     };
     let a = Peer::start_with(1, 9, 4096, serve).await;
-    let (mut control, task) = stranger(&a).await;
-    let to = peer_id_of(a.id);
-    let mut stream = control.open_stream(to, protocol(Lane::Control)).await.unwrap();
+    let stranger = stranger(&a).await;
+    let mut stream = stranger.open(Lane::Control).await;
     let mut bytes = Vec::new();
     for id in 0..IN_FLIGHT_MAX as u64 + 1 {
         bytes.extend(frame::encode_request(id, &numbered(id)).unwrap());
@@ -460,7 +482,7 @@ async fn a_peer_that_floods_gets_busy_and_one_that_does_not_read_is_cut_off() {
         }
     };
     timeout(PATIENCE, flood).await.expect("a peer that does not read is served for ever");
-    task.abort();
+    stranger.task.abort();
     a.stop().await;
 }
 
@@ -501,5 +523,25 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
     }
     call_until_answered(&a, b.id).await;
     a.stop().await;
+    b.stop().await;
+}
+
+/// Two processes with one identity, as of a copied data folder: each takes the other's place, and
+/// `to` closes a connection each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_end_with_their_connections_however_many_were_replaced() {
+    let b = Peer::start(2, 9).await;
+    let (original, copy) = (Peer::start(1, 9).await, Peer::start(1, 9).await);
+    original.knows(&[&b]);
+    copy.knows(&[&b]);
+    for n in 0..40 {
+        let from = if n % 2 == 0 { &original } else { &copy };
+        let answer = answer_of(from, b.id, &numbered(n)).await;
+        assert_eq!(answer, Response::Position(Some(n)), "after {n} connections");
+    }
+    copy.stop().await;
+    call_until_answered(&original, b.id).await;
+    original.stop().await;
+    eventually(|| b.transport.shared.tasks.is_empty()).await;
     b.stop().await;
 }

@@ -1,0 +1,232 @@
+//! How much a peer may say of itself: it is told to all others, kept by the leader and written into
+//! every membership.
+
+use std::collections::BTreeMap;
+
+use super::{DaemonInfo, Hello, HelloReply, Member, Metrics, PeerId};
+
+/// Bytes of a name or of a tag's key or value: the longest that the configuration takes.
+const WORD_LEN_MAX: usize = 4 * 253;
+/// Bytes of an address: the longest name of a host, and what stands around it.
+const ADDRESS_LEN_MAX: usize = 512;
+/// Addresses of a peer or of a daemon: more than a machine has.
+pub const ADDRESSES_MAX: usize = 64;
+/// Tags of a peer.
+const TAGS_MAX: usize = 64;
+/// Bytes of a version, or of a daemon's ID.
+const ID_LEN_MAX: usize = 128;
+/// Bytes of what a daemon calls itself.
+const AGENT_LEN_MAX: usize = 512;
+/// Members of one cluster.
+const MEMBERS_MAX: usize = 512;
+/// Milliseconds that metrics may be good for: a day.
+const TTL_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// A peer says more of itself than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} of {found}, at most {most} are allowed")]
+pub struct TooMuch {
+    /// What there is too much of.
+    pub what: &'static str,
+    /// How much.
+    pub found: usize,
+    /// What is allowed.
+    pub most: usize,
+}
+
+fn check(what: &'static str, found: usize, most: usize) -> Result<(), TooMuch> {
+    if found > most { Err(TooMuch { what, found, most }) } else { Ok(()) }
+}
+
+fn check_addresses(addresses: &[String]) -> Result<(), TooMuch> {
+    check("a number of addresses", addresses.len(), ADDRESSES_MAX)?;
+    let mut addresses = addresses.iter();
+    addresses.try_for_each(|text| check("an address with bytes", text.len(), ADDRESS_LEN_MAX))
+}
+
+fn check_members(members: &BTreeMap<PeerId, Member>) -> Result<(), TooMuch> {
+    check("a number of members", members.len(), MEMBERS_MAX)?;
+    members.values().try_for_each(Member::check)
+}
+
+impl Member {
+    /// Whether it is as short as what is told to everybody must be.
+    ///
+    /// # Errors
+    /// What is too long.
+    pub fn check(&self) -> Result<(), TooMuch> {
+        check("a name with bytes", self.name.len(), WORD_LEN_MAX)?;
+        check_addresses(&self.addresses)
+    }
+}
+
+impl Hello {
+    /// As [`Member::check`].
+    ///
+    /// # Errors
+    /// What is too long.
+    pub fn check(&self) -> Result<(), TooMuch> {
+        self.member.check()?;
+        check("a version with bytes", self.version.len(), ID_LEN_MAX)?;
+        let daemon = self.daemon.as_ref().map_or(0, String::len);
+        check("a daemon's ID with bytes", daemon, ID_LEN_MAX)?;
+        check_members(&self.members)
+    }
+}
+
+impl HelloReply {
+    /// As [`Member::check`].
+    ///
+    /// # Errors
+    /// What is too long.
+    pub fn check(&self) -> Result<(), TooMuch> {
+        self.member.check()?;
+        check("a version with bytes", self.version.len(), ID_LEN_MAX)?;
+        check_members(&self.members)
+    }
+}
+
+impl DaemonInfo {
+    fn check(&self) -> Result<(), TooMuch> {
+        check("a daemon's ID with bytes", self.id.len(), ID_LEN_MAX)?;
+        check("a daemon's agent with bytes", self.agent.len(), AGENT_LEN_MAX)?;
+        check_addresses(&self.addresses)
+    }
+
+    /// Takes away what a peer may not tell of its daemon.
+    pub fn shorten(&mut self) {
+        self.agent.truncate(self.agent.floor_char_boundary(AGENT_LEN_MAX));
+        self.addresses.retain(|address| address.len() <= ADDRESS_LEN_MAX);
+        self.addresses.truncate(ADDRESSES_MAX);
+    }
+}
+
+impl Metrics {
+    /// As [`Member::check`].
+    ///
+    /// # Errors
+    /// What is too long.
+    pub fn check(&self) -> Result<(), TooMuch> {
+        self.daemon.as_ref().map_or(Ok(()), DaemonInfo::check)?;
+        check("a number of tags", self.tags.len(), TAGS_MAX)?;
+        let mut words = self.tags.iter().flat_map(|(key, value)| [key, value]);
+        words.try_for_each(|word| check("a tag with bytes", word.len(), WORD_LEN_MAX))?;
+        check("a version with bytes", self.version.len(), ID_LEN_MAX)?;
+        check_addresses(&self.addresses)?;
+        let (ttl, most) = (self.ttl_ms, TTL_MS_MAX);
+        let bounded = |ms| usize::try_from(ms).unwrap_or(usize::MAX);
+        check("a time to live with milliseconds", bounded(ttl), bounded(most))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long(len: usize) -> String {
+        "ü".repeat(len.div_ceil(2))
+    }
+
+    fn many(len: usize) -> Vec<String> {
+        vec!["/ip4/10.0.0.1/tcp/9096".to_owned(); len]
+    }
+
+    fn daemon() -> DaemonInfo {
+        DaemonInfo { id: "12D3Kubo".to_owned(), agent: String::new(), addresses: Vec::new() }
+    }
+
+    #[test]
+    fn what_a_peer_says_of_itself_is_bounded_everywhere() {
+        let member = |name: String, addresses| Member { name, addresses };
+        let hello = |hello: Hello| hello.check().is_ok();
+        let metrics = |metrics: Metrics| metrics.check().is_ok();
+        let tags = |len: usize, number: usize| {
+            (0..number).map(|n| (n.to_string(), long(len))).collect::<BTreeMap<_, _>>()
+        };
+        let fellows = |number: usize, name: &str| {
+            let ids = (0..number).map(|n| {
+                let mut id = [0; 32];
+                id[..8].copy_from_slice(&n.to_be_bytes());
+                PeerId(id)
+            });
+            ids.map(|id| (id, member(name.to_owned(), many(1)))).collect::<BTreeMap<_, _>>()
+        };
+        let (fits, over) = (WORD_LEN_MAX, WORD_LEN_MAX + 1);
+        // What is said, as long as it may be and longer.
+        let of_member = |member: Member| hello(Hello { member, ..Hello::default() });
+        let of_daemon = |daemon| metrics(Metrics { daemon: Some(daemon), ..Metrics::default() });
+        let table = [
+            (
+                "a name",
+                of_member(member(long(fits), many(1))),
+                of_member(member(long(over), many(1))),
+            ),
+            (
+                "addresses",
+                of_member(member(long(1), many(ADDRESSES_MAX))),
+                of_member(member(long(1), many(ADDRESSES_MAX + 1))),
+            ),
+            (
+                "an address",
+                of_member(member(long(1), vec![long(ADDRESS_LEN_MAX)])),
+                of_member(member(long(1), vec![long(ADDRESS_LEN_MAX + 1)])),
+            ),
+            (
+                "a version",
+                hello(Hello { version: long(ID_LEN_MAX), ..Hello::default() }),
+                hello(Hello { version: long(ID_LEN_MAX + 1), ..Hello::default() }),
+            ),
+            (
+                "a daemon that is asked about",
+                hello(Hello { daemon: Some(long(ID_LEN_MAX)), ..Hello::default() }),
+                hello(Hello { daemon: Some(long(ID_LEN_MAX + 1)), ..Hello::default() }),
+            ),
+            (
+                "members",
+                hello(Hello { members: fellows(MEMBERS_MAX, "a"), ..Hello::default() }),
+                hello(Hello { members: fellows(MEMBERS_MAX + 1, "a"), ..Hello::default() }),
+            ),
+            (
+                "a member's name",
+                hello(Hello { members: fellows(1, &long(fits)), ..Hello::default() }),
+                hello(Hello { members: fellows(1, &long(over)), ..Hello::default() }),
+            ),
+            (
+                "tags",
+                metrics(Metrics { tags: tags(1, TAGS_MAX), ..Metrics::default() }),
+                metrics(Metrics { tags: tags(1, TAGS_MAX + 1), ..Metrics::default() }),
+            ),
+            (
+                "a tag",
+                metrics(Metrics { tags: tags(fits, 1), ..Metrics::default() }),
+                metrics(Metrics { tags: tags(over, 1), ..Metrics::default() }),
+            ),
+            (
+                "a daemon's agent",
+                of_daemon(DaemonInfo { agent: long(AGENT_LEN_MAX), ..daemon() }),
+                of_daemon(DaemonInfo { agent: long(AGENT_LEN_MAX + 1), ..daemon() }),
+            ),
+            (
+                "a daemon's addresses",
+                of_daemon(DaemonInfo { addresses: many(ADDRESSES_MAX), ..daemon() }),
+                of_daemon(DaemonInfo { addresses: many(ADDRESSES_MAX + 1), ..daemon() }),
+            ),
+            (
+                "a time to live",
+                metrics(Metrics { ttl_ms: TTL_MS_MAX, ..Metrics::default() }),
+                metrics(Metrics { ttl_ms: u64::MAX, ..Metrics::default() }),
+            ),
+        ];
+        for (what, at_most, too_much) in table {
+            assert_eq!((at_most, too_much), (true, false), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_says_much_is_shortened_to_what_may_be_told() {
+        let addresses = [vec![long(ADDRESS_LEN_MAX + 1)], many(2 * ADDRESSES_MAX)].concat();
+        let mut daemon = DaemonInfo { agent: long(2 * AGENT_LEN_MAX), addresses, ..daemon() };
+        daemon.shorten();
+        assert_eq!((daemon.check(), daemon.addresses.len()), (Ok(()), ADDRESSES_MAX));
+    }
+}
