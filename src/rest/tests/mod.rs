@@ -390,7 +390,7 @@ async fn probes_and_metrics_tell_the_peers_state() {
         "pinkeeper_daemon_up 1",
         "pinkeeper_pins_held 7",
         "pinkeeper_pin_queue 2",
-        "pinkeeper_free_space_bytes{} 1099511627776",
+        "pinkeeper_free_space_bytes 1099511627776",
         "pinkeeper_gc_running 1",
         r#"pinkeeper_gc_runs_total{outcome="done"} 2"#,
         r#"pinkeeper_gc_runs_total{outcome="failed"} 1"#,
@@ -401,7 +401,7 @@ async fn probes_and_metrics_tell_the_peers_state() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    assert!(!text.contains("\npinkeeper_repository_size_bytes{"), "{text}");
+    assert!(!text.contains("\npinkeeper_repository_size_bytes "), "{text}");
     server.stop().await;
 }
 
