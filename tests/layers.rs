@@ -108,6 +108,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("libp2p_stream", &["rpc"]),
     ("reqwest", &["ipfs", "config::values"]),
     ("axum", &["rest", "peer"]),
+    ("hyper", &["rest::serve"]),
+    ("hyper_util", &["rest::serve"]),
     ("rand", &["consensus::runtime", "rpc", "sim"]),
     ("rustix", &["monitor"]),
     ("std::time::SystemTime", &["clock"]),
