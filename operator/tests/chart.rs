@@ -173,6 +173,7 @@ fn values_are_checked() {
         "gc.pause=often",
         "gc.timeout=0m",
         "kubo.storageMax=lots",
+        "rest.hosts[0]=a:9094",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
         "imagePullSecrets=registry",
@@ -182,7 +183,8 @@ fn values_are_checked() {
         let chart = chart();
         let output = output(&tool("helm"), ["template", "x", &chart, "--set", value]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let key = value.split_once('=').unwrap().0.rsplit('.').next().unwrap();
+        let path = value.split_once('=').unwrap().0;
+        let key = path.rsplit('.').next().unwrap().split('[').next().unwrap();
         assert!(!output.status.success(), "{value} was taken");
         assert!(said.contains(key), "{value}: {said}");
     }
@@ -443,6 +445,7 @@ fn the_peer_understands_its_configuration() {
         "gc.watermarkPercent=85",
         "gc.pause=6h",
         "gc.timeout=10m",
+        "rest.hosts[0]=pins.example.org",
         r"logging.level=info\,pinkeeper=debug",
         "logging.format=text",
     ]);
@@ -452,6 +455,7 @@ fn the_peer_understands_its_configuration() {
     assert_eq!(other.pin_stall_timeout, Some(Period(Duration::from_secs(7))));
     assert_eq!(other.concurrent_pins, Some(3));
     assert_eq!(other.gc_watermark, Some(85));
+    assert_eq!(other.rest_hosts, Some(vec!["pins.example.org".to_owned().try_into().unwrap()]));
     assert_eq!(other.gc_pause, Some(Period(Duration::from_secs(6 * 3600))));
     assert_eq!(other.gc_timeout, Some(Period(Duration::from_secs(600))));
     assert_eq!(other.log_level, Some("info,pinkeeper=debug".parse().unwrap()));

@@ -19,7 +19,7 @@ use std::{
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::Deserialize;
 
-pub use self::values::{KuboApi, PeerAddress, Period};
+pub use self::values::{HostName, KuboApi, PeerAddress, Period};
 use crate::{
     identity::{ClusterSecret, SecretError},
     telemetry::{LogFilter, LogFormat},
@@ -69,6 +69,8 @@ pub struct PeerOptions {
     pub ipfs_path: Option<PathBuf>,
     /// Where the REST API listens.
     pub rest_listen: Option<SocketAddr>,
+    /// Hosts by whose names the REST API is asked, beside loopback and the address it listens on.
+    pub rest_hosts: Option<Vec<HostName>>,
     /// Where health and Prometheus metrics are served.
     pub health_listen: Option<SocketAddr>,
     /// Milliseconds between a leader's heartbeats.
@@ -131,7 +133,7 @@ const fn key(name: &'static str, spelling: Spelling, help: &'static str) -> Key 
 }
 
 /// Every key of [`PeerOptions`], so that flags and variables cannot differ from the file.
-pub const KEYS: [Key; 25] = [
+pub const KEYS: [Key; 26] = [
     key("name", Spelling::Text, "what people call the peer"),
     key("data_dir", Spelling::Text, "folder of identity, log and state"),
     key("ledger_dir", Spelling::Text, "folder of the ledger (default: the data folder)"),
@@ -147,6 +149,7 @@ pub const KEYS: [Key; 25] = [
     ),
     key("ipfs_path", Spelling::Text, "folder on the daemon's volume, for its free space"),
     key("rest_listen", Spelling::Text, "where the REST API listens (default: 127.0.0.1:9094)"),
+    key("rest_hosts", Spelling::List, "further host names that the REST API is asked by"),
     key("health_listen", Spelling::Text, "health and metrics (default: 0.0.0.0:9095)"),
     key("heartbeat_ms", Spelling::Number, "between a leader's heartbeats (default: 100)"),
     key("election_min_ms", Spelling::Number, "shortest wait before standing (default: 300)"),
@@ -200,6 +203,8 @@ pub struct PeerConfig {
     pub ipfs_path: Option<PathBuf>,
     /// Where the REST API listens.
     pub rest_listen: SocketAddr,
+    /// Further host names by which the REST API is asked.
+    pub rest_hosts: Vec<String>,
     /// Where health and Prometheus metrics are served.
     pub health_listen: SocketAddr,
     /// Between a leader's heartbeats.
@@ -356,6 +361,7 @@ impl PeerOptions {
             ipfs_api: self.ipfs_api.or(other.ipfs_api),
             ipfs_path: self.ipfs_path.or(other.ipfs_path),
             rest_listen: self.rest_listen.or(other.rest_listen),
+            rest_hosts: self.rest_hosts.or(other.rest_hosts),
             health_listen: self.health_listen.or(other.health_listen),
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_min_ms: self.election_min_ms.or(other.election_min_ms),
@@ -420,6 +426,7 @@ impl PeerConfig {
             ipfs_api: given.ipfs_api.unwrap_or_default(),
             ipfs_path: given.ipfs_path,
             rest_listen: given.rest_listen.unwrap_or(REST_LISTEN),
+            rest_hosts: values::names(given.rest_hosts.unwrap_or_default()),
             health_listen: given.health_listen.unwrap_or(HEALTH_LISTEN),
             heartbeat: Duration::from_millis(given.heartbeat_ms.unwrap_or(100)),
             election: election(

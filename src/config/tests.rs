@@ -66,6 +66,7 @@ bootstrap:
 found: true
 ipfs_api: /ip4/127.0.0.1/tcp/5009
 rest_listen: 127.0.0.1:1
+rest_hosts: [Pins.Example.org., '::1']
 health_listen: '[::]:2'
 heartbeat_ms: 50
 election_min_ms: 200
@@ -84,6 +85,7 @@ log_format: json
     let config = folder.resolve(lines).unwrap();
     assert_eq!(config.bootstrap.len(), 2);
     assert_eq!(config.ipfs_api.url(), "http://127.0.0.1:5009");
+    assert_eq!(config.rest_hosts, ["pins.example.org", "::1"]);
     assert_eq!(config.pin_stall_timeout, Duration::from_secs(90));
     assert_eq!(config.replication.max, Factor::Count(3));
     assert_eq!((config.gc_watermark, config.gc_pause), (Some(90), Duration::from_secs(7200)));
@@ -137,6 +139,9 @@ fn an_error_in_the_file_names_file_line_and_key() {
         ("listen:\n- /dns4/a/tcp/1\n", "/ip4/"),
         ("bootstrap: [/ip4/10.0.0.1/udp/1]\n", "/tcp/"),
         ("rest_listen: localhost\n", "rest_listen"),
+        ("rest_hosts: ['a:9094']\n", "without a port"),
+        ("rest_hosts: ['http://a']\n", "without a port"),
+        ("rest_hosts: ['']\n", "without a port"),
         ("pin_stall_timeout: soon\n", "pin_stall_timeout"),
         ("ipfs_api: https://u:p@x/y\n", "ipfs_api"),
         ("log_level: loud=loud=loud\n", "log_level"),

@@ -16,7 +16,7 @@ use crate::{
     identity::{Identity, IdentityError},
     ipfs::kubo::{KuboClient, KuboUrlError},
     monitor::informer::space_on,
-    rest::{self, BindError, RestMetrics, SharedRegistry},
+    rest::{self, BindError, Hosts, RestMetrics, SharedRegistry},
     rpc::{
         Inbound, RpcMetrics,
         swarm::{self, Started, SwarmOptions, SwarmTransport},
@@ -94,6 +94,7 @@ impl Peer {
         let rest_metrics = RestMetrics::default();
         rest_metrics.register(&mut registry);
         let replication = config.replication;
+        let hosts = Hosts::new(config.rest_listen, config.rest_hosts.iter().cloned());
         let found = config.found;
         let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
         if found {
@@ -101,7 +102,7 @@ impl Peer {
         }
         // The founder's too: after a stop of all it must find the others like anybody.
         bootstrap.transport.set_seeds(bootstrap.addresses);
-        let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics);
+        let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics, hosts);
         peer.serve(rest_listener, api);
         let health = rest::health_router(peer.cluster.clone(), SharedRegistry::new(registry));
         peer.serve(health_listener, health);

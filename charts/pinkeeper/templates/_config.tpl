@@ -23,6 +23,9 @@ ledger_dir: /data/ipfs/ledger
 secret_file: /etc/pinkeeper-secret/cluster-secret
 ipfs_api: http://127.0.0.1:5001
 ipfs_path: /data/ipfs
+{{- with .Values.rest.hosts }}
+rest_hosts: {{ toJson . }}
+{{- end }}
 heartbeat_ms: {{ .Values.raft.heartbeatMilliseconds }}
 election_min_ms: {{ .Values.raft.electionMinMilliseconds }}
 election_max_ms: {{ .Values.raft.electionMaxMilliseconds }}
