@@ -379,6 +379,23 @@ fn every_container_has_few_rights_and_only_the_peer_a_token() {
 }
 
 #[test]
+fn the_daemon_and_the_peer_do_not_see_each_others_files() {
+    let objects = rendered(&[]);
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let of = |name: &str| -> Vec<Value> {
+        let mounts = container(pod, name)["volumeMounts"].as_array().unwrap();
+        mounts.iter().filter(|mount| mount["name"] != "program").cloned().collect()
+    };
+    let repository = json!({
+        "name": "ipfs", "mountPath": "/data/ipfs/repository", "subPath": "repository",
+    });
+    assert_eq!(of("kubo"), [repository]);
+    let ledger = json!({"name": "ipfs", "mountPath": "/data/ipfs/ledger", "subPath": "ledger"});
+    let of_ipfs: Vec<Value> = of("pinkeeper").into_iter().filter(|m| m["name"] == "ipfs").collect();
+    assert_eq!(of_ipfs, [ledger]);
+}
+
+#[test]
 fn two_releases_do_not_meet_outside_of_their_namespaces() {
     let of = |namespace: &str, release: &str| {
         let chart = chart();

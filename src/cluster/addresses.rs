@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{consensus::block, types::PeerId};
+use crate::{consensus::block, files, types::PeerId};
 
 /// The last known addresses (multiaddrs without `/p2p/…`).
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl AddressBook {
     /// Reads the file if it is there. The book is a hint: a damaged one is started anew.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        let known = std::fs::read(path).ok().and_then(|bytes| {
+        let known = files::read(path).ok().and_then(|bytes| {
             serde_json::from_slice(&bytes)
                 .inspect_err(|error| {
                     tracing::warn!(path = %path.display(), %error, "the address book is damaged; starting anew");
@@ -81,7 +81,7 @@ impl AddressBook {
 
 fn write(path: &Path, known: &BTreeMap<PeerId, Vec<String>>) -> std::io::Result<()> {
     let draft = path.with_extension("new");
-    let mut file = std::fs::File::create(&draft)?;
+    let mut file = files::create_anew(&draft)?;
     file.write_all(&serde_json::to_vec(known)?)?;
     file.sync_all()?;
     std::fs::rename(draft, path)

@@ -21,7 +21,8 @@ use serde::Deserialize;
 
 pub use self::values::{HostName, KuboApi, PeerAddress, Period};
 use crate::{
-    identity::{ClusterSecret, SecretError},
+    files,
+    identity::{ClusterSecret, SecretError, concealed},
     telemetry::{LogFilter, LogFormat},
     types::{Factor, Replication},
 };
@@ -324,8 +325,8 @@ impl PeerOptions {
             ConfigError::File {
                 path: path.to_owned(),
                 line,
-                text: shown.chars().take(120).collect(),
-                reason: without_place(&one_line(&error.to_string())).to_owned(),
+                text: concealed(shown).chars().take(120).collect(),
+                reason: concealed(without_place(&one_line(&error.to_string()))),
             }
         })
     }
@@ -341,8 +342,8 @@ impl PeerOptions {
         });
         value.map_err(|reason| ConfigError::Setting {
             origin: origin.to_owned(),
-            text: text.chars().take(120).collect(),
-            reason,
+            text: concealed(text).chars().take(120).collect(),
+            reason: concealed(&reason),
         })
     }
 
@@ -529,9 +530,9 @@ fn replication(min: i32, max: i32) -> Result<Replication, ConfigError> {
 /// Makes the folder if it is missing and tries that files can be made in it.
 fn writable(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     let probe = path.join(format!(".pinkeeper-probe-{}", std::process::id()));
-    fs::create_dir_all(path)
-        .and_then(|()| fs::write(&probe, []))
-        .and_then(|()| fs::remove_file(&probe))
+    files::folder(path)
+        .and_then(|()| files::create_anew(&probe))
+        .and_then(|_| fs::remove_file(&probe))
         .map_err(|source| ConfigError::Folder { key, path: path.to_owned(), source })
 }
 

@@ -179,6 +179,45 @@ fn settings_that_do_not_go_together_are_refused_by_key() {
 }
 
 #[test]
+fn a_secret_in_the_wrong_place_is_not_shown() {
+    let folder = Folder::new();
+    let secret = "0123456789abcdef".repeat(4);
+    let lines = [
+        format!("secret: {secret}\n"),
+        format!("{secret}: x\n"),
+        format!("heartbeat_ms: {secret}\n"),
+        format!("rest_listen: {}\n", &secret[1..]),
+        format!("tags: [{secret}]\n"),
+    ];
+    for line in &lines {
+        let error = folder.error(line);
+        assert!(error.contains("(hidden)") && !error.contains("0123456789"), "{line}: {error}");
+    }
+    for key in ["listen", "heartbeat_ms", "found", "tags", "ipfs_api"] {
+        let error = from_text(key, &secret).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("0123456789"), "{shown}");
+    }
+}
+
+#[test]
+fn links_in_the_peers_folders_are_refused_and_change_nothing() {
+    let folder = Folder::new();
+    let mine = folder.path("identity");
+    fs::write(&mine, "mine").unwrap();
+    for name in [format!(".pinkeeper-probe-{}", std::process::id()), "ledger.redb".to_owned()] {
+        let ledger = folder.path("ledger");
+        fs::create_dir_all(&ledger).unwrap();
+        let link = ledger.join(&name);
+        std::os::unix::fs::symlink(&mine, &link).unwrap();
+        let error = folder.error(&format!("ledger_dir: {}\n", ledger.display()));
+        assert!(error.contains("ledger_dir") && error.contains("is a link"), "{error}");
+        assert_eq!(fs::read(&mine).unwrap(), b"mine");
+        fs::remove_file(&link).unwrap();
+    }
+}
+
+#[test]
 fn what_is_missing_is_named_with_its_flag_and_variable() {
     let error = PeerConfig::resolve(None, PeerOptions::default()).unwrap_err().to_string();
     assert_eq!(error, "name: is missing (config file, --name, or PINKEEPER_NAME)");

@@ -22,7 +22,8 @@ data_dir: /data/raft
 ledger_dir: /data/ipfs/ledger
 secret_file: /etc/pinkeeper-secret/cluster-secret
 ipfs_api: http://127.0.0.1:5001
-ipfs_path: /data/ipfs
+# On the same volume as the daemon's repository, which the peer does not see.
+ipfs_path: /data/ipfs/ledger
 {{- with .Values.rest.hosts }}
 rest_hosts: {{ toJson . }}
 {{- end }}

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use pinkeeper::files;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +68,7 @@ fn clear_unfinished(folder: &Path) -> anyhow::Result<bool> {
             folder.display()
         );
     }
-    File::create(&marker)
+    files::create_anew(&marker)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("cannot write {}", marker.display()))?;
     sync_folder(folder)?;
@@ -129,11 +130,9 @@ fn finish(folder: &Path) -> anyhow::Result<()> {
 /// Writes a file so that after a crash it is the old or the new one. For its owner alone: the config
 /// holds the daemon's key.
 fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     let new = path.with_extension("new");
     let write = || {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = files::create_anew(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)
