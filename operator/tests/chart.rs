@@ -174,6 +174,13 @@ fn values_are_checked() {
         "gc.timeout=0m",
         "kubo.storageMax=lots",
         "rest.hosts[0]=a:9094",
+        "kubo.config=x",
+        "kubo.config.Addresses.API=/ip4/0.0.0.0/tcp/5001",
+        "kubo.config.Datastore.StorageMax=9GB",
+        "kubo.config.datastore=x",
+        "kubo.extraEnv[0].name=IPFS_PATH",
+        "kubo.extraEnv[0].nope=x",
+        "kubo.swarmKey.nope=x",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
         "imagePullSecrets=registry",
@@ -227,8 +234,7 @@ fn values_reach_what_they_are_for() {
     assert_eq!(ipfs["storageClassName"], "slow");
     assert!(set["volumeClaimTemplates"][0]["spec"].get("storageClassName").is_none());
     let kubo = container(pod, "kubo");
-    const SWARM: &str = "--swarm=/ip4/0.0.0.0/tcp/4444,/ip4/0.0.0.0/udp/4444/quic-v1";
-    for arg in ["--private", "--storage-max=40GB", SWARM] {
+    for arg in ["--private", "--storage-max=40GB", "--swarm-port=4444"] {
         assert!(kubo["args"].as_array().unwrap().contains(&json!(arg)), "{arg}");
     }
     assert_eq!(kubo["ports"][0]["containerPort"], 4444);
@@ -434,10 +440,59 @@ fn the_supervisor_understands_its_arguments() {
     let usual = arguments(&[]);
     assert!(!usual.private);
     assert_eq!(usual.storage_max, None);
-    let other = arguments(&["kubo.private=true", "kubo.storageMax=40GB", "kubo.swarmPort=4444"]);
+    let other = arguments(&[
+        "kubo.private=true",
+        "kubo.storageMax=40GB",
+        "kubo.swarmPort=4444",
+        "kubo.config.Provide.Strategy=roots",
+        "kubo.config.Gateway.RootRedirect=$(HOME)<a&b>",
+        "kubo.swarmKey.secretName=mine",
+    ]);
+    // Kubernetes makes one dollar of two.
+    let text = r#"{"Gateway":{"RootRedirect":"$$(HOME)<a&b>"},"Provide":{"Strategy":"roots"}}"#;
+    assert_eq!(other.given, text.parse().unwrap());
+    assert_eq!(other.swarm_key_file, Some("/etc/pinkeeper-swarm/swarm.key".into()));
     assert!(other.private);
     assert_eq!(other.storage_max.as_deref(), Some("40GB"));
-    assert_eq!(other.swarm, ["/ip4/0.0.0.0/tcp/4444", "/ip4/0.0.0.0/udp/4444/quic-v1"]);
+    assert_eq!((usual.swarm_port, other.swarm_port), (Some(4001), Some(4444)));
+    assert!(usual.swarm.is_empty(), "Kubo's own addresses are replaced");
+}
+
+#[test]
+fn what_the_operator_depends_on_in_the_daemon_cannot_be_set() {
+    for path in kubo::RESERVED {
+        let chart = chart();
+        let value = format!("kubo.config.{path}=x");
+        let output = output(&tool("helm"), ["template", "x", &chart, "--set", &value]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let place = format!("/kubo/config/{}", path.replace('.', "/"));
+        assert!(!output.status.success() && said.contains(&place), "{value}: {said}");
+    }
+}
+
+#[test]
+fn the_daemon_has_its_environment_and_its_key() {
+    let objects = rendered(&[
+        "kubo.extraEnv[0].name=GOLOG_LOG_LEVEL",
+        "kubo.extraEnv[0].value=debug",
+        "kubo.swarmKey.secretName=mine",
+        "kubo.swarmKey.key=k",
+    ]);
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let environment = container(pod, "kubo")["env"].as_array().unwrap();
+    let memory = json!({"containerName": "kubo", "resource": "limits.memory"});
+    assert_eq!(environment[1]["valueFrom"]["resourceFieldRef"], memory);
+    assert_eq!(environment.last().unwrap(), &json!({"name": "GOLOG_LOG_LEVEL", "value": "debug"}));
+    let volumes = pod["volumes"].as_array().unwrap();
+    let key = &volumes.iter().find(|v| v["name"] == "swarm-key").unwrap()["secret"];
+    let items = json!([{"key": "k", "path": "swarm.key"}]);
+    assert_eq!((&key["secretName"], &key["items"]), (&json!("mine"), &items));
+    let with_key: Vec<&Value> = containers(pod)
+        .into_iter()
+        .filter(|c| c["volumeMounts"].to_string().contains("swarm-key"))
+        .map(|c| &c["name"])
+        .collect();
+    assert_eq!(with_key, ["kubo"]);
 }
 
 #[test]

@@ -1,12 +1,19 @@
 {{/* How the programs in the pod are told what to do: arguments, and the peer's configuration file. */}}
 
 {{- define "pinkeeper.kuboArgs" -}}
-- --swarm=/ip4/0.0.0.0/tcp/{{ .Values.kubo.swarmPort }},/ip4/0.0.0.0/udp/{{ .Values.kubo.swarmPort }}/quic-v1
+- --swarm-port={{ .Values.kubo.swarmPort }}
 {{- if .Values.kubo.private }}
 - --private
 {{- end }}
 {{- with .Values.kubo.storageMax }}
 - --storage-max={{ . }}
+{{- end }}
+{{- with .Values.kubo.config }}
+{{- /* Kubernetes would replace $(NAME). */}}
+- {{ printf "--config=%s" (toJson .) | replace "$(" "$$(" | toJson }}
+{{- end }}
+{{- if .Values.kubo.swarmKey.secretName }}
+- --swarm-key-file=/etc/pinkeeper-swarm/swarm.key
 {{- end }}
 {{- end -}}
 

@@ -25,6 +25,8 @@ const CONFIG: &str = "config";
 const LOCK: &str = "repo.lock";
 /// Kubo's file with the key of a private swarm.
 const SWARM_KEY: &str = "swarm.key";
+/// How such a file begins.
+const SWARM_KEY_HEAD: &[u8] = b"/key/swarm/psk/1.0.0/";
 /// Folders with content and keys: with one of them and no config, something is wrong.
 const PRECIOUS: [&str; 3] = ["blocks", "datastore", "keystore"];
 /// What `ipfs init` makes (Kubo 0.42).
@@ -38,14 +40,22 @@ pub(super) async fn prepare(args: &Args, token: &CancellationToken) -> anyhow::R
     let folder = args.repository.as_path();
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     remove_stale_lock(folder)?;
-    if clear_unfinished(folder)? {
+    let is_new = clear_unfinished(folder)?;
+    if is_new {
         tracing::info!(folder = %folder.display(), "making the repository");
         init(args, token).await?;
         if token.is_cancelled() {
             return Ok(());
         }
     }
-    configure(args)?;
+    let changed = configure(args)?;
+    if !is_new && !changed.is_empty() {
+        let keys = changed.join(", ");
+        tracing::info!(
+            keys,
+            "overwrote keys of the daemon's configuration that are set from outside"
+        );
+    }
     finish(folder)
 }
 
@@ -94,10 +104,13 @@ async fn init(args: &Args, token: &CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn configure(args: &Args) -> anyhow::Result<()> {
+/// Says which keys of the daemon's config have another value now.
+pub(super) fn configure(args: &Args) -> anyhow::Result<Vec<String>> {
     let folder = args.repository.as_path();
     if let Some(from) = &args.swarm_key_file {
         let key = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        // What it holds is shown nowhere.
+        ensure!(key.starts_with(SWARM_KEY_HEAD), "{} is no key of a swarm", from.display());
         let to = folder.join(SWARM_KEY);
         if fs::read(&to).ok().as_ref() != Some(&key) {
             replace(&to, &key)?;
@@ -107,10 +120,9 @@ fn configure(args: &Args) -> anyhow::Result<()> {
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut config: serde_json::Value = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not a config of Kubo", path.display()))?;
-    let changed = args.settings().merge(&mut config);
-    match changed {
-        Ok(true) => replace(&path, &serde_json::to_vec_pretty(&config)?),
-        Ok(false) => Ok(()),
+    match args.settings().merge(&mut config) {
+        Ok(changed) if changed.is_empty() => Ok(changed),
+        Ok(changed) => replace(&path, &serde_json::to_vec_pretty(&config)?).map(|()| changed),
         Err(reason) => bail!("{} is not a config of Kubo: {reason}", path.display()),
     }
 }
