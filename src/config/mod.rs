@@ -11,12 +11,12 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::Multiaddr;
 use serde::Deserialize;
 
 pub use self::values::{HostName, KuboApi, PeerAddress, Period};
@@ -29,8 +29,10 @@ use crate::{
 
 /// IPFS Cluster's port, on loopback: there is no authentication.
 const REST_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9094);
-/// Probes come from the node.
-const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9095);
+/// Probes come from the node, by IPv6 or IPv4.
+const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 9095);
+/// Where peers listen for each other.
+const PEER_PORT: u16 = 9096;
 /// Pins a peer may work on at once, at most.
 const CONCURRENT_PINS_MAX: usize = 1024;
 /// Between two garbage collections of one daemon.
@@ -139,7 +141,11 @@ pub const KEYS: [Key; 26] = [
     key("data_dir", Spelling::Text, "folder of identity, log and state"),
     key("ledger_dir", Spelling::Text, "folder of the ledger (default: the data folder)"),
     key("secret_file", Spelling::Text, "file with the cluster secret: 64 hex characters"),
-    key("listen", Spelling::List, "where to listen for peers (default: /ip4/0.0.0.0/tcp/9096)"),
+    key(
+        "listen",
+        Spelling::List,
+        "where to listen for peers (default: port 9096 of every address)",
+    ),
     key("announce", Spelling::List, "addresses told to others (default: those listened on)"),
     key("bootstrap", Spelling::List, "peers to join by: multiaddrs, /p2p/<id> is optional"),
     key("found", Spelling::Truth, "found a cluster if the disk is empty (default: false)"),
@@ -151,7 +157,7 @@ pub const KEYS: [Key; 26] = [
     key("ipfs_path", Spelling::Text, "folder on the daemon's volume, for its free space"),
     key("rest_listen", Spelling::Text, "where the REST API listens (default: 127.0.0.1:9094)"),
     key("rest_hosts", Spelling::List, "further host names that the REST API is asked by"),
-    key("health_listen", Spelling::Text, "health and metrics (default: 0.0.0.0:9095)"),
+    key("health_listen", Spelling::Text, "health and metrics (default: [::]:9095, IPv4 too)"),
     key("heartbeat_ms", Spelling::Number, "between a leader's heartbeats (default: 100)"),
     key("election_min_ms", Spelling::Number, "shortest wait before standing (default: 300)"),
     key("election_max_ms", Spelling::Number, "longest such wait, and lease (default: 500)"),
@@ -407,11 +413,7 @@ impl PeerConfig {
         }
         let listen = match given.listen {
             Some(addresses) => values::listen(addresses)?,
-            None => vec![
-                Multiaddr::empty()
-                    .with(Protocol::Ip4([0, 0, 0, 0].into()))
-                    .with(Protocol::Tcp(9096)),
-            ],
+            None => values::everywhere(PEER_PORT),
         };
         let tags = given.tags.unwrap_or_default();
         check_tags(&tags)?;

@@ -41,9 +41,11 @@ fn from_text(name: &str, text: &str) -> Result<PeerOptions, ConfigError> {
 fn the_least_file_has_the_defaults() {
     let folder = Folder::new();
     let config = folder.resolve("").unwrap();
-    assert_eq!(config.listen, ["/ip4/0.0.0.0/tcp/9096".parse().unwrap()]);
+    let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let both = ["/ip6/::/tcp/9096", "/ip4/0.0.0.0/tcp/9096"].map(|text| text.parse().unwrap());
+    assert_eq!(config.listen, both[usize::from(!has_v6)..]);
     assert_eq!(config.rest_listen.to_string(), "127.0.0.1:9094");
-    assert_eq!(config.health_listen.to_string(), "0.0.0.0:9095");
+    assert_eq!(config.health_listen.to_string(), "[::]:9095");
     assert_eq!(config.ipfs_api.url(), "http://127.0.0.1:5001");
     assert_eq!(config.election, (Duration::from_millis(300), Duration::from_millis(500)));
     assert_eq!(config.ledger_dir, config.data_dir);

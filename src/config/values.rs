@@ -1,6 +1,10 @@
 //! Values of settings, parsed once: addresses, Kubo's RPC, periods.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::Deserialize;
@@ -56,6 +60,15 @@ pub(super) fn listen(addresses: Vec<PeerAddress>) -> Result<Vec<Multiaddr>, Conf
         false => Ok(given.address),
     };
     addresses.into_iter().map(check).collect()
+}
+
+/// Every address of this machine, by IPv6 where it has that, and by IPv4.
+pub(super) fn everywhere(port: u16) -> Vec<Multiaddr> {
+    // A system may know the family and give no interface an address of it.
+    let has_v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let v6 = has_v6.then_some(Protocol::Ip6(Ipv6Addr::UNSPECIFIED));
+    let both = v6.into_iter().chain([Protocol::Ip4(Ipv4Addr::UNSPECIFIED)]);
+    both.map(|ip| Multiaddr::empty().with(ip).with(Protocol::Tcp(port))).collect()
 }
 
 pub(super) fn announce(addresses: Vec<PeerAddress>) -> Result<Vec<Multiaddr>, ConfigError> {

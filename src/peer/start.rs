@@ -239,7 +239,8 @@ fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
     let is_local = |address: &Multiaddr| {
         address.iter().any(|part| match part {
             Protocol::Ip4(ip) => ip.is_loopback(),
-            Protocol::Ip6(ip) => ip.is_loopback(),
+            // What is only good on one link names no link here.
+            Protocol::Ip6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
             _ => false,
         })
     };

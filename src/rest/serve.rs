@@ -4,7 +4,13 @@
 //! without a request under way never keep another one out (`places`). How long an
 //! answer takes is the handlers' own affair.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, response::Response, serve::Listener};
 use hyper::{
@@ -50,12 +56,21 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Listens on the address of a setting.
+/// Listens on the address of a setting; `[::]` is every address, by IPv4 too, and by that alone where there
+/// is no IPv6.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { key, address, source })
+    let bound = match (TcpListener::bind(address).await, address.ip()) {
+        (Err(error), IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+            if error.kind() != io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        (bound, _) => bound,
+    };
+    bound.map_err(|source| BindError { key, address, source })
 }
 
 /// Serves until the token is cancelled; requests under way may end.
@@ -181,6 +196,22 @@ mod tests {
         assert!(answer.ends_with("ok\n"), "{answer}");
         // None of them is waited for at the end either.
         timeout(STOP_TIMEOUT / 2, server.stop()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn probes_come_by_either_family() {
+        let listener = bind("health_listen", "[::]:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok());
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.is_ok());
+        }
+        // Where somebody else has the port by IPv6 it is not taken by IPv4 alone.
+        if let Ok(other) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await {
+            let taken =
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, other.local_addr().unwrap().port()));
+            assert!(bind("health_listen", taken).await.is_err());
+        }
     }
 
     #[tokio::test]
