@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "chart/doors.rs"]
+mod doors;
 
 use std::{collections::BTreeSet, iter, path::Path, time::Duration};
 
@@ -428,19 +430,21 @@ struct Kubo {
     args: kubo::Args,
 }
 
+/// As it starts with these values.
+fn supervisor(values: &[&str]) -> kubo::Args {
+    let objects = rendered(values);
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let given = container(pod, "kubo")["args"].as_array().unwrap().clone();
+    let given = given.iter().map(|arg| arg.as_str().unwrap().to_owned());
+    Kubo::try_parse_from(iter::once("kubo".to_owned()).chain(given)).unwrap().args
+}
+
 #[test]
 fn the_supervisor_understands_its_arguments() {
-    let arguments = |values: &[&str]| {
-        let objects = rendered(values);
-        let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
-        let given = container(pod, "kubo")["args"].as_array().unwrap().clone();
-        let given = given.iter().map(|arg| arg.as_str().unwrap().to_owned());
-        Kubo::try_parse_from(iter::once("kubo".to_owned()).chain(given)).unwrap().args
-    };
-    let usual = arguments(&[]);
+    let usual = supervisor(&[]);
     assert!(!usual.private);
     assert_eq!(usual.storage_max, None);
-    let other = arguments(&[
+    let other = supervisor(&[
         "kubo.private=true",
         "kubo.storageMax=40GB",
         "kubo.swarmPort=4444",

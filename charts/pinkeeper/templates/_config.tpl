@@ -8,6 +8,9 @@
 {{- with .Values.kubo.storageMax }}
 - --storage-max={{ . }}
 {{- end }}
+{{- with include "pinkeeper.announce" . }}
+- {{ printf "--announce=%s" . | toJson }}
+{{- end }}
 {{- with .Values.kubo.config }}
 {{- /* Kubernetes would replace $(NAME). */}}
 - {{ printf "--config=%s" (toJson .) | replace "$(" "$$(" | toJson }}

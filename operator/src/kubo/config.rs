@@ -11,13 +11,15 @@ use serde_json::{Map, Value, json};
 
 /// What the operator depends on, or sets by a setting of its own: cannot be given, by any spelling, since
 /// Kubo reads names in any case.
-pub const RESERVED: [&str; 8] = [
+pub const RESERVED: [&str; 9] = [
     // Who the daemon is: made once.
     "Identity",
     // The peer speaks to it there, and nobody else may.
     "Addresses.API",
     "Addresses.Gateway",
     "API.Authorizations",
+    // Addresses that are told to others have a setting of their own.
+    "Addresses.AppendAnnounce",
     // Where content is; another layout is another repository.
     "Datastore.Spec",
     // Collections are asked for by the peer.
@@ -57,6 +59,8 @@ pub struct Settings {
     pub swarm: Vec<String>,
     /// Port of all these addresses; absent: theirs.
     pub swarm_port: Option<u16>,
+    /// Multiaddrs that are told to others besides; none: left alone.
+    pub announce: Vec<String>,
     /// `Datastore.StorageMax`; absent: left alone.
     pub storage_max: Option<String>,
     /// Nobody is contacted but the daemons it is told to connect to.
@@ -100,6 +104,9 @@ impl Settings {
             // only with `ipfs daemon --enable-gc`, which is never given; this is for who looks here.
             ("Datastore.GCPeriod", json!("0")),
         ];
+        if !self.announce.is_empty() {
+            pairs.push(("Addresses.AppendAnnounce", json!(self.announce)));
+        }
         if let Some(storage_max) = &self.storage_max {
             pairs.push(("Datastore.StorageMax", json!(storage_max)));
         }
@@ -357,5 +364,9 @@ mod tests {
         let own = Settings { swarm_port: Some(4444), ..given(&wanted) };
         own.merge(&mut config).unwrap();
         assert_eq!(config["Addresses"]["Swarm"], json!(["/ip4/0.0.0.0/tcp/5"]));
+        assert_eq!(config["Addresses"].get("AppendAnnounce"), None);
+        let announce = vec!["/ip4/192.0.2.1/tcp/30001".to_owned()];
+        Settings { announce, ..settings(false) }.merge(&mut config).unwrap();
+        assert_eq!(config["Addresses"]["AppendAnnounce"], json!(["/ip4/192.0.2.1/tcp/30001"]));
     }
 }

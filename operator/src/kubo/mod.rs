@@ -6,11 +6,12 @@
 //! ends only when it is told to by a signal; a broken daemon or disk is said and tried again, since
 //! the pod it runs in holds a voter of the cluster. It never deletes content.
 
+mod announce;
 mod child;
 mod config;
 mod repository;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use pinkeeper::telemetry::{self, LogFilter, LogFormat};
@@ -50,6 +51,16 @@ pub struct Args {
     /// Port of all these addresses; theirs if absent.
     #[arg(long)]
     pub swarm_port: Option<u16>,
+    /// Multiaddrs that are told to others besides, as in /{node}/tcp/{30400+ordinal}: {node} is each address of
+    /// NODE_IPS, {ordinal} the number at the end of POD_NAME, {a|b|c} the pod's own of a list.
+    #[arg(long, value_delimiter = ',')]
+    pub announce: Vec<String>,
+    /// Addresses of the machine, for --announce.
+    #[arg(long = "node-ips", env = "NODE_IPS", value_delimiter = ',')]
+    pub node_ips: Vec<IpAddr>,
+    /// The pod's name, for --announce.
+    #[arg(long, env = "POD_NAME")]
+    pub pod: Option<String>,
     /// JSON object to merge into the daemon's configuration, as in '{"Provide":{"Strategy":"roots"}}';
     /// null removes a key. What Pinkeeper depends on cannot be set so.
     #[arg(long = "config", value_name = "JSON", default_value = "{}")]
@@ -74,8 +85,15 @@ pub struct Args {
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
-        Settings {
+    /// What it decides in the daemon's config.
+    ///
+    /// # Errors
+    /// When an address to announce is not understood.
+    pub fn settings(&self) -> Result<Settings, String> {
+        let ordinal = self.pod.as_deref().and_then(announce::ordinal);
+        let place = announce::Place { nodes: self.node_ips.clone(), ordinal };
+        Ok(Settings {
+            announce: place.addresses(&self.announce)?,
             api: self.api.clone(),
             gateway: self.gateway.clone(),
             swarm: self.swarm.clone(),
@@ -83,7 +101,7 @@ impl Args {
             given: self.given.clone(),
             storage_max: self.storage_max.clone(),
             private: self.private || self.swarm_key_file.is_some(),
-        }
+        })
     }
 }
 

@@ -120,7 +120,8 @@ pub(super) fn configure(args: &Args) -> anyhow::Result<Vec<String>> {
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut config: serde_json::Value = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not a config of Kubo", path.display()))?;
-    match args.settings().merge(&mut config) {
+    let settings = args.settings().map_err(anyhow::Error::msg).context("--announce")?;
+    match settings.merge(&mut config) {
         Ok(changed) if changed.is_empty() => Ok(changed),
         Ok(changed) => replace(&path, &serde_json::to_vec_pretty(&config)?).map(|()| changed),
         Err(reason) => bail!("{} is not a config of Kubo: {reason}", path.display()),

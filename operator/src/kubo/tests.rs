@@ -37,6 +37,9 @@ fn args(folder: &Path) -> Args {
         gateway: "/ip4/127.0.0.1/tcp/8080".to_owned(),
         swarm: Vec::new(),
         swarm_port: None,
+        announce: Vec::new(),
+        node_ips: Vec::new(),
+        pod: None,
         given: Given::default(),
         memory_limit: None,
         storage_max: None,
@@ -99,6 +102,26 @@ async fn what_is_overwritten_in_the_config_is_told_and_the_rest_stays() {
     assert_eq!(read()["Swarm"]["ConnMgr"]["HighWater"], 300);
     assert_eq!(read()["Addresses"]["API"], args.api);
     assert!(repository::configure(&args).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_daemon_announces_where_it_is_reached_from_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut args, token) = (args(folder.path()), CancellationToken::new());
+    args.announce = vec!["/{node}/tcp/{30400+ordinal}".to_owned()];
+    args.node_ips = vec!["192.0.2.1".parse().unwrap()];
+    args.pod = Some("pinkeeper-2".to_owned());
+    repository::prepare(&args, &token).await.unwrap();
+    // The pod has moved to another node.
+    args.node_ips = vec!["192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+    assert_eq!(repository::configure(&args).unwrap(), ["Addresses.AppendAnnounce"]);
+    let config = fs::read_to_string(args.repository.join("config")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let expected = serde_json::json!(["/ip4/192.0.2.2/tcp/30402", "/ip6/2001:db8::2/tcp/30402"]);
+    assert_eq!(config["Addresses"]["AppendAnnounce"], expected);
+    args.announce = vec!["/{nothing".to_owned()];
+    let error = format!("{:#}", repository::configure(&args).unwrap_err());
+    assert!(error.contains("--announce: /{nothing"), "{error}");
 }
 
 #[tokio::test]
