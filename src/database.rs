@@ -5,7 +5,9 @@
 
 use std::{fs, io, path::Path};
 
-use redb::{Builder, Database, DatabaseError, StorageError};
+use redb::{Builder, Database, DatabaseError, StorageError, backends::FileBackend};
+
+use crate::files;
 
 /// Opens the file; makes it if it is not there.
 ///
@@ -14,17 +16,27 @@ use redb::{Builder, Database, DatabaseError, StorageError};
 pub fn open_or_create(builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
     if !path.try_exists().map_err(failed)? {
         let unfinished = path.with_extension("new");
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        drop(builder.create(&unfinished)?);
+        let file = files::create_anew(&unfinished).map_err(failed)?;
+        drop(builder.create_with_backend(FileBackend::new(file)?)?);
         fs::rename(&unfinished, path).map_err(failed)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = fs::File::open(folder.unwrap_or_else(|| Path::new(".")));
         folder.and_then(|folder| folder.sync_all()).map_err(failed)?;
     }
-    builder.open(path)
+    open(builder, path)
+}
+
+/// Opens a file that must be there.
+///
+/// # Errors
+/// As [`open_or_create`].
+pub fn open(builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
+    let file = files::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() == 0 {
+        // redb would take it for a new one.
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")));
+    }
+    builder.create_with_backend(FileBackend::new(file)?)
 }
 
 fn failed(error: io::Error) -> DatabaseError {

@@ -17,6 +17,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use crate::files;
+
 /// The number, big endian, and its CRC-32.
 const LEN: usize = 12;
 
@@ -33,8 +35,7 @@ impl HighWater {
     /// # Errors
     /// When it cannot be opened or read.
     pub fn open(path: &Path) -> io::Result<(Self, Option<u64>)> {
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = files::open_or_create(path)?;
         let mut bytes = [0; LEN];
         let mark = match file.read_exact_at(&mut bytes, 0) {
             Ok(()) => decode(bytes),

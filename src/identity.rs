@@ -7,14 +7,13 @@
 use std::{
     fmt, fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use libp2p::identity::Keypair;
 use sha2::{Digest as _, Sha256};
 
-use crate::types::PeerId;
+use crate::{files, types::PeerId};
 
 /// The name of the file inside the data folder.
 pub const IDENTITY_FILE: &str = "identity";
@@ -81,16 +80,15 @@ impl Identity {
     /// When the file cannot be read or is damaged.
     pub fn load(folder: &Path) -> Result<Option<Self>, IdentityError> {
         let path = folder.join(IDENTITY_FILE);
-        match fs::read_to_string(&path) {
-            Ok(text) => match parse(&text) {
-                Ok(key) => Ok(Some(Self::from_key(key))),
-                Err(reason) => Err(IdentityError::Damaged { path, reason }),
-            },
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) if source.kind() == io::ErrorKind::InvalidData => {
-                Err(IdentityError::Damaged { path, reason: "it is not text" })
-            }
-            Err(source) => Err(IdentityError::Io { action: "read", path, source }),
+        let bytes = match files::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(IdentityError::Io { action: "read", path, source }),
+        };
+        let text = str::from_utf8(&bytes).map_err(|_| "it is not text");
+        match text.and_then(parse) {
+            Ok(key) => Ok(Some(Self::from_key(key))),
+            Err(reason) => Err(IdentityError::Damaged { path, reason }),
         }
     }
 
@@ -153,18 +151,7 @@ fn create(folder: &Path) -> Result<Identity, IdentityError> {
     bytes.copy_from_slice(key.secret().as_ref());
     let line = format!("{HEADER} {} {:08x}\n", hex::encode(bytes), crc32fast::hash(&bytes));
 
-    match fs::remove_file(&unfinished) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("remove", &unfinished)(source));
-        }
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(io_error("create", &unfinished))?;
+    let mut file = files::create_anew(&unfinished).map_err(io_error("create", &unfinished))?;
     file.write_all(line.as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(io_error("write", &unfinished))?;
@@ -183,6 +170,26 @@ fn create(folder: &Path) -> Result<Identity, IdentityError> {
     Identity::load(folder)?.ok_or_else(|| {
         io_error("read", &path)(io::Error::new(io::ErrorKind::NotFound, "it vanished"))
     })
+}
+
+/// Shortest row of hex digits that may be a secret, or a part of one that was mistyped.
+const SECRET_DIGITS_MIN: usize = 32;
+
+/// A text that may be shown: without what may be a secret in it.
+#[must_use]
+pub fn concealed(text: &str) -> String {
+    let is_digit = |c: char| c.is_ascii_hexdigit();
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(is_digit) {
+        let (before, digits) = rest.split_at(start);
+        let (digits, after) =
+            digits.split_at(digits.find(|c| !is_digit(c)).unwrap_or(digits.len()));
+        shown.push_str(before);
+        shown.push_str(if digits.len() < SECRET_DIGITS_MIN { digits } else { "(hidden)" });
+        rest = after;
+    }
+    shown + rest
 }
 
 /// The cluster secret: who knows it may connect. 32 bytes, written as 64 hex characters, which is
@@ -217,8 +224,10 @@ impl ClusterSecret {
     /// # Errors
     /// When it cannot be read or holds something else.
     pub fn from_file(path: &Path) -> Result<Self, SecretError> {
-        let bytes = fs::read(path)
-            .map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
+        let bytes = fs::read(path).map_err(|source| {
+            // Somebody may have put the secret where its file should be named.
+            SecretError::Unreadable { path: concealed(&path.to_string_lossy()).into(), source }
+        })?;
         let text = bytes.trim_ascii();
         let malformed = |found: String| SecretError::Malformed { path: path.to_owned(), found };
         if text.len() != 64 {
@@ -331,5 +340,18 @@ mod tests {
         }
         let error = ClusterSecret::from_file(&folder.path().join("none")).unwrap_err();
         assert!(matches!(error, SecretError::Unreadable { .. }), "{error}");
+        let error = ClusterSecret::from_file(&folder.path().join(hex)).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("/(hidden)") && !shown.contains("112233"), "{shown}");
+    }
+
+    #[test]
+    fn a_linked_identity_is_not_read() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Identity::load_or_create(other.path()).unwrap();
+        let (file, target) = (folder.path().join(IDENTITY_FILE), other.path().join(IDENTITY_FILE));
+        std::os::unix::fs::symlink(target, file).unwrap();
+        let error = Identity::load_or_create(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is a link"), "{error}");
     }
 }

@@ -6,6 +6,7 @@
 //! - [`types`]: the words and the messages between peers, plain data.
 //! - [`state`], [`allocate`]: pure decisions about pins and where they go.
 //! - [`clock`]: wall-clock time, for timestamps only.
+//! - [`files`]: files of this peer: private, and no links.
 //! - [`database`]: a store's file, whole or not there.
 //! - [`high_water`]: how much of a store was on disk already.
 //! - [`identity`]: who this peer is, and the cluster secret.
@@ -28,6 +29,7 @@ pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod database;
+pub mod files;
 #[cfg(any(test, feature = "simulation"))]
 pub mod fuzzing;
 pub mod high_water;

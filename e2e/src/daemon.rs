@@ -156,8 +156,8 @@ impl Daemon {
             api: api.to_owned(),
             gateway: "/ip4/127.0.0.1/tcp/0".to_owned(),
             swarm: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-            storage_max: None,
             private: true,
+            ..Settings::default()
         };
         settings.merge(&mut config).map_err(anyhow::Error::msg)?;
         std::fs::write(&path, serde_json::to_vec_pretty(&config)?)?;

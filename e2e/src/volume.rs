@@ -22,6 +22,8 @@ pub struct Volume {
     folder: PathBuf,
     /// The file it is kept in, if it is in one.
     image: Option<PathBuf>,
+    /// Where one of its files is mounted too.
+    lent: Option<PathBuf>,
 }
 
 /// A disk that hangs over and over, until this is dropped.
@@ -54,7 +56,7 @@ impl Volume {
                 folder,
             ],
         )?;
-        Ok(Self { folder: folder.to_owned(), image: None })
+        Ok(Self { folder: folder.to_owned(), image: None, lent: None })
     }
 
     /// Mounts an ext4 of `size` bytes, kept in a file beside the folder, which is made.
@@ -79,7 +81,18 @@ impl Volume {
         File::create(image)?.set_len(size)?;
         run("mkfs.ext4", &["-q".as_ref(), image])?;
         run("mount", &["-o".as_ref(), mounted.as_ref(), image, folder])?;
-        Ok(Self { folder: folder.to_owned(), image: Some(image.to_owned()) })
+        Ok(Self { folder: folder.to_owned(), image: Some(image.to_owned()), lent: None })
+    }
+
+    /// Has one of its files appear at `at`, which is made: where links are not followed.
+    ///
+    /// # Errors
+    /// When that is not allowed.
+    pub fn lend(&mut self, file: &str, at: &Path) -> anyhow::Result<()> {
+        File::create_new(at)?;
+        run("mount", &["--bind".as_ref(), &self.folder.join(file), at])?;
+        self.lent = Some(at.to_owned());
+        Ok(())
     }
 
     /// The file it is kept in.
@@ -208,8 +221,10 @@ impl Drop for Frozen {
 impl Drop for Volume {
     fn drop(&mut self) {
         // Lazily: the peer on it may still run.
-        if let Err(error) = run("umount", &["--lazy".as_ref(), &self.folder]) {
-            eprintln!("{error:#}");
+        for mounted in self.lent.iter().chain([&self.folder]) {
+            if let Err(error) = run("umount", &["--lazy".as_ref(), mounted]) {
+                eprintln!("{error:#}");
+            }
         }
     }
 }

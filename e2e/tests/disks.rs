@@ -73,11 +73,10 @@ impl Small {
         Self::start(
             |data| {
                 let at = data.with_extension("state");
-                let volume = Volume::in_file(&at, SIZE)?;
+                let mut volume = Volume::in_file(&at, SIZE)?;
                 std::fs::create_dir_all(data)?;
-                // A file that is made by the peer would take the link's place.
                 drop(StateStore::open(&at.join("state.redb"))?);
-                std::os::unix::fs::symlink(at.join("state.redb"), data.join("state.redb"))?;
+                volume.lend("state.redb", &data.join("state.redb"))?;
                 Ok(volume)
             },
             |peer| peer.data().into_boxed_path(),

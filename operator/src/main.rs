@@ -14,6 +14,7 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pinkeeper_operator::{crd, install, kubo, process, secret};
+use rustix::fs::Mode;
 
 // musl's own allocator is slow, and slower with threads.
 #[global_allocator]
@@ -70,6 +71,8 @@ impl From<secret::SecretError> for Failure {
 }
 
 fn main() -> ExitCode {
+    // What this process and its libraries write is for its user alone, and so is what its daemon does.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let (error, code) = match run(Cli::parse().command) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Config(error)) => (error, ExitCode::from(EXIT_CONFIG)),

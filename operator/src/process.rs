@@ -150,9 +150,9 @@ pub struct RunArgs {
     /// The pod's namespace.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
-    /// The pod's IP, told to the other peers.
-    #[arg(long, env = "POD_IP")]
-    pod_ip: IpAddr,
+    /// The pod's addresses, told to the other peers.
+    #[arg(long, env = "POD_IPS", value_delimiter = ',', required = true)]
+    pod_ips: Vec<IpAddr>,
     /// The release: the record of the cluster is the ConfigMap <release>-cluster.
     #[arg(long)]
     release: String,
@@ -221,12 +221,11 @@ pub async fn peer(args: PeerArgs) -> Result<(), ProcessError> {
 /// # Errors
 /// Why it ended, if nobody asked for it.
 pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
-    let announce =
-        format!("/ip{}/{}/tcp/9096", if args.pod_ip.is_ipv4() { 4 } else { 6 }, args.pod_ip);
+    let announce = announced(&args.pod_ips);
     let key = |name: &str| KEYS.iter().find(|key| key.name == name).copied();
     let mut defaults = PeerOptions { name: Some(args.pod.clone()), ..PeerOptions::default() };
     if let Some(key) = key("announce") {
-        defaults = defaults.or(PeerOptions::from_text(&key, &announce, "POD_IP")?);
+        defaults = defaults.or(PeerOptions::from_text(&key, &announce, "POD_IPS")?);
     }
     let config = resolve(args.peer.options(defaults)?)?;
     let token = stop_on_signal()?;
@@ -252,6 +251,15 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
         counters,
     };
     Ok(run::run(peer, shared, &token).await?)
+}
+
+/// Where peers listen at these addresses, as the setting `announce` has it.
+fn announced(addresses: &[IpAddr]) -> String {
+    let each = addresses.iter().map(|address| {
+        let family = if address.is_ipv4() { 4 } else { 6 };
+        format!("/ip{family}/{address}/tcp/9096")
+    });
+    each.collect::<Vec<_>>().join(",")
 }
 
 fn resolve(options: PeerOptions) -> Result<PeerConfig, ConfigError> {
@@ -290,6 +298,14 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn every_address_of_the_pod_is_announced() {
+        let addresses = ["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+        assert_eq!(announced(&addresses), "/ip4/10.0.0.7/tcp/9096,/ip6/fd00::7/tcp/9096");
+        let key = KEYS.iter().find(|key| key.name == "announce").unwrap();
+        assert!(PeerOptions::from_text(key, &announced(&addresses), "POD_IPS").is_ok());
+    }
 
     #[test]
     fn a_disk_that_fills_up_while_a_cluster_is_founded_needs_another_start_and_no_person() {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "chart/doors.rs"]
+mod doors;
 
 use std::{collections::BTreeSet, iter, path::Path, time::Duration};
 
@@ -188,6 +190,14 @@ fn values_are_checked() {
         "gc.pause=often",
         "gc.timeout=0m",
         "kubo.storageMax=lots",
+        "rest.hosts[0]=a:9094",
+        "kubo.config=x",
+        "kubo.config.Addresses.API=/ip4/0.0.0.0/tcp/5001",
+        "kubo.config.Datastore.StorageMax=9GB",
+        "kubo.config.datastore=x",
+        "kubo.extraEnv[0].name=IPFS_PATH",
+        "kubo.extraEnv[0].nope=x",
+        "kubo.swarmKey.nope=x",
         "image.pullPolicy=Sometimes",
         "fullnameOverride=Not_A_Name",
         "imagePullSecrets=registry",
@@ -197,7 +207,8 @@ fn values_are_checked() {
         let chart = chart();
         let output = output(&tool("helm"), ["template", "x", &chart, "--set", value]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let key = value.split_once('=').unwrap().0.rsplit('.').next().unwrap();
+        let path = value.split_once('=').unwrap().0;
+        let key = path.rsplit('.').next().unwrap().split('[').next().unwrap();
         assert!(!output.status.success(), "{value} was taken");
         assert!(said.contains(key), "{value}: {said}");
     }
@@ -242,8 +253,7 @@ fn values_reach_what_they_are_for() {
     assert_eq!(ipfs["storageClassName"], "slow");
     assert!(set["volumeClaimTemplates"][0]["spec"].get("storageClassName").is_none());
     let kubo = container(pod, "kubo");
-    const SWARM: &str = "--swarm=/ip4/0.0.0.0/tcp/4444,/ip4/0.0.0.0/udp/4444/quic-v1";
-    for arg in ["--private", "--storage-max=40GB", SWARM] {
+    for arg in ["--private", "--storage-max=40GB", "--swarm-port=4444"] {
         assert!(kubo["args"].as_array().unwrap().contains(&json!(arg)), "{arg}");
     }
     assert_eq!(kubo["ports"][0]["containerPort"], 4444);
@@ -402,6 +412,23 @@ fn every_container_has_few_rights_and_only_the_peer_a_token() {
 }
 
 #[test]
+fn the_daemon_and_the_peer_do_not_see_each_others_files() {
+    let objects = rendered(&[]);
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let of = |name: &str| -> Vec<Value> {
+        let mounts = container(pod, name)["volumeMounts"].as_array().unwrap();
+        mounts.iter().filter(|mount| mount["name"] != "program").cloned().collect()
+    };
+    let repository = json!({
+        "name": "ipfs", "mountPath": "/data/ipfs/repository", "subPath": "repository",
+    });
+    assert_eq!(of("kubo"), [repository]);
+    let ledger = json!({"name": "ipfs", "mountPath": "/data/ipfs/ledger", "subPath": "ledger"});
+    let of_ipfs: Vec<Value> = of("pinkeeper").into_iter().filter(|m| m["name"] == "ipfs").collect();
+    assert_eq!(of_ipfs, [ledger]);
+}
+
+#[test]
 fn two_releases_do_not_meet_outside_of_their_namespaces() {
     let of = |namespace: &str, release: &str| {
         let chart = chart();
@@ -428,22 +455,73 @@ struct Kubo {
     args: kubo::Args,
 }
 
+/// As it starts with these values.
+fn supervisor(values: &[&str]) -> kubo::Args {
+    let objects = rendered(values);
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let given = container(pod, "kubo")["args"].as_array().unwrap().clone();
+    let given = given.iter().map(|arg| arg.as_str().unwrap().to_owned());
+    Kubo::try_parse_from(iter::once("kubo".to_owned()).chain(given)).unwrap().args
+}
+
 #[test]
 fn the_supervisor_understands_its_arguments() {
-    let arguments = |values: &[&str]| {
-        let objects = rendered(values);
-        let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
-        let given = container(pod, "kubo")["args"].as_array().unwrap().clone();
-        let given = given.iter().map(|arg| arg.as_str().unwrap().to_owned());
-        Kubo::try_parse_from(iter::once("kubo".to_owned()).chain(given)).unwrap().args
-    };
-    let usual = arguments(&[]);
+    let usual = supervisor(&[]);
     assert!(!usual.private);
     assert_eq!(usual.storage_max, None);
-    let other = arguments(&["kubo.private=true", "kubo.storageMax=40GB", "kubo.swarmPort=4444"]);
+    let other = supervisor(&[
+        "kubo.private=true",
+        "kubo.storageMax=40GB",
+        "kubo.swarmPort=4444",
+        "kubo.config.Provide.Strategy=roots",
+        "kubo.config.Gateway.RootRedirect=$(HOME)<a&b>",
+        "kubo.swarmKey.secretName=mine",
+    ]);
+    // Kubernetes makes one dollar of two.
+    let text = r#"{"Gateway":{"RootRedirect":"$$(HOME)<a&b>"},"Provide":{"Strategy":"roots"}}"#;
+    assert_eq!(other.given, text.parse().unwrap());
+    assert_eq!(other.swarm_key_file, Some("/etc/pinkeeper-swarm/swarm.key".into()));
     assert!(other.private);
     assert_eq!(other.storage_max.as_deref(), Some("40GB"));
-    assert_eq!(other.swarm, ["/ip4/0.0.0.0/tcp/4444", "/ip4/0.0.0.0/udp/4444/quic-v1"]);
+    assert_eq!((usual.swarm_port, other.swarm_port), (Some(4001), Some(4444)));
+    assert!(usual.swarm.is_empty(), "Kubo's own addresses are replaced");
+}
+
+#[test]
+fn what_the_operator_depends_on_in_the_daemon_cannot_be_set() {
+    for path in kubo::RESERVED {
+        let chart = chart();
+        let value = format!("kubo.config.{path}=x");
+        let output = output(&tool("helm"), ["template", "x", &chart, "--set", &value]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let place = format!("/kubo/config/{}", path.replace('.', "/"));
+        assert!(!output.status.success() && said.contains(&place), "{value}: {said}");
+    }
+}
+
+#[test]
+fn the_daemon_has_its_environment_and_its_key() {
+    let objects = rendered(&[
+        "kubo.extraEnv[0].name=GOLOG_LOG_LEVEL",
+        "kubo.extraEnv[0].value=debug",
+        "kubo.swarmKey.secretName=mine",
+        "kubo.swarmKey.key=k",
+    ]);
+    let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
+    let environment = container(pod, "kubo")["env"].as_array().unwrap();
+    let memory = json!({"containerName": "kubo", "resource": "limits.memory"});
+    assert_eq!(environment[1]["valueFrom"]["resourceFieldRef"], memory);
+    assert_eq!(environment.last().unwrap(), &json!({"name": "GOLOG_LOG_LEVEL", "value": "debug"}));
+    let volumes = pod["volumes"].as_array().unwrap();
+    let key = &volumes.iter().find(|v| v["name"] == "swarm-key").unwrap()["secret"];
+    let items = json!([{"key": "k", "path": "swarm.key"}]);
+    assert_eq!((&key["secretName"], &key["items"]), (&json!("mine"), &items));
+    let with_key: Vec<&Value> = containers(pod)
+        .into_iter()
+        .filter(|c| c["volumeMounts"].to_string().contains("swarm-key"))
+        .map(|c| &c["name"])
+        .collect();
+    assert_eq!(with_key, ["kubo"]);
 }
 
 #[test]
@@ -468,6 +546,7 @@ fn the_peer_understands_its_configuration() {
         "gc.watermarkPercent=85",
         "gc.pause=6h",
         "gc.timeout=10m",
+        "rest.hosts[0]=pins.example.org",
         r"logging.level=info\,pinkeeper=debug",
         "logging.format=text",
     ]);
@@ -477,6 +556,7 @@ fn the_peer_understands_its_configuration() {
     assert_eq!(other.pin_stall_timeout, Some(Period(Duration::from_secs(7))));
     assert_eq!(other.concurrent_pins, Some(3));
     assert_eq!(other.gc_watermark, Some(85));
+    assert_eq!(other.rest_hosts, Some(vec!["pins.example.org".to_owned().try_into().unwrap()]));
     assert_eq!(other.gc_pause, Some(Period(Duration::from_secs(6 * 3600))));
     assert_eq!(other.gc_timeout, Some(Period(Duration::from_secs(600))));
     assert_eq!(other.log_level, Some("info,pinkeeper=debug".parse().unwrap()));

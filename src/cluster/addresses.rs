@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{consensus::block, types::PeerId};
+use crate::{consensus::block, files, types::PeerId};
 
 /// Multiaddrs without `/p2p/…`, by peer.
 pub(super) type Addresses = BTreeMap<PeerId, Vec<String>>;
@@ -41,7 +41,7 @@ impl AddressBook {
     /// Reads the file if it is there. The book is a hint: a damaged one is started anew.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        let known = std::fs::read(path).ok().and_then(|bytes| {
+        let known = files::read(path).ok().and_then(|bytes| {
             serde_json::from_slice(&bytes)
                 .inspect_err(|error| {
                     tracing::warn!(path = %path.display(), %error, "the address book is damaged; starting anew");
@@ -140,7 +140,7 @@ fn merged(said: Said, old: &[String], new: Vec<String>) -> Vec<String> {
 
 fn write(path: &Path, known: &Addresses) -> std::io::Result<()> {
     let draft = path.with_extension("new");
-    let mut file = std::fs::File::create(&draft)?;
+    let mut file = files::create_anew(&draft)?;
     file.write_all(&serde_json::to_vec(known)?)?;
     file.sync_all()?;
     std::fs::rename(draft, path)

@@ -11,25 +11,28 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::Multiaddr;
 use serde::Deserialize;
 
-pub use self::values::{KuboApi, PeerAddress, Period};
+pub use self::values::{HostName, KuboApi, PeerAddress, Period};
 use crate::{
-    identity::{ClusterSecret, SecretError},
+    files,
+    identity::{ClusterSecret, SecretError, concealed},
     telemetry::{LogFilter, LogFormat},
     types::{Factor, Replication},
 };
 
 /// IPFS Cluster's port, on loopback: there is no authentication.
 const REST_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9094);
-/// Probes come from the node.
-const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9095);
+/// Probes come from the node, by IPv6 or IPv4.
+const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 9095);
+/// Where peers listen for each other.
+const PEER_PORT: u16 = 9096;
 /// Pins a peer may work on at once, at most.
 const CONCURRENT_PINS_MAX: usize = 1024;
 /// Between two garbage collections of one daemon.
@@ -69,6 +72,8 @@ pub struct PeerOptions {
     pub ipfs_path: Option<PathBuf>,
     /// Where the REST API listens.
     pub rest_listen: Option<SocketAddr>,
+    /// Hosts by whose names the REST API is asked, beside loopback and the address it listens on.
+    pub rest_hosts: Option<Vec<HostName>>,
     /// Where health and Prometheus metrics are served.
     pub health_listen: Option<SocketAddr>,
     /// Milliseconds between a leader's heartbeats.
@@ -131,12 +136,16 @@ const fn key(name: &'static str, spelling: Spelling, help: &'static str) -> Key 
 }
 
 /// Every key of [`PeerOptions`], so that flags and variables cannot differ from the file.
-pub const KEYS: [Key; 25] = [
+pub const KEYS: [Key; 26] = [
     key("name", Spelling::Text, "what people call the peer"),
     key("data_dir", Spelling::Text, "folder of identity, log and state"),
     key("ledger_dir", Spelling::Text, "folder of the ledger (default: the data folder)"),
     key("secret_file", Spelling::Text, "file with the cluster secret: 64 hex characters"),
-    key("listen", Spelling::List, "where to listen for peers (default: /ip4/0.0.0.0/tcp/9096)"),
+    key(
+        "listen",
+        Spelling::List,
+        "where to listen for peers (default: port 9096 of every address)",
+    ),
     key("announce", Spelling::List, "addresses told to others (default: those listened on)"),
     key("bootstrap", Spelling::List, "peers to join by: multiaddrs, /p2p/<id> is optional"),
     key("found", Spelling::Truth, "found a cluster if the disk is empty (default: false)"),
@@ -147,7 +156,8 @@ pub const KEYS: [Key; 25] = [
     ),
     key("ipfs_path", Spelling::Text, "folder on the daemon's volume, for its free space"),
     key("rest_listen", Spelling::Text, "where the REST API listens (default: 127.0.0.1:9094)"),
-    key("health_listen", Spelling::Text, "health and metrics (default: 0.0.0.0:9095)"),
+    key("rest_hosts", Spelling::List, "further host names that the REST API is asked by"),
+    key("health_listen", Spelling::Text, "health and metrics (default: [::]:9095, IPv4 too)"),
     key("heartbeat_ms", Spelling::Number, "between a leader's heartbeats (default: 100)"),
     key("election_min_ms", Spelling::Number, "shortest wait before standing (default: 300)"),
     key("election_max_ms", Spelling::Number, "longest such wait, and lease (default: 500)"),
@@ -200,6 +210,8 @@ pub struct PeerConfig {
     pub ipfs_path: Option<PathBuf>,
     /// Where the REST API listens.
     pub rest_listen: SocketAddr,
+    /// Further host names by which the REST API is asked.
+    pub rest_hosts: Vec<String>,
     /// Where health and Prometheus metrics are served.
     pub health_listen: SocketAddr,
     /// Between a leader's heartbeats.
@@ -319,8 +331,8 @@ impl PeerOptions {
             ConfigError::File {
                 path: path.to_owned(),
                 line,
-                text: shown.chars().take(120).collect(),
-                reason: without_place(&one_line(&error.to_string())).to_owned(),
+                text: concealed(shown).chars().take(120).collect(),
+                reason: concealed(without_place(&one_line(&error.to_string()))),
             }
         })
     }
@@ -336,8 +348,8 @@ impl PeerOptions {
         });
         value.map_err(|reason| ConfigError::Setting {
             origin: origin.to_owned(),
-            text: text.chars().take(120).collect(),
-            reason,
+            text: concealed(text).chars().take(120).collect(),
+            reason: concealed(&reason),
         })
     }
 
@@ -356,6 +368,7 @@ impl PeerOptions {
             ipfs_api: self.ipfs_api.or(other.ipfs_api),
             ipfs_path: self.ipfs_path.or(other.ipfs_path),
             rest_listen: self.rest_listen.or(other.rest_listen),
+            rest_hosts: self.rest_hosts.or(other.rest_hosts),
             health_listen: self.health_listen.or(other.health_listen),
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_min_ms: self.election_min_ms.or(other.election_min_ms),
@@ -400,11 +413,7 @@ impl PeerConfig {
         }
         let listen = match given.listen {
             Some(addresses) => values::listen(addresses)?,
-            None => vec![
-                Multiaddr::empty()
-                    .with(Protocol::Ip4([0, 0, 0, 0].into()))
-                    .with(Protocol::Tcp(9096)),
-            ],
+            None => values::everywhere(PEER_PORT),
         };
         let tags = given.tags.unwrap_or_default();
         check_tags(&tags)?;
@@ -420,6 +429,7 @@ impl PeerConfig {
             ipfs_api: given.ipfs_api.unwrap_or_default(),
             ipfs_path: given.ipfs_path,
             rest_listen: given.rest_listen.unwrap_or(REST_LISTEN),
+            rest_hosts: values::names(given.rest_hosts.unwrap_or_default()),
             health_listen: given.health_listen.unwrap_or(HEALTH_LISTEN),
             heartbeat: Duration::from_millis(given.heartbeat_ms.unwrap_or(100)),
             election: election(
@@ -522,9 +532,9 @@ fn replication(min: i32, max: i32) -> Result<Replication, ConfigError> {
 /// Makes the folder if it is missing and tries that files can be made in it.
 fn writable(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     let probe = path.join(format!(".pinkeeper-probe-{}", std::process::id()));
-    fs::create_dir_all(path)
-        .and_then(|()| fs::write(&probe, []))
-        .and_then(|()| fs::remove_file(&probe))
+    files::folder(path)
+        .and_then(|()| files::create_anew(&probe))
+        .and_then(|_| fs::remove_file(&probe))
         .map_err(|source| ConfigError::Folder { key, path: path.to_owned(), source })
 }
 

@@ -41,9 +41,11 @@ fn from_text(name: &str, text: &str) -> Result<PeerOptions, ConfigError> {
 fn the_least_file_has_the_defaults() {
     let folder = Folder::new();
     let config = folder.resolve("").unwrap();
-    assert_eq!(config.listen, ["/ip4/0.0.0.0/tcp/9096".parse().unwrap()]);
+    let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let both = ["/ip6/::/tcp/9096", "/ip4/0.0.0.0/tcp/9096"].map(|text| text.parse().unwrap());
+    assert_eq!(config.listen, both[usize::from(!has_v6)..]);
     assert_eq!(config.rest_listen.to_string(), "127.0.0.1:9094");
-    assert_eq!(config.health_listen.to_string(), "0.0.0.0:9095");
+    assert_eq!(config.health_listen.to_string(), "[::]:9095");
     assert_eq!(config.ipfs_api.url(), "http://127.0.0.1:5001");
     assert_eq!(config.election, (Duration::from_millis(300), Duration::from_millis(500)));
     assert_eq!(config.ledger_dir, config.data_dir);
@@ -66,6 +68,7 @@ bootstrap:
 found: true
 ipfs_api: /ip4/127.0.0.1/tcp/5009
 rest_listen: 127.0.0.1:1
+rest_hosts: [Pins.Example.org., '::1']
 health_listen: '[::]:2'
 heartbeat_ms: 50
 election_min_ms: 200
@@ -84,6 +87,7 @@ log_format: json
     let config = folder.resolve(lines).unwrap();
     assert_eq!(config.bootstrap.len(), 2);
     assert_eq!(config.ipfs_api.url(), "http://127.0.0.1:5009");
+    assert_eq!(config.rest_hosts, ["pins.example.org", "::1"]);
     assert_eq!(config.pin_stall_timeout, Duration::from_secs(90));
     assert_eq!(config.replication.max, Factor::Count(3));
     assert_eq!((config.gc_watermark, config.gc_pause), (Some(90), Duration::from_secs(7200)));
@@ -137,6 +141,9 @@ fn an_error_in_the_file_names_file_line_and_key() {
         ("listen:\n- /dns4/a/tcp/1\n", "/ip4/"),
         ("bootstrap: [/ip4/10.0.0.1/udp/1]\n", "/tcp/"),
         ("rest_listen: localhost\n", "rest_listen"),
+        ("rest_hosts: ['a:9094']\n", "without a port"),
+        ("rest_hosts: ['http://a']\n", "without a port"),
+        ("rest_hosts: ['']\n", "without a port"),
         ("pin_stall_timeout: soon\n", "pin_stall_timeout"),
         ("ipfs_api: https://u:p@x/y\n", "ipfs_api"),
         ("log_level: loud=loud=loud\n", "log_level"),
@@ -170,6 +177,45 @@ fn settings_that_do_not_go_together_are_refused_by_key() {
     for (lines, words) in cases {
         let error = folder.error(lines);
         assert!(error.contains(words), "{lines}: {error}");
+    }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_shown() {
+    let folder = Folder::new();
+    let secret = "0123456789abcdef".repeat(4);
+    let lines = [
+        format!("secret: {secret}\n"),
+        format!("{secret}: x\n"),
+        format!("heartbeat_ms: {secret}\n"),
+        format!("rest_listen: {}\n", &secret[1..]),
+        format!("tags: [{secret}]\n"),
+    ];
+    for line in &lines {
+        let error = folder.error(line);
+        assert!(error.contains("(hidden)") && !error.contains("0123456789"), "{line}: {error}");
+    }
+    for key in ["listen", "heartbeat_ms", "found", "tags", "ipfs_api"] {
+        let error = from_text(key, &secret).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("0123456789"), "{shown}");
+    }
+}
+
+#[test]
+fn links_in_the_peers_folders_are_refused_and_change_nothing() {
+    let folder = Folder::new();
+    let mine = folder.path("identity");
+    fs::write(&mine, "mine").unwrap();
+    for name in [format!(".pinkeeper-probe-{}", std::process::id()), "ledger.redb".to_owned()] {
+        let ledger = folder.path("ledger");
+        fs::create_dir_all(&ledger).unwrap();
+        let link = ledger.join(&name);
+        std::os::unix::fs::symlink(&mine, &link).unwrap();
+        let error = folder.error(&format!("ledger_dir: {}\n", ledger.display()));
+        assert!(error.contains("ledger_dir") && error.contains("is a link"), "{error}");
+        assert_eq!(fs::read(&mine).unwrap(), b"mine");
+        fs::remove_file(&link).unwrap();
     }
 }
 

@@ -1,6 +1,10 @@
 //! Values of settings, parsed once: addresses, Kubo's RPC, periods.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::Deserialize;
@@ -56,6 +60,15 @@ pub(super) fn listen(addresses: Vec<PeerAddress>) -> Result<Vec<Multiaddr>, Conf
         false => Ok(given.address),
     };
     addresses.into_iter().map(check).collect()
+}
+
+/// Every address of this machine, by IPv6 where it has that, and by IPv4.
+pub(super) fn everywhere(port: u16) -> Vec<Multiaddr> {
+    // A system may know the family and give no interface an address of it.
+    let has_v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let v6 = has_v6.then_some(Protocol::Ip6(Ipv6Addr::UNSPECIFIED));
+    let both = v6.into_iter().chain([Protocol::Ip4(Ipv4Addr::UNSPECIFIED)]);
+    both.map(|ip| Multiaddr::empty().with(ip).with(Protocol::Tcp(port))).collect()
 }
 
 pub(super) fn announce(addresses: Vec<PeerAddress>) -> Result<Vec<Multiaddr>, ConfigError> {
@@ -138,6 +151,33 @@ fn url_of_multiaddr(text: &str) -> Result<String, String> {
         }
         _ => Err(format!("{text:?} must go on with /tcp/<port>")),
     }
+}
+
+/// A host's name or address, in lower case and without a port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HostName(String);
+
+impl TryFrom<String> for HostName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let name = text.strip_suffix('.').unwrap_or(&text).to_ascii_lowercase();
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(Self(address.to_canonical().to_string()));
+        }
+        let is_part = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+        };
+        if name.len() > 253 || !name.split('.').all(is_part) {
+            return Err(format!("{text:?} must be a host's name or address, without a port"));
+        }
+        Ok(Self(name))
+    }
+}
+
+pub(super) fn names(hosts: Vec<HostName>) -> Vec<String> {
+    hosts.into_iter().map(|HostName(name)| name).collect()
 }
 
 /// A time span over zero, as in `500ms`, `90s`, `2m` or `1h`.

@@ -35,6 +35,7 @@ use super::raft_types::{
     entry_in, position_in, position_out, vote_in, vote_out,
 };
 use crate::{
+    files,
     high_water::HighWater,
     types::{ClusterId, Entry, EntryBody, LogPosition, Vote},
 };
@@ -276,7 +277,7 @@ impl DiskLog {
     }
 
     pub(super) fn open_with(folder: &Path, chunk_len_max: usize) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        files::folder(folder)?;
         let (mark, synced) = HighWater::open(&folder.with_extension("synced"))?;
         mark.raise(whole::check_files(folder, synced)?);
         let mut config = raft_log::Config::new(folder.display());

@@ -16,7 +16,7 @@ use crate::{
     identity::{Identity, IdentityError},
     ipfs::kubo::{DaemonMetrics, KuboClient, KuboUrlError},
     monitor::informer::space_on,
-    rest::{self, BindError, RestMetrics, SharedRegistry},
+    rest::{self, BindError, Hosts, RestMetrics, SharedRegistry},
     rpc::{
         Inbound, RpcMetrics,
         swarm::{self, Started, SwarmOptions, SwarmTransport},
@@ -94,6 +94,7 @@ impl Peer {
         let rest_metrics = RestMetrics::default();
         rest_metrics.register(&mut registry);
         let replication = config.replication;
+        let hosts = Hosts::new(config.rest_listen, config.rest_hosts.iter().cloned());
         let found = config.found;
         let alone = matches!(join, JoinPolicy::Any) && !found && config.bootstrap.is_empty();
         let (mut peer, bootstrap) = open(config, join, &mut registry).await?;
@@ -108,7 +109,7 @@ impl Peer {
         }
         // The founder's too: after a stop of all it must find the others like anybody.
         bootstrap.transport.set_seeds(bootstrap.addresses);
-        let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics);
+        let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics, hosts);
         if let (Ok(rest), Ok(health)) = (rest_listener.local_addr(), health_listener.local_addr()) {
             tracing::info!(%rest, %health, "the REST API and the probes listen");
         }
@@ -251,7 +252,8 @@ fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
     let is_local = |address: &Multiaddr| {
         address.iter().any(|part| match part {
             Protocol::Ip4(ip) => ip.is_loopback(),
-            Protocol::Ip6(ip) => ip.is_loopback(),
+            // What is only good on one link names no link here.
+            Protocol::Ip6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
             _ => false,
         })
     };

@@ -14,7 +14,7 @@
 //! The JSON is that of IPFS Cluster 1.1. Other than there, a parameter that is unknown or asks for
 //! what is not done is refused and never ignored; and `/ipfs/gc` counts the blocks it removed instead
 //! of naming each, there may be millions. Errors are `{"code":…,"message":…}`. There is no
-//! authentication: whoever reaches the address may pin and unpin.
+//! authentication: whoever reaches the address may pin and unpin, but for web pages of others ([`Hosts`]).
 
 mod bulk;
 mod error;
@@ -23,8 +23,11 @@ pub(crate) mod fuzzing;
 mod gauges;
 mod gc;
 mod health;
+mod hosts;
 mod metrics;
+mod patience;
 mod pins;
+mod places;
 mod process;
 mod query;
 mod serve;
@@ -47,6 +50,7 @@ use axum::{
 use self::{error::ApiError, source::Source, view::IdView};
 pub use self::{
     health::{SharedRegistry, health_router},
+    hosts::Hosts,
     metrics::RestMetrics,
     serve::{BindError, bind, serve},
 };
@@ -60,12 +64,17 @@ struct Api {
     replication: Replication,
 }
 
-/// The REST API; `replication` is that of pins that do not say.
-pub fn api_router(cluster: Cluster, replication: Replication, metrics: RestMetrics) -> Router {
-    api(Source::Cluster(cluster), replication, metrics)
+/// The REST API of `hosts`; `replication` is that of pins that do not say.
+pub fn api_router(
+    cluster: Cluster,
+    replication: Replication,
+    metrics: RestMetrics,
+    hosts: Hosts,
+) -> Router {
+    api(Source::Cluster(cluster), replication, metrics, hosts)
 }
 
-fn api(source: Source, replication: Replication, metrics: RestMetrics) -> Router {
+fn api(source: Source, replication: Replication, metrics: RestMetrics, hosts: Hosts) -> Router {
     Router::new()
         .route("/id", get(id))
         .route("/health", get(async || StatusCode::NO_CONTENT))
@@ -74,6 +83,7 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics) -> Router
         .route("/ipfs/gc", post(gc::collect))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(hosts, hosts::check))
         .layer(middleware::from_fn_with_state(Arc::new(metrics), metrics::count))
         .with_state(Api { source, replication })
 }

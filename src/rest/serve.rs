@@ -1,27 +1,46 @@
-//! Listening and serving, with bounds on connections and on how long they may be idle.
+//! Listening and serving, with bounds on connections and on how long a client may be silent.
+//!
+//! Invariants: what a client does not send or read holds nothing for longer than seconds; connections
+//! without a request under way never keep another one out (`places`). How long an
+//! answer takes is the handlers' own affair.
 
 use std::{
+    convert::Infallible,
     io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
     time::Duration,
 };
 
-use axum::{Router, serve::Listener};
+use axum::{Router, body::Body, response::Response, serve::Listener};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep},
+    task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections one server has open; more wait in the system's queue.
+use super::{
+    patience::{Answer, Asked, Connection},
+    places::{Place, Places, UnderWay},
+};
+
+/// Connections one server has open.
 const CONNECTIONS_MAX: usize = 512;
-/// A connection without a byte in either direction is closed: longer than any request takes.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Those of one address: what comes through a port-forward is all of one.
+const CONNECTIONS_PER_CLIENT_MAX: usize = 256;
+/// Time for the whole head of a request, and between two requests of a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way when the process stops have so long to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -37,122 +56,186 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Listens on the address of a setting.
+/// Listens on the address of a setting; `[::]` is every address, by IPv4 too, and by that alone where there
+/// is no IPv6.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { key, address, source })
+    let bound = match (TcpListener::bind(address).await, address.ip()) {
+        (Err(error), IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+            if error.kind() != io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        (bound, _) => bound,
+    };
+    bound.map_err(|source| BindError { key, address, source })
 }
 
 /// Serves until the token is cancelled; requests under way may end.
-pub async fn serve(listener: TcpListener, router: Router, token: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let stop = token.clone();
-    let server = axum::serve(Limited { listener, places }, router)
-        .with_graceful_shutdown(async move { stop.cancelled().await });
-    let late = async {
-        token.cancelled().await;
-        sleep(STOP_TIMEOUT).await;
-    };
-    tokio::select! {
-        biased;
-        served = server => {
-            if let Err(error) = served {
-                tracing::error!(%error, "an HTTP server ended");
+pub async fn serve(mut listener: TcpListener, router: Router, token: CancellationToken) {
+    let places = Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX);
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, client) = tokio::select! {
+            biased;
+            () = token.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            // Waits by itself when the system has no more of them to give.
+            accepted = Listener::accept(&mut listener) => accepted,
+        };
+        match places.take(client.ip()) {
+            Some(place) => {
+                connections.spawn(connection(stream, router.clone(), place, token.clone()));
             }
-        }
-        () = late => tracing::debug!("requests were cut off at the end"),
-    }
-}
-
-/// Accepts while there are places.
-struct Limited {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-}
-
-impl Listener for Limited {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // Answers are small and written whole.
-        let _ = stream.set_nodelay(true);
-        let idle = Box::pin(sleep(IDLE_TIMEOUT));
-        (Connection { stream, idle, _place: place.ok() }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that fails after [`IDLE_TIMEOUT`] without a byte.
-struct Connection {
-    stream: TcpStream,
-    idle: Pin<Box<Sleep>>,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl Connection {
-    fn checked<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        poll: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
-            return poll;
-        }
-        match self.idle.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+            None => tracing::debug!(%client, "too many requests are under way; hung up"),
         }
     }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.checked(cx, poll)
+    drop(listener);
+    let ended = timeout(STOP_TIMEOUT, async { while connections.join_next().await.is_some() {} });
+    if ended.await.is_err() {
+        tracing::debug!("requests were cut off at the end");
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.checked(cx, poll)
+/// Serves one connection until its end, or until it has to give way to another.
+async fn connection(stream: TcpStream, router: Router, place: Place, stop: CancellationToken) {
+    // Answers are small and written whole.
+    let _ = stream.set_nodelay(true);
+    let end = place.end();
+    let service = service_fn(|request| answer(router.clone(), request, place.begin()));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(Connection::new(stream)), service)
+    );
+    let ended = tokio::select! {
+        biased;
+        () = end.cancelled() => return,
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            if place.is_idle() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Asks the routes. The request is under way until its answer's last byte was handed over.
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    under_way: UnderWay,
+) -> Result<Response, Infallible> {
+    let request = request.map(|body| Body::new(Asked::new(body)));
+    let response = TowerToHyperService::new(router).call(request).await?;
+    Ok(response.map(|body| Body::new(Answer { body, _under_way: under_way })))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+    struct Server {
+        address: SocketAddr,
+        token: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.checked(cx, poll)
+    impl Server {
+        async fn start() -> Self {
+            let listener = bind("health_listen", ([127, 0, 0, 1], 0).into()).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let router = Router::new().route("/healthz", get(async || "ok\n"));
+            let token = CancellationToken::new();
+            let task = tokio::spawn(serve(listener, router, token.clone()));
+            Self { address, token, task }
+        }
+
+        async fn open(&self, sent: &[u8]) -> TcpStream {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            stream
+        }
+
+        async fn stop(self) {
+            self.token.cancel();
+            self.task.await.unwrap();
+        }
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    async fn rest_of(mut stream: TcpStream) -> String {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    #[tokio::test]
+    async fn a_probe_is_answered_beside_hundreds_of_idle_connections() {
+        let server = Server::start().await;
+        let mut idle = Vec::new();
+        for n in 0..700 {
+            idle.push(server.open([&b""[..], &PROBE[..20]][n % 2]).await);
+        }
+        let probe = async { rest_of(server.open(PROBE).await).await };
+        let answer = timeout(Duration::from_secs(1), probe).await.expect("no answer in time");
+        assert!(answer.ends_with("ok\n"), "{answer}");
+        // None of them is waited for at the end either.
+        timeout(STOP_TIMEOUT / 2, server.stop()).await.unwrap();
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    #[tokio::test]
+    async fn probes_come_by_either_family() {
+        let listener = bind("health_listen", "[::]:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok());
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.is_ok());
+        }
+        // Where somebody else has the port by IPv6 it is not taken by IPv4 alone.
+        if let Ok(other) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await {
+            let taken =
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, other.local_addr().unwrap().port()));
+            assert!(bind("health_listen", taken).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_is_not_waited_for() {
+        let server = Server::start().await;
+        let keep_alive = String::from_utf8(PROBE.to_vec()).unwrap().replace("close", "keep-alive");
+        let mut open = Vec::new();
+        for sent in [&b""[..], &PROBE[..20], keep_alive.as_bytes()] {
+            open.push(server.open(sent).await);
+        }
+        // Slowly, in pieces that keep coming.
+        let mut slow = server.open(b"GET / HTTP/1.1\r\n").await;
+        let slow = async {
+            while slow.write_all(b"a").await.is_ok() {
+                tokio::time::sleep(HEAD_TIMEOUT / 10).await;
+            }
+        };
+        let ends = async {
+            for stream in open {
+                rest_of(stream).await;
+            }
+            slow.await;
+        };
+        timeout(HEAD_TIMEOUT * 2, ends).await.expect("it is waited for");
+        server.stop().await;
     }
 }

@@ -17,7 +17,7 @@ use redb::{
 };
 
 use crate::{
-    database::open_or_create,
+    database::{open, open_or_create},
     high_water::HighWater,
     types::{Cid, CidError, PeerId, Timestamp},
 };
@@ -200,7 +200,7 @@ impl Ledger {
         let (mark, synced) = HighWater::open(&path.with_extension("synced")).map_err(failed)?;
         let file = path.to_owned();
         // Never made anew: an empty ledger would take what is ours for a stranger's.
-        let reopen = Arc::new(move || builder().open(&file));
+        let reopen = Arc::new(move || open(&builder(), &file));
         let mut ledger = Self::checked(open_or_create(&builder(), path), reopen, place.clone())?;
         let found = ledger.with(|database| ledger.writes(database))?;
         match synced {

@@ -1,12 +1,22 @@
 {{/* How the programs in the pod are told what to do: arguments, and the peer's configuration file. */}}
 
 {{- define "pinkeeper.kuboArgs" -}}
-- --swarm=/ip4/0.0.0.0/tcp/{{ .Values.kubo.swarmPort }},/ip4/0.0.0.0/udp/{{ .Values.kubo.swarmPort }}/quic-v1
+- --swarm-port={{ .Values.kubo.swarmPort }}
 {{- if .Values.kubo.private }}
 - --private
 {{- end }}
 {{- with .Values.kubo.storageMax }}
 - --storage-max={{ . }}
+{{- end }}
+{{- with include "pinkeeper.announce" . }}
+- {{ printf "--announce=%s" . | toJson }}
+{{- end }}
+{{- with .Values.kubo.config }}
+{{- /* Kubernetes would replace $(NAME). */}}
+- {{ printf "--config=%s" (toJson .) | replace "$(" "$$(" | toJson }}
+{{- end }}
+{{- if .Values.kubo.swarmKey.secretName }}
+- --swarm-key-file=/etc/pinkeeper-swarm/swarm.key
 {{- end }}
 {{- end -}}
 
@@ -26,7 +36,11 @@ data_dir: /data/raft
 ledger_dir: /data/ipfs/ledger
 secret_file: /etc/pinkeeper-secret/cluster-secret
 ipfs_api: http://127.0.0.1:5001
-ipfs_path: /data/ipfs
+# On the same volume as the daemon's repository, which the peer does not see.
+ipfs_path: /data/ipfs/ledger
+{{- with .Values.rest.hosts }}
+rest_hosts: {{ toJson . }}
+{{- end }}
 heartbeat_ms: {{ .Values.raft.heartbeatMilliseconds }}
 election_min_ms: {{ .Values.raft.electionMinMilliseconds }}
 election_max_ms: {{ .Values.raft.electionMaxMilliseconds }}

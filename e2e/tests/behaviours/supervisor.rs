@@ -20,6 +20,12 @@ async fn the_supervisor_keeps_a_real_daemon_running() {
         api: format!("/ip4/127.0.0.1/tcp/{port}"),
         gateway: "/ip4/127.0.0.1/tcp/0".to_owned(),
         swarm: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+        swarm_port: None,
+        announce: vec!["/{node}/tcp/31400".to_owned()],
+        node_ips: vec!["192.0.2.1".parse().unwrap()],
+        pod: None,
+        given: r#"{"Provide": {"Strategy": "roots"}}"#.parse().unwrap(),
+        memory_limit: Some(1 << 30),
         storage_max: Some("1GB".to_owned()),
         private: true,
         swarm_key_file: Some(swarm_key(folder.path())),
@@ -31,6 +37,9 @@ async fn the_supervisor_keeps_a_real_daemon_running() {
     let client = KuboClient::new(&format!("http://127.0.0.1:{port}")).unwrap();
     until("up", || async { client.id().await.is_ok() }).await;
     let id = client.id().await.unwrap().id;
+    let told = client.id().await.unwrap().addresses;
+    let announced = format!("/ip4/192.0.2.1/tcp/31400/p2p/{id}");
+    assert!(told.contains(&announced), "{told:?}");
     assert_eq!(client.repository().await.unwrap().storage_max, 1_000_000_000);
     assert_eq!(pin(&client, identity_cid(1)).await, Ok(()));
     // It ends by itself: it comes back as the same one.

@@ -4,6 +4,7 @@
 pub mod content;
 pub mod crashes;
 pub mod deletion;
+pub mod doors;
 pub mod objects;
 pub mod setup;
 

@@ -15,16 +15,42 @@ use tokio_util::sync::CancellationToken;
 
 use super::Args;
 
+/// Of the container's memory; the rest is for what Go does not count.
+const GO_MEMORY_PERCENT: u64 = 90;
+
 /// The daemon's program on the repository. Its output goes where ours goes.
 pub(super) fn command(args: &Args) -> Command {
     let mut command = Command::new(&args.ipfs);
+    let environment = environment(args, |name| std::env::var_os(name).is_some());
     command
         .env("IPFS_PATH", &args.repository)
-        // Kubo sends usage data home unless it is told not to.
-        .env("IPFS_TELEMETRY", "off")
+        .envs(environment)
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
+}
+
+/// Variables of the daemon beside those that this process has; `is_set` tells of these.
+pub(super) fn environment(
+    args: &Args,
+    is_set: impl Fn(&str) -> bool,
+) -> Vec<(&'static str, String)> {
+    let mut variables = Vec::new();
+    // Kubo sends usage data home unless it is told not to.
+    if !is_set("IPFS_TELEMETRY") {
+        variables.push(("IPFS_TELEMETRY", "off".to_owned()));
+    }
+    // Without a limit Go lets its heap double before it tidies up, and the kernel ends the daemon.
+    if let Some(limit) = args.memory_limit
+        && !is_set("GOMEMLIMIT")
+    {
+        variables.push(("GOMEMLIMIT", (limit / 100 * GO_MEMORY_PERCENT).to_string()));
+    }
+    // Rather no daemon than one that speaks to strangers.
+    if args.swarm_key_file.is_some() {
+        variables.push(("LIBP2P_FORCE_PNET", "1".to_owned()));
+    }
+    variables
 }
 
 /// Runs a child to its end; when the token is cancelled, asks it to stop and kills it at the

@@ -1,73 +1,179 @@
 //! Our settings within Kubo's config file. Pure.
 //!
-//! Names and meanings: Kubo 0.43, docs/config.md. What is not named here stays as it is.
+//! Three layers, later ones win: what we would have for want of anything else, what a person gave us for it,
+//! and what we depend on. What none of them names stays as it is in the file.
+//!
+//! Names and meanings: Kubo 0.43, docs/config.md.
+
+use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
+/// What the operator depends on, or sets by a setting of its own: cannot be given, by any spelling, since
+/// Kubo reads names in any case.
+pub const RESERVED: [&str; 9] = [
+    // Who the daemon is: made once.
+    "Identity",
+    // The peer speaks to it there, and nobody else may.
+    "Addresses.API",
+    "Addresses.Gateway",
+    "API.Authorizations",
+    // Addresses that are told to others have a setting of their own.
+    "Addresses.AppendAnnounce",
+    // Where content is; another layout is another repository.
+    "Datastore.Spec",
+    // Collections are asked for by the peer.
+    "Datastore.GCPeriod",
+    "Datastore.StorageGCWatermark",
+    "Datastore.StorageMax",
+];
+
+/// What a person wants in the daemon's config: an object that is merged into it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given(Map<String, Value>);
+
+impl FromStr for Given {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let given: Map<String, Value> =
+            serde_json::from_str(text).map_err(|error| format!("no JSON object: {error}"))?;
+        let mut paths = Vec::new();
+        paths_of(&given, "", &mut paths);
+        let reserved = |path: &&String| RESERVED.iter().any(|reserved| overlaps(path, reserved));
+        match paths.iter().find(reserved) {
+            Some(path) => Err(format!("{path} cannot be set: Pinkeeper depends on it")),
+            None => Ok(Self(given)),
+        }
+    }
+}
+
 /// What the supervisor decides in the daemon's config.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Multiaddr of the RPC.
     pub api: String,
     /// Multiaddr of the gateway.
     pub gateway: String,
-    /// Multiaddrs where other daemons reach it.
+    /// Multiaddrs where it listens for other daemons; none: those that the config has.
     pub swarm: Vec<String>,
+    /// Port of all these addresses; absent: theirs.
+    pub swarm_port: Option<u16>,
+    /// Multiaddrs that are told to others besides; none: left alone.
+    pub announce: Vec<String>,
     /// `Datastore.StorageMax`; absent: left alone.
     pub storage_max: Option<String>,
     /// Nobody is contacted but the daemons it is told to connect to.
     pub private: bool,
+    /// What a person wants.
+    pub given: Given,
 }
 
 impl Settings {
-    /// The settings as pairs of a path into the config and a value.
-    fn pairs(&self) -> Vec<(&'static str, Value)> {
+    /// What is set unless a person gave something else, as pairs of a path into the config and a value.
+    fn usual(&self, config: &Value) -> Vec<(&'static str, Value)> {
         let mut pairs = vec![
-            ("Addresses.API", json!(self.api)),
-            ("Addresses.Gateway", json!(self.gateway)),
-            ("Addresses.Swarm", json!(self.swarm)),
             // Two daemons on one network would find each other and hide a missing connection.
             ("Discovery.MDNS.Enabled", json!(false)),
-            // Automatic collection waits for a pin that stalls, and everything else for it. It runs
-            // only with `ipfs daemon --enable-gc`, which is never given; this is for who looks here.
-            ("Datastore.GCPeriod", json!("0")),
             ("Plugins.Plugins.telemetry.Config.Mode", json!("off")),
         ];
-        if let Some(storage_max) = &self.storage_max {
-            pairs.push(("Datastore.StorageMax", json!(storage_max)));
+        let listening = if self.swarm.is_empty() {
+            strings(&config["Addresses"]["Swarm"])
+        } else {
+            self.swarm.clone()
+        };
+        let listening: Vec<String> = match self.swarm_port {
+            Some(port) => listening.iter().map(|address| with_port(address, port)).collect(),
+            None => listening,
+        };
+        if !listening.is_empty() {
+            pairs.push(("Addresses.Swarm", json!(listening)));
         }
         if self.private {
-            pairs.extend([
-                ("AutoConf.Enabled", json!(false)),
-                ("AutoTLS.Enabled", json!(false)),
-                ("Bootstrap", json!([])),
-                ("DNS.Resolvers", json!({})),
-                ("HTTPRetrieval.Enabled", json!(false)),
-                ("Ipns.DelegatedPublishers", json!([])),
-                ("Routing.Type", json!("none")),
-                ("Routing.DelegatedRouters", json!([])),
-                ("Swarm.DisableNatPortMap", json!(true)),
-                ("Swarm.RelayClient.Enabled", json!(false)),
-                ("Swarm.RelayService.Enabled", json!(false)),
-                // Not to be had with a swarm key, and Kubo complains at each start.
-                ("Swarm.Transports.Network.Websocket", json!(false)),
-                ("Version.SwarmCheckEnabled", json!(false)),
-            ]);
+            pairs.extend(private(config));
         }
         pairs
     }
 
-    /// Puts the settings into a config; says whether it is different now.
+    /// What is set in any case.
+    fn needed(&self) -> Vec<(&'static str, Value)> {
+        let mut pairs = vec![
+            ("Addresses.API", json!(self.api)),
+            ("Addresses.Gateway", json!(self.gateway)),
+            // Automatic collection waits for a pin that stalls, and everything else for it. It runs
+            // only with `ipfs daemon --enable-gc`, which is never given; this is for who looks here.
+            ("Datastore.GCPeriod", json!("0")),
+        ];
+        if !self.announce.is_empty() {
+            pairs.push(("Addresses.AppendAnnounce", json!(self.announce)));
+        }
+        if let Some(storage_max) = &self.storage_max {
+            pairs.push(("Datastore.StorageMax", json!(storage_max)));
+        }
+        pairs
+    }
+
+    /// Puts the settings into a config; says which keys have another value now.
     ///
     /// # Errors
     /// Names the place where the config is not an object.
-    pub fn merge(&self, config: &mut Value) -> Result<bool, String> {
+    pub fn merge(&self, config: &mut Value) -> Result<Vec<String>, String> {
         let before = config.clone();
-        for (path, value) in self.pairs() {
+        for (path, value) in self.usual(&before) {
             set(config, path, value)?;
         }
-        Ok(*config != before)
+        let own = config.as_object_mut().ok_or("it is no object")?;
+        patch(own, &self.given.0);
+        for (path, value) in self.needed() {
+            set(config, path, value)?;
+        }
+        let mut changed = Vec::new();
+        differences(&before, config, "", &mut changed);
+        Ok(changed)
     }
+}
+
+/// For a daemon that speaks only to those it is told to connect to.
+fn private(config: &Value) -> Vec<(&'static str, Value)> {
+    // Others than those that Kubo would have anyway were put there by a person.
+    let bootstrap = strings(&config["Bootstrap"]);
+    let is_kubos = |address: &String| {
+        address == "auto"
+            || address.contains("bootstrap.libp2p.io")
+            || address.contains("/104.131.131.82/")
+    };
+    let bootstrap: Vec<String> = bootstrap.into_iter().filter(|a| !is_kubos(a)).collect();
+    vec![
+        ("AutoConf.Enabled", json!(false)),
+        ("AutoTLS.Enabled", json!(false)),
+        ("Bootstrap", json!(bootstrap)),
+        ("DNS.Resolvers", json!({})),
+        ("HTTPRetrieval.Enabled", json!(false)),
+        ("Ipns.DelegatedPublishers", json!([])),
+        ("Routing.Type", json!("none")),
+        ("Routing.DelegatedRouters", json!([])),
+        ("Swarm.DisableNatPortMap", json!(true)),
+        ("Swarm.RelayClient.Enabled", json!(false)),
+        ("Swarm.RelayService.Enabled", json!(false)),
+        // Not to be had with a swarm key, and Kubo complains at each start.
+        ("Swarm.Transports.Network.Websocket", json!(false)),
+        ("Version.SwarmCheckEnabled", json!(false)),
+    ]
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
+}
+
+/// A multiaddr with another number behind `tcp` or `udp`.
+fn with_port(address: &str, port: u16) -> String {
+    let mut parts: Vec<String> = address.split('/').map(str::to_owned).collect();
+    let at = parts.iter().position(|part| part == "tcp" || part == "udp");
+    if let Some(number) = at.and_then(|at| parts.get_mut(at + 1)) {
+        *number = port.to_string();
+    }
+    parts.join("/")
 }
 
 fn set(config: &mut Value, path: &str, value: Value) -> Result<(), String> {
@@ -86,6 +192,67 @@ fn set(config: &mut Value, path: &str, value: Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Merges as RFC 7396 says: objects are merged, null removes, anything else replaces.
+fn patch(config: &mut Map<String, Value>, given: &Map<String, Value>) {
+    for (key, value) in given {
+        // A second spelling of a key would make Kubo choose.
+        let known = config.keys().find(|known| known.eq_ignore_ascii_case(key)).cloned();
+        let key = known.unwrap_or_else(|| key.clone());
+        match value {
+            Value::Null => {
+                config.remove(&key);
+            }
+            Value::Object(inner) => {
+                let place = config.entry(key).or_insert(Value::Null);
+                if !place.is_object() {
+                    *place = Value::Object(Map::new());
+                }
+                if let Some(object) = place.as_object_mut() {
+                    patch(object, inner);
+                }
+            }
+            other => {
+                config.insert(key, other.clone());
+            }
+        }
+    }
+}
+
+/// The paths of all that is not an object.
+fn paths_of(object: &Map<String, Value>, above: &str, into: &mut Vec<String>) {
+    for (key, value) in object {
+        let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        match value {
+            Value::Object(inner) => paths_of(inner, &path, into),
+            _ => into.push(path),
+        }
+    }
+}
+
+/// Whether what is set at one path is within the other, or around it.
+fn overlaps(one: &str, other: &str) -> bool {
+    let mut parts = one.split('.').zip(other.split('.'));
+    parts.all(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
+/// The paths at which two configs differ.
+fn differences(before: &Value, after: &Value, path: &str, into: &mut Vec<String>) {
+    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
+        if before != after {
+            into.push(path.to_owned());
+        }
+        return;
+    };
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let of = |object: &Map<String, Value>| object.get(key).cloned().unwrap_or(Value::Null);
+        differences(&of(old), &of(new), &path, into);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -96,31 +263,41 @@ mod tests {
         Settings {
             api: "/ip4/127.0.0.1/tcp/5001".to_owned(),
             gateway: "/ip4/127.0.0.1/tcp/8080".to_owned(),
-            swarm: vec!["/ip4/0.0.0.0/tcp/4001".to_owned()],
-            storage_max: None,
             private,
+            ..Settings::default()
         }
+    }
+
+    fn given(value: &Value) -> Settings {
+        Settings { given: value.to_string().parse().unwrap(), ..settings(false) }
     }
 
     #[test]
     fn merging_keeps_what_is_not_ours_and_changes_nothing_twice() {
         let mut config = json!({
             "Identity": {"PeerID": "12D3", "PrivKey": "secret"},
-            "Addresses": {"API": "/ip4/0.0.0.0/tcp/5001", "NoAnnounce": ["x"]},
+            "Addresses": {"API": "/ip4/0.0.0.0/tcp/5001", "NoAnnounce": ["x"], "Swarm": ["/ip4/0.0.0.0/tcp/4001"]},
             "Plugins": {"Plugins": null},
             "Bootstrap": ["auto"],
         });
-        assert!(settings(false).merge(&mut config).unwrap());
+        let changed = settings(false).merge(&mut config).unwrap();
+        let expected =
+            ["Addresses.API", "Addresses.Gateway", "Datastore", "Discovery", "Plugins.Plugins"];
+        assert_eq!(changed, expected);
         assert_eq!(config["Identity"]["PrivKey"], "secret");
         assert_eq!(config["Addresses"]["API"], "/ip4/127.0.0.1/tcp/5001");
         assert_eq!(config["Addresses"]["NoAnnounce"], json!(["x"]));
+        assert_eq!(config["Addresses"]["Swarm"], json!(["/ip4/0.0.0.0/tcp/4001"]));
         assert_eq!(config["Plugins"]["Plugins"]["telemetry"]["Config"]["Mode"], "off");
         assert_eq!(config["Bootstrap"], json!(["auto"]));
-        assert!(!settings(false).merge(&mut config).unwrap());
-        assert!(settings(true).merge(&mut config).unwrap());
+        assert!(settings(false).merge(&mut config).unwrap().is_empty());
+        assert!(settings(true).merge(&mut config).unwrap().contains(&"Bootstrap".to_owned()));
         assert_eq!(config["Bootstrap"], json!([]));
         assert_eq!(config["AutoConf"]["Enabled"], json!(false));
         assert_eq!(config["Routing"]["Type"], "none");
+        // Those that a person adds stay.
+        config["Bootstrap"] = json!(["/ip4/10.0.0.1/tcp/4001/p2p/12D3"]);
+        assert!(settings(true).merge(&mut config).unwrap().is_empty());
     }
 
     #[test]
@@ -129,5 +306,67 @@ mod tests {
         let error = settings(false).merge(&mut config).unwrap_err();
         assert!(error.contains("Addresses.API"), "{error}");
         assert!(settings(false).merge(&mut json!([])).is_err());
+    }
+
+    #[test]
+    fn what_is_given_goes_before_what_is_usual() {
+        let mut config = json!({"Swarm": {"ConnMgr": {"HighWater": 96}}, "Bootstrap": ["auto"]});
+        let mut wanted = given(&json!({
+            "swarm": {"connMgr": {"LowWater": 10}},
+            "Discovery": {"MDNS": {"Enabled": true}},
+            "Bootstrap": ["/ip4/10.0.0.1/tcp/4001/p2p/12D3"],
+            "Provide": {"Strategy": "roots"},
+        }));
+        wanted.private = true;
+        wanted.merge(&mut config).unwrap();
+        assert_eq!(config["Swarm"]["ConnMgr"], json!({"HighWater": 96, "LowWater": 10}));
+        assert!(config.get("swarm").is_none());
+        assert_eq!(config["Discovery"]["MDNS"]["Enabled"], true);
+        assert_eq!(config["Bootstrap"], json!(["/ip4/10.0.0.1/tcp/4001/p2p/12D3"]));
+        assert_eq!(config["Provide"], json!({"Strategy": "roots"}));
+        assert!(wanted.merge(&mut config).unwrap().is_empty());
+        given(&json!({"Provide": {"Strategy": null}})).merge(&mut config).unwrap();
+        assert_eq!(config["Provide"], json!({}));
+    }
+
+    #[test]
+    fn what_the_operator_depends_on_cannot_be_given() {
+        let cases = [
+            (json!({"Addresses": {"API": "/ip4/0.0.0.0/tcp/5001"}}), "Addresses.API"),
+            (json!({"addresses": {"api": null}}), "addresses.api"),
+            (json!({"Addresses": null}), "Addresses"),
+            (json!({"Datastore": 5}), "Datastore"),
+            (json!({"Datastore": {"Spec": {"type": "mem"}}}), "Datastore.Spec.type"),
+            (json!({"Identity": {"PrivKey": "x"}}), "Identity.PrivKey"),
+        ];
+        for (value, path) in cases {
+            let error = value.to_string().parse::<Given>().unwrap_err();
+            assert!(error.starts_with(&format!("{path} cannot be set")), "{error}");
+        }
+        for bad in ["", "[]", "5", "{"] {
+            assert!(bad.parse::<Given>().is_err(), "{bad}");
+        }
+        for fine in ["{}", r#"{"Addresses": {"NoAnnounce": []}, "Datastore": {}}"#] {
+            assert!(fine.parse::<Given>().is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn addresses_keep_all_but_their_port() {
+        let mut config = json!({"Addresses": {"Swarm": [
+            "/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1/webtransport",
+        ]}});
+        let other = Settings { swarm_port: Some(4444), ..settings(false) };
+        other.merge(&mut config).unwrap();
+        let expected = json!(["/ip4/0.0.0.0/tcp/4444", "/ip6/::/udp/4444/quic-v1/webtransport"]);
+        assert_eq!(config["Addresses"]["Swarm"], expected);
+        let wanted = json!({"Addresses": {"Swarm": ["/ip4/0.0.0.0/tcp/5"]}});
+        let own = Settings { swarm_port: Some(4444), ..given(&wanted) };
+        own.merge(&mut config).unwrap();
+        assert_eq!(config["Addresses"]["Swarm"], json!(["/ip4/0.0.0.0/tcp/5"]));
+        assert_eq!(config["Addresses"].get("AppendAnnounce"), None);
+        let announce = vec!["/ip4/192.0.2.1/tcp/30001".to_owned()];
+        Settings { announce, ..settings(false) }.merge(&mut config).unwrap();
+        assert_eq!(config["Addresses"]["AppendAnnounce"], json!(["/ip4/192.0.2.1/tcp/30001"]));
     }
 }

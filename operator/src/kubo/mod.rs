@@ -1,15 +1,17 @@
 //! `pinkeeper kubo`: keeps the daemon beside a peer running.
 //!
-//! It makes the repository if there is none, merges its settings into the daemon's config, runs
+//! It makes the repository if there is none, merges its settings into the daemon's config and says which
+//! keys it overwrote, runs
 //! `ipfs daemon` as its child and starts it again, with growing waits, whenever it ends. Invariant: it
 //! ends only when it is told to by a signal; a broken daemon or disk is said and tried again, since
 //! the pod it runs in holds a voter of the cluster. It never deletes content.
 
+mod announce;
 mod child;
 mod config;
 mod repository;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use pinkeeper::telemetry::{self, LogFilter, LogFormat};
@@ -19,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::Settings;
+pub use self::config::{Given, RESERVED, Settings};
 
 /// Wait before the second start; doubles with each further one.
 const WAIT_MIN: Duration = Duration::from_secs(1);
@@ -43,9 +45,30 @@ pub struct Args {
     /// Multiaddr of the gateway.
     #[arg(long, default_value = "/ip4/127.0.0.1/tcp/8080")]
     pub gateway: String,
-    /// Multiaddrs where other daemons reach it.
-    #[arg(long, value_delimiter = ',', default_value = "/ip4/0.0.0.0/tcp/4001")]
+    /// Multiaddrs where other daemons reach it; those of its configuration if absent.
+    #[arg(long, value_delimiter = ',')]
     pub swarm: Vec<String>,
+    /// Port of all these addresses; theirs if absent.
+    #[arg(long)]
+    pub swarm_port: Option<u16>,
+    /// Multiaddrs that are told to others besides, as in /{node}/tcp/{30400+ordinal}: {node} is each address of
+    /// NODE_IPS, {ordinal} the number at the end of POD_NAME, {a|b|c} the pod's own of a list.
+    #[arg(long, value_delimiter = ',')]
+    pub announce: Vec<String>,
+    /// Addresses of the machine, for --announce.
+    #[arg(long = "node-ips", env = "NODE_IPS", value_delimiter = ',')]
+    pub node_ips: Vec<IpAddr>,
+    /// The pod's name, for --announce.
+    #[arg(long, env = "POD_NAME")]
+    pub pod: Option<String>,
+    /// JSON object to merge into the daemon's configuration, as in '{"Provide":{"Strategy":"roots"}}';
+    /// null removes a key. What Pinkeeper depends on cannot be set so.
+    #[arg(long = "config", value_name = "JSON", default_value = "{}")]
+    pub given: Given,
+    /// Memory of the daemon's container in bytes; Go tidies up as it comes near. Ignored when GOMEMLIMIT is
+    /// set.
+    #[arg(long, env = "PINKEEPER_MEMORY_LIMIT")]
+    pub memory_limit: Option<u64>,
     /// Most space for content, in Kubo's words, as in 100GB; what the config says if absent.
     #[arg(long)]
     pub storage_max: Option<String>,
@@ -62,14 +85,23 @@ pub struct Args {
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
-        Settings {
+    /// What it decides in the daemon's config.
+    ///
+    /// # Errors
+    /// When an address to announce is not understood.
+    pub fn settings(&self) -> Result<Settings, String> {
+        let ordinal = self.pod.as_deref().and_then(announce::ordinal);
+        let place = announce::Place { nodes: self.node_ips.clone(), ordinal };
+        Ok(Settings {
+            announce: place.addresses(&self.announce)?,
             api: self.api.clone(),
             gateway: self.gateway.clone(),
             swarm: self.swarm.clone(),
+            swarm_port: self.swarm_port,
+            given: self.given.clone(),
             storage_max: self.storage_max.clone(),
             private: self.private || self.swarm_key_file.is_some(),
-        }
+        })
     }
 }
 

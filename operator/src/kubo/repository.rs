@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use pinkeeper::files;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,8 @@ const CONFIG: &str = "config";
 const LOCK: &str = "repo.lock";
 /// Kubo's file with the key of a private swarm.
 const SWARM_KEY: &str = "swarm.key";
+/// How such a file begins.
+const SWARM_KEY_HEAD: &[u8] = b"/key/swarm/psk/1.0.0/";
 /// Folders with content and keys: with one of them and no config, something is wrong.
 const PRECIOUS: [&str; 3] = ["blocks", "datastore", "keystore"];
 /// What `ipfs init` makes (Kubo 0.43).
@@ -37,14 +40,22 @@ pub(super) async fn prepare(args: &Args, token: &CancellationToken) -> anyhow::R
     let folder = args.repository.as_path();
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     remove_stale_lock(folder)?;
-    if clear_unfinished(folder)? {
+    let is_new = clear_unfinished(folder)?;
+    if is_new {
         tracing::info!(folder = %folder.display(), "making the repository");
         init(args, token).await?;
         if token.is_cancelled() {
             return Ok(());
         }
     }
-    configure(args)?;
+    let changed = configure(args)?;
+    if !is_new && !changed.is_empty() {
+        let keys = changed.join(", ");
+        tracing::info!(
+            keys,
+            "overwrote keys of the daemon's configuration that are set from outside"
+        );
+    }
     finish(folder)
 }
 
@@ -67,7 +78,7 @@ fn clear_unfinished(folder: &Path) -> anyhow::Result<bool> {
             folder.display()
         );
     }
-    File::create(&marker)
+    files::create_anew(&marker)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("cannot write {}", marker.display()))?;
     sync_folder(folder)?;
@@ -93,10 +104,13 @@ async fn init(args: &Args, token: &CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn configure(args: &Args) -> anyhow::Result<()> {
+/// Says which keys of the daemon's config have another value now.
+pub(super) fn configure(args: &Args) -> anyhow::Result<Vec<String>> {
     let folder = args.repository.as_path();
     if let Some(from) = &args.swarm_key_file {
         let key = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        // What it holds is shown nowhere.
+        ensure!(key.starts_with(SWARM_KEY_HEAD), "{} is no key of a swarm", from.display());
         let to = folder.join(SWARM_KEY);
         if fs::read(&to).ok().as_ref() != Some(&key) {
             replace(&to, &key)?;
@@ -106,10 +120,10 @@ fn configure(args: &Args) -> anyhow::Result<()> {
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut config: serde_json::Value = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not a config of Kubo", path.display()))?;
-    let changed = args.settings().merge(&mut config);
-    match changed {
-        Ok(true) => replace(&path, &serde_json::to_vec_pretty(&config)?),
-        Ok(false) => Ok(()),
+    let settings = args.settings().map_err(anyhow::Error::msg).context("--announce")?;
+    match settings.merge(&mut config) {
+        Ok(changed) if changed.is_empty() => Ok(changed),
+        Ok(changed) => replace(&path, &serde_json::to_vec_pretty(&config)?).map(|()| changed),
         Err(reason) => bail!("{} is not a config of Kubo: {reason}", path.display()),
     }
 }
@@ -129,11 +143,9 @@ fn finish(folder: &Path) -> anyhow::Result<()> {
 /// Writes a file so that after a crash it is the old or the new one. For its owner alone: the config
 /// holds the daemon's key.
 fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     let new = path.with_extension("new");
     let write = || {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = files::create_anew(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)

@@ -17,6 +17,7 @@ init)
   echo '{"Identity":{"PeerID":"x"}}' > "$IPFS_PATH/config"
   ;;
 daemon)
+  env > "$IPFS_PATH/environment"
   echo start >> "$IPFS_PATH/starts"
   [ -e "$IPFS_PATH/stay" ] || exit 3
   trap 'echo stopped >> "$IPFS_PATH/starts"; exit 0' TERM
@@ -34,7 +35,13 @@ fn args(folder: &Path) -> Args {
         ipfs,
         api: "/ip4/127.0.0.1/tcp/5001".to_owned(),
         gateway: "/ip4/127.0.0.1/tcp/8080".to_owned(),
-        swarm: vec!["/ip4/0.0.0.0/tcp/4001".to_owned()],
+        swarm: Vec::new(),
+        swarm_port: None,
+        announce: Vec::new(),
+        node_ips: Vec::new(),
+        pod: None,
+        given: Given::default(),
+        memory_limit: None,
         storage_max: None,
         private: true,
         swarm_key_file: None,
@@ -74,6 +81,86 @@ async fn the_daemon_is_made_started_again_and_stopped() {
     token.cancel();
     timeout(Duration::from_secs(10), task).await.unwrap().unwrap();
     assert!(starts(&args).ends_with("stopped\n"), "{}", starts(&args));
+}
+
+#[tokio::test]
+async fn what_is_overwritten_in_the_config_is_told_and_the_rest_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut args, token) = (args(folder.path()), CancellationToken::new());
+    args.given = r#"{"Provide": {"Strategy": "roots"}}"#.parse().unwrap();
+    repository::prepare(&args, &token).await.unwrap();
+    let file = args.repository.join("config");
+    let read =
+        || -> serde_json::Value { serde_json::from_slice(&fs::read(&file).unwrap()).unwrap() };
+    let mut config = read();
+    assert_eq!(config["Provide"]["Strategy"], "roots");
+    config["Provide"]["Strategy"] = "all".into();
+    config["Addresses"]["API"] = "/ip4/0.0.0.0/tcp/5001".into();
+    config["Swarm"]["ConnMgr"]["HighWater"] = 300.into();
+    fs::write(&file, config.to_string()).unwrap();
+    assert_eq!(repository::configure(&args).unwrap(), ["Addresses.API", "Provide.Strategy"]);
+    assert_eq!(read()["Swarm"]["ConnMgr"]["HighWater"], 300);
+    assert_eq!(read()["Addresses"]["API"], args.api);
+    assert!(repository::configure(&args).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_daemon_announces_where_it_is_reached_from_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut args, token) = (args(folder.path()), CancellationToken::new());
+    args.announce = vec!["/{node}/tcp/{30400+ordinal}".to_owned()];
+    args.node_ips = vec!["192.0.2.1".parse().unwrap()];
+    args.pod = Some("pinkeeper-2".to_owned());
+    repository::prepare(&args, &token).await.unwrap();
+    // The pod has moved to another node.
+    args.node_ips = vec!["192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+    assert_eq!(repository::configure(&args).unwrap(), ["Addresses.AppendAnnounce"]);
+    let config = fs::read_to_string(args.repository.join("config")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let expected = serde_json::json!(["/ip4/192.0.2.2/tcp/30402", "/ip6/2001:db8::2/tcp/30402"]);
+    assert_eq!(config["Addresses"]["AppendAnnounce"], expected);
+    args.announce = vec!["/{nothing".to_owned()];
+    let error = format!("{:#}", repository::configure(&args).unwrap_err());
+    assert!(error.contains("--announce: /{nothing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_swarm_key_is_put_in_place_and_forced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut args, token) = (args(folder.path()), CancellationToken::new());
+    let file = folder.path().join("key");
+    args.private = false;
+    args.swarm_key_file = Some(file.clone());
+    fs::write(&file, "s3cret").unwrap();
+    let error = format!("{:#}", repository::prepare(&args, &token).await.unwrap_err());
+    assert!(error.contains("no key of a swarm") && !error.contains("s3cret"), "{error}");
+    fs::write(&file, "/key/swarm/psk/1.0.0/\n/base16/\n5a\n").unwrap();
+    repository::prepare(&args, &token).await.unwrap();
+    let key = args.repository.join("swarm.key");
+    assert_eq!(fs::read(&key).unwrap(), fs::read(&file).unwrap());
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let config = fs::read_to_string(args.repository.join("config")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(
+        (&config["AutoConf"]["Enabled"], &config["Bootstrap"]),
+        (&false.into(), &serde_json::json!([]))
+    );
+    let _ = run_once(&args, &token).await;
+    let environment = fs::read_to_string(args.repository.join("environment")).unwrap();
+    assert!(environment.contains("LIBP2P_FORCE_PNET=1\n"), "{environment}");
+}
+
+#[test]
+fn the_daemons_environment_is_what_it_needs_and_nobody_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut args = args(folder.path());
+    let given = |args: &Args, set: &[&str]| child::environment(args, |name| set.contains(&name));
+    let off = ("IPFS_TELEMETRY", "off".to_owned());
+    assert_eq!(given(&args, &[]), [off.clone()]);
+    args.memory_limit = Some(1 << 30);
+    assert_eq!(given(&args, &[]), [off.clone(), ("GOMEMLIMIT", "966367620".to_owned())]);
+    assert_eq!(given(&args, &["GOMEMLIMIT"]), [off]);
+    assert_eq!(given(&args, &["GOMEMLIMIT", "IPFS_TELEMETRY"]), []);
 }
 
 #[tokio::test]

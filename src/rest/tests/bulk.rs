@@ -41,7 +41,7 @@ impl Bulk {
     async fn begin(server: &Server) -> Self {
         let address = server.base.strip_prefix("http://").unwrap();
         let (read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
-        let head = "POST /pins HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        let head = "POST /pins HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                     Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
         write.write_all(head.as_bytes()).await.unwrap();
         Self { write, read: BufReader::new(read).lines() }

@@ -69,7 +69,8 @@ impl Server {
         let mut registry = telemetry::registry();
         counts.register(&mut registry);
         let default = Replication { min: Factor::Count(1), max: Factor::Count(2) };
-        let router = api(source.clone(), default, counts)
+        let hosts = Hosts::new(([127, 0, 0, 1], 0).into(), ["pins.example".to_owned()]);
+        let router = api(source.clone(), default, counts, hosts)
             .merge(Router::new().nest("/h", health::router(source, SharedRegistry::new(registry))));
         let listener = bind("rest_listen", ([127, 0, 0, 1], 0).into()).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -276,7 +277,7 @@ async fn a_list_that_breaks_never_looks_whole() {
     for seed in 0..3 {
         server.add(seed);
     }
-    let head = "GET /pins HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+    let head = "GET /pins HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
     let whole = server.raw(&format!("{head}TE: trailers\r\n\r\n")).await;
     assert!(whole.ends_with("0\r\nx-stream-error: \r\n\r\n"), "{whole}");
 
@@ -327,6 +328,34 @@ async fn what_cannot_be_done_is_said_with_code_and_message() {
         let (status, text) = server.ask(Method::GET, &path).await;
         assert!(status == 200 && text.contains(&cid.to_string()), "{path}: {status} {text}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_strangers_page_sends_is_refused_and_counted() {
+    let server = Server::start().await;
+    let ask = async |request: &str, more: &str| {
+        let head = "HTTP/1.1\r\nConnection: close\r\nContent-Length: 0";
+        server.raw(&format!("{request} {head}\r\n{more}\r\n\r\n")).await
+    };
+    for route in ["GET /id", "GET /pins", "POST /pins", "POST /ipfs/gc", "GET /nothing"] {
+        let answer = ask(route, "Host: evil.example").await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{route}: {answer}");
+        assert!(answer.contains("rest_hosts"), "{route}: {answer}");
+    }
+    let pin = format!("POST /pins/{CID}");
+    let answer = ask(&pin, "Host: localhost\r\nOrigin: http://evil.example").await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(
+        server.get(&format!("/pins/{CID}")).await.1["peer_map"][A.to_string()]["status"],
+        "unpinned"
+    );
+    let answer = ask(&pin, "Host: pins.example:80\r\nOrigin: http://pins.example:80").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = ask("GET /health", "Host: evil.example").await;
+    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    let (_, text) = server.ask(Method::GET, "/h/metrics").await;
+    assert!(text.contains(r#"route="/pins/{cid}",method="POST",code="403"} 1"#), "{text}");
     server.stop().await;
 }
 
@@ -416,7 +445,7 @@ async fn probes_and_metrics_tell_the_peers_state() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    assert!(!text.contains("\npinkeeper_repository_size_bytes{"), "{text}");
+    assert!(!text.contains("\npinkeeper_repository_size_bytes "), "{text}");
     server.stop().await;
 }
 

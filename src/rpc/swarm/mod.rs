@@ -270,8 +270,11 @@ async fn listen_on(
         reason,
     };
     let mut waiting = BTreeMap::new();
+    // All before the first is taken: an ordinary bind of every IPv6 address is one of every IPv4 address too.
     for address in addresses {
         probe(address).map_err(|error| failed(address, error.to_string()))?;
+    }
+    for address in addresses {
         let listener =
             swarm.listen_on(address.clone()).map_err(|error| failed(address, error.to_string()))?;
         waiting.insert(format!("{listener:?}"), address.clone());

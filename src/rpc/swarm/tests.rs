@@ -14,6 +14,34 @@ use crate::types::{
 /// Longest wait for anything that should take milliseconds, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+#[tokio::test]
+async fn a_peer_listens_on_both_families_at_one_port() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    for order in [["/ip6/::", "/ip4/0.0.0.0"], ["/ip4/0.0.0.0", "/ip6/::"]] {
+        let options = SwarmOptions {
+            identity: Identity::from_key([1; 32]),
+            secret: ClusterSecret::from_bytes([1; 32]),
+            listen: order.map(|ip| format!("{ip}/tcp/{port}").parse().unwrap()).to_vec(),
+            jitter_seed: 1,
+            metrics: RpcMetrics::default(),
+        };
+        let token = CancellationToken::new();
+        let (sender, _requests) = mpsc::channel(1);
+        let started = SwarmTransport::start(options, sender, token.clone()).await.unwrap();
+        let listening: Vec<String> = started.listening.iter().map(ToString::to_string).collect();
+        for loopback in [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip6/::1/tcp/{port}")] {
+            assert!(listening.contains(&loopback), "{loopback}: {listening:?}");
+        }
+        token.cancel();
+        timeout(PATIENCE, started.task).await.unwrap().unwrap();
+    }
+}
+
 struct Peer {
     id: PeerId,
     transport: Arc<SwarmTransport>,

@@ -76,5 +76,5 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 
 /// A request without a body.
 pub(crate) fn request(method: &str, path: &str) -> Vec<u8> {
-    format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").into_bytes()
 }

@@ -209,7 +209,7 @@ pub(crate) async fn post_all(address: SocketAddr, cids: &[Cid]) -> anyhow::Resul
     let (read, mut write) = stream.into_split();
     let begin = Instant::now();
     let sender = tokio::spawn(async move {
-        let head = "POST /pins HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\
+        let head = "POST /pins HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                     Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
         write.write_all(head.as_bytes()).await?;
         for piece in pieces {

@@ -73,7 +73,7 @@ pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> Clust
         daemon: metrics.daemon.as_ref().map(|daemon| ClusterPeerDaemon {
             id: daemon.id.clone(),
             agent: daemon.agent.clone(),
-            addresses: addresses(&daemon.addresses),
+            addresses: daemon_addresses(&daemon.addresses),
         }),
         repository_size: metrics.repository_size.map(crd::quantity),
         free_space: metrics.free_space.map(crd::quantity),
@@ -90,6 +90,25 @@ fn count(number: u64) -> i64 {
 fn addresses(all: &[String]) -> Vec<String> {
     let fits = |address: &&String| (1..=crd::ADDRESS_LEN_MAX).contains(&address.len());
     all.iter().filter(fits).take(crd::ADDRESSES_LEN_MAX).cloned().collect()
+}
+
+/// Those of a daemon that others can dial, the plainest first. It listens on loopback too, and in ways that few
+/// speak; the ones that it announces must not be left out for these.
+fn daemon_addresses(all: &[String]) -> Vec<String> {
+    let is_local = |address: &&String| {
+        ["/ip4/127.", "/ip6/::1/"].iter().any(|start| address.starts_with(start))
+    };
+    let is_odd = |address: &String| {
+        ["/webtransport", "/webrtc-direct", "/p2p-circuit", "/ws"]
+            .iter()
+            .any(|part| address.contains(part))
+    };
+    let mut chosen: Vec<String> = all.iter().filter(|a| !is_local(a)).cloned().collect();
+    if chosen.is_empty() {
+        return addresses(all);
+    }
+    chosen.sort_by_key(is_odd);
+    addresses(&chosen)
 }
 
 fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
@@ -303,6 +322,19 @@ mod tests {
         let mut other = first;
         other.conditions[0].type_ = "UnpinsWaiting".into();
         assert_eq!(at(9, "True", &other).0, 9);
+    }
+
+    #[test]
+    fn addresses_that_a_daemon_announces_are_among_those_that_are_told() {
+        let odd = |n| format!("/ip4/10.0.0.7/udp/4001/quic-v1/webtransport/certhash/{n}/p2p/12D3");
+        let mut all: Vec<String> = (0..crd::ADDRESSES_LEN_MAX).map(odd).collect();
+        all.extend(["/ip4/127.0.0.1/tcp/4001", "/ip6/::1/tcp/4001"].map(String::from));
+        all.extend(["/ip4/10.0.0.7/tcp/4001", "/ip4/192.0.2.1/tcp/30400"].map(String::from));
+        let told = daemon_addresses(&all);
+        assert_eq!(told[..3], ["/ip4/10.0.0.7/tcp/4001", "/ip4/192.0.2.1/tcp/30400", &*odd(0)]);
+        assert_eq!(told.len(), crd::ADDRESSES_LEN_MAX);
+        let alone = ["/ip4/127.0.0.1/tcp/4001".to_owned()];
+        assert_eq!(daemon_addresses(&alone), alone);
     }
 
     #[test]

@@ -1,0 +1,150 @@
+//! Files of this peer in its own folders: for its user alone, and never reached through a link.
+//!
+//! Whoever may write to such a folder could lay a link there, so that the peer overwrites another file of its
+//! own. Invariants: what is opened here is no link; what is made here was not there before; files are
+//! readable by their owner only.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    // The flag's bit is positive on every system.
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    options.read(true).mode(FILE_MODE).custom_flags(no_link);
+    options
+}
+
+/// Opens a file for reading and writing.
+///
+/// # Errors
+/// When it is not there, is a link, or cannot be opened.
+pub fn open(path: &Path) -> io::Result<File> {
+    options().write(true).open(path).and_then(private).map_err(|error| named(error, path))
+}
+
+/// As [`open`]; makes the file if it is not there.
+///
+/// # Errors
+/// When it is a link, or cannot be opened.
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    let opened = options().write(true).create(true).truncate(false).open(path);
+    opened.and_then(private).map_err(|error| named(error, path))
+}
+
+/// Makes a file; one that a stop left behind under that name goes first, and so does a link, but not what
+/// it leads to.
+///
+/// # Errors
+/// When it cannot be made, or somebody else makes it.
+pub fn create_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    options().write(true).create_new(true).open(path)
+}
+
+/// What a file holds.
+///
+/// # Errors
+/// When it is not there, is a link, or cannot be read.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = options().open(path).map_err(|error| named(error, path))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes a folder, with those around it, unless it is there. Whatever lies in it must be no link: libraries
+/// open files there by name.
+///
+/// # Errors
+/// When it cannot be made or read, or holds a link.
+pub fn folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink() {
+            let link = entry.path();
+            return Err(io::Error::other(format!("{} is a link; remove it", link.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Files of versions that did not care are made private; whoever does not own one cannot.
+fn private(file: File) -> io::Result<File> {
+    let permissions = file.metadata()?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        let _ = file.set_permissions(fs::Permissions::from_mode(FILE_MODE));
+    }
+    Ok(file)
+}
+
+/// The system says "too many levels of symbolic links" of any link.
+fn named(error: io::Error, path: &Path) -> io::Error {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => {
+            io::Error::other(format!("{} is a link; remove it", path.display()))
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{io::Write as _, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("identity"), folder.path().join("link"));
+        fs::write(&target, "mine").unwrap();
+        symlink(&target, &link).unwrap();
+        for result in
+            [open(&link).map(drop), open_or_create(&link).map(drop), read(&link).map(drop)]
+        {
+            assert!(result.unwrap_err().to_string().contains("is a link"));
+        }
+        assert!(super::folder(folder.path()).unwrap_err().to_string().contains("link is a link"));
+        create_anew(&link).unwrap().write_all(b"other").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"mine");
+        assert_eq!(read(&link).unwrap(), b"other");
+        assert_eq!(open(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_alone() {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("a/b");
+        super::folder(&inner).unwrap();
+        super::folder(&inner).unwrap();
+        assert_eq!(mode(&inner), 0o700);
+        let file = inner.join("file");
+        open_or_create(&file).unwrap();
+        assert_eq!(mode(&file), 0o600);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        open(&file).unwrap();
+        assert_eq!(mode(&file), 0o600);
+        create_anew(&file).unwrap();
+        assert_eq!(mode(&file), 0o600);
+    }
+}
