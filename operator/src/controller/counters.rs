@@ -56,7 +56,7 @@ mod tests {
     fn names_begin_once_with_that_of_the_program() {
         let mut registry = telemetry::registry();
         Counters::default().register(&mut registry);
-        let text = telemetry::encode(&registry).unwrap();
+        let text = telemetry::encode(&[&registry]).unwrap();
         assert!(text.contains("\npinkeeper_controller_unpins_waiting 0"), "{text}");
         assert!(text.contains("\npinkeeper_controller_claims_total 0"), "{text}");
     }
