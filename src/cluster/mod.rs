@@ -489,8 +489,10 @@ impl Cluster {
                 changed
             });
             if changed {
+                let name = now.leader.and_then(|id| self.members().remove(&id));
+                let name = name.map(|view| view.member.name).unwrap_or_default();
                 let leader = now.leader.map_or_else(|| "none".to_owned(), |id| id.to_string());
-                tracing::info!(%leader, term = now.term, local = now.local, "leadership");
+                tracing::info!(%leader, name, term = now.term, local = now.local, "leadership");
             }
             tokio::select! {
                 biased;
