@@ -43,6 +43,7 @@ pub use self::{
 pub use crate::{
     allocate::Obstacle,
     consensus::{Leadership, MemberView},
+    tracker::Counters,
 };
 use crate::{
     clock::Clock,
@@ -51,7 +52,7 @@ use crate::{
     monitor::{Monitor, informer},
     rpc::{Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
-    tracker::{Counters, TrackerHandle},
+    tracker::TrackerHandle,
     types::{
         ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
         Request, Response,
@@ -180,7 +181,7 @@ struct Inner {
     /// Peers that are or were connected.
     acquaintance: Acquaintance,
     /// Daemons of the other peers.
-    daemons: watch::Sender<Vec<DaemonInfo>>,
+    daemons: watch::Sender<BTreeMap<PeerId, DaemonInfo>>,
     /// When a leader last took this peer's metrics.
     answered: watch::Sender<Option<Instant>>,
     /// Allocations proposed lately.
@@ -382,6 +383,15 @@ impl Cluster {
     #[must_use]
     pub fn peer_metrics(&self) -> BTreeMap<PeerId, Metrics> {
         self.0.monitor.valid()
+    }
+
+    /// The daemons of all peers, as the leader told of them last; of this peer's as it is now.
+    #[must_use]
+    pub fn daemons(&self) -> BTreeMap<PeerId, DaemonInfo> {
+        let mut daemons = self.0.daemons.borrow().clone();
+        let own = self.0.parts.metrics.borrow().daemon.clone();
+        daemons.extend(own.map(|own| (self.id(), own)));
+        daemons
     }
 
     /// This peer's own metrics.

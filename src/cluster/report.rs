@@ -240,7 +240,7 @@ impl Cluster {
         let mut metrics = self.local_metrics();
         let mut due = Instant::now();
         loop {
-            let others = daemons.borrow_and_update().clone();
+            let others: Vec<DaemonInfo> = daemons.borrow_and_update().values().cloned().collect();
             let up = metrics.borrow_and_update().daemon.is_some();
             // Side by side: one that is away must not keep the others waiting.
             let connect = async |daemon: &DaemonInfo| {

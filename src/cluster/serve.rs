@@ -129,7 +129,7 @@ impl Cluster {
             .peer_metrics()
             .into_iter()
             .filter(|(peer, _)| *peer != from)
-            .filter_map(|(_, metrics)| metrics.daemon)
+            .filter_map(|(peer, metrics)| Some((peer, metrics.daemon?)))
             .collect();
         let mut addresses = self.0.parts.addresses.all();
         addresses.insert(self.id(), self.member().addresses.clone());

@@ -149,8 +149,8 @@ impl Api {
             let own = self.source.id();
             members.retain(|peer, _| *peer == own);
         }
-        let metrics = self.source.metrics();
-        Peers { members, metrics, now: Clock::System.now() }
+        let daemons = self.source.daemons();
+        Peers { members, daemons, now: Clock::System.now() }
     }
 }
 

@@ -6,7 +6,6 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::{Registry, Unit},
 };
-use rustix::process::{Resource, getrlimit};
 
 /// Ticks a second in what the kernel tells programs: fixed on Linux, whatever its own clock does.
 const TICKS: f64 = 100.0;
@@ -66,7 +65,8 @@ impl ProcessMetrics {
         gauge("resident_memory", "Memory in use", Some(Unit::Bytes), resident);
         let open = fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as f64);
         gauge("open_fds", "Open files", None, open);
-        let most = getrlimit(Resource::Nofile).current.map(|most| most as f64);
+        let limits = read("/proc/self/limits");
+        let most = limits.and_then(|text| number_after(&text, "Max open files"));
         gauge("max_fds", "Files that may be open", None, most);
         let started = "When the process started, since the epoch";
         gauge("start_time", started, Some(Unit::Seconds), self.started_at);

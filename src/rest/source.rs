@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 #[cfg(test)]
 use super::tests::stand_in::StandIn;
 use crate::{
-    cluster::{Cluster, CollectResults, Leadership, PinView, UseCaseError},
-    tracker::Counters,
-    types::{Cid, Collections, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
+    cluster::{Cluster, CollectResults, Counters, Leadership, PinView, UseCaseError},
+    types::{Cid, Collections, DaemonInfo, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
 };
 
 /// Pins in a page, in order of their CIDs.
@@ -60,11 +59,9 @@ impl Source {
         ask!(self, peer => peer.members()).values().filter(|view| view.voter).count()
     }
 
-    /// Peer metrics known here: on the leader those of all that are up, elsewhere its own.
-    pub(super) fn metrics(&self) -> BTreeMap<PeerId, Metrics> {
-        let mut metrics = ask!(self, peer => peer.peer_metrics());
-        metrics.insert(self.id(), self.local_metrics());
-        metrics
+    /// The daemons of the peers that are up.
+    pub(super) fn daemons(&self) -> BTreeMap<PeerId, DaemonInfo> {
+        ask!(self, peer => peer.daemons())
     }
 
     pub(super) fn local_metrics(&self) -> Metrics {

@@ -227,7 +227,7 @@ pub(super) struct Peers {
     /// Members, or this peer alone.
     pub(super) members: BTreeMap<PeerId, Member>,
     /// As far as they are known here.
-    pub(super) metrics: BTreeMap<PeerId, Metrics>,
+    pub(super) daemons: BTreeMap<PeerId, DaemonInfo>,
     /// Statuses without an instant of their own are of now.
     pub(super) now: Timestamp,
 }
@@ -290,8 +290,7 @@ impl Peers {
     }
 
     fn quiet(&self, peer: PeerId, member: &Member, status: Status) -> PeerPinView {
-        let daemon = self.metrics.get(&peer).and_then(|metrics| metrics.daemon.as_ref());
-        let (id, addresses) = match daemon {
+        let (id, addresses) = match self.daemons.get(&peer) {
             Some(DaemonInfo { id, addresses, .. }) => (id.clone(), addresses.clone()),
             None => (String::new(), Vec::new()),
         };

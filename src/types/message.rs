@@ -59,7 +59,7 @@ pub enum Response {
     /// Done, nothing to say: to a `Snapshot` chunk that is not the last.
     Done,
     /// To `Metrics`: the daemons of the other peers, and where peers are.
-    Known(Vec<DaemonInfo>, BTreeMap<PeerId, Vec<String>>),
+    Known(BTreeMap<PeerId, DaemonInfo>, BTreeMap<PeerId, Vec<String>>),
     /// To `Statuses`.
     Statuses(StatusReply),
     /// To `Writes`: what became of each, in order.

@@ -151,7 +151,7 @@ async fn id_has_every_field_of_the_original() {
             format!("/ip4/10.0.0.3/tcp/9096/p2p/{B}"),
         ],
         "version": "0.1.0",
-        "commit": "",
+        "commit": "development",
         "rpc_protocol_version": "/pinkeeper/0.1/rpc",
         "error": "",
         "ipfs": {
@@ -232,6 +232,7 @@ async fn a_status_has_every_field_of_the_original() {
             },
             B.to_string(): {
                 "peername": "b",
+                "ipfs_peer_id": "12D3Other",
                 "status": "pin_error",
                 "timestamp": "1970-01-01T00:00:06Z",
                 "error": "disk full",

@@ -10,12 +10,11 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{CollectResults, Leadership, MemberView, PinView, UseCaseError},
+    cluster::{CollectResults, Counters, Leadership, MemberView, PinView, UseCaseError},
     rest::source::Page,
-    tracker::Counters,
     types::{
-        Allocation, Cid, Claim, Collections, Member, Metrics, Owner, PeerId, Pin, PinRequest,
-        PinState, Timestamp,
+        Allocation, Cid, Claim, Collections, DaemonInfo, Member, Metrics, Owner, PeerId, Pin,
+        PinRequest, PinState, Timestamp,
     },
 };
 
@@ -117,8 +116,13 @@ impl StandIn {
         others.map(|peer| (*peer, vec!["/ip4/10.0.0.3/tcp/9096".to_owned()])).collect()
     }
 
-    pub(in crate::rest) fn peer_metrics(&self) -> BTreeMap<PeerId, Metrics> {
-        BTreeMap::new()
+    pub(in crate::rest) fn daemons(&self) -> BTreeMap<PeerId, DaemonInfo> {
+        let own = self.metrics.borrow().daemon.clone();
+        let others = self.members.keys().filter(|peer| **peer != self.id).map(|peer| {
+            let (agent, addresses) = (String::new(), Vec::new());
+            (*peer, DaemonInfo { id: "12D3Other".to_owned(), agent, addresses })
+        });
+        others.chain(own.map(|own| (self.id, own))).collect()
     }
 
     pub(in crate::rest) fn local_metrics(&self) -> watch::Receiver<Metrics> {

@@ -206,7 +206,7 @@ fn steady_churn_passes_and_a_mass_deletion_in_it_waits() {
 
 #[test]
 fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
-    // Steps: so many new ones, or so many lost; then whether 60 more of 400 wait.
+    // Steps: so many new ones, or so many lost; then whether 60 more of 300 wait.
     enum Step {
         New(u64),
         Lost(u64),
@@ -233,7 +233,7 @@ fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
                     Gone(count) => counted(&mut window, minutes(now), lost(*count, 0), false),
                 }
             }
-            let found = holds(&window, minutes(now), 400, 0, lost(60, 0)).0;
+            let found = holds(&window, minutes(now), 300, 0, lost(60, 0)).0;
             assert_eq!(found, *waits, "{n}, {pause} minutes between");
         }
     }

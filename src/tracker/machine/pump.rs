@@ -18,7 +18,7 @@ const ASKS_MAX: usize = 4;
 const READY_MAX: [usize; 4] = [128, 128, 128, 32];
 /// Nor while more may start than have started lately, if these are more than this: their answers would
 /// grow old, and what is new would have to wait behind them.
-const READY_MIN: usize = 32;
+const READY_MIN: usize = ASK_LEN_MIN;
 /// An answer older than that is asked for again before `pin/add`, and a barrier passed again before
 /// `pin/rm`.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);

@@ -55,7 +55,7 @@ impl Machine {
             pinning: self.flights.len(),
             failing,
             unpinning: count(PinState::Unpinning) + count(PinState::UnpinFailed),
-            states: self.counts.clone(),
+            states: self.counts.iter().filter(|(_, n)| **n > 0).map(|(s, n)| (*s, *n)).collect(),
             failures: self.failed_attempts.clone(),
         }
     }

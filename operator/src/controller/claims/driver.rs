@@ -286,12 +286,12 @@ mod tests {
     fn a_deletion_that_cannot_be_ruled_on_is_ruled_on_later() {
         Stand::test(async |stand| {
             stand.claim("docs").await;
-            stand.api.set("web", [error(503)]);
+            stand.api.set(DEFINITION, [error(503)]);
             stand.lead.deletions.push([watched("docs")]);
             let running = tokio::spawn(run(stand.lead.clone()));
             sleep(Duration::from_secs(10)).await;
             assert!(stand.is_claimed("docs"));
-            stand.api.set("web", [there("web")]);
+            stand.api.set(DEFINITION, [there(DEFINITION)]);
             sleep(RETRY.1).await;
             assert!(!stand.is_claimed("docs"));
             stand.lead.token.cancel();
