@@ -6,15 +6,20 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+/// Longest text of a process ID.
+const PID_LEN_MAX: u64 = 20;
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -82,6 +87,47 @@ pub fn folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps a folder for this process, until it ends in whatever way.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+/// Why a folder is not ours.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("another process{} uses it; stop that one first", pid.map_or_else(String::new, |pid| format!(" (PID {pid})")))]
+    Taken {
+        /// Its ID, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The system does not say.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Takes a folder for this process, and notes its ID there for people.
+///
+/// # Errors
+/// When another process has it.
+pub fn lock(folder: &Path) -> Result<FolderLock, LockError> {
+    let mut file = open_or_create(&folder.join("lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let read = file.take(PID_LEN_MAX).read_to_string(&mut text);
+            let pid = read.ok().and_then(|_| text.trim().parse().ok());
+            return Err(LockError::Taken { pid });
+        }
+        Err(error) => return Err(LockError::Io(error.into())),
+    }
+    // The lock holds without it, as on a full disk.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(FolderLock { _file: file })
+}
+
 /// Files of versions that did not care are made private; whoever does not own one cannot.
 fn private(file: File) -> io::Result<File> {
     let permissions = file.metadata()?.permissions();
@@ -105,7 +151,7 @@ fn named(error: io::Error, path: &Path) -> io::Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{io::Write as _, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -129,6 +175,18 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"mine");
         assert_eq!(read(&link).unwrap(), b"other");
         assert_eq!(open(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_folder_is_one_processes_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let error = lock(folder.path()).unwrap_err();
+        assert!(matches!(error, LockError::Taken { pid } if pid == Some(std::process::id())));
+        let expected = format!("another process (PID {}) uses it", std::process::id());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        drop(held);
+        lock(folder.path()).unwrap();
     }
 
     #[test]

@@ -56,6 +56,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "types",
             "clock",
+            "files",
             "identity",
             "telemetry",
             "ipfs",

@@ -27,6 +27,8 @@ use crate::signal;
 
 /// Time a peer has to end after a signal; it promises 5 s, the rest is for a busy machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// Time a peer has to end by itself: what may pass it waits for first.
+const END_DEADLINE: Duration = Duration::from_secs(45);
 /// Time one HTTP request has: a write waits 10 s for a leader.
 const HTTP_DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes of a log that are printed.
@@ -311,7 +313,7 @@ impl PeerProcess {
     /// When it does not end in time.
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let child = self.child.as_mut().context("the peer is not running")?;
-        let status = timeout(STOP_DEADLINE, child.wait()).await.context("it does not end")??;
+        let status = timeout(END_DEADLINE, child.wait()).await.context("it does not end")??;
         self.child = None;
         Ok(status)
     }

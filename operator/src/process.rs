@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
+    controller::{HeldDeletions, KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
     run::{self, RunError},
 };
 
@@ -248,6 +248,7 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
         }),
         reach: Reach::default(),
         anchors: KnownAnchors::default(),
+        held: HeldDeletions::default(),
         counters,
     };
     Ok(run::run(peer, shared, &token).await?)

@@ -86,7 +86,8 @@ impl Cluster {
         let reply = match self.call(to, Request::Hello(hello)).await {
             Ok(Response::Hello(reply)) if reply.check().is_ok() => reply,
             Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
-                return Err(FatalError::DaemonTaken(by));
+                self.0.daemon_taken.note(by)?;
+                return Ok(None);
             }
             Ok(other) => {
                 tracing::debug!(%to, answer = ?other, "not taken in yet");

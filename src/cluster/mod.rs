@@ -21,7 +21,7 @@ mod writes;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -124,6 +124,33 @@ pub enum FatalError {
     Stopped(String),
 }
 
+/// Whoever lost its data folder meets its former self: the leader believes for some seconds that it uses the
+/// daemon. Only what lasts longer needs a person.
+const TAKEN_MAX: Duration = Duration::from_secs(20);
+
+/// Since when another peer is said to use this peer's daemon.
+#[derive(Debug, Default)]
+struct DaemonTakenSince(Mutex<Option<Instant>>);
+
+impl DaemonTakenSince {
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// It is so now.
+    ///
+    /// # Errors
+    /// When it has been so for too long.
+    fn note(&self, by: PeerId) -> Result<(), FatalError> {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.is_none() {
+            tracing::warn!(peer = %by, "another peer seems to use this daemon; waiting whether it goes");
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        if since.elapsed() > TAKEN_MAX { Err(FatalError::DaemonTaken(by)) } else { Ok(()) }
+    }
+}
+
 /// An ID for a cluster that is about to be founded.
 #[must_use]
 pub fn new_cluster_id() -> ClusterId {
@@ -184,6 +211,8 @@ struct Inner {
     daemons: watch::Sender<BTreeMap<PeerId, DaemonInfo>>,
     /// When a leader last took this peer's metrics.
     answered: watch::Sender<Option<Instant>>,
+    /// Since when another peer is said to use this peer's daemon.
+    daemon_taken: DaemonTakenSince,
     /// Allocations proposed lately.
     proposed: Mutex<Proposed>,
     /// Writes of users that wait for their batch.
@@ -270,6 +299,7 @@ impl Cluster {
             acquaintance: Acquaintance::default(),
             daemons: watch::Sender::default(),
             answered: watch::Sender::default(),
+            daemon_taken: DaemonTakenSince::default(),
             proposed: Mutex::default(),
             writes,
             own_collection: collect::Runs::default(),

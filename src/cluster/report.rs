@@ -211,6 +211,7 @@ impl Cluster {
                 match self.ask_leader(leader, Request::Metrics(current)).await {
                     Ok(Response::Known(daemons, addresses)) => {
                         self.0.answered.send_replace(Some(Instant::now()));
+                        self.0.daemon_taken.clear();
                         self.hear_addresses(addresses);
                         self.0.daemons.send_if_modified(|known| {
                             let changed = *known != daemons;
@@ -219,7 +220,8 @@ impl Cluster {
                         });
                     }
                     Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
-                        return Err(FatalError::DaemonTaken(by));
+                        self.0.daemon_taken.note(by)?;
+                        wait = RETRY;
                     }
                     Ok(_) | Err(_) => wait = RETRY,
                 }

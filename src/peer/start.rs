@@ -1,6 +1,10 @@
 //! A peer as a process: opens its disks, listens, and speaks to a real daemon.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use prometheus_client::registry::Registry;
@@ -13,6 +17,7 @@ use crate::{
     cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy, new_cluster_id},
     config::PeerConfig,
     consensus::{Checkpoints, DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
+    files::{self, FolderLock, LockError},
     identity::{Identity, IdentityError},
     ipfs::kubo::{DaemonMetrics, KuboClient, KuboUrlError},
     monitor::informer::space_on,
@@ -45,6 +50,14 @@ pub enum StartError {
         folder: String,
         /// Bytes free.
         free: u64,
+    },
+    /// Another process runs on this peer's folder.
+    #[error("{folder}: {source}")]
+    InUse {
+        /// The data folder, or the ledger's.
+        folder: String,
+        /// Who, if that is known.
+        source: LockError,
     },
     /// The key on disk.
     #[error(transparent)]
@@ -152,6 +165,7 @@ async fn open(
     registry: &mut Registry,
 ) -> Result<(Peer, Bootstrap), StartError> {
     check_space(&config.data_dir)?;
+    let locks = lock_folders(&config)?;
     let known = Identity::load(&config.data_dir)?.is_some();
     let stores = open_stores(&config, known)?;
     // Made after the stores: an identity without them has lost them.
@@ -208,8 +222,19 @@ async fn open(
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));
+    peer.locks = locks;
     peer.folder = Some(config.data_dir.display().to_string());
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
+}
+
+/// Two processes on one folder would be one peer twice.
+fn lock_folders(config: &PeerConfig) -> Result<Vec<FolderLock>, StartError> {
+    let folders = BTreeSet::from([&config.data_dir, &config.ledger_dir]);
+    let lock = |folder: &PathBuf| {
+        let in_use = |source| StartError::InUse { folder: folder.display().to_string(), source };
+        files::lock(folder).map_err(in_use)
+    };
+    folders.into_iter().map(lock).collect()
 }
 
 fn check_space(folder: &Path) -> Result<(), StartError> {

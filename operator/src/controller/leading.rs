@@ -61,6 +61,22 @@ impl Settings {
 #[derive(Clone, Debug, Default)]
 pub struct KnownAnchors(Arc<Mutex<Option<Anchors>>>);
 
+/// Why deletions of Pins unpin nothing until a person has looked; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct HeldDeletions(Arc<Mutex<Option<String>>>);
+
+impl HeldDeletions {
+    /// The reason, for people.
+    #[must_use]
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+}
+
 impl KnownAnchors {
     pub(super) fn get(&self) -> Option<Anchors> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -89,6 +105,8 @@ pub struct Shared {
     pub reach: Reach,
     /// Which API server the Pins are in.
     pub anchors: KnownAnchors,
+    /// Why deletions unpin nothing at the moment, if so.
+    pub held: HeldDeletions,
     /// What was done, for Prometheus.
     pub counters: Counters,
 }

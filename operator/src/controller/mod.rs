@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::leading::{KnownAnchors, Settings, Shared};
+pub use self::leading::{HeldDeletions, KnownAnchors, Settings, Shared};
 use self::{api::Backoff, leading::Leading, peers::Directory};
 
 /// Between the end of a controller that has ended by itself and a new start.

@@ -196,8 +196,9 @@ impl Objects {
         }
     }
 
-    /// A list is whole: what it does not contain is forgotten. That is no proof that it was deleted.
-    pub fn list_done(&mut self, listed: &BTreeSet<Uid>) {
+    /// A list is whole: what it does not contain is forgotten, and told. That is no proof that it was
+    /// deleted.
+    pub fn list_done(&mut self, listed: &BTreeSet<Uid>) -> Vec<ObjectKey> {
         let gone: Vec<ObjectKey> = self
             .by_uid
             .iter()
@@ -206,6 +207,7 @@ impl Objects {
             .collect();
         gone.iter().for_each(|key| self.forget(key));
         self.complete = true;
+        gone
     }
 
     fn forget(&mut self, key: &ObjectKey) {
@@ -328,7 +330,8 @@ pub(crate) mod tests {
         objects.upsert(pin("a", "1", 1, DOCS));
         objects.upsert(pin("b", "2", 2, DOCS));
         assert!(!objects.is_complete());
-        objects.list_done(&BTreeSet::from([Uid("2".into())]));
+        let gone = objects.list_done(&BTreeSet::from([Uid("2".into())]));
+        assert_eq!(gone, [pin("a", "1", 1, DOCS).key]);
         assert!(objects.is_complete());
         assert_eq!(objects.of(&DOCS.parse().unwrap()).count(), 1);
     }

@@ -12,7 +12,7 @@ use super::{
     api,
     claims::Deletion,
     leading::Leading,
-    objects::{PinObject, RawPin, Seen},
+    objects::{ObjectKey, PinObject, RawPin, Seen},
     queue::Lane,
     watching::Watching,
 };
@@ -39,7 +39,8 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
             }
         }
         watcher::Event::InitDone => {
-            lead.objects_mut().list_done(listed);
+            let gone = lead.objects_mut().list_done(listed);
+            gone.into_iter().for_each(|key| forget(lead, key));
             listed.clear();
             lead.listed.notify_one();
         }
@@ -52,6 +53,7 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
             if let Some(object) = PinObject::read(raw) {
                 lead.objects_mut().remove(&object.key, &object.uid);
                 lead.refused(&object.uid, None);
+                forget(lead, object.key);
                 lead.deletions.push([Deletion {
                     uid: object.uid,
                     generation: object.generation,
@@ -62,6 +64,11 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
             }
         }
     }
+}
+
+/// Whoever writes statuses looks once more, and keeps nothing of it then.
+fn forget(lead: &Leading, key: ObjectKey) {
+    lead.statuses.push(Lane::Later, key);
 }
 
 /// New Pins before those that only have to be looked at again.
@@ -86,10 +93,7 @@ mod tests {
     use watcher::Event;
 
     use super::*;
-    use crate::controller::{
-        objects::{ObjectKey, tests::DOCS},
-        stand::Stand,
-    };
+    use crate::controller::{objects::tests::DOCS, stand::Stand};
 
     /// A Pin of this name, whose UID is the same; its policy, or nothing that can be read.
     fn raw(name: &str, policy: &str) -> RawPin {
@@ -113,7 +117,12 @@ mod tests {
                     take(lead, Event::Apply(raw(name, "Unpin")), &mut BTreeSet::new());
                     lead.refused(&Uid(name.into()), Some((3, Refused::OtherCid)));
                 }
+                while lead.statuses.pop(true).is_some() {}
                 take(lead, Event::Delete(raw("gone", policy)), &mut BTreeSet::new());
+                let looked_at: Vec<_> = std::iter::from_fn(|| lead.statuses.pop(true))
+                    .map(|(_, key)| key.name)
+                    .collect();
+                assert_eq!(looked_at, ["gone"], "so that nothing is kept of it");
                 lead.deletions.due().await;
                 let (uid, generation, found) = (Uid("gone".into()), 3, Found::Watched);
                 let gone = Deletion { uid, generation, found, retain, is_old: false };

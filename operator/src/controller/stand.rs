@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    KnownAnchors, Settings, Shared,
+    HeldDeletions, KnownAnchors, Settings, Shared,
     api::Reach,
     claims::{Deletion, Missing},
     counters::Counters,
@@ -152,6 +152,7 @@ impl Stand {
             }),
             reach: Reach::default(),
             anchors: KnownAnchors::default(),
+            held: HeldDeletions::default(),
             counters: Counters::default(),
         };
         let lead = Arc::new(Leading::new(shared, term, CancellationToken::new()));

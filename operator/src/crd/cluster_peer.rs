@@ -63,7 +63,9 @@ pub struct ClusterPeerStatus {
 
     /// conditions are Ready: True when the peer takes part and its daemon answers, Unknown when
     /// nothing was heard of it; and UnpinsWaiting: True while so many Pins were deleted that a person
-    /// has to allow what is to be unpinned, and absent otherwise.
+    /// has to allow what is to be unpinned, and absent otherwise; and DeletionsHeld: True while
+    /// deleted Pins unpin nothing because the API server or the definition of Pins is another one,
+    /// and absent otherwise.
     #[schemars(schema_with = "conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -181,10 +181,10 @@ async fn watched_deletions_of_too_much_wait_for_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_went_while_nobody_ran_waits_or_goes_with_its_namespace() {
+async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
     let world = World::start().await;
     let running = world.run().await;
-    create(&world, "docs", 0..15).await;
+    create(&world, "docs", 0..3).await;
     create(&world, "web", 100..120).await;
     // The last policy known counts.
     let policy = |policy| Patch::Merge(json!({"spec": {"deletionPolicy": policy}}));
@@ -206,15 +206,14 @@ async fn what_went_while_nobody_ran_waits_or_goes_with_its_namespace() {
     })
     .await;
 
-    // A namespace goes with all its Pins, and others as people delete them.
+    // As many as may.
     running.stop().await;
-    delete(&world, "docs", 0..15).await;
-    world.remove_namespace("docs").await;
+    delete(&world, "docs", 0..3).await;
     for name in ["kept", "let-go"] {
         world.delete("web", name).await;
     }
     let running = world.run().await;
-    for number in (0..15).chain([121]) {
+    for number in (0..3).chain([121]) {
         world.held(&cid(number), false).await;
     }
     assert_eq!(waiting(&running), None);
@@ -248,17 +247,16 @@ async fn what_went_while_nobody_ran_waits_or_goes_with_its_namespace() {
     }
     assert_eq!(held(&world, 116..121), 5);
 
-    // A namespace that was deleted and made again proves nothing; one that is being deleted does.
+    // A namespace that is gone with all its Pins counts like any deletion.
     world.add_namespace("blog").await;
     create(&world, "blog", 300..312).await;
     running.stop().await;
     delete(&world, "blog", 300..312).await;
     world.remove_namespace("blog").await;
-    world.add_namespace("blog").await;
     let running = world.run().await;
-    wait_for(&running, 12).await;
+    let waiting = wait_for(&running, 12).await;
     assert_eq!(held(&world, 300..312), 12);
-    world.end_namespace("blog").await;
+    annotate(&world, &waiting.digest.to_string()).await;
     none_waits(&running).await;
     for number in 300..312 {
         world.held(&cid(number), false).await;

@@ -24,7 +24,7 @@ use pinkeeper::{
     types::{Cid, Envelope, Member, PeerId, Response},
 };
 use pinkeeper_operator::{
-    controller::{KnownAnchors, Settings, Shared},
+    controller::{HeldDeletions, KnownAnchors, Settings, Shared},
     crd::{ClusterPeer, Pin, PinSpec},
     run::{RunError, run},
 };
@@ -126,16 +126,10 @@ impl World {
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     }
 
-    /// Deletes a namespace, which then is terminating: Kubernetes' controller does not run here.
-    pub async fn end_namespace(&self, name: &str) {
+    /// Deletes an empty namespace, and does what Kubernetes' controller does then, which does not run here.
+    pub async fn remove_namespace(&self, name: &str) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(name, &DeleteParams::default()).await.unwrap();
-    }
-
-    /// Deletes an empty namespace, and does what that controller does then.
-    pub async fn remove_namespace(&self, name: &str) {
-        self.end_namespace(name).await;
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let mut namespace = namespaces.get(name).await.unwrap();
         namespace.spec.get_or_insert_default().finalizers = None;
         let params = PostParams::default();
@@ -233,6 +227,7 @@ impl World {
             }),
             reach: pinkeeper_operator::controller::api::Reach::default(),
             anchors: KnownAnchors::default(),
+            held: HeldDeletions::default(),
             counters: pinkeeper_operator::controller::counters::Counters::default(),
         };
         let token = CancellationToken::new();

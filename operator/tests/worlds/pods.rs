@@ -14,7 +14,7 @@ use pinkeeper::{
     types::{Member, PeerId},
 };
 use pinkeeper_operator::{
-    controller::{KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
+    controller::{HeldDeletions, KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
     run::{RunError, run},
 };
 use tokio::{task::JoinHandle, time::timeout};
@@ -80,6 +80,7 @@ impl Pod {
             }),
             reach: Reach::default(),
             anchors: KnownAnchors::default(),
+            held: HeldDeletions::default(),
             counters: Counters::default(),
         };
         let token = CancellationToken::new();

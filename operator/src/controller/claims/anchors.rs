@@ -62,6 +62,13 @@ impl Unproven {
     }
 }
 
+impl Unproven {
+    /// Whether it stays so until a person has done something.
+    pub(super) fn needs_a_person(&self) -> bool {
+        matches!(self, Self::Other { .. })
+    }
+}
+
 /// Reads the anchors and compares them with those seen first, here and in the record.
 pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
     let client = &lead.shared.client;

@@ -49,6 +49,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
         notes,
         seen: (None, Instant::now()),
         told: None,
+        held: None,
         passed_over: None,
     };
     loop {
@@ -73,6 +74,8 @@ struct Brake {
     /// What waits, and since when it is that.
     seen: (Option<Waiting>, Instant),
     told: Option<Waiting>,
+    /// Why deletions are held, as it was told last.
+    held: Option<String>,
     /// An annotation that names something else, and has been told of.
     passed_over: Option<String>,
 }
@@ -80,6 +83,7 @@ struct Brake {
 impl Brake {
     async fn look(&mut self) -> Result<(), RecordError> {
         let lead = self.lead.clone();
+        self.tell_held().await?;
         let waiting = lead.shared.cluster.state().read(PinSet::waiting);
         let cids = waiting.map_or(0, |waiting| waiting.cids);
         lead.shared.counters.unpins_waiting.set(i64::try_from(cids).unwrap_or(i64::MAX));
@@ -136,6 +140,21 @@ impl Brake {
             // Should this fail: it names nothing that could wait again.
             record::used(&self.lead.shared.client, &self.lead.shared.settings, approval).await?;
         }
+        Ok(())
+    }
+
+    /// Deletions that are held because nothing can be proven of them any more.
+    async fn tell_held(&mut self) -> Result<(), RecordError> {
+        let held = self.lead.shared.held.get();
+        if self.held == held {
+            return Ok(());
+        }
+        if let Some(text) = &held {
+            let shared = &self.lead.shared;
+            let approval = record::approval(&shared.client, &shared.settings).await?;
+            self.tell(&approval, true, "DeletionsHeld", text.clone());
+        }
+        self.held = held;
         Ok(())
     }
 

@@ -23,14 +23,24 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
+    compare_all(&lead).await;
+    // The next leader looks for itself.
+    lead.shared.held.set(None);
+}
+
+async fn compare_all(lead: &Arc<Leading>) {
     loop {
         let complete = lead.objects().is_complete();
         let compared = tokio::select! {
             biased;
             () = lead.token.cancelled() => return,
-            compared = compare(&lead), if complete => compared,
+            compared = compare(lead), if complete => compared,
             () = std::future::ready(()), if !complete => Ok(0),
         };
+        lead.shared.held.set(match &compared {
+            Err(error) if error.needs_a_person() => Some(error.to_string()),
+            _ => None,
+        });
         let wait = match compared {
             Ok(0) => EVERY,
             Ok(_) => AGAIN,
@@ -106,6 +116,31 @@ mod tests {
                 Deletion { uid, generation: 0, found: Found::Compared, retain, is_old: false };
             assert_eq!(unseen(of("gone")), gone);
             assert_eq!(found(&stand.lead).await, [gone]);
+        });
+    }
+
+    #[test]
+    fn what_is_held_until_a_person_looks_is_told_as_long_as_it_is_so() {
+        Stand::test(async |stand| {
+            stand.claim("gone").await;
+            stand.list_nothing();
+            anchors::check(&stand.lead).await.unwrap();
+            stand.api.set(DEFINITION, [there("anew")]);
+            let held = &stand.lead.shared.held;
+            let running = tokio::spawn(run(stand.lead.clone()));
+            tokio::time::sleep(AGAIN).await;
+            let told = held.get().unwrap();
+            assert!(told.contains("pinDefinitionUID"), "{told}");
+            stand.api.set(DEFINITION, [there(DEFINITION)]);
+            tokio::time::sleep(AGAIN * 2).await;
+            assert_eq!(held.get(), None);
+            stand.api.set(DEFINITION, [there("anew")]);
+            stand.lead.listed.notify_one();
+            tokio::time::sleep(AGAIN).await;
+            assert!(held.get().is_some());
+            stand.lead.token.cancel();
+            running.await.unwrap();
+            assert_eq!(held.get(), None, "whoever leads next looks for itself");
         });
     }
 

@@ -111,6 +111,7 @@ impl Own {
         metrics.repository_size = self.repository_size;
         let members = cluster.members();
         let unpins = cluster.state().read(|pins| claims::message(pins, &self.shared.settings));
+        let held = self.shared.held.get();
         let situation = Situation {
             generation: listed.generation,
             id: cluster.id(),
@@ -122,6 +123,7 @@ impl Own {
             metrics: &metrics,
             waiting,
             unpins: unpins.as_deref(),
+            held: held.as_deref(),
             now: self.shared.clock.now(),
         };
         own_status(situation, &listed.status)

@@ -33,6 +33,8 @@ pub struct Situation<'a> {
     pub waiting: &'a str,
     /// What people are told of unpins that wait for them.
     pub unpins: Option<&'a str>,
+    /// Why deletions unpin nothing, if so.
+    pub held: Option<&'a str>,
     /// Now.
     pub now: Timestamp,
 }
@@ -64,6 +66,7 @@ pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> Clust
         conditions: [ready(situation, before)]
             .into_iter()
             .chain(unpins(situation, before))
+            .chain(held(situation, before))
             .collect(),
         peer_id: Some(situation.id.to_string()),
         cluster_id,
@@ -132,6 +135,12 @@ fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
 fn unpins(situation: Situation<'_>, before: &ClusterPeerStatus) -> Option<Condition> {
     let told = ("True", "TooManyDeleted", situation.unpins?);
     Some(condition("UnpinsWaiting", told, before, situation.now))
+}
+
+/// Only there while deletions are held.
+fn held(situation: Situation<'_>, before: &ClusterPeerStatus) -> Option<Condition> {
+    let told = ("True", "OtherServer", situation.held?);
+    Some(condition("DeletionsHeld", told, before, situation.now))
 }
 
 /// A condition with its status, reason and message; it keeps its transition time while its status stays.
@@ -208,6 +217,7 @@ mod tests {
                 metrics: &metrics,
                 waiting: "for others",
                 unpins: None,
+                held: None,
                 now: Timestamp(5000),
             };
             let first = own_status(situation, &ClusterPeerStatus::default());
@@ -222,6 +232,12 @@ mod tests {
             assert_eq!((unpins.type_.as_str(), unpins.status.as_str()), ("UnpinsWaiting", "True"));
             assert_eq!(unpins.message, "7 wait");
             assert_eq!(own_status(later, &told), first, "said until nothing waits");
+            let told = own_status(Situation { held: Some("another server"), ..later }, &first);
+            let held = &told.conditions[1];
+            assert_eq!(
+                (held.type_.as_str(), held.message.as_str()),
+                ("DeletionsHeld", "another server")
+            );
         }
     }
 
@@ -238,6 +254,7 @@ mod tests {
             metrics,
             waiting: "for others",
             unpins: None,
+            held: None,
             now: Timestamp(5000),
         }
     }

@@ -29,7 +29,7 @@ fn brake(stand: &Stand) -> (Brake, mpsc::Receiver<Told>) {
     let (notes, told) = mpsc::channel(10);
     let now = Instant::now();
     let (lead, seen) = (stand.lead.clone(), (None, now));
-    let brake = Brake { lead, notes, seen, told: None, passed_over: None };
+    let brake = Brake { lead, notes, seen, told: None, held: None, passed_over: None };
     (brake, told)
 }
 
