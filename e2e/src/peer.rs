@@ -25,9 +25,7 @@ use tokio::{
 
 use crate::signal;
 
-/// Time a peer has to end after a signal; it promises 5 s, the rest is for a busy machine.
-const STOP_DEADLINE: Duration = Duration::from_secs(15);
-/// Time a peer has to end by itself: what may pass it waits for first.
+/// Time a peer has to end, by itself or after a signal: what may pass it waits for first.
 const END_DEADLINE: Duration = Duration::from_secs(45);
 /// Time one HTTP request has: a write waits 10 s for a leader.
 const HTTP_DEADLINE: Duration = Duration::from_secs(20);
