@@ -38,7 +38,7 @@ enum Command {
     /// Run a peer without Kubernetes
     Peer(process::PeerArgs),
     /// Keep the IPFS daemon beside a peer running
-    Kubo(kubo::Args),
+    Kubo(Box<kubo::Args>),
     /// Print the definitions of the kinds Pin and ClusterPeer, for kubectl apply -f -
     Crds,
     /// Create the Secret with the cluster's shared key, unless it exists
@@ -99,7 +99,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => Ok(threads()?.block_on(process::run(*args))?),
         Command::Peer(args) => Ok(threads()?.block_on(process::peer(args))?),
-        Command::Kubo(args) => one_thread()?.block_on(kubo::run(args)).map_err(Failure::Failed),
+        Command::Kubo(args) => one_thread()?.block_on(kubo::run(*args)).map_err(Failure::Failed),
         Command::Crds => print_definitions().map_err(Failure::Failed),
         Command::MakeSecret(args) => one_thread()?.block_on(make_secret(&args)),
         Command::Install { folder } => {

@@ -192,7 +192,8 @@ mod tests {
     fn what_a_peer_says_of_itself_replaces_and_what_others_say_is_added() {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         // What was known, who says what, and what is known then.
-        let table: [(&[&str], Said, &[&str], &[&str]); 6] = [
+        type Row<'a> = (&'a [&'a str], Said, &'a [&'a str], &'a [&'a str]);
+        let table: [Row<'_>; 6] = [
             (&[], Said::Itself, &["/a"], &["/a"]),
             (&["/a", "/b"], Said::Itself, &["/b", "/c"], &["/b", "/c"]),
             (&[], Said::Another, &["/a"], &["/a"]),

@@ -87,7 +87,7 @@ impl Hosts {
 fn host_of(authority: &Authority) -> String {
     let host = authority.host().to_ascii_lowercase();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let bare = bare.unwrap_or(host.strip_suffix('.').unwrap_or(&host));
+    let bare = bare.unwrap_or_else(|| host.strip_suffix('.').unwrap_or(&host));
     let address = bare.parse::<IpAddr>().map(|address| address.to_canonical().to_string());
     address.unwrap_or_else(|_| bare.to_owned())
 }

@@ -156,7 +156,7 @@ fn the_daemons_environment_is_what_it_needs_and_nobody_set() {
     let mut args = args(folder.path());
     let given = |args: &Args, set: &[&str]| child::environment(args, |name| set.contains(&name));
     let off = ("IPFS_TELEMETRY", "off".to_owned());
-    assert_eq!(given(&args, &[]), [off.clone()]);
+    assert_eq!(given(&args, &[]), std::slice::from_ref(&off));
     args.memory_limit = Some(1 << 30);
     assert_eq!(given(&args, &[]), [off.clone(), ("GOMEMLIMIT", "966367620".to_owned())]);
     assert_eq!(given(&args, &["GOMEMLIMIT"]), [off]);

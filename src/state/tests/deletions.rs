@@ -127,8 +127,8 @@ fn what_is_new_is_what_did_not_hang_on_living_pins_before() {
         (&[of("b")], of("c"), false),
         (&[of("b"), gone(2, "b", WAIT)], of("c"), true),
         (&[retained.clone(), gone(2, "r", WAIT)], of("c"), true),
-        (&[rest.clone()], of("b"), false),
-        (&[], rest, false),
+        (std::slice::from_ref(&rest), of("b"), false),
+        (&[], rest.clone(), false),
         (&[], retained, false),
     ];
     for (before, op, is_new) in table {
