@@ -31,7 +31,7 @@ async fn a_daemon_that_hangs_is_told_within_ten_seconds() {
     let frozen = Instant::now();
     until("its pins are told as unknown", || async {
         let status = status(&peer).await;
-        status.status == "pin_error" && status.error.contains("the daemon is away")
+        status.status == "cluster_error" && status.error.contains("the daemon is away")
     })
     .await;
     until("its absence is told", || async {
