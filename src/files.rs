@@ -7,8 +7,10 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -90,7 +92,30 @@ pub fn folder(path: &Path) -> io::Result<()> {
 /// Keeps a folder for this process, until it ends in whatever way.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl FolderLock {
+    /// Whether the folder still is the one that was taken: files that are open outlive a folder that was
+    /// deleted, and what is written to them then is lost.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn is_in_place(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
 }
 
 /// Why a folder is not ours.
@@ -112,7 +137,8 @@ pub enum LockError {
 /// # Errors
 /// When another process has it.
 pub fn lock(folder: &Path) -> Result<FolderLock, LockError> {
-    let mut file = open_or_create(&folder.join("lock"))?;
+    let path = folder.join("lock");
+    let mut file = open_or_create(&path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
@@ -125,7 +151,7 @@ pub fn lock(folder: &Path) -> Result<FolderLock, LockError> {
     }
     // The lock holds without it, as on a full disk.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    Ok(FolderLock { _file: file })
+    Ok(FolderLock { file, path })
 }
 
 /// Files of versions that did not care are made private; whoever does not own one cannot.
@@ -186,7 +212,13 @@ mod tests {
         let expected = format!("another process (PID {}) uses it", std::process::id());
         assert!(error.to_string().starts_with(&expected), "{error}");
         drop(held);
-        lock(folder.path()).unwrap();
+        let held = lock(folder.path()).unwrap();
+        assert!(held.is_in_place().unwrap());
+        // Deleted, and made anew by somebody else.
+        fs::remove_file(folder.path().join("lock")).unwrap();
+        assert!(!held.is_in_place().unwrap());
+        fs::write(folder.path().join("lock"), "").unwrap();
+        assert!(!held.is_in_place().unwrap());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use pinkeeper::{consensus::StateStore, types::Cid};
 use pinkeeper_e2e::{
     daemon::{identity_cid, long_cid},
     peer::{PeerProcess, statuses, until},
-    trio::{Trio, number},
+    trio::{FORM_DEADLINE, Trio, next_of, number},
     volume::Volume,
 };
 
@@ -325,4 +325,19 @@ async fn a_leader_whose_state_hangs_makes_room_for_another() {
     assert!(log.contains("handing over leadership"), "{log}");
     assert!(longest < HANG, "it was waited for");
     small.recovers().await;
+}
+
+/// What it writes from then on would be lost with its end.
+#[tokio::test]
+async fn a_peer_whose_data_folder_is_deleted_ends_and_says_so() {
+    // No daemon is needed to lead alone.
+    let url = "http://127.0.0.1:1".to_owned();
+    let mut peer = PeerProcess::new(next_of(&[], "a", url)).unwrap();
+    peer.start().unwrap();
+    until("it is ready", FORM_DEADLINE, || peer.is_ready()).await;
+    fs::remove_dir_all(peer.data()).unwrap();
+    assert_eq!(peer.ended().await.unwrap().code(), Some(2));
+    let log = peer.logged();
+    let line = log.lines().next_back().unwrap();
+    assert!(line.starts_with("error: ") && line.contains("was deleted or replaced"), "{line}");
 }

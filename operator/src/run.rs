@@ -38,7 +38,11 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Founding(FoundingError::OtherCluster(..))
-            | Self::Peer(FatalError::DaemonTaken(_) | FatalError::AnotherCluster { .. }) => 2,
+            | Self::Peer(
+                FatalError::DaemonTaken(_)
+                | FatalError::AnotherCluster { .. }
+                | FatalError::FolderGone(_),
+            ) => 2,
             Self::Founding(FoundingError::NotFounded(_)) | Self::Peer(_) | Self::Stopped(_) => 1,
         }
     }

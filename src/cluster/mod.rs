@@ -119,6 +119,11 @@ pub enum FatalError {
         /// Its name.
         name: String,
     },
+    /// A folder of this peer was deleted or replaced under it.
+    #[error(
+        "{0} was deleted or replaced while this peer ran: what it writes is lost, so it must not go on; put the folder back before you start it again, or it joins anew as another peer"
+    )]
+    FolderGone(String),
     /// A task that never ends has ended.
     #[error("a part has stopped: {0}")]
     Stopped(String),

@@ -18,7 +18,6 @@ use crate::{
     clock::Clock,
     cluster::{AddressBook, Cluster, FatalError, GcPolicy, JoinPolicy, Parts, ReadBarrier},
     consensus::{BoundLog, Checkpoints, Consensus, OpenError, Stores, Timing},
-    files::FolderLock,
     ipfs::SharedIpfs,
     monitor::informer::Sources,
     rpc::{Inbound, SharedTransport},
@@ -95,8 +94,6 @@ pub struct Peer {
     network: Option<(JoinHandle<()>, CancellationToken)>,
     /// Where its data is, for people.
     folder: Option<String>,
-    /// Its folders are for this process alone.
-    locks: Vec<FolderLock>,
 }
 
 impl Peer {
@@ -172,16 +169,7 @@ impl Peer {
             gc,
         };
         let cluster = Cluster::start(parts, inbound, &mut tasks, &token);
-        Ok(Self {
-            cluster,
-            tracker,
-            consensus,
-            tasks,
-            token,
-            network: None,
-            folder: None,
-            locks: Vec::new(),
-        })
+        Ok(Self { cluster, tracker, consensus, tasks, token, network: None, folder: None })
     }
 
     /// Resolves when the peer cannot go on; says why.

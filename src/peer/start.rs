@@ -4,17 +4,18 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{AssembleError, Assembly, Peer};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, FoundError, GcPolicy, JoinPolicy, new_cluster_id},
+    cluster::{AddressBook, FatalError, FoundError, GcPolicy, JoinPolicy, new_cluster_id},
     config::PeerConfig,
     consensus::{Checkpoints, DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
     files::{self, FolderLock, LockError},
@@ -36,6 +37,9 @@ const INBOUND_MAX: usize = 1024;
 /// Bytes the data folder must have free: opening the stores writes to them, and a peer that runs out
 /// of space at once would only start again and again.
 const SPACE_MIN: u64 = 1024 * 1024;
+
+/// How often a peer looks whether its folders are still there.
+const FOLDERS_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a process did not become a peer. A person must mend it: the exit code is 2, except for a full
 /// disk, which may be relieved while nobody looks.
@@ -222,7 +226,10 @@ async fn open(
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));
-    peer.locks = locks;
+    let token = peer.token.clone();
+    peer.tasks.spawn(async move {
+        token.run_until_cancelled(watch_folders(locks)).await.unwrap_or(Ok(()))
+    });
     peer.folder = Some(config.data_dir.display().to_string());
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
 }
@@ -235,6 +242,23 @@ fn lock_folders(config: &PeerConfig) -> Result<Vec<FolderLock>, StartError> {
         files::lock(folder).map_err(in_use)
     };
     folders.into_iter().map(lock).collect()
+}
+
+/// Keeps the folders for this process; ends when one is not there any more.
+async fn watch_folders(locks: Vec<FolderLock>) -> Result<(), FatalError> {
+    let locks = Arc::new(locks);
+    loop {
+        sleep(FOLDERS_EVERY).await;
+        let looked_at = locks.clone();
+        // A disk that hangs holds this up and nothing else.
+        let gone = spawn_blocking(move || {
+            let gone = |lock: &&FolderLock| matches!(lock.is_in_place(), Ok(false));
+            looked_at.iter().find(gone).map(|lock| lock.folder().display().to_string())
+        });
+        if let Ok(Some(folder)) = gone.await {
+            return Err(FatalError::FolderGone(folder));
+        }
+    }
 }
 
 fn check_space(folder: &Path) -> Result<(), StartError> {
