@@ -125,7 +125,8 @@ impl Peer {
             );
         }
         // The founder's too: after a stop of all it must find the others like anybody.
-        bootstrap.transport.set_seeds(bootstrap.addresses);
+        let own = &peer.cluster.member().addresses;
+        bootstrap.transport.set_seeds(without(bootstrap.addresses, own));
         let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics, hosts);
         if let (Ok(rest), Ok(health)) = (rest_listener.local_addr(), health_listener.local_addr()) {
             tracing::info!(%rest, %health, "the REST API and the probes listen");
@@ -234,6 +235,17 @@ async fn open(
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
 }
 
+/// The list of all peers may be the same on each, and so name this one, too.
+fn without(mut seeds: Vec<Multiaddr>, own: &[String]) -> Vec<Multiaddr> {
+    let is_own = |seed: &Multiaddr| {
+        let place: Multiaddr =
+            seed.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+        own.contains(&place.to_string())
+    };
+    seeds.retain(|seed| !is_own(seed));
+    seeds
+}
+
 /// Two processes on one folder would be one peer twice.
 fn lock_folders(config: &PeerConfig) -> Result<Vec<FolderLock>, StartError> {
     let folders = BTreeSet::from([&config.data_dir, &config.ledger_dir]);
@@ -317,4 +329,22 @@ fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
         tracing::warn!(%own, "no address is known that others could reach this peer at");
     }
     texts.into_iter().take(ADDRESSES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_no_seed_of_its_own() {
+        let id = "12D3KooW9tHTtS3inCZiYykw4u5G4frbjVFqhkmJX12gSNCVeH3e";
+        let all = ["/ip4/10.0.0.1/tcp/9096", "/ip4/10.0.0.2/tcp/9096", "/ip4/10.0.0.1/tcp/9097"];
+        let named = format!("{}/p2p/{id}", all[0]);
+        let seeds = all.iter().chain([&&*named]).map(|seed| seed.parse().unwrap()).collect();
+        let left: Vec<String> =
+            without(seeds, &[all[0].to_owned()]).iter().map(ToString::to_string).collect();
+        assert_eq!(left, all[1..]);
+    }
 }
