@@ -231,8 +231,8 @@ impl Cluster {
     pub(super) fn name_members(&self) {
         let members = self.members().into_iter().map(|(peer, view)| (peer, view.member.name));
         let mut names: BTreeMap<PeerId, String> = members.collect();
-        for peer in self.known_peers() {
-            names.entry(peer).or_default();
+        for peer in &self.0.acquaintance.known().vouched {
+            names.entry(*peer).or_default();
         }
         self.0.parts.transport.set_members(names);
     }

@@ -59,6 +59,8 @@ use crate::{
     },
 };
 
+/// Why a blank peer can do nothing for anybody.
+const NOT_JOINED: &str = "this peer has not joined a cluster yet";
 /// Time an ordinary call to another peer has.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Time another voter has to take over; an election follows anyway.
@@ -255,7 +257,7 @@ fn readiness(standing: Standing, is_led: bool, progress: LogProgress) -> Result<
     /// Entries a peer may be behind and still count as caught up.
     const LAG_MAX: u64 = 1_000;
     if standing == Standing::Blank {
-        return Err("this peer has not joined a cluster yet".to_owned());
+        return Err(NOT_JOINED.to_owned());
     }
     if !is_led {
         return Err(

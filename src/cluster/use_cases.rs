@@ -9,7 +9,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    CALL_DEADLINE, Cluster, MemberView,
+    CALL_DEADLINE, Cluster, MemberView, NOT_JOINED,
     serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX, refusal},
     writes::Written,
 };
@@ -158,7 +158,7 @@ impl Cluster {
         let Some(leader) = self.0.leadership.borrow().leader else {
             let reason = match self.consensus().cluster() {
                 Some(_) => "no leader is known: most voters may be down or cut off",
-                None => "this peer has not joined a cluster yet",
+                None => NOT_JOINED,
             };
             return Err(Refusal::NotYet(reason.to_owned()));
         };

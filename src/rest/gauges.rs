@@ -23,12 +23,8 @@ const STATUSES: [(PinState, &str); 9] = [
     (PinState::Unpinning, "unpinning"),
     (PinState::UnpinFailed, "unpin_failed"),
 ];
-/// What an attempt that failed is called: what it leaves the pin in.
-const FAILURES: [(PinState, &str); 3] = [
-    (PinState::NotFound, "not_found"),
-    (PinState::Failed, "failed"),
-    (PinState::Unpinnable, "unpinnable"),
-];
+/// What attempts that fail leave a pin in; the reason is called like that.
+const FAILURES: [PinState; 3] = [PinState::NotFound, PinState::Failed, PinState::Unpinnable];
 
 /// A gauge that is absent while its value is unknown.
 type Known = Family<NoLabels, Gauge<u64, AtomicU64>>;
@@ -135,10 +131,11 @@ impl PeerGauges {
             let count = counters.states.get(&state).copied().unwrap_or_default();
             let gauge = self.pins_by_status.get_or_create(&StatusLabel { status });
             gauge.set(u64::try_from(count).unwrap_or(u64::MAX));
-        }
-        for (state, reason) in FAILURES {
-            let count = counters.failures.get(&state).copied().unwrap_or_default();
-            self.failures.get_or_create(&Reason { reason }).inner().store(count, Ordering::Relaxed);
+            if FAILURES.contains(&state) {
+                let count = counters.failures.get(&state).copied().unwrap_or_default();
+                let failures = self.failures.get_or_create(&Reason { reason: status });
+                failures.inner().store(count, Ordering::Relaxed);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Prometheus metrics of the process, by the names that all client libraries use (`process_…`).
 
-use std::fs;
+use std::{fs, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
@@ -52,7 +52,7 @@ impl ProcessMetrics {
         let mut registry = Registry::with_prefix("process");
         let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: Option<f64>| {
             let Some(value) = value else { return };
-            let gauge = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+            let gauge = Gauge::<f64, AtomicU64>::default();
             gauge.set(value);
             match unit {
                 Some(unit) => registry.register_with_unit(name, help, unit, gauge),
@@ -71,7 +71,7 @@ impl ProcessMetrics {
         let started = "When the process started, since the epoch";
         gauge("start_time", started, Some(Unit::Seconds), self.started_at);
         if let Some(times) = Times::now() {
-            let processor = Counter::<f64, std::sync::atomic::AtomicU64>::default();
+            let processor = Counter::<f64, AtomicU64>::default();
             processor.inc_by(times.processor);
             registry.register_with_unit("cpu", "Processor time", Unit::Seconds, processor);
         }

@@ -48,7 +48,8 @@ impl Derived {
     }
 }
 
-fn waits(pin: &Pin) -> Option<&Uid> {
+/// The gone object for whose claim alone it is kept until a person decides, if it is.
+pub(super) fn waits(pin: &Pin) -> Option<&Uid> {
     match pin.claims.last() {
         Some((Owner::Waiting(uid), _)) => Some(uid),
         _ => None,

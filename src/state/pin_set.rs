@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
     brake::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
-    derived::Derived,
+    derived::{Derived, waits},
     op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{
@@ -338,8 +338,7 @@ impl PinSet {
 
 /// Whether it is kept for living objects alone.
 fn hangs_on_objects(pin: &Pin) -> bool {
-    let waits = matches!(pin.claims.last(), Some((Owner::Waiting(_), _)));
-    pin.goes_with_objects() && !waits
+    pin.goes_with_objects() && waits(pin).is_none()
 }
 
 fn allocate(

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::policy::GcPolicy;
 pub(super) use self::runs::Runs;
-use super::{Cluster, FatalError, MemberView, Standing, UseCaseError, use_cases::unexpected};
+use super::{
+    Cluster, FatalError, MemberView, NOT_JOINED, Standing, UseCaseError, use_cases::unexpected,
+};
 use crate::{
     consensus::random_u64,
     rpc::CallError,
@@ -45,9 +47,7 @@ impl Cluster {
     /// peers is in the results.
     pub async fn collect_garbage(&self, local: bool) -> Result<CollectResults, UseCaseError> {
         if self.standing() == Standing::Blank {
-            return Err(UseCaseError::Unavailable(
-                "this peer has not joined a cluster yet".to_owned(),
-            ));
+            return Err(UseCaseError::Unavailable(NOT_JOINED.to_owned()));
         }
         let only = local.then(|| self.id());
         let mut run = Run { ticket: random_u64(), begin: true };

@@ -17,6 +17,8 @@ use crate::{
 pub(super) const CANCEL_TIME: Duration = Duration::from_secs(1);
 /// Progress of one pin is told at most that often.
 const TELL_PERIOD: Duration = Duration::from_secs(5);
+/// Why a pin is stopped that stalls.
+pub(super) const NO_PROGRESS: &str = "no progress";
 /// Pins whose first failure is logged, within [`LOG_PERIOD`].
 const LOGGED_MAX: u32 = 10;
 const LOG_PERIOD: Duration = Duration::from_secs(60);
@@ -256,7 +258,7 @@ impl Machine {
     /// Breaks off a pin that makes no progress.
     pub(super) fn give_up(&mut self, cid: Cid) {
         self.actions.push(Action::CancelPin(cid));
-        self.fail(cid, Kind::Stalled, "no progress");
+        self.fail(cid, Kind::Stalled, NO_PROGRESS);
     }
 
     /// It failed: wait, then try again behind fresh work. After an attempt of ours, first find out

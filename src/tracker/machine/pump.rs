@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     Action, Daemon, Flight, Lane, Machine, Origin, Phase,
     entry::{Failure, Kind},
+    pinning::NO_PROGRESS,
 };
 use crate::types::{Cid, Progress};
 
@@ -160,28 +161,23 @@ impl Machine {
         }
     }
 
+    /// Stops pins that make no progress, and tells of those that will be stopped if it stays so.
     fn stop_stalled(&mut self) {
-        let now = self.now.at;
-        let stall_time = self.config.stall_time;
-        let stalled: Vec<Cid> = self
+        let (now, stall_time) = (self.now.at, self.config.stall_time);
+        let idle = |flight: &Flight| now.saturating_sub(flight.progressed_at);
+        let silent: Vec<(Cid, Flight)> = self
             .flights
             .iter()
-            .filter(|(_, flight)| now.saturating_sub(flight.progressed_at) >= stall_time)
-            .map(|(cid, _)| *cid)
+            .filter(|(_, flight)| idle(flight) >= stall_time.min(TELL_STALL))
+            .map(|(cid, flight)| (*cid, *flight))
             .collect();
-        for cid in stalled {
-            self.give_up(cid);
-        }
-        let silent: Vec<(Cid, Progress)> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| now.saturating_sub(flight.progressed_at) >= TELL_STALL)
-            .map(|(cid, flight)| (*cid, flight.progress))
-            .collect();
-        for (cid, progress) in silent {
-            if self.entries[&cid].failed.is_none() {
+        for (cid, flight) in silent {
+            if idle(&flight) >= stall_time {
+                self.give_up(cid);
+            } else if self.entries[&cid].failed.is_none() {
                 self.update(&cid, |entry| entry.failed = Some(Kind::Stalled));
-                self.set_failure(cid, Failure { reason: "no progress".into(), progress });
+                let (reason, progress) = (NO_PROGRESS.into(), flight.progress);
+                self.set_failure(cid, Failure { reason, progress });
             }
         }
     }

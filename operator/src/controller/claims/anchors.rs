@@ -60,9 +60,7 @@ impl Unproven {
             Self::Deleting | Self::Other { .. } => false,
         }
     }
-}
 
-impl Unproven {
     /// Whether it stays so until a person has done something.
     pub(super) fn needs_a_person(&self) -> bool {
         matches!(self, Self::Other { .. })

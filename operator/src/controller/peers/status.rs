@@ -65,8 +65,7 @@ pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> Clust
         observed_generation: Some(situation.generation),
         conditions: [ready(situation, before)]
             .into_iter()
-            .chain(unpins(situation, before))
-            .chain(held(situation, before))
+            .chain(warnings(situation, before))
             .collect(),
         peer_id: Some(situation.id.to_string()),
         cluster_id,
@@ -131,16 +130,19 @@ fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
     condition("Ready", (status, reason, message), before, now)
 }
 
-/// Only there while unpins wait for a person.
-fn unpins(situation: Situation<'_>, before: &ClusterPeerStatus) -> Option<Condition> {
-    let told = ("True", "TooManyDeleted", situation.unpins?);
-    Some(condition("UnpinsWaiting", told, before, situation.now))
-}
-
-/// Only there while deletions are held.
-fn held(situation: Situation<'_>, before: &ClusterPeerStatus) -> Option<Condition> {
-    let told = ("True", "OtherServer", situation.held?);
-    Some(condition("DeletionsHeld", told, before, situation.now))
+/// Conditions that are there only while there is something to say: that unpins wait for a person, and
+/// that deletions are held.
+fn warnings(
+    situation: Situation<'_>,
+    before: &ClusterPeerStatus,
+) -> impl Iterator<Item = Condition> {
+    let all = [
+        ("UnpinsWaiting", "TooManyDeleted", situation.unpins),
+        ("DeletionsHeld", "OtherServer", situation.held),
+    ];
+    all.into_iter().filter_map(move |(kind, reason, message)| {
+        Some(condition(kind, ("True", reason, message?), before, situation.now))
+    })
 }
 
 /// A condition with its status, reason and message; it keeps its transition time while its status stays.
