@@ -202,6 +202,8 @@ async fn trouble_is_told_and_does_not_stop_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_record_is_restored_and_another_cluster_is_refused() {
     let world = World::start().await;
+    // Without a volume claim it does not stop the founding.
+    world.leave_a_cluster_peer().await;
     let running = world.run().await;
     founded(&world).await;
     let first = world.record().get("demo-cluster").await.unwrap().data.unwrap();

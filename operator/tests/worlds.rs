@@ -9,6 +9,8 @@ mod api;
 mod beginnings;
 #[path = "worlds/founding.rs"]
 mod founding;
+#[path = "worlds/leftovers.rs"]
+mod leftovers;
 #[path = "worlds/mass_deletion.rs"]
 mod mass_deletion;
 #[path = "worlds/oracle.rs"]
@@ -145,5 +147,17 @@ fn a_seed_is_one_world() {
         let differs = first.lines().zip(second.lines()).find(|(a, b)| a != b);
         assert_eq!(differs, None, "seed {seed} run twice");
         assert_eq!(first.len(), second.len(), "seed {seed} run twice");
+    }
+}
+
+#[test]
+fn a_cluster_peer_without_a_volume_claim_does_not_stop_a_founding() {
+    for seed in 0..3 {
+        let (trace, result) = run_seeded(seed, async {
+            let mut world = World::with(seed, leftovers::leave).await;
+            let result = world.found_beside_a_leftover().await;
+            (world.trace.text(), result)
+        });
+        result.unwrap_or_else(|reason| panic!("{trace}\nseed {seed}: {reason}"));
     }
 }

@@ -18,7 +18,7 @@ mod pins;
 pub mod queue;
 pub mod reach;
 #[cfg(test)]
-mod stand;
+pub(crate) mod stand;
 pub mod status;
 mod watching;
 

@@ -48,7 +48,7 @@ pub(super) const GENERATION: i64 = 4;
 /// The API server: the answers to each name, whatever its kind. The last one stays; what it knows
 /// nothing of is not there.
 #[derive(Clone, Default)]
-pub(super) struct Answers(Arc<Mutex<BTreeMap<String, VecDeque<Answer>>>>);
+pub(crate) struct Answers(Arc<Mutex<BTreeMap<String, VecDeque<Answer>>>>);
 
 type Answer = (u16, Value);
 
@@ -57,8 +57,15 @@ impl Answers {
         self.0.lock().unwrap()
     }
 
-    pub(super) fn set(&self, name: &str, answers: impl IntoIterator<Item = Answer>) {
+    pub(crate) fn set(&self, name: &str, answers: impl IntoIterator<Item = Answer>) {
         self.all().insert(name.into(), answers.into_iter().collect());
+    }
+
+    /// A client of this server.
+    pub(crate) fn client(&self) -> Client {
+        let answers = self.clone();
+        let router = Router::new().fallback(async move |request| answers.answer(request).await);
+        Client::new(router.into_service::<Body>(), "default")
     }
 
     fn next(&self, name: &str) -> Answer {
@@ -86,7 +93,7 @@ impl Answers {
 }
 
 /// An object with this UID.
-pub(super) fn there(uid: &str) -> Answer {
+pub(crate) fn there(uid: &str) -> Answer {
     let metadata = json!({"name": "it", "namespace": "web", "uid": uid, "resourceVersion": "1"});
     (200, json!({"metadata": metadata, "data": {}}))
 }
@@ -99,13 +106,13 @@ pub(super) fn going(uid: &str) -> Answer {
 }
 
 /// An error without the object's name, as proxies answer.
-pub(super) fn error(code: u16) -> Answer {
+pub(crate) fn error(code: u16) -> Answer {
     let (kind, reason) = ("Status", if code == 404 { "NotFound" } else { "Simulated" });
     (code, json!({"kind": kind, "status": "Failure", "reason": reason, "code": code}))
 }
 
 /// An object that is not there, as the API server itself says it.
-pub(super) fn absent(name: &str) -> Answer {
+pub(crate) fn absent(name: &str) -> Answer {
     let (code, mut status) = error(404);
     status["details"] = json!({"name": name});
     (code, status)
@@ -136,10 +143,8 @@ impl Stand {
         for name in [SYSTEM, DEFINITION, RECORD, "web"] {
             api.set(name, [there(name)]);
         }
-        let answers = api.clone();
-        let router = Router::new().fallback(async move |request| answers.answer(request).await);
         let shared = Shared {
-            client: Client::new(router.into_service::<Body>(), "default"),
+            client: api.client(),
             cluster,
             clock: Clock::Simulated(host.clock.clone()),
             settings: Arc::new(Settings {

@@ -1,6 +1,6 @@
 //! Carries out what [`next`] decides, step by step.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use pinkeeper::{
     cluster::Standing,
@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Observed, Registered, Step, next,
+    Observed, Registered, Step, leftovers, next,
     record::{self, Record, RecordError},
 };
 use crate::controller::{
@@ -120,11 +120,23 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         let read = record::get(&client, &settings).await?;
         self.shared.reach.answered();
         let unchanged = self.seen.unchanged(read.as_ref(), Instant::now());
-        let mut step = self.decide(directory, read.as_ref(), unchanged);
+        let formed = read.as_ref().is_some_and(|record| record.formed);
+        let may_found = !formed && self.shared.cluster.standing() == Standing::Blank;
+        let remaining = match may_found {
+            true => Cow::Owned(self.without_leftovers(directory.clone()).await),
+            false => Cow::Borrowed(directory),
+        };
+        let mut step = self.decide(&remaining, read.as_ref(), unchanged);
         if step.begins_a_cluster() {
-            step = self.decide(&self.read_anew(directory).await?, read.as_ref(), unchanged);
+            let anew = self.without_leftovers(self.read_anew(directory).await?).await;
+            step = self.decide(&anew, read.as_ref(), unchanged);
         }
         self.carry_out(step, read).await
+    }
+
+    async fn without_leftovers(&self, directory: Directory) -> Directory {
+        let Shared { client, settings, cluster, .. } = &self.shared;
+        leftovers::remove(client, &settings.namespace, cluster.id(), directory).await
     }
 
     async fn read_anew(&self, directory: &Directory) -> Result<Directory, PeerError> {

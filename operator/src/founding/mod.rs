@@ -8,6 +8,7 @@
 //! [`next`] is the whole decision and pure; [`driver`] carries it out.
 
 mod driver;
+mod leftovers;
 mod next;
 pub(crate) mod record;
 

@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use pinkeeper::{
     clock::Clock,
@@ -25,7 +25,7 @@ use pinkeeper::{
 };
 use pinkeeper_operator::{
     controller::{HeldDeletions, KnownAnchors, Settings, Shared},
-    crd::{ClusterPeer, Pin, PinSpec},
+    crd::{ClusterPeer, ClusterPeerSpec, Pin, PinSpec},
     run::{RunError, run},
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -157,6 +157,20 @@ impl World {
             (pins && peers.list(&ListParams::default()).await.is_ok()).then_some(())
         })
         .await;
+    }
+
+    /// A ClusterPeer of an installation that was removed with its volumes.
+    pub async fn leave_a_cluster_peer(&self) {
+        let peers: Api<ClusterPeer> = Api::namespaced(self.client.clone(), "web");
+        let (params, name) = (PostParams::default(), "demo-7");
+        let peer = ClusterPeer::new(name, ClusterPeerSpec::default());
+        peers.create(&params, &peer).await.unwrap();
+        let status = serde_json::json!({"status": {
+            "peerID": "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp",
+            "clusterID": "0123456789abcdef".repeat(2),
+        }});
+        let patch = Patch::Merge(status);
+        peers.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
     pub fn pins(&self, namespace: &str) -> Api<Pin> {

@@ -30,6 +30,8 @@ pub const TIMING: Timing = Timing {
 };
 /// A process that was told to end has ended by then.
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// Pods of a world.
+pub const PODS: u8 = 3;
 /// The namespace of the pods and of the record.
 pub const NAMESPACE: &str = "pinkeeper";
 /// The record's ConfigMap.

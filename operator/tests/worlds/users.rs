@@ -16,6 +16,7 @@ use crate::{
         store::{Key, Kind},
     },
     oracle::needed,
+    pods::{NAMESPACE, PODS, pod_name},
 };
 
 /// The definition of Pins.
@@ -62,12 +63,15 @@ impl Users {
     /// What an administrator has made before the pods start.
     pub fn new(api: SimApi, trace: Trace) -> Self {
         api.change(|server| {
-            for namespace in ["kube-system", crate::pods::NAMESPACE].iter().chain(&NAMESPACES) {
+            for namespace in ["kube-system", NAMESPACE].iter().chain(&NAMESPACES) {
                 make(server.home_mut(), Kind::Namespace, namespace);
             }
             make(server.home_mut(), Kind::Definition, DEFINITION);
+            for n in 0..PODS.into() {
+                server.home_mut().provide(volume_claim(&pod_name(n)));
+            }
             server.set_elsewhere(true);
-            for namespace in ["kube-system", crate::pods::NAMESPACE] {
+            for namespace in ["kube-system", NAMESPACE] {
                 make(server.store_mut(), Kind::Namespace, namespace);
             }
             make(server.store_mut(), Kind::Definition, DEFINITION);
@@ -228,6 +232,11 @@ impl Users {
 fn make(store: &mut crate::api::store::Store, kind: Kind, name: &str) {
     // What is there already may stay.
     let _ = store.create(&Key::new(kind, "", name), json!({"metadata": {}}));
+}
+
+/// The volume claim that a pod's data hangs on.
+pub fn volume_claim(pod: &str) -> Key {
+    Key::new(Kind::VolumeClaim, NAMESPACE, &format!("raft-{pod}"))
 }
 
 /// All Pins there are.

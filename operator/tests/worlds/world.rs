@@ -21,15 +21,14 @@ use crate::{
     api::{
         SimApi,
         faults::Faults,
-        store::{Key, Kind},
+        store::{Key, Kind, Store},
     },
     oracle::{Oracle, needed},
-    pods::{NAMESPACE, Pod, RECORD},
+    pods::{NAMESPACE, PODS, Pod, RECORD},
     storms::Storms,
     users::{DEFINITION, FOREIGN, Users, cid_of, pins, uid},
 };
 
-const PODS: u8 = 3;
 /// The annotation by which a person lets go what waits.
 const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 /// Virtual time in which things go wrong.
@@ -75,6 +74,11 @@ impl Drop for World {
 impl World {
     /// All pods start at once, on empty disks.
     pub async fn new(seed: u64) -> Self {
+        Self::with(seed, |_| {}).await
+    }
+
+    /// The same, with what `prepare` puts into the store before.
+    pub async fn with(seed: u64, prepare: impl FnOnce(&mut Store)) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let trace = Trace::new(false);
         let network = SimNetwork::new(seed ^ 0x5eed);
@@ -91,6 +95,7 @@ impl World {
         let oracle =
             Oracle::new(pods.iter().map(|pod| pod.host.daemon.clone()).collect(), trace.clone());
         let api = SimApi::new(seed ^ 0xa91, pods.len(), trace.clone());
+        api.change(|server| prepare(server.home_mut()));
         api.set_witness(Arc::new(oracle.clone()));
         let looking = tokio::spawn(oracle.clone().watch());
         let mut users = Users::new(api.clone(), trace.clone());

@@ -15,15 +15,17 @@ pub enum Kind {
     ClusterPeer,
     ConfigMap,
     Namespace,
+    VolumeClaim,
     Definition,
     Event,
 }
 
-const KINDS: [(Kind, &str, &str, &str); 6] = [
+const KINDS: [(Kind, &str, &str, &str); 7] = [
     (Kind::Pin, "pins", "pinkeeper.dev/v1alpha1", "Pin"),
     (Kind::ClusterPeer, "clusterpeers", "pinkeeper.dev/v1alpha1", "ClusterPeer"),
     (Kind::ConfigMap, "configmaps", "v1", "ConfigMap"),
     (Kind::Namespace, "namespaces", "v1", "Namespace"),
+    (Kind::VolumeClaim, "persistentvolumeclaims", "v1", "PersistentVolumeClaim"),
     (
         Kind::Definition,
         "customresourcedefinitions",
@@ -204,6 +206,15 @@ impl Store {
         self.history.retain(|change| change.revision <= revision);
         self.revision = revision;
         Ok(())
+    }
+
+    /// An object that was there before all others, and takes no revision.
+    pub fn provide(&mut self, key: Key) {
+        let object = json!({
+            "apiVersion": key.kind.api_version(), "kind": key.kind.name(),
+            "metadata": {"name": key.name, "namespace": key.namespace, "resourceVersion": "1"},
+        });
+        self.objects.insert(key, Arc::new(object));
     }
 
     pub fn create(&mut self, key: &Key, mut object: Value) -> Result<Arc<Value>, Refusal> {
