@@ -141,7 +141,10 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::*;
-    use crate::{tracker::ledger::Origin, types::Timestamp};
+    use crate::{
+        tracker::ledger::Origin,
+        types::{Question as _, ReadIndex, Timestamp},
+    };
 
     /// Sound inputs of every kind by the names of those that take them. Each function is also given
     /// those of the others.
@@ -151,7 +154,7 @@ mod tests {
         sound.extend(rest::fuzzing::samples().into_iter().map(|sample| ("bulk", sample)));
         let answers = kubo::fuzzing::samples().into_iter().filter(|(is_sound, _)| *is_sound);
         sound.extend(answers.map(|(_, sample)| ("kubo", sample)));
-        let envelope = Envelope { cluster: None, request: Request::ReadIndex };
+        let envelope = Envelope { cluster: None, request: ReadIndex.into_request() };
         sound.push(("frames", frame::encode_request(1, &envelope).unwrap()));
         sound.push(("frames", frame::encode_answer(1, &Response::Position(Some(5))).unwrap()));
         for origin in [Origin::Ours, Origin::Foreign, Origin::Former] {

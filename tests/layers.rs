@@ -76,7 +76,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &["types", "state", "allocate", "tracker::machine"];
 
 /// Dependencies that only compute too.
-const PURE_CRATES: &[&str] = &["bs58", "cid", "hex", "jiff", "serde", "sha2", "thiserror"];
+const PURE_CRATES: &[&str] =
+    &["bs58", "cid", "hex", "jiff", "minicbor", "serde", "sha2", "thiserror"];
 
 /// What a pure module must not use although its crate is allowed: I/O, clocks, chance (the order of
 /// a hash map is chance).

@@ -21,7 +21,10 @@ use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Cluster, FatalError, Said, addresses::Addresses};
-use crate::types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, Request, Response};
+use crate::{
+    rpc::AskError,
+    types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal},
+};
 
 /// Between two looks at who is connected.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -140,14 +143,13 @@ impl Cluster {
         if self.is_known(&peer) {
             hello.members = self.whereabouts();
         }
-        let answer = timeout(DEADLINE, self.call(peer, Request::Hello(hello))).await;
-        match answer.ok()?.ok()? {
-            Response::Hello(reply) if reply.check().is_ok() => {
+        match timeout(DEADLINE, self.ask_peer(peer, hello)).await.ok()? {
+            Ok(reply) if reply.check().is_ok() => {
                 let HelloReply { member, cluster, members, .. } = reply;
                 let of = cluster.map(|(cluster, _)| cluster);
                 self.met(peer, of, &member, members.len() as u64, &members);
             }
-            Response::Refused(Refusal::Busy) => return None,
+            Err(AskError::Call(_) | AskError::Refused(Refusal::Busy)) => return None,
             other => tracing::debug!(%peer, answer = ?other, "a peer does not say who it is"),
         }
         Some(peer)

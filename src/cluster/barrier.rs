@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     consensus::{Consensus, ProposeError},
-    rpc::{CallError, SharedTransport},
-    types::{Envelope, PeerId, Request, Response},
+    rpc::{self, AskError, SharedTransport},
+    types::{PeerId, ReadIndex},
 };
 
 /// Time the leader has to answer.
@@ -34,15 +34,12 @@ pub enum BarrierError {
     /// No leader is known.
     #[error("no leader is known")]
     NoLeader,
-    /// The leader did not answer.
-    #[error(transparent)]
-    Call(#[from] CallError),
+    /// The leader did not answer, or refused.
+    #[error("the leader does not confirm its position: {0}")]
+    Leader(#[from] AskError),
     /// The leader did not confirm its leadership, or the position was not applied in time.
     #[error(transparent)]
     Consensus(#[from] ProposeError),
-    /// The leader refused.
-    #[error("the leader refused: {0}")]
-    Refused(String),
 }
 
 impl ReadBarrier {
@@ -56,9 +53,8 @@ impl ReadBarrier {
         let position = async |of| match of {
             PositionOf::Own => Ok(self.consensus.read_index().await?),
             PositionOf::Leader(leader) => {
-                let cluster = self.consensus.cluster();
-                let envelope = Envelope { cluster, request: Request::ReadIndex };
-                answered(self.transport.call(leader, envelope, CALL_DEADLINE).await)
+                let (transport, cluster) = (&*self.transport, self.consensus.cluster());
+                Ok(rpc::ask(transport, leader, cluster, ReadIndex, CALL_DEADLINE).await?)
             }
         };
         let applied = async |index| self.consensus.wait_applied(index, APPLY_DEADLINE).await;
@@ -87,56 +83,21 @@ async fn pass(
     Ok(applied(position(of).await?).await?)
 }
 
-/// What another peer's answer says of the position.
-fn answered(answer: Result<Response, CallError>) -> Result<Option<u64>, BarrierError> {
-    match answer? {
-        Response::Position(index) => Ok(index),
-        other => Err(BarrierError::Refused(format!("{other:?}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::types::{Refusal, StatusReply};
+    use crate::types::Refusal;
 
     const OWN: PeerId = PeerId([1; 32]);
     const OTHER: PeerId = PeerId([2; 32]);
 
-    #[test]
-    fn only_a_position_says_how_far_to_wait() {
-        let refused = |refusal| Ok(Response::Refused(refusal));
-        let table = [
-            (Ok(Response::Position(Some(7))), Some(Some(7))),
-            (Ok(Response::Position(None)), Some(None)),
-            (refused(Refusal::NotLeader(Some(OWN))), None),
-            (refused(Refusal::NotLeader(None)), None),
-            (refused(Refusal::NotMember), None),
-            (refused(Refusal::Busy), None),
-            (refused(Refusal::Failed("the peer is stopping".to_owned())), None),
-            (Ok(Response::Done), None),
-            (Ok(Response::PinView(None)), None),
-            (Ok(Response::Statuses(StatusReply::Taken)), None),
-        ];
-        for (answer, expected) in table {
-            let position = answered(answer.clone());
-            match expected {
-                Some(index) => assert_eq!(position, Ok(index), "{answer:?}"),
-                None => assert!(matches!(position, Err(BarrierError::Refused(_))), "{answer:?}"),
-            }
-        }
-        for sent in [true, false] {
-            let error = CallError::Unreachable { peer: OTHER, reason: String::new(), sent };
-            assert_eq!(answered(Err(error.clone())), Err(BarrierError::Call(error)));
-        }
-    }
-
     #[tokio::test]
     async fn a_barrier_is_passed_when_the_confirmed_position_is_applied() {
         let late = ProposeError::Late("the disk hangs".to_owned());
-        let (lost, refused) = (ProposeError::NotLeader(None), BarrierError::Refused(String::new()));
+        let (lost, refused) =
+            (ProposeError::NotLeader(None), BarrierError::from(AskError::from(Refusal::Busy)));
         let (own, leader) = (Some(PositionOf::Own), Some(PositionOf::Leader(OTHER)));
         // The leader, its position, how waiting ends; whose position was asked for, what was waited
         // for, what comes of it.

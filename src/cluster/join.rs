@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError, JoinPolicy, Standing};
-use crate::types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, Request, Response};
+use crate::{
+    rpc::AskError,
+    types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal},
+};
 
 /// Between two rounds of asking.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -83,21 +86,21 @@ impl Cluster {
     async fn hello(&self, to: PeerId) -> Result<Option<HelloReply>, FatalError> {
         let daemon = self.local_metrics().borrow().daemon.as_ref().map(|daemon| daemon.id.clone());
         let hello = Hello { join: true, daemon, ..self.presentation() };
-        let reply = match self.call(to, Request::Hello(hello)).await {
-            Ok(Response::Hello(reply)) if reply.check().is_ok() => reply,
-            Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
+        let reply = match self.ask_peer(to, hello).await {
+            Ok(reply) => reply,
+            Err(AskError::Refused(Refusal::DaemonTaken(by))) => {
                 self.0.daemon_taken.note(by)?;
                 return Ok(None);
             }
-            Ok(other) => {
-                tracing::debug!(%to, answer = ?other, "not taken in yet");
-                return Ok(None);
-            }
             Err(error) => {
-                tracing::debug!(%error, "a peer does not answer hello");
+                tracing::debug!(%to, %error, "hello not answered");
                 return Ok(None);
             }
         };
+        if let Err(error) = reply.check() {
+            tracing::debug!(%to, %error, "answer to hello refused");
+            return Ok(None);
+        }
         let Some((cluster, epoch)) = reply.cluster else { return Ok(None) };
         if !is_wanted(self.wanted_cluster(), cluster) {
             self.met_another(to, &reply.member, cluster, reply.members.len() as u64);
@@ -117,31 +120,26 @@ impl Cluster {
         from: PeerId,
         of: Option<ClusterId>,
         hello: Hello,
-    ) -> Response {
-        if let Err(error) = hello.check() {
-            return Response::Refused(Refusal::Invalid(error.to_string()));
-        }
+    ) -> Result<HelloReply, Refusal> {
+        hello.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.met(from, of, &hello.member, hello.size, &hello.members);
         let leadership = *self.0.leadership.borrow();
         let user = hello.daemon.as_ref().and_then(|daemon| self.0.monitor.user_of(daemon, from));
         let known = self.members().remove(&from).map(|view| view.member);
         let mut members = self.whereabouts();
         match admission(&hello, self.cluster_id(), leadership.local, user, known.as_ref()) {
-            Admission::OtherCluster => {
-                return Response::Refused(Refusal::OtherCluster(self.cluster_id()));
-            }
-            Admission::DaemonTaken(by) => return Response::Refused(Refusal::DaemonTaken(by)),
+            Admission::OtherCluster => return Err(Refusal::OtherCluster(self.cluster_id())),
+            Admission::DaemonTaken(by) => return Err(Refusal::DaemonTaken(by)),
             Admission::AsItIs => {}
             Admission::TakeIn => {
-                if let Err(error) = self.consensus().add_learner(from, hello.member.clone()).await {
-                    return Response::Refused(Refusal::Failed(error.to_string()));
-                }
+                let added = self.consensus().add_learner(from, hello.member.clone()).await;
+                added.map_err(|error| Refusal::Failed(error.to_string()))?;
                 tracing::info!(peer = %from, name = %hello.member.name, "a peer was taken in");
                 members.insert(from, hello.member);
             }
         }
         let admitted = members.contains_key(&from);
-        Response::Hello(HelloReply {
+        Ok(HelloReply {
             member: self.member().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.consensus().cluster(),

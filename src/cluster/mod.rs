@@ -34,11 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::{acquaint::Acquaintance, addresses::Said, placement::Proposed, writes::Waiting};
 pub use self::{
-    addresses::AddressBook,
-    barrier::ReadBarrier,
-    board::Board,
-    collect::{CollectResults, GcPolicy},
-    use_cases::{PinView, UseCaseError},
+    addresses::AddressBook, barrier::ReadBarrier, board::Board, collect::GcPolicy,
+    use_cases::UseCaseError,
 };
 pub use crate::{
     allocate::Obstacle,
@@ -50,12 +47,12 @@ use crate::{
     consensus::{Consensus, LogProgress, OpenError, ProposeError, random_u64},
     ipfs::SharedIpfs,
     monitor::{Monitor, informer},
-    rpc::{Inbound, SharedTransport},
+    rpc::{self, AskError, Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
     types::{
-        ClusterId, CollectResult, Collections, DaemonInfo, Envelope, Member, Metrics, PeerId,
-        Request, Response,
+        ClusterId, CollectResult, CollectResults, Collections, DaemonInfo, Member, Metrics, PeerId,
+        Question,
     },
 };
 
@@ -516,9 +513,10 @@ impl Cluster {
         &self.0.parts.consensus
     }
 
-    async fn call(&self, to: PeerId, request: Request) -> Result<Response, crate::rpc::CallError> {
-        let envelope = Envelope { cluster: self.consensus().cluster(), request };
-        self.0.parts.transport.call(to, envelope, CALL_DEADLINE).await
+    /// Asks another peer.
+    async fn ask_peer<Q: Question>(&self, to: PeerId, question: Q) -> Result<Q::Answer, AskError> {
+        let (transport, cluster) = (&*self.0.parts.transport, self.consensus().cluster());
+        rpc::ask(transport, to, cluster, question, CALL_DEADLINE).await
     }
 
     async fn follow_leadership(self, token: CancellationToken) -> Result<(), FatalError> {

@@ -13,11 +13,9 @@ use super::{Cluster, FatalError, Leadership};
 use crate::{
     consensus::random_u64,
     monitor::informer,
-    rpc::CallError,
+    rpc::AskError,
     state::Changed,
-    types::{
-        Cid, DaemonInfo, PeerId, PinStatus, Refusal, Request, Response, StatusBatch, StatusReply,
-    },
+    types::{Cid, DaemonInfo, MetricsReply, PeerId, PinStatus, Refusal, StatusBatch, StatusReply},
 };
 
 /// The first change after a quiet time is told that soon, and what changes with it.
@@ -185,15 +183,7 @@ impl Cluster {
         statuses: Vec<(Cid, Option<PinStatus>)>,
     ) -> Push {
         let batch = told.batch(more, entries, statuses);
-        told.answered(self.ask_leader(told.leader, Request::Statuses(batch)).await)
-    }
-
-    async fn ask_leader(&self, leader: PeerId, request: Request) -> Result<Response, CallError> {
-        if leader == self.id() {
-            let answer = self.answer_as_leader(leader, request).await;
-            return Ok(answer.unwrap_or_else(Response::Refused));
-        }
-        self.call(leader, request).await
+        told.answered(self.ask_as_leader(told.leader, batch).await)
     }
 
     /// Pushes this peer's metrics: at half their time to live, at once when they changed or somebody
@@ -208,8 +198,8 @@ impl Cluster {
             current.garbage = self.0.parts.tracker.garbage();
             let mut wait = informer::TTL / 2;
             if let Some(leader) = leader {
-                match self.ask_leader(leader, Request::Metrics(current)).await {
-                    Ok(Response::Known(daemons, addresses)) => {
+                match self.ask_as_leader(leader, current).await {
+                    Ok(MetricsReply { daemons, addresses }) => {
                         self.0.answered.send_replace(Some(Instant::now()));
                         self.0.daemon_taken.clear();
                         self.hear_addresses(addresses);
@@ -219,11 +209,11 @@ impl Cluster {
                             changed
                         });
                     }
-                    Ok(Response::Refused(Refusal::DaemonTaken(by))) => {
+                    Err(AskError::Refused(Refusal::DaemonTaken(by))) => {
                         self.0.daemon_taken.note(by)?;
                         wait = RETRY;
                     }
-                    Ok(_) | Err(_) => wait = RETRY,
+                    Err(_) => wait = RETRY,
                 }
             }
             tokio::select! {
@@ -279,18 +269,14 @@ impl Told {
     }
 
     /// What the answer to a batch comes to; the next one follows it only if it was taken.
-    fn answered(&mut self, answer: Result<Response, CallError>) -> Push {
+    fn answered(&mut self, answer: Result<StatusReply, AskError>) -> Push {
         match answer {
-            Ok(Response::Statuses(StatusReply::Taken)) => {
+            Ok(StatusReply::Taken) => {
                 self.next_sequence += 1;
                 self.at = Instant::now();
                 Push::Taken
             }
-            Ok(Response::Statuses(StatusReply::SendAll)) => Push::SendAll,
-            Ok(other) => {
-                tracing::debug!(answer = ?other, "the leader did not take statuses");
-                Push::Failed
-            }
+            Ok(StatusReply::SendAll) => Push::SendAll,
             Err(error) => {
                 tracing::debug!(%error, "the leader did not take statuses");
                 Push::Failed
@@ -355,6 +341,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::rpc::CallError;
 
     fn changed() -> Changed {
         let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
@@ -418,15 +405,15 @@ mod tests {
         let unreachable = |sent| CallError::Unreachable { peer: OTHER, reason: "cut".into(), sent };
         let timeout = CallError::Timeout { peer: OTHER, deadline: second };
         let table = [
-            (Ok(Response::Statuses(StatusReply::Taken)), Push::Taken),
-            (Ok(Response::Statuses(StatusReply::Taken)), Push::Taken),
-            (Ok(Response::Statuses(StatusReply::SendAll)), Push::SendAll),
-            (Ok(Response::Refused(Refusal::NotLeader(None))), Push::Failed),
-            (Ok(Response::Refused(Refusal::Busy)), Push::Failed),
-            (Ok(Response::Done), Push::Failed),
-            (Err(unreachable(false)), Push::Failed),
-            (Err(unreachable(true)), Push::Failed),
-            (Err(timeout), Push::Failed),
+            (Ok(StatusReply::Taken), Push::Taken),
+            (Ok(StatusReply::Taken), Push::Taken),
+            (Ok(StatusReply::SendAll), Push::SendAll),
+            (Err(Refusal::NotLeader(None).into()), Push::Failed),
+            (Err(Refusal::Busy.into()), Push::Failed),
+            (Err(AskError::Unexpected("Done".to_owned())), Push::Failed),
+            (Err(unreachable(false).into()), Push::Failed),
+            (Err(unreachable(true).into()), Push::Failed),
+            (Err(timeout.into()), Push::Failed),
         ];
         let mut expected = (0, begun);
         for (answer, push) in table {

@@ -14,7 +14,10 @@ use super::{Cluster, FatalError, Leadership};
 use crate::{
     consensus::ProposeError,
     rpc::Inbound,
-    types::{CallerPolicy, ClusterId, Envelope, Metrics, PeerId, Refusal, Request, Response},
+    types::{
+        CallerPolicy, ClusterId, CollectGarbage, CollectHere, Envelope, LeaderRequest, Metrics,
+        MetricsReply, OnePin, PeerId, PinsAfter, ReadIndex, Refusal, Request, Response, Writes,
+    },
 };
 
 /// Requests served at once; more wait in the transport's queue.
@@ -68,60 +71,64 @@ impl Cluster {
     }
 
     async fn answer(&self, from: PeerId, envelope: Envelope) -> Response {
-        if let Err(refusal) = self.check_caller(from, &envelope) {
-            return Response::Refused(refusal);
-        }
+        self.try_answer(from, envelope).await.unwrap_or_else(Response::Refused)
+    }
+
+    async fn try_answer(&self, from: PeerId, envelope: Envelope) -> Result<Response, Refusal> {
+        self.check_caller(from, &envelope)?;
         match envelope.request {
             Request::Hello(hello) => {
                 let of = envelope.cluster.map(|(cluster, _)| cluster);
-                self.answer_hello(from, of, hello).await
+                self.answer_hello(from, of, hello).await.map(Response::Hello)
             }
-            Request::Raft(message) => self.consensus().serve(from, message).await,
-            Request::Snapshot(chunk) => self.consensus().serve_snapshot(from, chunk).await,
-            Request::CollectHere(run) => {
-                self.collect_here(from, run).await.unwrap_or_else(Response::Refused)
+            Request::Raft(message) => {
+                self.consensus().serve(from, message).await.map(Response::Raft)
             }
-            request => match self.answer_as_leader(from, request).await {
-                Ok(response) => response,
-                Err(refusal) => Response::Refused(refusal),
-            },
+            Request::Snapshot(chunk) => {
+                self.consensus().serve_snapshot(from, chunk).await.map(Response::Snapshot)
+            }
+            Request::CollectHere(CollectHere { run }) => {
+                self.collect_here(from, run).await.map(Response::CollectedHere)
+            }
+            Request::Leader(request) => self.answer_as_leader(from, request).await,
         }
     }
 
-    /// Requests that only the leader can answer.
+    /// Answers what members ask of the leader.
     pub(super) async fn answer_as_leader(
         &self,
         from: PeerId,
-        request: Request,
+        request: LeaderRequest,
     ) -> Result<Response, Refusal> {
         check_leads(self.id(), *self.0.leadership.borrow())?;
         match request {
-            Request::Statuses(batch) => Ok(Response::Statuses(self.0.board.take(from, batch))),
-            Request::Metrics(metrics) => self.take_metrics(from, metrics),
-            Request::Writes(writes) => self.write_here(writes).await.map(Response::Written),
-            Request::ReadIndex => {
+            LeaderRequest::Statuses(batch) => {
+                Ok(Response::Statuses(self.0.board.take(from, batch)))
+            }
+            LeaderRequest::Metrics(metrics) => {
+                self.take_metrics(from, metrics).map(Response::Metrics)
+            }
+            LeaderRequest::Writes(Writes(writes)) => {
+                self.write_here(writes).await.map(Response::Written)
+            }
+            LeaderRequest::ReadIndex(ReadIndex) => {
                 self.consensus().read_index().await.map(Response::Position).map_err(refusal)
             }
-            Request::PinView(cid) => {
+            LeaderRequest::OnePin(OnePin { cid }) => {
                 self.catch_up().await?;
-                let pin = self.state().read(|pins| pins.get(&cid).cloned());
-                Ok(Response::PinView(pin.map(|pin| self.view(&self.silent(), &cid, pin))))
+                Ok(Response::Pins(self.entry(cid).into_iter().collect()))
             }
-            Request::PinViews(after) => {
+            LeaderRequest::PinsAfter(PinsAfter { after }) => {
                 self.catch_up().await?;
-                Ok(Response::PinViews(self.page(after)))
+                Ok(Response::Pins(self.page(after)))
             }
-            Request::CollectGarbage(run, only) => self.collect_as_leader(run, only).await,
-            Request::Hello(_)
-            | Request::Raft(_)
-            | Request::Snapshot(_)
-            | Request::CollectHere(_) => {
-                Err(Refusal::Invalid("not a question to the leader".to_owned()))
+            LeaderRequest::CollectGarbage(CollectGarbage { run, only }) => {
+                self.collect_as_leader(run, only).await.map(Response::Collected)
             }
         }
     }
 
-    fn take_metrics(&self, from: PeerId, metrics: Metrics) -> Result<Response, Refusal> {
+    fn take_metrics(&self, from: PeerId, metrics: Metrics) -> Result<MetricsReply, Refusal> {
         metrics.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.learn_addresses([(from, metrics.addresses.clone())].into());
         self.0.monitor.take(from, metrics).map_err(|taken| Refusal::DaemonTaken(taken.0))?;
@@ -133,7 +140,7 @@ impl Cluster {
             .collect();
         let mut addresses = self.0.parts.addresses.all();
         addresses.insert(self.id(), self.member().addresses.clone());
-        Ok(Response::Known(daemons, addresses))
+        Ok(MetricsReply { daemons, addresses })
     }
 }
 

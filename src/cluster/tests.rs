@@ -11,8 +11,9 @@ use crate::{
         run_seeded,
     },
     types::{
-        Append, Cid, Hello, RaftMessage, Refusal, Run, SnapshotChunk, StatusBatch, StatusReply,
-        Vote, Write,
+        Append, Cid, CollectGarbage, CollectHere, Envelope, Hello, OnePin, PinsAfter, Question,
+        RaftMessage, ReadIndex, Refusal, Request, Response, Run, SnapshotChunk, StatusBatch,
+        StatusReply, Vote, Write, Writes,
     },
 };
 
@@ -143,7 +144,7 @@ impl Caller {
     async fn tell(&self, to: &Host, stream: u64, sequence: u64) -> Response {
         let (more, entries, statuses) = (false, 1, Vec::new());
         let batch = StatusBatch { stream, sequence, more, entries, statuses };
-        self.ask(to, Request::Statuses(batch)).await
+        self.ask(to, batch.into_request()).await
     }
 
     /// Asks the leader to be taken in.
@@ -158,12 +159,12 @@ impl Caller {
 fn questions() -> Vec<Request> {
     let run = Run { ticket: 1, begin: true };
     vec![
-        Request::Metrics(Metrics { ttl_ms: 60_000, ..Metrics::default() }),
-        Request::Writes(Vec::new()),
-        Request::ReadIndex,
-        Request::PinViews(None),
-        Request::CollectGarbage(run, None),
-        Request::CollectHere(run),
+        Metrics { ttl_ms: 60_000, ..Metrics::default() }.into_request(),
+        Writes(Vec::new()).into_request(),
+        ReadIndex.into_request(),
+        PinsAfter { after: None }.into_request(),
+        CollectGarbage { run, only: None }.into_request(),
+        CollectHere { run }.into_request(),
     ]
 }
 
@@ -208,7 +209,7 @@ fn what_was_told_in_an_earlier_leadership_counts_no_more() {
         assert_eq!(caller.tell(first, 5, 0).await, taken);
         assert_eq!(caller.tell(first, 5, 1).await, taken);
         let metrics = Metrics { ttl_ms: 3_600_000, ..Metrics::default() };
-        caller.ask(first, Request::Metrics(metrics)).await;
+        caller.ask(first, metrics.into_request()).await;
         assert!(cluster(first).peer_metrics().contains_key(&peer(9)));
         // Round all three, and back.
         for (from, to) in [(0, 1), (1, 2), (2, 0)] {
@@ -233,10 +234,10 @@ fn a_leader_that_is_cut_off_and_does_not_know_it_says_nothing_of_what_is() {
         let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
         let questions = || {
             [
-                Request::ReadIndex,
-                Request::PinView(cid),
-                Request::PinViews(None),
-                Request::Writes(vec![Write::Unpin(cid)]),
+                ReadIndex.into_request(),
+                OnePin { cid }.into_request(),
+                PinsAfter { after: None }.into_request(),
+                Writes(vec![Write::Unpin(cid)]).into_request(),
             ]
         };
         let barrier = |host: &Host| {
@@ -441,7 +442,7 @@ fn a_peer_that_says_too_much_of_itself_is_refused_and_harms_nothing() {
         assert!(!cluster(&hosts[0]).members().contains_key(&peer(9)));
         caller.join(&hosts[0], "pod-9").await;
         let metrics = Metrics { ttl_ms: u64::MAX, ..Metrics::default() };
-        let answer = caller.ask(&hosts[0], Request::Metrics(metrics)).await;
+        let answer = caller.ask(&hosts[0], metrics.into_request()).await;
         assert!(matches!(answer, Response::Refused(Refusal::Invalid(_))), "{answer:?}");
     });
 }

@@ -14,10 +14,10 @@ use super::{
     writes::Written,
 };
 use crate::{
-    rpc::{CallError, encoded_len},
+    rpc::{AskError, CallError, answer_to},
     types::{
-        Cid, Metrics, PeerId, Pin, PinRequest, PinState, PinStatus, Refusal, Request, Response,
-        Timestamp, Write,
+        Cid, LeaderQuestion, Metrics, OnePin, PeerId, Pin, PinEntry, PinRequest, PinState,
+        PinStatus, PinsAfter, Refusal, Timestamp, Write, encoding,
     },
 };
 
@@ -25,9 +25,6 @@ use crate::{
 const LEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// A pin with what its peers reported.
-pub type PinView = (Pin, BTreeMap<PeerId, PinStatus>);
 
 /// Why a use case failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,52 +106,50 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`UseCaseError`].
-    pub async fn pin_view(&self, cid: Cid) -> Result<Option<PinView>, UseCaseError> {
-        match self.ask(Request::PinView(cid)).await? {
-            Response::PinView(view) => Ok(view),
-            other => Err(unexpected(&other)),
-        }
+    pub async fn pin_entry(&self, cid: Cid) -> Result<Option<PinEntry>, UseCaseError> {
+        Ok(self.ask_leader(OnePin { cid }).await?.into_iter().next())
     }
 
     /// The next pins after a CID, in order, at most 1000; none when there are no more.
     ///
     /// # Errors
     /// See [`UseCaseError`].
-    pub async fn pin_views(
-        &self,
-        after: Option<Cid>,
-    ) -> Result<Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)>, UseCaseError> {
-        match self.ask(Request::PinViews(after)).await? {
-            Response::PinViews(page) => Ok(page),
-            other => Err(unexpected(&other)),
-        }
+    pub async fn pins_after(&self, after: Option<Cid>) -> Result<Vec<PinEntry>, UseCaseError> {
+        self.ask_leader(PinsAfter { after }).await
     }
 
     /// One pin as this peer alone knows it: its state, and what its tracker says. No leader is needed.
     #[must_use]
-    pub fn local_view(&self, cid: Cid) -> Option<PinView> {
+    pub fn local_entry(&self, cid: Cid) -> Option<PinEntry> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned())?;
-        Some(self.seen_here(&cid, pin))
+        Some(self.seen_here(cid, pin))
     }
 
-    /// The same of the next pins after a CID, as of [`Self::pin_views`].
+    /// The same of the next pins after a CID, as of [`Self::pins_after`].
     #[must_use]
-    pub fn local_views(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
+    pub fn local_pins_after(&self, after: Option<Cid>) -> Vec<PinEntry> {
         self.page_by(after, |cid, pin| self.seen_here(cid, pin))
     }
 
-    fn seen_here(&self, cid: &Cid, pin: Pin) -> PinView {
-        let status = self.0.parts.tracker.status(cid);
-        (pin, status.map(|status| (self.id(), status)).into_iter().collect())
+    fn seen_here(&self, cid: Cid, pin: Pin) -> PinEntry {
+        let status = self.0.parts.tracker.status(&cid);
+        let statuses = status.map(|status| (self.id(), status)).into_iter().collect();
+        PinEntry { cid, pin, statuses }
     }
 
-    pub(super) async fn ask(&self, request: Request) -> Result<Response, UseCaseError> {
+    pub(super) async fn ask_leader<Q: LeaderQuestion + Clone>(
+        &self,
+        question: Q,
+    ) -> Result<Q::Answer, UseCaseError> {
         let deadline = Instant::now() + LEADER_DEADLINE;
-        until_answered(deadline, || self.ask_once(request.clone()), Asked::Read).await
+        until_answered(deadline, || self.ask_leader_once(question.clone()), Asked::Read).await
     }
 
     /// Asks the leader that is known now, which can be this peer; one attempt.
-    pub(super) async fn ask_once(&self, request: Request) -> Result<Response, Refusal> {
+    pub(super) async fn ask_leader_once<Q: LeaderQuestion>(
+        &self,
+        question: Q,
+    ) -> Result<Q::Answer, Refusal> {
         let Some(leader) = self.0.leadership.borrow().leader else {
             let reason = match self.consensus().cluster() {
                 Some(_) => "no leader is known: most voters may be down or cut off",
@@ -162,10 +157,20 @@ impl Cluster {
             };
             return Err(Refusal::NotYet(reason.to_owned()));
         };
+        answered(self.ask_as_leader(leader, question).await)
+    }
+
+    /// Asks `leader`, which can be this peer.
+    pub(super) async fn ask_as_leader<Q: LeaderQuestion>(
+        &self,
+        leader: PeerId,
+        question: Q,
+    ) -> Result<Q::Answer, AskError> {
         if leader == self.id() {
-            return self.answer_as_leader(leader, request).await;
+            let request = LeaderQuestion::into_request(question);
+            return answer_to::<Q>(self.answer_as_leader(leader, request).await?);
         }
-        answered(self.call(leader, request).await)
+        self.ask_peer(leader, question).await
     }
 
     /// On the leader: after it, the state includes every write acknowledged before.
@@ -174,16 +179,19 @@ impl Cluster {
         self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)
     }
 
-    pub(super) fn page(&self, after: Option<Cid>) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
-        let silent = self.silent();
-        self.page_by(after, |cid, pin| self.view(&silent, cid, pin))
+    /// On the leader: one pin.
+    pub(super) fn entry(&self, cid: Cid) -> Option<PinEntry> {
+        let pin = self.state().read(|pins| pins.get(&cid).cloned())?;
+        Some(self.seen_by_all(&self.silent(), cid, pin))
     }
 
-    fn page_by(
-        &self,
-        after: Option<Cid>,
-        view: impl Fn(&Cid, Pin) -> PinView,
-    ) -> Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)> {
+    /// On the leader: the next pins after a CID.
+    pub(super) fn page(&self, after: Option<Cid>) -> Vec<PinEntry> {
+        let silent = self.silent();
+        self.page_by(after, |cid, pin| self.seen_by_all(&silent, cid, pin))
+    }
+
+    fn page_by(&self, after: Option<Cid>, entry: impl Fn(Cid, Pin) -> PinEntry) -> Vec<PinEntry> {
         let pins: Vec<(Cid, Pin)> = self.state().read(|pins| {
             let mut records = 0;
             pins.after(after.as_ref())
@@ -196,17 +204,13 @@ impl Cluster {
                 .map(|(cid, pin)| (cid, pin.clone()))
                 .collect()
         });
-        let shown = |(cid, pin)| {
-            let (pin, statuses) = view(&cid, pin);
-            (cid, pin, statuses)
-        };
         let mut len = 0;
-        let fits = |view: &_| {
+        let fits = |entry: &PinEntry| {
             let first = len == 0;
-            len = encoded_len(view).saturating_add(len);
+            len = encoding::len(entry).saturating_add(len);
             first || len <= PAGE_BYTES_MAX
         };
-        pins.into_iter().map(shown).take_while(fits).collect()
+        pins.into_iter().map(|(cid, pin)| entry(cid, pin)).take_while(fits).collect()
     }
 
     /// Members that this leader has heard nothing of for too long: what they told is no longer so for
@@ -215,11 +219,11 @@ impl Cluster {
         silent(self.0.monitor.has_heard(), &self.peer_metrics(), &self.members())
     }
 
-    /// A pin with what its peers are said to do about it.
-    pub(super) fn view(&self, silent: &BTreeSet<PeerId>, cid: &Cid, pin: Pin) -> PinView {
-        let told = self.board().reports(cid).of(Some(&pin));
+    /// A pin with the reports of its peers.
+    fn seen_by_all(&self, silent: &BTreeSet<PeerId>, cid: Cid, pin: Pin) -> PinEntry {
+        let told = self.board().reports(&cid).of(Some(&pin));
         let statuses = shown(told, silent, &pin, self.0.parts.clock.now());
-        (pin, statuses)
+        PinEntry { cid, pin, statuses }
     }
 }
 
@@ -311,16 +315,16 @@ fn last_word(refusal: Refusal) -> Result<String, UseCaseError> {
     }
 }
 
-/// What another peer's answer comes to. What was not sent has no effect; what was may have one.
-fn answered(answer: Result<Response, CallError>) -> Result<Response, Refusal> {
-    match answer {
-        Ok(Response::Refused(refusal)) => Err(refusal),
-        Ok(response) => Ok(response),
-        Err(error @ CallError::Unreachable { sent: false, .. }) => {
-            Err(Refusal::NotYet(format!("the leader cannot be asked: {error}")))
+/// The answer, or why to try again. A request that was not sent has no effect; one that was may have one.
+fn answered<T>(answer: Result<T, AskError>) -> Result<T, Refusal> {
+    answer.map_err(|error| match error {
+        AskError::Refused(refusal) => refusal,
+        AskError::Call(error @ CallError::Unreachable { sent: false, .. }) => {
+            Refusal::NotYet(format!("the leader cannot be asked: {error}"))
         }
-        Err(error) => Err(Refusal::Failed(format!("the leader did not answer: {error}"))),
-    }
+        AskError::Call(error) => Refusal::Failed(format!("the leader did not answer: {error}")),
+        AskError::Unexpected(_) => Refusal::Failed(format!("the leader: {error}")),
+    })
 }
 
 /// The answer to a write, or why to try again. A write that may have taken effect is not tried again:
@@ -332,10 +336,6 @@ fn settled(written: Written) -> Result<Result<Pin, UseCaseError>, Refusal> {
         }
         written => written.map(Ok),
     }
-}
-
-pub(super) fn unexpected(response: &Response) -> UseCaseError {
-    UseCaseError::Failed(format!("unexpected answer of the leader: {response:?}"))
 }
 
 #[cfg(test)]
@@ -396,14 +396,16 @@ mod tests {
         for (error, uncertain) in
             [(unreachable(false), false), (unreachable(true), true), (timeout, true)]
         {
-            let refusal = answered(Err(error.clone())).unwrap_err();
+            let refusal = answered::<()>(Err(error.clone().into())).unwrap_err();
             assert_eq!(refusal.is_uncertain(), uncertain, "{error:?}");
             assert_eq!(last_word(refusal.clone()), Ok(refusal.to_string()), "{error:?}");
         }
         for (refusal, ..) in refusals() {
-            assert_eq!(answered(Ok(Response::Refused(refusal.clone()))), Err(refusal));
+            assert_eq!(answered::<()>(Err(refusal.clone().into())), Err(refusal));
         }
-        assert_eq!(answered(Ok(Response::PinView(None))), Ok(Response::PinView(None)));
+        assert_eq!(answered(Ok(7)), Ok(7));
+        let unexpected = answered::<()>(Err(AskError::Unexpected("Done".to_owned())));
+        assert!(unexpected.unwrap_err().is_uncertain());
     }
 
     #[tokio::test(start_paused = true)]

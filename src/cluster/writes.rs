@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Cluster, FatalError, placement::Placement, serve::refusal};
 use crate::{
     state::{Applied, Op, Outcome, PinSet, Refused},
-    types::{Cid, Factor, Owner, Pin, PinRequest, Refusal, Request, Response, Write},
+    types::{Cid, Factor, Owner, Pin, PinRequest, Refusal, Write, Writes},
 };
 
 /// Writes that may wait; more wait in front of the queue.
@@ -81,7 +81,7 @@ impl Cluster {
     /// Has the leader do writes together, at most [`Write::BATCH_LEN_MAX`]; one attempt.
     pub(super) async fn write_all_once(&self, writes: Vec<Write>) -> Vec<Written> {
         let count = writes.len();
-        one_for_each(count, self.ask_once(Request::Writes(writes)).await)
+        one_for_each(count, self.ask_leader_once(Writes(writes)).await)
     }
 
     /// On the leader: does writes as one entry; acknowledged when it returns.
@@ -127,10 +127,10 @@ impl Cluster {
     }
 }
 
-/// What became of so many writes, by the leader's answer to all of them.
-fn one_for_each(count: usize, answer: Result<Response, Refusal>) -> Vec<Written> {
+/// The result of each of `count` writes, by the leader's answer to all of them.
+fn one_for_each(count: usize, answer: Result<Vec<Written>, Refusal>) -> Vec<Written> {
     match answer {
-        Ok(Response::Written(written)) if written.len() == count => written,
+        Ok(written) if written.len() == count => written,
         Ok(_) => {
             let refusal = Refusal::Failed("the leader answers another question".to_owned());
             vec![Err(refusal); count]
@@ -342,9 +342,9 @@ mod tests {
     #[test]
     fn an_answer_to_something_else_says_nothing_of_any_write() {
         let written = vec![Ok(pin(&[(Owner::Rest, "one")])), Err(Refusal::NotFound)];
-        let whole = Ok(Response::Written(written.clone()));
+        let whole = Ok(written.clone());
         assert_eq!(one_for_each(2, whole.clone()), written);
-        for (count, answer) in [(1, whole.clone()), (3, whole), (2, Ok(Response::Done))] {
+        for (count, answer) in [(1, whole.clone()), (3, whole), (2, Ok(Vec::new()))] {
             let all = one_for_each(count, answer);
             let uncertain = |one: &Written| one.as_ref().is_err_and(Refusal::is_uncertain);
             assert!(all.len() == count && all.iter().all(uncertain), "{all:?}");

@@ -5,7 +5,6 @@
 use std::fmt::Debug;
 
 use openraft::entry::RaftEntry as _;
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     disk_log::{BODY_VERSION, VOTE_VERSION, read_and_write},
@@ -13,10 +12,10 @@ use super::{
     raft_types::{decode, encode, entry_in, entry_out, membership_in, stored_membership_in},
     state_store::{HEAD_VERSION, Head, PIN_VERSION, record_of},
 };
-use crate::types::{Entry, EntryBody, LogPosition, Pin, Vote};
+use crate::types::{Entry, EntryBody, LogPosition, Pin, Vote, encoding::Readable};
 
 /// Reads a stored record; what is read is written and read the same.
-fn same_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(
+fn same_again<T: minicbor::Encode<()> + Readable + PartialEq + Debug>(
     version: u8,
     bytes: &[u8],
 ) -> Option<T> {

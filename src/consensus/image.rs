@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! image  = magic "PKIMAGE1", block*      block = length u32, payload, crc32 of the payload u32
-//! blocks = head, window, pins*, tail     payload = tag u8, version u8 + postcard
+//! blocks = head, window, pins*, tail     payload = tag u8, version u8, CBOR
 //! ```
 //! Numbers are big-endian. Images from before there was a brake have no window. The tail counts the pins and holds the SHA-256 of all blocks before it; an
 //! image without a right tail is refused whole.

@@ -20,10 +20,10 @@ use super::{
     runtime::{block, random_u64},
 };
 use crate::{
-    rpc::{CallError, SharedTransport},
+    rpc::{self, AskError, CallError, SharedTransport},
     types::{
-        Append, AppendReply, ClusterId, Entry, EntryBody, Envelope, LogPosition, Member, PeerId,
-        RaftMessage, RaftReply, Request, Response, SnapshotChunk,
+        Append, AppendReply, ClusterId, Entry, EntryBody, LogPosition, Member, PeerId, Question,
+        RaftMessage, RaftReply, SnapshotChunk, SnapshotReply,
     },
 };
 
@@ -63,22 +63,17 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 impl Connection {
-    async fn call(&self, request: Request, deadline: Duration) -> Rpc<Response> {
-        let envelope = Envelope { cluster: self.network.cluster.get().copied(), request };
-        match self.network.transport.call(self.target, envelope, deadline).await {
+    async fn ask<Q: Question>(&self, question: Q, deadline: Duration) -> Rpc<Q::Answer> {
+        let Network { transport, cluster, .. } = &self.network;
+        let cluster = cluster.get().copied();
+        let answer = rpc::ask(&**transport, self.target, cluster, question, deadline).await;
+        answer.map_err(|error| match error {
+            AskError::Call(error @ CallError::Timeout { .. }) => NetworkError::new(&error).into(),
             // Openraft waits before it tries an unreachable peer again; others it tries at once.
-            Ok(Response::Refused(refusal)) => Err(Unreachable::new(&refusal).into()),
-            Ok(response) => Ok(response),
-            Err(error @ CallError::Unreachable { .. }) => Err(Unreachable::new(&error).into()),
-            Err(error @ CallError::Timeout { .. }) => Err(NetworkError::new(&error).into()),
-        }
-    }
-
-    async fn raft(&self, message: RaftMessage, deadline: Duration) -> Rpc<RaftReply> {
-        match self.call(Request::Raft(message), deadline).await? {
-            Response::Raft(reply) => Ok(reply),
-            other => Err(unexpected(&other)),
-        }
+            AskError::Call(error) => Unreachable::new(&error).into(),
+            AskError::Refused(refusal) => Unreachable::new(&refusal).into(),
+            AskError::Unexpected(_) => NetworkError::new(&error).into(),
+        })
     }
 
     async fn send_vote(
@@ -86,7 +81,7 @@ impl Connection {
         message: RaftMessage,
         option: &RPCOption,
     ) -> Rpc<VoteResponse<TypeConfig>> {
-        match self.raft(message, option.hard_ttl()).await? {
+        match self.ask(message, option.hard_ttl()).await? {
             RaftReply::Vote { vote, last, granted } => {
                 Ok(VoteResponse::new(vote_in(vote), last.map(position_in), granted))
             }
@@ -115,12 +110,12 @@ impl Connection {
             };
             offset += data.len() as u64;
             let deadline = if last { deadline } else { CHUNK_DEADLINE };
-            match self.call(Request::Snapshot(chunk), deadline).await? {
-                Response::Done if !last => {}
-                Response::Raft(RaftReply::Snapshot(vote)) => {
+            match self.ask(chunk, deadline).await? {
+                SnapshotReply::Taken if !last => {}
+                SnapshotReply::Installed(vote) => {
                     return Ok(SnapshotResponse { vote: vote_in(vote) });
                 }
-                other => return Err(unexpected(&other)),
+                SnapshotReply::Taken => return Err(unexpected(&SnapshotReply::Taken)),
             }
         }
         Err(NetworkError::from_string("an image is never empty").into())
@@ -185,7 +180,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             entries,
             committed: rpc.leader_commit.map(position_out),
         });
-        match self.raft(message, deadline).await? {
+        match self.ask(message, deadline).await? {
             RaftReply::Append(reply) => Ok(appended(reply, cut)),
             other => Err(unexpected(&other)),
         }
@@ -248,7 +243,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             to: *req.to_node_id(),
             last: req.last_log_id().copied().map(position_out),
         };
-        match self.raft(message, option.hard_ttl()).await? {
+        match self.ask(message, option.hard_ttl()).await? {
             RaftReply::TransferLeader => Ok(Ok(())),
             other => Err(unexpected(&other)),
         }

@@ -15,7 +15,7 @@ use openraft::{
 use super::runtime::Runtime;
 use crate::{
     state::{Applied, Op},
-    types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote},
+    types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote, encoding},
 };
 
 /// Ops that are applied together, in order; with their form on disk and on the wire, so that an entry
@@ -118,14 +118,15 @@ impl From<CodecError> for std::io::Error {
     }
 }
 
-/// Writes a version byte and the postcard form of `value`.
-pub(super) fn encode<T: serde::Serialize>(version: u8, value: &T) -> Vec<u8> {
-    postcard::to_stdvec(&(version, value))
-        .expect("plain data in memory: postcard fails only on sequences of unknown length")
+/// Writes a version byte and the form of `value`.
+pub(super) fn encode<T: minicbor::Encode<()>>(version: u8, value: &T) -> Vec<u8> {
+    let mut bytes = vec![version];
+    encoding::append(value, &mut bytes);
+    bytes
 }
 
 /// Reads what [`encode`] wrote; refuses other versions and bytes left over.
-pub(super) fn decode<T: serde::de::DeserializeOwned>(
+pub(super) fn decode<T: encoding::Readable>(
     what: &'static str,
     version: u8,
     bytes: &[u8],
@@ -135,9 +136,7 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
     if found != version {
         return Err(CodecError::Version { what, found, known: version });
     }
-    let (value, left) =
-        postcard::take_from_bytes(rest).map_err(|error| damaged(&error.to_string()))?;
-    if left.is_empty() { Ok(value) } else { Err(damaged("there are bytes left over")) }
+    encoding::from_slice(rest).map_err(|error| damaged(&error.to_string()))
 }
 
 pub(super) fn vote_out(vote: &RaftVote) -> Vote {

@@ -16,7 +16,8 @@ use super::{
     runtime::block,
 };
 use crate::types::{
-    Append, AppendReply, PeerId, RaftMessage, RaftReply, Refusal, Response, SnapshotChunk, Vote,
+    Append, AppendReply, PeerId, RaftMessage, RaftReply, Refusal, SnapshotChunk, SnapshotReply,
+    Vote,
 };
 
 /// Largest image a peer takes in: about ten million pins.
@@ -80,11 +81,12 @@ fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusa
 
 impl Consensus {
     /// Answers a Raft message of another member.
-    pub async fn serve(&self, from: PeerId, message: RaftMessage) -> Response {
-        if let Err(refusal) = check_vote(from, message.vote(), self.member_term()) {
-            return Response::Refused(refusal);
-        }
-        self.try_serve(message).await.map_or_else(Response::Refused, Response::Raft)
+    ///
+    /// # Errors
+    /// When the vote cannot be the sender's, or Raft refuses the message.
+    pub async fn serve(&self, from: PeerId, message: RaftMessage) -> Result<RaftReply, Refusal> {
+        check_vote(from, message.vote(), self.member_term())?;
+        self.try_serve(message).await
     }
 
     /// This peer's term, once its log says that it is a member.
@@ -135,20 +137,21 @@ impl Consensus {
     }
 
     /// Takes a piece of a snapshot; installs it with the last one.
-    pub async fn serve_snapshot(&self, from: PeerId, chunk: SnapshotChunk) -> Response {
-        if let Err(refusal) = check_vote(from, &chunk.vote, self.member_term()) {
-            return Response::Refused(refusal);
-        }
-        self.take_snapshot(chunk).await.unwrap_or_else(Response::Refused)
-    }
-
-    async fn take_snapshot(&self, chunk: SnapshotChunk) -> Result<Response, Refusal> {
+    ///
+    /// # Errors
+    /// When the vote cannot be the sender's, a piece is missing, or the image is damaged.
+    pub async fn serve_snapshot(
+        &self,
+        from: PeerId,
+        chunk: SnapshotChunk,
+    ) -> Result<SnapshotReply, Refusal> {
+        check_vote(from, &chunk.vote, self.member_term())?;
         let vote = vote_in(chunk.vote);
         let taken = {
             let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
             inbox.take(chunk)?
         };
-        let Some(bytes) = taken else { return Ok(Response::Done) };
+        let Some(bytes) = taken else { return Ok(SnapshotReply::Taken) };
         let image = block(|| image::read(&bytes)).map_err(|e| Refusal::Invalid(e.to_string()))?;
         let meta = SnapshotMetaOf::<TypeConfig> {
             last_log_id: image.head.applied.map(position_in),
@@ -158,7 +161,7 @@ impl Consensus {
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(bytes) };
         let reply =
             self.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| failed(&e))?;
-        Ok(Response::Raft(RaftReply::Snapshot(vote_out(&reply.vote))))
+        Ok(SnapshotReply::Installed(vote_out(&reply.vote)))
     }
 }
 

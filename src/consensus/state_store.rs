@@ -8,11 +8,11 @@
 
 use std::{io, path::Path, sync::Arc};
 
+use minicbor::{Decode, Encode};
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, WriteTransaction,
 };
-use serde::{Deserialize, Serialize};
 
 use super::raft_types::{
     CodecError, RaftMembership, decode, encode, stored_membership_in, stored_membership_out,
@@ -72,14 +72,17 @@ pub enum StoreError {
 }
 
 /// Which position the stored state includes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(super) struct Head {
     /// The last entry applied.
+    #[n(0)]
     pub(super) applied: Option<LogPosition>,
     /// The last membership applied, and its position.
+    #[n(1)]
     pub(super) membership: (Option<LogPosition>, EntryBody),
     /// The position of the last snapshot installed: up to there the state does not come from this
     /// peer's own log.
+    #[n(2)]
     pub(super) installed: Option<LogPosition>,
 }
 

@@ -75,8 +75,8 @@ pub(super) async fn status(
     let cid = parse_cid(&cid)?;
     let local = given.local_only()?;
     let peers = api.peers(local);
-    Ok(Json(match api.source.pin_view(cid, local).await? {
-        Some((pin, statuses)) => peers.info(cid, &pin, &statuses),
+    Ok(Json(match api.source.pin_entry(cid, local).await? {
+        Some(entry) => peers.info(&entry),
         None => peers.unpinned(cid),
     }))
 }
@@ -174,13 +174,12 @@ impl Pages {
                     None => return Ok(None),
                 },
                 None => {
-                    let page = self.api.source.pin_views(self.after, self.query.local).await?;
+                    let page = self.api.source.pins_after(self.after, self.query.local).await?;
                     match page.last() {
-                        Some((cid, ..)) => self.after = Some(*cid),
+                        Some(entry) => self.after = Some(entry.cid),
                         None => return Ok(None),
                     }
-                    let view = |(cid, pin, statuses)| self.peers.info(cid, &pin, &statuses);
-                    page.into_iter().map(view).collect()
+                    page.iter().map(|entry| self.peers.info(entry)).collect()
                 }
             };
             let mut text = Vec::new();
@@ -196,8 +195,8 @@ impl Pages {
     }
 
     async fn one(&self, cid: Cid) -> Result<PinInfoView, UseCaseError> {
-        Ok(match self.api.source.pin_view(cid, self.query.local).await? {
-            Some((pin, statuses)) => self.peers.info(cid, &pin, &statuses),
+        Ok(match self.api.source.pin_entry(cid, self.query.local).await? {
+            Some(entry) => self.peers.info(&entry),
             None => self.peers.unpinned(cid),
         })
     }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 #[cfg(test)]
 use super::tests::stand_in::StandIn;
 use crate::{
-    cluster::{Cluster, CollectResults, Counters, Leadership, PinView, UseCaseError},
-    types::{Cid, Collections, DaemonInfo, Member, Metrics, PeerId, Pin, PinRequest, PinStatus},
+    cluster::{Cluster, Counters, Leadership, UseCaseError},
+    types::{
+        Cid, CollectResults, Collections, DaemonInfo, Member, Metrics, PeerId, Pin, PinEntry,
+        PinRequest,
+    },
 };
-
-/// Pins in a page, in order of their CIDs.
-pub(super) type Page = Vec<(Cid, Pin, BTreeMap<PeerId, PinStatus>)>;
 
 /// The peer.
 #[derive(Clone, Debug)]
@@ -112,26 +112,26 @@ impl Source {
     }
 
     /// One pin; `local`: as this peer alone knows it, which needs no leader.
-    pub(super) async fn pin_view(
+    pub(super) async fn pin_entry(
         &self,
         cid: Cid,
         local: bool,
-    ) -> Result<Option<PinView>, UseCaseError> {
+    ) -> Result<Option<PinEntry>, UseCaseError> {
         match local {
-            true => Ok(ask!(self, peer => peer.local_view(cid))),
-            false => ask!(self, peer => peer.pin_view(cid).await),
+            true => Ok(ask!(self, peer => peer.local_entry(cid))),
+            false => ask!(self, peer => peer.pin_entry(cid).await),
         }
     }
 
     /// The next pins after a CID; `local` as for one.
-    pub(super) async fn pin_views(
+    pub(super) async fn pins_after(
         &self,
         after: Option<Cid>,
         local: bool,
-    ) -> Result<Page, UseCaseError> {
+    ) -> Result<Vec<PinEntry>, UseCaseError> {
         match local {
-            true => Ok(ask!(self, peer => peer.local_views(after))),
-            false => ask!(self, peer => peer.pin_views(after).await),
+            true => Ok(ask!(self, peer => peer.local_pins_after(after))),
+            false => ask!(self, peer => peer.pins_after(after).await),
         }
     }
 }

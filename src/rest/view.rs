@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::types::{
     Cid, CollectResult, Collected, DaemonInfo, Factor, Member, Metrics, Owner, PeerId, Pin,
-    PinState, PinStatus, Timestamp,
+    PinEntry, PinState, PinStatus, Timestamp,
 };
 
 /// Go's zero time: no such instant.
@@ -234,12 +234,8 @@ pub(super) struct Peers {
 
 impl Peers {
     /// A pin's status at each of the peers.
-    pub(super) fn info(
-        &self,
-        cid: Cid,
-        pin: &Pin,
-        statuses: &BTreeMap<PeerId, PinStatus>,
-    ) -> PinInfoView {
+    pub(super) fn info(&self, entry: &PinEntry) -> PinInfoView {
+        let PinEntry { cid, pin, statuses } = entry;
         let peer_map = self.members.iter().map(|(peer, member)| {
             let view = match statuses.get(peer) {
                 Some(status) => self.reported(*peer, member, status),
@@ -250,7 +246,7 @@ impl Peers {
             (*peer, view)
         });
         PinInfoView {
-            cid,
+            cid: *cid,
             name: name(pin),
             allocations: pin.allocations.iter().map(|allocation| allocation.peer).collect(),
             origins: [],

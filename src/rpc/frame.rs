@@ -1,7 +1,7 @@
 //! Frames on a stream between peers.
 //!
 //! ```text
-//! u32 length of what follows │ u64 request id │ u8 kind │ payload (postcard)
+//! u32 length of what follows │ u64 request id │ u8 kind │ payload (CBOR)
 //! ```
 //! Integers are big-endian. Kind 0 is a request (an [`Envelope`]), 1 the answer (a [`Response`])
 //! with the request's id. Invariant: a length over what its sender may send is refused before anything
@@ -10,9 +10,13 @@
 use std::io;
 
 use futures::{AsyncRead, AsyncReadExt as _};
-use serde::{Serialize, de::DeserializeOwned};
 
-use crate::types::{Envelope, Response};
+use minicbor::Encode;
+
+use crate::types::{
+    Envelope, Response,
+    encoding::{self, EncodingError, Readable},
+};
 
 /// Most bytes after the length field: far above a snapshot's piece or a full batch of log entries,
 /// small enough that a few of them at once are no burden.
@@ -43,7 +47,7 @@ pub struct Frame {
     pub id: u64,
     /// What the payload is.
     pub kind: Kind,
-    /// Postcard.
+    /// In the form of [`encoding`].
     pub payload: Vec<u8>,
 }
 
@@ -72,21 +76,12 @@ pub enum EncodeError {
     /// It is larger than a frame may be.
     #[error("a message of {0} bytes is too long (at most {FRAME_LEN_MAX})")]
     TooLong(usize),
-    /// Postcard refuses it.
-    #[error("a message cannot be encoded: {0}")]
-    Postcard(postcard::Error),
 }
 
 /// Why a payload is not the message it should be: damaged, or of a newer version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message that this version does not know ({0})")]
-pub struct PayloadError(String);
-
-/// Bytes that a value takes in a message or in an entry of the log.
-pub(crate) fn encoded_len<T: Serialize>(value: &T) -> usize {
-    // Fails only on sequences of unknown length, which plain data has none of; too long for anything then.
-    postcard::experimental::serialized_size(value).unwrap_or(usize::MAX)
-}
+pub struct PayloadError(#[from] EncodingError);
 
 /// A request as a whole frame.
 ///
@@ -104,11 +99,11 @@ pub fn encode_answer(id: u64, response: &Response) -> Result<Vec<u8>, EncodeErro
     encode(id, 1, response)
 }
 
-fn encode<T: Serialize>(id: u64, kind: u8, message: &T) -> Result<Vec<u8>, EncodeError> {
+fn encode<T: Encode<()>>(id: u64, kind: u8, message: &T) -> Result<Vec<u8>, EncodeError> {
     let mut frame = vec![0; 4 + FIXED_LEN];
     frame[4..12].copy_from_slice(&id.to_be_bytes());
     frame[12] = kind;
-    let mut frame = postcard::to_extend(message, frame).map_err(EncodeError::Postcard)?;
+    encoding::append(message, &mut frame);
     let len = frame.len() - 4;
     match u32::try_from(len) {
         Ok(prefix) if len <= FRAME_LEN_MAX => {
@@ -167,12 +162,8 @@ pub async fn read_within<R: AsyncRead + Unpin>(
 ///
 /// # Errors
 /// When it is another message, or there are bytes left over.
-pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, PayloadError> {
-    match postcard::take_from_bytes(payload) {
-        Ok((message, [])) => Ok(message),
-        Ok((_, left)) => Err(PayloadError(format!("{} bytes are left over", left.len()))),
-        Err(error) => Err(PayloadError(error.to_string())),
-    }
+pub fn decode<T: Readable>(payload: &[u8]) -> Result<T, PayloadError> {
+    Ok(encoding::from_slice(payload)?)
 }
 
 #[cfg(test)]
@@ -270,9 +261,9 @@ mod tests {
 
     #[test]
     fn a_variant_of_a_newer_version_and_leftovers_are_payload_errors() {
-        let mut payload = vec![0, 200];
+        let mut payload = encoding::to_vec(&(0_u8, 200_u8));
         assert!(decode::<Envelope>(&payload).is_err());
-        payload = postcard::to_stdvec(&envelope(Vec::new(), 1)).unwrap();
+        payload = encoding::to_vec(&envelope(Vec::new(), 1));
         payload.push(0);
         assert!(decode::<Envelope>(&payload).unwrap_err().to_string().contains("left over"));
     }

@@ -12,9 +12,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
-pub(crate) use self::frame::encoded_len;
 pub use self::metrics::RpcMetrics;
-use crate::types::{Envelope, PeerId, Response};
+use crate::types::{ClusterId, Envelope, PeerId, Question, Refusal, Response};
 
 /// The protocol between peers and its version; each lane's streams have a name under it.
 pub const PROTOCOL: &str = "/pinkeeper/0.1/rpc";
@@ -40,6 +39,49 @@ pub enum CallError {
         /// The time it had.
         deadline: Duration,
     },
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The peer refused the request.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The call brought no response.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The response is no answer to the question.
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+/// Reads the answer to a question of kind `Q`.
+///
+/// # Errors
+/// See [`AskError`].
+pub fn answer_to<Q: Question>(response: Response) -> Result<Q::Answer, AskError> {
+    match response {
+        Response::Refused(refusal) => Err(refusal.into()),
+        other => {
+            let shown = format!("{other:?}");
+            Q::read(other).ok_or(AskError::Unexpected(shown))
+        }
+    }
+}
+
+/// Asks `to` a question as a member of `cluster`, and waits at most `deadline`.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn ask<Q: Question>(
+    transport: &dyn Transport,
+    to: PeerId,
+    cluster: Option<(ClusterId, u64)>,
+    question: Q,
+    deadline: Duration,
+) -> Result<Q::Answer, AskError> {
+    let envelope = Envelope { cluster, request: question.into_request() };
+    answer_to::<Q>(transport.call(to, envelope, deadline).await?)
 }
 
 /// A request from another peer; dropping `reply` tells the caller that it was not served.

@@ -11,7 +11,7 @@ use super::{judge::Judge, trace::Trace};
 use crate::{
     cluster::{Cluster, UseCaseError},
     state::{Fence, Found, Limits, Lost, Op, PinSet, Ruling, WaitingDigest},
-    types::{Cid, ClaimOptions, Owner, Pin, PinRequest, Timestamp, Uid},
+    types::{Cid, ClaimOptions, Owner, Pin, PinEntry, PinRequest, Timestamp, Uid},
 };
 
 /// Somebody who asks a peer and gives up after a while.
@@ -115,9 +115,9 @@ impl Client {
     /// Looks at one pin.
     pub async fn look(self, cid: Cid) {
         let from = self.judge.begin();
-        let answer = timeout(self.patience, self.cluster.pin_view(cid)).await;
-        if let Ok(Ok(view)) = &answer {
-            let pin = view.as_ref().map(|(pin, _)| pin);
+        let answer = timeout(self.patience, self.cluster.pin_entry(cid)).await;
+        if let Ok(Ok(entry)) = &answer {
+            let pin = entry.as_ref().map(|entry| &entry.pin);
             self.judge.expect(&format!("{cid} was shown as {pin:?}"), |history| {
                 history.was(from, &cid, |now| now == pin)
             });
@@ -128,15 +128,15 @@ impl Client {
     /// Looks at all pins (fewer than a page).
     pub async fn list(self) {
         let from = self.judge.begin();
-        let answer = timeout(self.patience, self.cluster.pin_views(None)).await;
+        let answer = timeout(self.patience, self.cluster.pins_after(None)).await;
         if let Ok(Ok(page)) = &answer {
-            for (cid, pin, _) in page {
+            for PinEntry { cid, pin, .. } in page {
                 self.judge.expect(&format!("{cid} was listed as {pin:?}"), |history| {
                     history.was(from, cid, |now| now == Some(pin))
                 });
             }
             self.judge.expect("a pin is missing in a list", |history| {
-                let listed = |cid: &Cid| page.iter().any(|(listed, ..)| listed == cid);
+                let listed = |cid: &Cid| page.iter().any(|entry| entry.cid == *cid);
                 let mut missing = history.pins().iter().filter(|(cid, _)| !listed(cid));
                 missing.all(|(cid, _)| history.was(from, &cid, |now| now.is_none()))
             });

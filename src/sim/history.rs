@@ -8,13 +8,13 @@ use std::{
     hash::{DefaultHasher, Hasher as _},
 };
 
-use serde::Serialize;
+use minicbor::Encode;
 use tokio::time::Instant;
 
 use super::{log::SimLog, rules, trace::Trace};
 use crate::{
     state::{Op, Outcome, PinSet},
-    types::{Cid, LogPosition, PeerId, Pin},
+    types::{Cid, LogPosition, PeerId, Pin, encoding},
 };
 
 /// The history; positions are counts of entries.
@@ -51,9 +51,9 @@ pub fn window_of(pins: &PinSet) -> u64 {
     hash(pins.window())
 }
 
-fn hash(of: &impl Serialize) -> u64 {
+fn hash(of: &impl Encode<()>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    hasher.write(&postcard::to_stdvec(of).unwrap_or_default());
+    hasher.write(&encoding::to_vec(of));
     hasher.finish()
 }
 

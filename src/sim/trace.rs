@@ -7,8 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use serde::Serialize;
+use minicbor::Encode;
 use tokio::time::Instant;
+
+use crate::types::encoding;
 
 /// Clones write into the same.
 #[derive(Clone, Debug)]
@@ -49,13 +51,12 @@ impl Trace {
     }
 
     /// Notes, in a whole trace, what the world did by itself: a message from one to another, say.
-    pub fn event(&self, what: impl FnOnce() -> String, content: &impl Serialize) {
+    pub fn event(&self, what: impl FnOnce() -> String, content: &impl Encode<()>) {
         let mut record = self.record();
         if !record.whole {
             return;
         }
-        // What cannot be serialised is not told apart; no message is of such a kind.
-        let bytes = postcard::to_stdvec(content).unwrap_or_default();
+        let bytes = encoding::to_vec(content);
         record.hasher.write(&bytes);
         record.add(&format!("{} ({} bytes)", what(), bytes.len()));
     }

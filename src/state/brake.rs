@@ -32,7 +32,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 use sha2::{Digest as _, Sha256};
 
 use crate::types::{Cid, Timestamp, Uid};
@@ -75,29 +75,36 @@ impl Default for Limits {
 }
 
 /// How the leader learned that an object is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(index_only)]
 pub enum Found {
     /// It watched the deletion.
+    #[n(0)]
     Watched,
     /// The object was missing in a list, and proven to be gone.
+    #[n(1)]
     Compared,
 }
 
 /// What the leader decided on a claim whose object is gone, should it be the content's last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Ruling {
     /// It goes and counts.
-    Take(Found),
+    #[n(0)]
+    Take(#[n(0)] Found),
     /// It waits for a person, and counts.
-    Wait(Found),
+    #[n(1)]
+    Wait(#[n(0)] Found),
 }
 
 /// CIDs that lose their last claim, by how that was found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Lost {
     /// By watched deletions.
+    #[n(0)]
     pub watched: u64,
     /// By the comparison.
+    #[n(1)]
     pub compared: u64,
 }
 
@@ -142,29 +149,36 @@ pub(super) struct AtStake {
 }
 
 /// What counts, and how often a person has let something go.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Window {
+    #[n(0)]
     minutes: BTreeMap<u64, Minute>,
+    #[n(1)]
     approvals: u64,
 }
 
 /// What was ruled on in one minute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 struct Minute {
     /// What the comparison lost, taken or waiting.
+    #[n(0)]
     compared: u64,
     /// By all losses.
+    #[n(1)]
     all: Fall,
     /// By all but what waits for the sake of the first rule.
+    #[n(2)]
     total: Fall,
 }
 
 /// How far a number fell in a time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 struct Fall {
     /// Less what it rose: from the beginning of the time to its end.
+    #[n(0)]
     net: i64,
     /// From its highest in that time to its end.
+    #[n(1)]
     drop: u64,
 }
 
@@ -256,8 +270,9 @@ impl Window {
 }
 
 /// Names what waits: exactly these objects, since the last approval. So it is good once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct WaitingDigest([u8; 6]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct WaitingDigest(#[cbor(n(0), with = "minicbor::bytes")] [u8; 6]);
 
 impl fmt::Display for WaitingDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

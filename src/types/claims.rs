@@ -1,6 +1,6 @@
 //! The claims of one pin.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use super::{Claim, Owner};
 
@@ -96,34 +96,26 @@ impl FromIterator<(Owner, Claim)> for Claims {
 }
 
 /// As a map has it.
-impl Serialize for Claims {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
+impl<C> Encode<C> for Claims {
+    fn encode<W: encode::Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        encoder.map(self.0.len() as u64)?;
+        for (owner, claim) in &self.0 {
+            owner.encode(encoder, context)?;
+            claim.encode(encoder, context)?;
+        }
+        Ok(())
     }
 }
 
-impl<'de> Deserialize<'de> for Claims {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Claims;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map of claims")
-            }
-
-            // Room is not made for as many as the bytes say there are: they may be wrong.
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
-                let mut claims = Claims::default();
-                while let Some((owner, claim)) = map.next_entry()? {
-                    claims.insert(owner, claim);
-                }
-                Ok(claims)
-            }
-        }
-
-        deserializer.deserialize_map(Visitor)
+/// Room is not made for as many as the bytes say there are: they may be wrong.
+impl<'b, C> Decode<'b, C> for Claims {
+    fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, decode::Error> {
+        let claims = decoder.map_iter_with::<C, Owner, Claim>(context)?;
+        claims.collect()
     }
 }
 
@@ -134,7 +126,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::types::{ClaimOptions, Factor, Replication, Timestamp, Uid};
+    use crate::types::{ClaimOptions, Factor, Replication, Timestamp, Uid, encoding};
 
     fn claim(generation: i64) -> Claim {
         let one = Factor::Count(1);
@@ -151,9 +143,9 @@ mod tests {
         let mut map: BTreeMap<Owner, Claim> = numbered.clone().collect();
         let mut claims: Claims = numbered.collect();
         assert!(claims.iter().eq(map.iter()));
-        let bytes = postcard::to_stdvec(&map).unwrap();
-        assert_eq!(postcard::to_stdvec(&claims).unwrap(), bytes);
-        assert_eq!(postcard::from_bytes::<Claims>(&bytes).unwrap(), claims);
+        let bytes = encoding::to_vec(&map);
+        assert_eq!(encoding::to_vec(&claims), bytes);
+        assert_eq!(encoding::from_slice(&bytes), Ok(claims.clone()));
         assert_eq!(claims.remove(&owner("b")), map.remove(&owner("b")));
         assert_eq!((claims.remove(&owner("b")), claims.get(&owner("b"))), (None, None));
         claims.retain(|owner| *owner != Owner::Rest);

@@ -1,24 +1,30 @@
 //! Garbage collection: what is asked, what came of it, and what a peer tells of its daemon's garbage.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-use super::Timestamp;
+use minicbor::{Decode, Encode};
+
+use super::{PeerId, Timestamp};
 
 /// One collection as its asker knows it. Asking again with the same ticket asks how it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Run {
     /// Drawn at random by who asks.
+    #[n(0)]
     pub ticket: u64,
     /// Begin it if the ticket is unknown; otherwise an unknown one is refused.
+    #[n(1)]
     pub begin: bool,
 }
 
 /// What a collection did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Collected {
     /// Blocks removed.
+    #[n(0)]
     pub removed: u64,
     /// What the daemon could not do, at most [`Collected::ERRORS_MAX`] texts.
+    #[n(1)]
     pub errors: Vec<String>,
 }
 
@@ -30,16 +36,33 @@ impl Collected {
 /// What came of a collection; or why it was not done, for people.
 pub type CollectResult = Result<Collected, String>;
 
+/// The result of a collection on each member.
+pub type CollectResults = BTreeMap<PeerId, CollectResult>;
+
+/// How a collection goes.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Collecting<T> {
+    /// It is under way: ask again.
+    #[n(0)]
+    Running,
+    /// It has ended.
+    #[n(1)]
+    Ended(#[n(0)] T),
+}
+
 /// What a peer tells of its daemon's garbage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Garbage {
     /// A collection is under way.
+    #[n(0)]
     pub collecting: bool,
     /// Something may have been unpinned since the last successful collection; also said while
     /// nothing is known, after the peer's start.
+    #[n(1)]
     pub unpinned: bool,
     /// Whole minutes since the end of the last attempt; absent before the first since the peer's
     /// start.
+    #[n(2)]
     pub idle_minutes: Option<u32>,
 }
 

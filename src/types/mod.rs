@@ -4,14 +4,16 @@
 //! here imports another module of this crate.
 
 mod bounds;
-mod bytes;
 mod cid;
 mod cid_map;
 mod claims;
+pub mod encoding;
 mod garbage;
 mod message;
 mod peer;
 mod pin;
+mod question;
+mod raft;
 mod status;
 mod time;
 
@@ -20,14 +22,19 @@ pub use self::{
     cid::{Cid, CidError},
     cid_map::{CidMap, PackedCid},
     claims::Claims,
-    garbage::{CollectResult, Collected, Collections, Garbage, Run},
+    garbage::{CollectResult, CollectResults, Collected, Collecting, Collections, Garbage, Run},
     message::{
-        Append, AppendReply, CallerPolicy, Entry, EntryBody, Envelope, Hello, HelloReply, Lane,
-        LogPosition, Metrics, PinRequest, RaftMessage, RaftReply, Refusal, Request, Response,
-        SnapshotChunk, SpaceLimit, StatusBatch, StatusReply, Vote, Write,
+        CallerPolicy, CollectGarbage, CollectHere, Envelope, Hello, HelloReply, Lane,
+        LeaderRequest, Metrics, MetricsReply, OnePin, PinEntry, PinRequest, PinsAfter, ReadIndex,
+        Refusal, Request, Response, SpaceLimit, StatusBatch, StatusReply, Write, Writes,
     },
     peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
     pin::{Allocation, Claim, ClaimOptions, Factor, Owner, Pin, Replication, Uid},
+    question::{LeaderQuestion, Question},
+    raft::{
+        Append, AppendReply, Entry, EntryBody, LogPosition, RaftMessage, RaftReply, SnapshotChunk,
+        SnapshotReply, Vote,
+    },
     status::{PinState, PinStatus, Progress},
     time::{Timestamp, millis},
 };

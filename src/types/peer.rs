@@ -2,13 +2,15 @@
 
 use std::{fmt, str::FromStr};
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A peer's identity: its ed25519 public key, shown as libp2p's peer ID (`12D3KooW…`).
 ///
 /// It is the Raft node ID too, so a node ID can never return over another disk's key.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub [u8; 32]);
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct PeerId(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
 
 /// libp2p's peer ID of an ed25519 key is the identity multihash (code 0, length 36) of the key's
 /// protobuf (field 1: type 1 = ed25519; field 2: 32 bytes).
@@ -66,29 +68,23 @@ impl FromStr for PeerId {
     }
 }
 
+/// In JSON, as text.
 impl Serialize for PeerId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.collect_str(self)
-        } else {
-            self.0.serialize(serializer)
-        }
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for PeerId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-        } else {
-            <[u8; 32]>::deserialize(deserializer).map(Self)
-        }
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
 /// The identity of one cluster, drawn at random when it is founded.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ClusterId(pub [u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct ClusterId(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 16]);
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,22 +108,27 @@ impl FromStr for ClusterId {
 }
 
 /// What the membership says of a peer beside its ID.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Member {
     /// The name people know it by: the pod's name in Kubernetes.
+    #[n(0)]
     pub name: String,
     /// Multiaddrs it was reachable at when it joined, without `/p2p/…`.
+    #[n(1)]
     pub addresses: Vec<String>,
 }
 
 /// The daemon beside a peer, as it says itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct DaemonInfo {
     /// Kubo's own peer ID (never a cluster peer's).
+    #[n(0)]
     pub id: String,
     /// Agent and version, as in `kubo/0.43.1`.
+    #[n(1)]
     pub agent: String,
     /// Multiaddrs with `/p2p/…` where other daemons reach it.
+    #[n(2)]
     pub addresses: Vec<String>,
 }
 

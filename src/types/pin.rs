@@ -2,16 +2,18 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 use super::{Claims, PeerId, Timestamp};
 
 /// How many copies: a number, or one on every peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Factor {
     /// That many peers, at least 1.
-    Count(u16),
+    #[n(0)]
+    Count(#[n(0)] u16),
     /// Every peer there is (IPFS Cluster's -1).
+    #[n(1)]
     Everywhere,
 }
 
@@ -36,11 +38,13 @@ impl fmt::Display for Factor {
 }
 
 /// Copies wanted and copies needed. Invariant: min ≤ max, kept by whoever builds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Replication {
     /// Under this many confirmed copies a pin is not ready.
+    #[n(0)]
     pub min: Factor,
     /// This many copies are allocated when there are peers for them.
+    #[n(1)]
     pub max: Factor,
 }
 
@@ -53,8 +57,9 @@ impl Replication {
 }
 
 /// A Kubernetes object's UID: never given twice.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Uid(pub String);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Uid(#[n(0)] pub String);
 
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,62 +74,78 @@ impl fmt::Debug for Uid {
 }
 
 /// Whose wish a claim is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Owner {
     /// A Pin object.
-    Object(Uid),
+    #[n(0)]
+    Object(#[n(0)] Uid),
     /// The REST API: one claim per CID, as in IPFS Cluster.
+    #[n(1)]
     Rest,
     /// Nobody any more: the last owner said Retain.
+    #[n(2)]
     Retained,
     /// A Pin object that is gone; a person has to say that the content may go too. Always the only
     /// claim of its pin.
-    Waiting(Uid),
+    #[n(3)]
+    Waiting(#[n(0)] Uid),
 }
 
 /// What an owner asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ClaimOptions {
     /// Copies wanted and needed.
+    #[n(0)]
     pub replication: Replication,
     /// Keep the content when this claim goes (deletionPolicy Retain).
+    #[n(1)]
     pub retain: bool,
     /// `namespace/name` of the object, or the name given by REST; for people only.
+    #[n(2)]
     pub name: String,
 }
 
 /// One owner's wish for a CID.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Claim {
     /// What is asked for.
+    #[n(0)]
     pub options: ClaimOptions,
     /// The object's `metadata.generation` it was read at; 0 for others.
+    #[n(1)]
     pub generation: i64,
     /// When the leader first accepted it.
+    #[n(2)]
     pub since: Timestamp,
 }
 
 /// A peer that holds or leaves a pin. A leaving peer keeps the content until enough others are
 /// confirmed to hold it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Allocation {
     /// The peer.
+    #[n(0)]
     pub peer: PeerId,
     /// It holds only until others are confirmed.
+    #[n(1)]
     pub leaving: bool,
     /// Entries of the log from the first to the one that gave it to the peer. What a peer told before it
     /// had seen so many is of an earlier time, after which it may have unpinned the content.
+    #[n(2)]
     pub since: u64,
 }
 
 /// What the cluster agreed on for one CID. Invariant: at least one claim.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Pin {
     /// Who wants it.
+    #[n(0)]
     pub claims: Claims,
     /// Where it is kept, in order of allocation; no peer twice.
+    #[n(1)]
     pub allocations: Vec<Allocation>,
     /// When the first claim was accepted.
+    #[n(2)]
     pub created: Timestamp,
 }
 

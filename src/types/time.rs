@@ -2,13 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use minicbor::{Decode, Encode};
 
 /// Milliseconds since the Unix epoch, as put into an op by the leader.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct Timestamp(pub u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Timestamp(#[n(0)] pub u64);
 
 impl Timestamp {
     /// The instant as jiff's type; the epoch if out of jiff's range (year 9999).

@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::policy::GcPolicy;
 pub(super) use self::runs::Runs;
-use super::{
-    Cluster, FatalError, MemberView, NOT_JOINED, Standing, UseCaseError, use_cases::unexpected,
-};
+use super::{Cluster, FatalError, MemberView, NOT_JOINED, Standing, UseCaseError};
 use crate::{
     consensus::random_u64,
-    rpc::CallError,
-    types::{CollectResult, Metrics, PeerId, Refusal, Request, Response, Run},
+    rpc::{AskError, CallError},
+    types::{
+        CollectGarbage, CollectHere, CollectResult, CollectResults, Collecting, Metrics, PeerId,
+        Refusal, Run,
+    },
 };
 
 /// Between two looks at whose garbage is to be collected unasked.
@@ -30,9 +31,6 @@ const LOOK_PERIOD: Duration = Duration::from_secs(10);
 const FAILURES_MAX: u32 = 5;
 /// Between two such calls.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What came of a collection at each peer.
-pub type CollectResults = BTreeMap<PeerId, CollectResult>;
 
 /// What was begun at a peer may go on; why its end is not known.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,10 +50,9 @@ impl Cluster {
         let only = local.then(|| self.id());
         let mut run = Run { ticket: random_u64(), begin: true };
         loop {
-            match self.ask(Request::CollectGarbage(run, only)).await {
-                Ok(Response::Collecting) => run.begin = false,
-                Ok(Response::CollectedAll(results)) => return Ok(results),
-                Ok(other) => return Err(unexpected(&other)),
+            match self.ask_leader(CollectGarbage { run, only }).await {
+                Ok(Collecting::Running) => run.begin = false,
+                Ok(Collecting::Ended(results)) => return Ok(results),
                 // It was well asked once.
                 Err(UseCaseError::Invalid(reason)) if !run.begin => {
                     return Err(UseCaseError::Failed(reason));
@@ -70,14 +67,14 @@ impl Cluster {
         &self,
         run: Run,
         only: Option<PeerId>,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Collecting<CollectResults>, Refusal> {
         let rounds = &self.0.collection_rounds;
         if run.begin && !rounds.knows(run.ticket) {
             self.may_collect(only)?;
         }
         rounds.ask(run, only)?;
         let results = rounds.outcome(run.ticket).await;
-        Ok(results.map_or(Response::Collecting, Response::CollectedAll))
+        Ok(results.map_or(Collecting::Running, Collecting::Ended))
     }
 
     /// Whether a round may begin: an earlier leader's may still be under way at some peer.
@@ -86,11 +83,15 @@ impl Cluster {
     }
 
     /// Begins to collect the garbage of this peer's daemon for the leader, or says how it goes.
-    pub(super) async fn collect_here(&self, from: PeerId, run: Run) -> Result<Response, Refusal> {
+    pub(super) async fn collect_here(
+        &self,
+        from: PeerId,
+        run: Run,
+    ) -> Result<Collecting<CollectResult>, Refusal> {
         check_from_leader(from, self.0.leadership.borrow().leader)?;
         let own = &self.0.own_collection;
         own.ask(run, ())?;
-        Ok(own.outcome(run.ticket).await.map_or(Response::Collecting, Response::Collected))
+        Ok(own.outcome(run.ticket).await.map_or(Collecting::Running, Collecting::Ended))
     }
 
     /// Collects this peer's garbage when it was asked for.
@@ -178,11 +179,11 @@ impl Cluster {
                 return Ok(Err(reason.to_owned()));
             }
             let answer = if peer == self.id() {
-                Ok(self.collect_here(peer, run).await.unwrap_or_else(Response::Refused))
+                self.collect_here(peer, run).await.map_err(AskError::from)
             } else {
-                self.call(peer, Request::CollectHere(run)).await
+                self.ask_peer(peer, CollectHere { run }).await
             };
-            if matches!(answer, Ok(Response::Collected(_))) {
+            if matches!(answer, Ok(Collecting::Ended(_))) {
                 self.0.monitor.collected(&peer);
             }
             match trying.answered(answer) {
@@ -244,19 +245,20 @@ enum Next {
 }
 
 impl Trying {
-    fn answered(&mut self, answer: Result<Response, CallError>) -> Next {
+    fn answered(&mut self, answer: Result<Collecting<CollectResult>, AskError>) -> Next {
         let reason = match answer {
-            Ok(Response::Collecting) => {
+            Ok(Collecting::Running) => {
                 *self = Self { failures: 0, may_have_begun: true };
                 return Next::Ask;
             }
-            Ok(Response::Collected(result)) => return Next::Ended(result),
-            Ok(Response::Refused(refusal @ (Refusal::Busy | Refusal::NotLeader(_)))) => {
+            Ok(Collecting::Ended(result)) => return Next::Ended(result),
+            Err(AskError::Refused(refusal @ (Refusal::Busy | Refusal::NotLeader(_)))) => {
                 refusal.to_string()
             }
-            Ok(Response::Refused(refusal)) => return Next::Ended(Err(refusal.to_string())),
-            Ok(other) => return Next::Ended(Err(format!("an unexpected answer: {other:?}"))),
-            Err(error) => {
+            Err(error @ (AskError::Refused(_) | AskError::Unexpected(_))) => {
+                return Next::Ended(Err(error.to_string()));
+            }
+            Err(AskError::Call(error)) => {
                 self.may_have_begun |= !matches!(error, CallError::Unreachable { sent: false, .. });
                 error.to_string()
             }
@@ -312,13 +314,15 @@ mod tests {
 
     #[test]
     fn a_peer_is_asked_until_it_has_ended_or_is_lost_sight_of() {
-        let unreachable =
-            |sent| Err(CallError::Unreachable { peer: peer(1), reason: "cut".to_owned(), sent });
-        let timeout = || Err(CallError::Timeout { peer: peer(1), deadline: RETRY });
-        let refused = |refusal| Ok(Response::Refused(refusal));
-        let (collecting, collected) =
-            (|| Ok(Response::Collecting), || Ok(Response::Collected(Ok(Collected::default()))));
-        let last_of = |answers: Vec<Result<Response, CallError>>| {
+        let unreachable = |sent| {
+            let reason = "cut".to_owned();
+            Err(CallError::Unreachable { peer: peer(1), reason, sent }.into())
+        };
+        let timeout = || Err(CallError::Timeout { peer: peer(1), deadline: RETRY }.into());
+        let refused = |refusal: Refusal| Err(refusal.into());
+        let collecting = || Ok(Collecting::Running);
+        let collected = || Ok(Collecting::Ended(Ok(Collected::default())));
+        let last_of = |answers: Vec<Result<Collecting<CollectResult>, AskError>>| {
             let mut trying = Trying::default();
             let mut last = Next::Retry;
             for answer in answers {
@@ -336,12 +340,12 @@ mod tests {
         let table = [
             (vec![collecting()], "ask"),
             (vec![collecting(), collected()], "done"),
-            (vec![Ok(Response::Collected(Err("no".to_owned())))], "not done"),
+            (vec![Ok(Collecting::Ended(Err("no".to_owned())))], "not done"),
             (vec![refused(Refusal::Busy)], "again"),
             (vec![refused(Refusal::NotLeader(None))], "again"),
             (vec![refused(Refusal::Invalid(String::new()))], "not done"),
             (vec![refused(Refusal::Collecting(String::new()))], "not done"),
-            (vec![Ok(Response::Done)], "not done"),
+            (vec![Err(AskError::Unexpected("Done".to_owned()))], "not done"),
             (vec![unreachable(false); 4], "again"),
             (vec![unreachable(false); 5], "not done"),
             (vec![refused(Refusal::Busy); 5], "not done"),

@@ -17,7 +17,10 @@ use super::{
 use crate::{
     rpc::Transport,
     state::Op,
-    types::{ClaimOptions, Factor, Owner, Refusal, Replication, Timestamp, Uid, Vote},
+    types::{
+        ClaimOptions, Envelope, Factor, Owner, Refusal, Replication, Request, Response, Timestamp,
+        Uid, Vote,
+    },
 };
 
 const CLUSTER: (ClusterId, u64) = (ClusterId([1; 16]), 7);
@@ -80,9 +83,9 @@ fn answers() -> Vec<(&'static str, Answer)> {
     vec![
         ("vote", raft(RaftReply::Vote { vote: vote(3), last: Some(at(5)), granted: true })),
         ("append", raft(RaftReply::Append(AppendReply::Success))),
-        ("snapshot", raft(RaftReply::Snapshot(vote(3)))),
+        ("snapshot", Ok(Response::Snapshot(SnapshotReply::Installed(vote(3))))),
         ("transfer", raft(RaftReply::TransferLeader)),
-        ("", Ok(Response::Done)),
+        ("", Ok(Response::Snapshot(SnapshotReply::Taken))),
         ("", Ok(Response::Position(Some(5)))),
         ("", Ok(Response::Refused(Refusal::OtherCluster(None)))),
         ("", Ok(Response::Refused(Refusal::Failed("a full disk".to_owned())))),
@@ -230,8 +233,8 @@ fn entries_that_do_not_fit_one_frame_are_left_for_the_next() {
 #[tokio::test]
 async fn an_image_is_sent_whole_and_in_order_until_a_piece_is_refused() {
     let image: Vec<u8> = (0..25).collect();
-    let done = || Ok(Response::Done);
-    let installed = || Ok(Response::Raft(RaftReply::Snapshot(vote(8))));
+    let done = || Ok(Response::Snapshot(SnapshotReply::Taken));
+    let installed = || Ok(Response::Snapshot(SnapshotReply::Installed(vote(8))));
     let send = |answers: Vec<Answer>| async {
         let (connection, peer) = connection(answers);
         let sent = connection.send_image(vote_in(vote(3)), &image, Duration::ZERO).await;

@@ -114,7 +114,7 @@ async fn each_line_is_answered_in_order_and_a_wrong_one_stops_no_other() {
     let pins = server.cluster.told().pins.clone();
     let known: Vec<Cid> = pins.keys().copied().collect();
     assert!(known.len() == 3 && [1, 4, 10].map(cid).iter().all(|cid| known.contains(cid)));
-    let claim = &pins[&cid(4)].0.claims.get(&Owner::Rest).unwrap().options;
+    let claim = &pins[&cid(4)].pin.claims.get(&Owner::Rest).unwrap().options;
     assert_eq!((claim.name.as_str(), claim.replication.max), ("a b", Factor::Count(2)));
     server.stop().await;
 }

@@ -20,7 +20,7 @@ use crate::{
     telemetry,
     types::{
         Allocation, Cid, Claim, ClaimOptions, Collected, Collections, DaemonInfo, Factor, Member,
-        Metrics, Owner, PeerId, Pin, PinState, PinStatus, Timestamp,
+        Metrics, Owner, PeerId, Pin, PinEntry, PinState, PinStatus, Timestamp,
     },
 };
 
@@ -116,7 +116,7 @@ impl Server {
             (A, status(PinState::Pinned, "12 blocks")),
             (B, status(PinState::Failed, "disk full")),
         ]);
-        self.cluster.told().pins.insert(cid, (pin, statuses));
+        self.cluster.told().pins.insert(cid, PinEntry { cid, pin, statuses });
         cid
     }
 

@@ -10,11 +10,10 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{CollectResults, Counters, Leadership, MemberView, PinView, UseCaseError},
-    rest::source::Page,
+    cluster::{Counters, Leadership, MemberView, UseCaseError},
     types::{
-        Allocation, Cid, Claim, Collections, DaemonInfo, Member, Metrics, Owner, PeerId, Pin,
-        PinRequest, PinState, Timestamp,
+        Allocation, Cid, Claim, CollectResults, Collections, DaemonInfo, Member, Metrics, Owner,
+        PeerId, Pin, PinEntry, PinRequest, PinState, Timestamp,
     },
 };
 
@@ -33,7 +32,7 @@ pub(in crate::rest) struct StandIn {
 /// What tests set.
 #[derive(Debug)]
 pub(super) struct Told {
-    pub(super) pins: BTreeMap<Cid, PinView>,
+    pub(super) pins: BTreeMap<Cid, PinEntry>,
     /// What every use case fails with.
     pub(super) error: Option<UseCaseError>,
     /// What a list fails with after its first page.
@@ -181,26 +180,27 @@ impl StandIn {
         let waits = Waits::begin(&self.waiting);
         self.open.subscribe().wait_for(|open| *open).await.unwrap();
         drop(waits);
-        self.checked()?.pins.insert(request.cid, (pin.clone(), BTreeMap::new()));
+        let (cid, statuses) = (request.cid, BTreeMap::new());
+        self.checked()?.pins.insert(cid, PinEntry { cid, pin: pin.clone(), statuses });
         Ok(pin)
     }
 
     pub(in crate::rest) async fn unpin(&self, cid: Cid) -> Result<Pin, UseCaseError> {
         let removed = self.checked()?.pins.remove(&cid);
-        removed.map(|(pin, _)| pin).ok_or(UseCaseError::NotFound)
+        removed.map(|entry| entry.pin).ok_or(UseCaseError::NotFound)
     }
 
-    pub(in crate::rest) async fn pin_view(
+    pub(in crate::rest) async fn pin_entry(
         &self,
         cid: Cid,
-    ) -> Result<Option<PinView>, UseCaseError> {
+    ) -> Result<Option<PinEntry>, UseCaseError> {
         Ok(self.checked()?.pins.get(&cid).cloned())
     }
 
-    pub(in crate::rest) async fn pin_views(
+    pub(in crate::rest) async fn pins_after(
         &self,
         after: Option<Cid>,
-    ) -> Result<Page, UseCaseError> {
+    ) -> Result<Vec<PinEntry>, UseCaseError> {
         let told = self.checked()?;
         match (&told.error_after_page, after) {
             (Some(error), Some(_)) => Err(error.clone()),
@@ -208,16 +208,16 @@ impl StandIn {
         }
     }
 
-    pub(in crate::rest) fn local_view(&self, cid: Cid) -> Option<PinView> {
+    pub(in crate::rest) fn local_entry(&self, cid: Cid) -> Option<PinEntry> {
         self.told().pins.get(&cid).cloned()
     }
 
-    pub(in crate::rest) fn local_views(&self, after: Option<Cid>) -> Page {
+    pub(in crate::rest) fn local_pins_after(&self, after: Option<Cid>) -> Vec<PinEntry> {
         page(&self.told(), after)
     }
 }
 
-fn page(told: &Told, after: Option<Cid>) -> Page {
-    let views = told.pins.range((after.map_or(Unbounded, Excluded), Unbounded)).take(told.page);
-    views.map(|(cid, (pin, statuses))| (*cid, pin.clone(), statuses.clone())).collect()
+fn page(told: &Told, after: Option<Cid>) -> Vec<PinEntry> {
+    let entries = told.pins.range((after.map_or(Unbounded, Excluded), Unbounded)).take(told.page);
+    entries.map(|(_, entry)| entry.clone()).collect()
 }

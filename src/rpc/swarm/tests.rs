@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::types::{
-    ClusterId, PinRequest, RaftMessage, RaftReply, Request, SnapshotChunk, Vote, Write,
+    ClusterId, LeaderRequest, PinRequest, Question as _, RaftMessage, RaftReply, ReadIndex,
+    Request, SnapshotChunk, Vote, Write, Writes,
 };
 
 /// Longest wait for anything that should take milliseconds, on a machine that is busy.
@@ -51,7 +52,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// A peer that answers `Position(n)` to `PinView`-like requests with the term it was sent.
+    /// A peer that answers `Position(n)` to requests with the term it was sent.
     async fn start(key: u8, secret: u8) -> Self {
         Self::start_with(key, secret, 4096, serve_echo).await
     }
@@ -133,7 +134,7 @@ fn echo(envelope: &Envelope) -> Response {
 
 /// A request that [`echo`] answers with `Position(Some(number))`.
 fn numbered(number: u64) -> Envelope {
-    Envelope { cluster: Some((ClusterId([0; 16]), number)), request: Request::ReadIndex }
+    Envelope { cluster: Some((ClusterId([0; 16]), number)), request: ReadIndex.into_request() }
 }
 
 fn vote(term: u64) -> Vote {
@@ -442,7 +443,7 @@ async fn what_is_no_frame_closes_its_stream_and_no_other() {
     // A member may send as much, a stranger may not.
     let oversized =
         u32::try_from(frame::FRAME_LEN_STRANGER_MAX + 1).unwrap().to_be_bytes().to_vec();
-    let answer = frame::encode_answer(1, &Response::Done).unwrap();
+    let answer = frame::encode_answer(1, &Response::Position(None)).unwrap();
     let unknown_kind = vec![0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 77];
     for bytes in [oversized, answer, unknown_kind] {
         let mut bad = stranger.open(Lane::Control).await;
@@ -520,7 +521,9 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
         let mut kept = std::collections::VecDeque::new();
         while let Some(inbound) = requests.recv().await {
             match inbound.envelope.request {
-                Request::ReadIndex => drop(inbound.reply.send(echo(&inbound.envelope))),
+                Request::Leader(LeaderRequest::ReadIndex(_)) => {
+                    drop(inbound.reply.send(echo(&inbound.envelope)))
+                }
                 _ => kept.push_back(inbound),
             }
             // Late answers, to callers that are gone.
@@ -543,7 +546,7 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
             name: String::new(),
         },
     };
-    let pin = Envelope { cluster: None, request: Request::Writes(vec![Write::Pin(request)]) };
+    let pin = Envelope { cluster: None, request: Writes(vec![Write::Pin(request)]).into_request() };
     // More than there are places in flight on our side.
     for _ in 0..2 * IN_FLIGHT_MAX {
         let call = a.transport.call(b.id, pin.clone(), PATIENCE);

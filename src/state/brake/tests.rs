@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::encoding;
 
 const fn lost(watched: u64, compared: u64) -> Lost {
     Lost { watched, compared }
@@ -288,7 +289,7 @@ proptest! {
                     cids -= part.watched + part.compared;
                 }
             }
-            window = postcard::from_bytes(&postcard::to_stdvec(&window).unwrap()).unwrap();
+            window = encoding::from_slice(&encoding::to_vec(&window)).unwrap();
             prop_assert!(window.minutes.len() <= 61);
             history.push((now, before, created, taken));
             if taken == Lost::default() {

@@ -36,8 +36,8 @@ const PARTS: [(&str, &[&str]); 12] = [
     ("consensus, state", &["pinkeeper::consensus", "9consensus", "pinkeeper::state", "5state"]),
     ("the rest of the peer", &["pinkeeper"]),
     (
-        "JSON, postcard, CIDs, hashes",
-        &["serde", "postcard", "bs58", "multibase", "base_x", "jiff", "3cid", "cid::", "sha2"],
+        "JSON, CBOR, CIDs, hashes",
+        &["serde", "minicbor", "bs58", "multibase", "base_x", "jiff", "3cid", "cid::", "sha2"],
     ),
     ("memory, copying, collections", &["mi_", "mem", "alloc", "btree", "hashbrown", "core::"]),
     ("tokio", &["tokio"]),

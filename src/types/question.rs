@@ -1,0 +1,79 @@
+//! Questions, each with its own kind of answer.
+//!
+//! Who asks gets the answer to the question, or learns that the other peer answered something else.
+
+use super::{
+    CollectGarbage, CollectHere, CollectResult, CollectResults, Collecting, Hello, HelloReply,
+    LeaderRequest, Metrics, MetricsReply, OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply,
+    ReadIndex, Refusal, Request, Response, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply,
+    Writes,
+};
+
+/// What one peer can ask of another.
+pub trait Question {
+    /// The answer to it.
+    type Answer;
+
+    /// The request.
+    fn into_request(self) -> Request;
+
+    /// The answer, if the response is one.
+    fn read(response: Response) -> Option<Self::Answer>;
+}
+
+/// What any member can ask of the leader.
+pub trait LeaderQuestion {
+    /// The answer to it.
+    type Answer;
+
+    /// The request.
+    fn into_request(self) -> LeaderRequest;
+
+    /// The answer, if the response is one.
+    fn read(response: Response) -> Option<Self::Answer>;
+}
+
+impl<Q: LeaderQuestion> Question for Q {
+    type Answer = Q::Answer;
+
+    fn into_request(self) -> Request {
+        Request::Leader(LeaderQuestion::into_request(self))
+    }
+
+    fn read(response: Response) -> Option<Q::Answer> {
+        <Q as LeaderQuestion>::read(response)
+    }
+}
+
+/// A question of this type becomes that variant, and its answer comes in that one.
+macro_rules! question {
+    ($trait:ident, $request:ident: $question:ident, $variant:ident, $answer:ty, $response:ident) => {
+        impl $trait for $question {
+            type Answer = $answer;
+
+            fn into_request(self) -> $request {
+                $request::$variant(self)
+            }
+
+            fn read(response: Response) -> Option<$answer> {
+                match response {
+                    Response::$response(answer) => Some(answer),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+question!(Question, Request: Hello, Hello, HelloReply, Hello);
+question!(Question, Request: RaftMessage, Raft, RaftReply, Raft);
+question!(Question, Request: SnapshotChunk, Snapshot, SnapshotReply, Snapshot);
+question!(Question, Request: CollectHere, CollectHere, Collecting<CollectResult>, CollectedHere);
+
+question!(LeaderQuestion, LeaderRequest: StatusBatch, Statuses, StatusReply, Statuses);
+question!(LeaderQuestion, LeaderRequest: Metrics, Metrics, MetricsReply, Metrics);
+question!(LeaderQuestion, LeaderRequest: Writes, Writes, Vec<Result<Pin, Refusal>>, Written);
+question!(LeaderQuestion, LeaderRequest: ReadIndex, ReadIndex, Option<u64>, Position);
+question!(LeaderQuestion, LeaderRequest: OnePin, OnePin, Vec<PinEntry>, Pins);
+question!(LeaderQuestion, LeaderRequest: PinsAfter, PinsAfter, Vec<PinEntry>, Pins);
+question!(LeaderQuestion, LeaderRequest: CollectGarbage, CollectGarbage, Collecting<CollectResults>, Collected);
