@@ -115,7 +115,7 @@ soak: ## Run the long tests: 2,000 worlds of each kind, planted defects, damage,
 .PHONY: searches
 searches: build-tools
 	@$(OPTIMISED) $(MAKE) --no-print-directory sim SEEDS=2000 FROM=1000
-	$(OPTIMISED) PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model
+	$(OPTIMISED) PINKEEPER_SOAK=1 cargo test -p pinkeeper --lib -- machine::model sim::levels
 	@$(MAKE) --no-print-directory planted
 
 ROWS ?=

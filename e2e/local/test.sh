@@ -14,6 +14,7 @@ export CARGO_TERM_COLOR=never
 # No test may find a cluster that it was not given.
 unset KUBECONFIG
 export PINKEEPER_BIN_DIR="$BIN_DIR" PINKEEPER_BINARY="$STATIC_BINARY"
+export PINKEEPER_NEXT_BINARY="$CARGO_TARGET_DIR/next-level/pinkeeper"
 PASSED=0
 FAILED=0
 FAILURES=()
@@ -166,6 +167,7 @@ main() {
   check "format" 120 cargo fmt --all --check -- --color never
   check "lints" 1800 cargo clippy --workspace --all-targets -- -D warnings
   tests "unit tests and worlds" 2400 cargo test --workspace --exclude pinkeeper-e2e --no-fail-fast
+  check "binary of the next level" 1800 "$HERE/next-level.sh" "$PINKEEPER_NEXT_BINARY"
   check "static binary" 1800 cargo build --target "$RUST_TARGET" -p pinkeeper-operator --bin pinkeeper
   end_to_end
   local result=0

@@ -109,6 +109,7 @@ pub struct PeerProcess {
     ports: [u16; 3],
     place: Place,
     changed: BTreeMap<String, Value>,
+    program: Option<PathBuf>,
     child: Option<Child>,
     http: reqwest::Client,
 }
@@ -137,6 +138,7 @@ impl PeerProcess {
             ports,
             place: Place { ip: Ipv4Addr::LOCALHOST.into(), namespace: None },
             changed: BTreeMap::new(),
+            program: None,
             child: None,
             http,
         })
@@ -147,6 +149,11 @@ impl PeerProcess {
     pub fn at(mut self, place: Place) -> Self {
         self.place = place;
         self
+    }
+
+    /// Another program from the next start on; absent: the one under test.
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
     }
 
     /// Another value of one of its [`Self::settings`] from the next start on.
@@ -242,14 +249,15 @@ impl PeerProcess {
         // JSON is YAML.
         std::fs::write(self.config(), serde_json::to_vec_pretty(&self.settings())?)?;
         let log = File::options().create(true).append(true).open(self.log())?;
+        let program = self.program.clone().map_or_else(program, Ok)?;
         let mut command = match &self.place.namespace {
             // It becomes the program, so that signals reach that.
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace.as_str()]).arg(program()?);
+                command.args(["netns", "exec", namespace.as_str()]).arg(program);
                 command
             }
-            None => Command::new(program()?),
+            None => Command::new(program),
         };
         command.arg("peer").arg("--config").arg(self.config()).env_clear().envs(ENVIRONMENT);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);

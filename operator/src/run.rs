@@ -41,7 +41,8 @@ impl RunError {
             | Self::Peer(
                 FatalError::DaemonTaken(_)
                 | FatalError::AnotherCluster { .. }
-                | FatalError::FolderGone(_),
+                | FatalError::FolderGone(_)
+                | FatalError::NotKnown(_),
             ) => 2,
             Self::Founding(FoundingError::NotFounded(_)) | Self::Peer(_) | Self::Stopped(_) => 1,
         }

@@ -165,6 +165,7 @@ impl Cluster {
             cluster: self.wanted_cluster(),
             size: self.members().len() as u64,
             members: BTreeMap::new(),
+            level: self.program().level,
         }
     }
 

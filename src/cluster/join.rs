@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Cluster, FatalError, JoinPolicy, Standing};
 use crate::{
     rpc::AskError,
-    types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal},
+    types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, TooOld},
 };
 
 /// Between two rounds of asking.
@@ -92,6 +92,9 @@ impl Cluster {
                 self.0.daemon_taken.note(by)?;
                 return Ok(None);
             }
+            Err(AskError::Refused(Refusal::TooOld { cluster, program })) => {
+                return Err(FatalError::NotKnown(TooOld { cluster, program }.to_string()));
+            }
             Err(error) => {
                 tracing::debug!(%to, %error, "hello not answered");
                 return Ok(None);
@@ -132,6 +135,7 @@ impl Cluster {
             Admission::DaemonTaken(by) => return Err(Refusal::DaemonTaken(by)),
             Admission::AsItIs => {}
             Admission::TakeIn => {
+                self.check_level(hello.level)?;
                 let added = self.consensus().add_learner(from, hello.member.clone()).await;
                 added.map_err(|error| Refusal::Failed(error.to_string()))?;
                 tracing::info!(peer = %from, name = %hello.member.name, "a peer was taken in");

@@ -11,6 +11,7 @@ mod board;
 mod candidacy;
 mod collect;
 mod join;
+mod levels;
 mod placement;
 mod report;
 mod serve;
@@ -32,7 +33,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{acquaint::Acquaintance, addresses::Said, placement::Proposed, writes::Waiting};
+use self::{
+    acquaint::Acquaintance, addresses::Said, levels::Levels, placement::Proposed, writes::Waiting,
+};
 pub use self::{
     addresses::AddressBook, barrier::ReadBarrier, board::Board, collect::GcPolicy,
     use_cases::UseCaseError,
@@ -52,7 +55,7 @@ use crate::{
     tracker::TrackerHandle,
     types::{
         ClusterId, CollectResult, CollectResults, Collections, DaemonInfo, Member, Metrics, PeerId,
-        Question,
+        Program, Question,
     },
 };
 
@@ -118,6 +121,9 @@ pub enum FatalError {
         /// Its name.
         name: String,
     },
+    /// This program does not know what the others agreed on.
+    #[error("{0}")]
+    NotKnown(String),
     /// A folder of this peer was deleted or replaced under it.
     #[error(
         "{0} was deleted or replaced while this peer ran: what it writes is lost, so it must not go on; put the folder back before you start it again, or it joins anew as another peer"
@@ -209,6 +215,7 @@ struct Inner {
     leadership: watch::Sender<Leadership>,
     board: Board,
     monitor: Monitor,
+    levels: Levels,
     /// Peers that are or were connected.
     acquaintance: Acquaintance,
     /// Daemons of the other peers.
@@ -300,6 +307,7 @@ impl Cluster {
             leadership: watch::Sender::new(parts.consensus.leadership()),
             board: Board::default(),
             monitor: Monitor::default(),
+            levels: Levels::default(),
             acquaintance: Acquaintance::default(),
             daemons: watch::Sender::default(),
             answered: watch::Sender::default(),
@@ -325,6 +333,8 @@ impl Cluster {
         tasks.spawn(cluster.clone().look_after(token.clone()));
         tasks.spawn(cluster.clone().collect_own(token.clone()));
         tasks.spawn(cluster.clone().lead_collections(token.clone()));
+        tasks.spawn(until(token.clone(), cluster.clone().raise_level()));
+        tasks.spawn(until(token.clone(), cluster.clone().stop_at_the_unknown()));
         cluster
     }
 
@@ -519,6 +529,20 @@ impl Cluster {
         rpc::ask(transport, to, cluster, question, CALL_DEADLINE).await
     }
 
+    /// What this peer's program knows.
+    fn program(&self) -> Program {
+        self.consensus().program()
+    }
+
+    async fn stop_at_the_unknown(self) -> Result<(), FatalError> {
+        let mut not_known = self.consensus().not_known();
+        // The sender lives as long as consensus.
+        match not_known.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(what)) => Err(FatalError::NotKnown(what.clone())),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
     async fn follow_leadership(self, token: CancellationToken) -> Result<(), FatalError> {
         let mut watch = self.consensus().watch();
         loop {
@@ -529,6 +553,7 @@ impl Cluster {
                     // What was reported to another leader is not known to this one.
                     self.0.board.clear();
                     self.0.monitor.clear();
+                    self.0.levels.clear();
                 }
                 *known = now;
                 changed

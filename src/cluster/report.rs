@@ -15,7 +15,9 @@ use crate::{
     monitor::informer,
     rpc::AskError,
     state::Changed,
-    types::{Cid, DaemonInfo, MetricsReply, PeerId, PinStatus, Refusal, StatusBatch, StatusReply},
+    types::{
+        Cid, DaemonInfo, MetricsReply, PeerId, PinStatus, Refusal, StatusBatch, StatusReply, TooOld,
+    },
 };
 
 /// The first change after a quiet time is told that soon, and what changes with it.
@@ -196,6 +198,7 @@ impl Cluster {
             let mut current = metrics.borrow_and_update().clone();
             // As of now: a new leader must not believe that nobody collects.
             current.garbage = self.0.parts.tracker.garbage();
+            current.level = self.program().level;
             let mut wait = informer::TTL / 2;
             if let Some(leader) = leader {
                 match self.ask_as_leader(leader, current).await {
@@ -212,6 +215,10 @@ impl Cluster {
                     Err(AskError::Refused(Refusal::DaemonTaken(by))) => {
                         self.0.daemon_taken.note(by)?;
                         wait = RETRY;
+                    }
+                    Err(AskError::Refused(Refusal::TooOld { cluster, program })) => {
+                        let error = TooOld { cluster, program };
+                        return Err(FatalError::NotKnown(error.to_string()));
                     }
                     Err(_) => wait = RETRY,
                 }

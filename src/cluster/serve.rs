@@ -130,6 +130,8 @@ impl Cluster {
 
     fn take_metrics(&self, from: PeerId, metrics: Metrics) -> Result<MetricsReply, Refusal> {
         metrics.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.check_level(metrics.level)?;
+        self.0.levels.note(from, metrics.level);
         self.learn_addresses([(from, metrics.addresses.clone())].into());
         self.0.monitor.take(from, metrics).map_err(|taken| Refusal::DaemonTaken(taken.0))?;
         let daemons = self

@@ -11,9 +11,9 @@ use crate::{
         run_seeded,
     },
     types::{
-        Append, Cid, CollectGarbage, CollectHere, Envelope, Hello, OnePin, PinsAfter, Question,
-        RaftMessage, ReadIndex, Refusal, Request, Response, Run, SnapshotChunk, StatusBatch,
-        StatusReply, Vote, Write, Writes,
+        Append, Cid, CollectGarbage, CollectHere, Envelope, FIRST_LEVEL, Hello, OnePin, PinsAfter,
+        Question, RaftMessage, ReadIndex, Refusal, Request, Response, Run, SnapshotChunk,
+        StatusBatch, StatusReply, Vote, Write, Writes,
     },
 };
 
@@ -150,7 +150,7 @@ impl Caller {
     /// Asks the leader to be taken in.
     async fn join(&self, leader: &Host, name: &str) {
         let member = Member { name: name.to_owned(), addresses: vec!["/9".to_owned()] };
-        let hello = Hello { member, join: true, ..Hello::default() };
+        let hello = Hello { member, join: true, level: FIRST_LEVEL, ..Hello::default() };
         let answer = self.ask_as(None, leader, Request::Hello(hello)).await;
         assert!(matches!(&answer, Ok(Response::Hello(reply)) if reply.admitted), "{answer:?}");
     }
@@ -159,7 +159,7 @@ impl Caller {
 fn questions() -> Vec<Request> {
     let run = Run { ticket: 1, begin: true };
     vec![
-        Metrics { ttl_ms: 60_000, ..Metrics::default() }.into_request(),
+        Metrics { ttl_ms: 60_000, level: FIRST_LEVEL, ..Metrics::default() }.into_request(),
         Writes(Vec::new()).into_request(),
         ReadIndex.into_request(),
         PinsAfter { after: None }.into_request(),
@@ -208,7 +208,7 @@ fn what_was_told_in_an_earlier_leadership_counts_no_more() {
         let taken = Response::Statuses(StatusReply::Taken);
         assert_eq!(caller.tell(first, 5, 0).await, taken);
         assert_eq!(caller.tell(first, 5, 1).await, taken);
-        let metrics = Metrics { ttl_ms: 3_600_000, ..Metrics::default() };
+        let metrics = Metrics { ttl_ms: 3_600_000, level: FIRST_LEVEL, ..Metrics::default() };
         caller.ask(first, metrics.into_request()).await;
         assert!(cluster(first).peer_metrics().contains_key(&peer(9)));
         // Round all three, and back.
@@ -435,7 +435,7 @@ fn a_peer_that_says_too_much_of_itself_is_refused_and_harms_nothing() {
         let hosts = three(&network).await;
         let caller = Caller::new(9, &network);
         let member = Member { name: "n".repeat(4 << 20), addresses: Vec::new() };
-        let hello = Hello { member, join: true, ..Hello::default() };
+        let hello = Hello { member, join: true, level: FIRST_LEVEL, ..Hello::default() };
         let answer = caller.ask(&hosts[0], Request::Hello(hello)).await;
         let refused = matches!(answer, Response::Refused(Refusal::Invalid(_)));
         assert!(refused, "a name of 4 MB is taken");

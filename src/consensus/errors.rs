@@ -78,6 +78,9 @@ pub enum OpenError {
         /// The data folder.
         folder: String,
     },
+    /// What was agreed on holds what this program does not know.
+    #[error("{0}")]
+    NotKnown(String),
     /// openraft refused.
     #[error("consensus cannot start: {0}")]
     Raft(String),
@@ -107,6 +110,14 @@ pub enum ProposeError {
     /// More at once than an entry may hold; nothing was written.
     #[error("{0} bytes are too long for an entry of the log")]
     TooLong(usize),
+    /// An op of a level that the cluster is not at yet; nothing was written.
+    #[error("an op of level {op} was proposed, and the cluster is at level {cluster}")]
+    TooEarly {
+        /// The op's level.
+        op: u32,
+        /// The cluster's level.
+        cluster: u32,
+    },
     /// The log was not applied in time.
     #[error("the log was not applied in time: {0}")]
     Late(String),

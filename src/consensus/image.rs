@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! image  = magic "PKIMAGE1", block*      block = length u32, payload, crc32 of the payload u32
-//! blocks = head, window, pins*, tail     payload = tag u8, version u8, CBOR
+//! blocks = head, beside, pins*, tail     payload = tag u8, version u8, CBOR
 //! ```
-//! Numbers are big-endian. Images from before there was a brake have no window. The tail counts the pins and holds the SHA-256 of all blocks before it; an
-//! image without a right tail is refused whole.
+//! Numbers are big-endian. The tail counts the pins and holds the SHA-256 of all blocks before
+//! it; an image without a right tail is refused whole.
 
 use sha2::{Digest, Sha256};
 
@@ -29,13 +29,13 @@ const BLOCK_LEN_MAX: usize = 4 * 1024 * 1024;
 const TAG_HEAD: u8 = 1;
 const TAG_PINS: u8 = 2;
 const TAG_TAIL: u8 = 3;
-const TAG_WINDOW: u8 = 4;
+const TAG_BESIDE: u8 = 4;
 
 /// Writes the image of a view.
 pub(super) fn write(view: &View, cluster: (ClusterId, u64)) -> Result<Vec<u8>, StoreError> {
     let mut image = MAGIC.to_vec();
     put_block(&mut image, TAG_HEAD, &encode(VERSION, &(cluster, &view.head)));
-    put_block(&mut image, TAG_WINDOW, &encode(VERSION, &view.window()?));
+    put_block(&mut image, TAG_BESIDE, &encode(VERSION, &view.beside()?));
     let mut block: Vec<(Cid, Pin)> = Vec::new();
     let mut len = 0;
     let mut count: u64 = 0;
@@ -57,6 +57,7 @@ pub(super) fn write(view: &View, cluster: (ClusterId, u64)) -> Result<Vec<u8>, S
 }
 
 /// What an image holds.
+#[derive(Debug)]
 pub(super) struct Image {
     pub(super) cluster: (ClusterId, u64),
     pub(super) head: Head,
@@ -77,7 +78,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Image, CodecError> {
         let before = bytes.len() - rest.len();
         let (tag, payload) = take_block(&mut rest)?;
         match tag {
-            TAG_WINDOW => pins.restore_window(decode(WHAT, VERSION, payload)?),
+            TAG_BESIDE => pins.restore_beside(decode(WHAT, VERSION, payload)?),
             TAG_PINS => {
                 let block: Vec<(Cid, Pin)> = decode(WHAT, VERSION, payload)?;
                 count += block.len() as u64;
@@ -148,7 +149,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{super::state_store::StateStore, *};
     use crate::{
-        state::{Fence, Found, Op, Outcome, Ruling, Window},
+        state::{Beside, Fence, Found, Op, Outcome, Ruling},
         types::{
             Allocation, ClaimOptions, Claims, Factor, LogPosition, Owner, PeerId, Replication,
             Timestamp, Uid,
@@ -156,7 +157,7 @@ mod tests {
     };
 
     /// The brake has counted one.
-    fn window() -> Window {
+    fn beside() -> Beside {
         let (uid, at) = (Uid("a".to_owned()), Timestamp(1));
         let fence = Fence { term: 1, generation: 1 };
         let cid: Cid = "bafkqaaa".parse().unwrap();
@@ -171,7 +172,7 @@ mod tests {
         for op in [claim, gone] {
             assert_eq!(pins.apply(LogPosition { term: 1, index: 0 }, &op), Outcome::Changed);
         }
-        pins.window().clone()
+        pins.beside().clone()
     }
 
     fn store_of(count: u64) -> StateStore {
@@ -192,7 +193,7 @@ mod tests {
             })
             .collect();
         let all = pins.iter().map(|(cid, pin)| (*cid, pin.as_ref()));
-        store.apply(all, &window(), &Head::default()).unwrap();
+        store.apply(all, &beside(), &Head::default()).unwrap();
         store
     }
 
@@ -205,7 +206,7 @@ mod tests {
             assert_eq!(read.cluster, (ClusterId([1; 16]), 7));
             assert_eq!(read.pins, view.pin_set().unwrap());
             assert_eq!(read.pins.len() as u64, count);
-            assert_eq!(*read.pins.window(), window());
+            assert_eq!(*read.pins.beside(), beside());
         }
     }
 

@@ -4,7 +4,11 @@
 //! Applying has no side effects: it changes the state and tells that it changed. What must then be
 //! done is decided by those who watch the state.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -15,7 +19,7 @@ use openraft::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    image,
+    image::Image,
     raft_types::{
         Outcomes, RaftLogId, RaftMembership, TypeConfig, position_in, position_out,
         stored_membership_out,
@@ -25,7 +29,7 @@ use super::{
 };
 use crate::{
     state::{Applied, Changed, Op, PinSet, SharedState},
-    types::{Cid, ClusterId, LogPosition, PackedCid},
+    types::{Cid, ClusterId, LogPosition, PackedCid, Program},
 };
 
 /// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
@@ -34,13 +38,34 @@ const PINS_PER_TRANSACTION: usize = 256 * 1024;
 /// The least time between two transactions with fewer.
 const STORE_PERIOD: Duration = Duration::from_secs(5);
 
+/// What this program cannot apply, once it met such a thing; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NotKnown(Arc<watch::Sender<Option<String>>>);
+
+impl NotKnown {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Option<String>> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn note(&self, what: &impl ToString) {
+        self.0.send_replace(Some(what.to_string()));
+    }
+}
+
+/// What this program knows, and where to say what it does not.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Knows {
+    pub(super) program: Program,
+    pub(super) not_known: NotKnown,
+}
+
 /// A snapshot's contents.
 #[derive(Debug)]
 pub(super) enum SnapshotData {
     /// A view of this peer's own state.
     Own(Box<View>),
-    /// An image received from a leader.
-    Received(Vec<u8>),
+    /// What an image held that came from a leader.
+    Received(Box<Image>),
 }
 
 /// The state machine.
@@ -53,10 +78,13 @@ pub(super) struct Machine {
     /// Pins changed since the last transaction, perhaps with repetitions. The log has what changed them until a checkpoint.
     unstored: Vec<PackedCid>,
     stored_at: Instant,
+    /// The last entry whose effect is stored.
+    stored: Option<LogPosition>,
     /// The log's last index on disk; what is stored must not be ahead of it, or a crash or a failing
     /// disk would leave a log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
-    cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
+    cluster: Arc<OnceLock<(ClusterId, u64)>>,
+    knows: Knows,
 }
 
 impl Machine {
@@ -67,15 +95,27 @@ impl Machine {
     pub(super) fn load(
         store: StateStore,
         flushed: watch::Receiver<Option<u64>>,
-        cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
+        cluster: Arc<OnceLock<(ClusterId, u64)>>,
+        knows: Knows,
     ) -> Result<Self, StoreError> {
         let view = store.view()?;
         let state = SharedState::new(view.pin_set()?);
         let head = view.head.clone();
         let membership = store.membership(&head)?;
         state.set_entries(head.entries());
-        let (unstored, stored_at) = (Vec::new(), Instant::now());
-        Ok(Self { store, state, head, membership, unstored, stored_at, flushed, cluster })
+        let (unstored, stored_at, stored) = (Vec::new(), Instant::now(), head.applied);
+        Ok(Self {
+            store,
+            state,
+            head,
+            membership,
+            unstored,
+            stored_at,
+            stored,
+            flushed,
+            cluster,
+            knows,
+        })
     }
 
     /// The state, shared with everybody who reads it.
@@ -106,6 +146,9 @@ impl Machine {
     /// Stores what is applied, once the log on disk goes as far: when the process ends the store is
     /// synced as it is, and a state ahead of its log counts as one whose log was lost.
     async fn store(&mut self) -> Result<(), io::Error> {
+        if self.stored == self.head.applied {
+            return Ok(());
+        }
         let installed = self.head.installed.map(|position| position.index);
         if let Some(applied) = self.head.applied.map(|position| position.index)
             && Some(applied) > installed
@@ -121,11 +164,27 @@ impl Machine {
         let stored = block(|| {
             self.state.read(|state| {
                 let pins = unstored.iter().map(PackedCid::cid).map(|cid| (cid, state.get(&cid)));
-                self.store.apply(pins, state.window(), &self.head)
+                self.store.apply(pins, state.beside(), &self.head)
             })
         });
         self.stored_at = Instant::now();
-        stored.map_err(io::Error::other)
+        stored.map_err(io::Error::other)?;
+        self.stored = self.head.applied;
+        Ok(())
+    }
+
+    /// A program that does not know the cluster's new level stops. The level is on disk then, so that
+    /// the next start is refused at once.
+    async fn check_level(&mut self) -> Result<(), io::Error> {
+        let level = self.state.read(|pins| pins.level());
+        match self.knows.program.check(level) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.checkpoint().await?;
+                self.knows.not_known.note(&error);
+                Err(io::Error::other(error))
+            }
+        }
     }
 
     fn check_cluster(&self, of: (ClusterId, u64)) -> Result<(), io::Error> {
@@ -145,8 +204,7 @@ impl Machine {
                 let pins = view.pin_set().map_err(io::Error::other)?;
                 Ok((view.head, pins))
             }
-            SnapshotData::Received(bytes) => {
-                let image = image::read(&bytes)?;
+            SnapshotData::Received(image) => {
                 self.check_cluster(image.cluster)?;
                 Ok((image.head, image.pins))
             }
@@ -190,6 +248,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             };
             self.head.applied = Some(position);
             self.state.set_entries(self.head.entries());
+            self.check_level().await?;
             if self.unstored.len() >= PINS_PER_TRANSACTION {
                 // What the entries before this one have woken must not wait on this thread meanwhile.
                 tokio::task::yield_now().await;
@@ -224,11 +283,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.membership = meta.last_membership.clone();
         block(|| self.store.replace(&installed, &self.head)).map_err(io::Error::other)?;
         self.unstored.clear();
+        self.stored = self.head.applied;
         self.state.write(self.head.entries(), |pins| {
             *pins = installed;
             ((), Changed::Everything)
         });
-        Ok(())
+        self.check_level().await
     }
 
     async fn get_current_snapshot(
@@ -237,7 +297,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if self.head.applied.is_none() {
             return Ok(None);
         }
-        self.checkpoint().await.map(Some)
+        // It is for a peer that lacks what it holds: a majority has that on its disks.
+        self.store().await?;
+        self.viewed().map(Some)
     }
 }
 
@@ -246,6 +308,10 @@ impl Machine {
     async fn checkpoint(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         self.store().await?;
         block(|| self.store.checkpoint()).map_err(io::Error::other)?;
+        self.viewed()
+    }
+
+    fn viewed(&self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         let view = self.store.view().map_err(io::Error::other)?;
         let meta = Self::meta(&view.head, self.membership.clone());
         Ok(Snapshot { meta, snapshot: SnapshotData::Own(Box::new(view)) })

@@ -44,7 +44,7 @@ pub use self::{
 };
 use self::{
     errors::write_error,
-    machine::Machine,
+    machine::{Knows, Machine, NotKnown},
     network::Network,
     raft_types::{Batch, TypeConfig},
     serve::SnapshotInbox,
@@ -52,7 +52,7 @@ use self::{
 use crate::{
     rpc::SharedTransport,
     state::{Applied, Op, SharedState},
-    types::{ClusterId, LogPosition, Member, PeerId, SnapshotChunk, millis},
+    types::{ClusterId, LogPosition, Member, PeerId, Program, SnapshotChunk, millis},
 };
 
 /// Largest number of entries in one message; how many of them fit, the network decides.
@@ -136,6 +136,9 @@ pub struct Consensus {
     cluster: Arc<OnceLock<(ClusterId, u64)>>,
     bind_log: Arc<dyn Fn(ClusterId, u64) -> io::Result<()> + Send + Sync>,
     inbox: Arc<Mutex<SnapshotInbox>>,
+    program: Program,
+    /// What this program cannot apply, once it met that.
+    not_known: NotKnown,
 }
 
 impl std::fmt::Debug for Consensus {
@@ -190,6 +193,7 @@ impl Consensus {
         id: PeerId,
         timing: Timing,
         checkpoints: Checkpoints,
+        program: Program,
         stores: Stores<L>,
         transport: SharedTransport,
     ) -> Result<Self, OpenError> {
@@ -203,15 +207,22 @@ impl Consensus {
                 stores.log.set_cluster(id, epoch).map_err(failed)?;
             }
         }
-        let machine = Machine::load(stores.state.clone(), stores.flushed, cluster.clone())?;
+        let not_known = NotKnown::default();
+        let knows = Knows { program, not_known: not_known.clone() };
+        let machine = Machine::load(stores.state.clone(), stores.flushed, cluster.clone(), knows)?;
         let state = machine.state();
+        let level = state.read(|pins| pins.level());
+        program.check(level).map_err(|error| OpenError::NotKnown(error.to_string()))?;
         let piece_len = checkpoints.piece_len;
         let network = Network { transport, cluster: cluster.clone(), piece_len };
         let log = stores.log.clone();
         let raft =
             Raft::new(id, Arc::new(config(timing, checkpoints)?), network, stores.log, machine)
                 .await
-                .map_err(|error| OpenError::Raft(error.to_string()))?;
+                .map_err(|error| match not_known.subscribe().borrow().clone() {
+                    Some(what) => OpenError::NotKnown(what),
+                    None => OpenError::Raft(error.to_string()),
+                })?;
         Ok(Self {
             id,
             lease: timing.election_max,
@@ -221,6 +232,8 @@ impl Consensus {
             cluster,
             bind_log: Arc::new(move |cluster, epoch| log.set_cluster(cluster, epoch)),
             inbox: Arc::default(),
+            program,
+            not_known,
         })
     }
 
@@ -228,6 +241,18 @@ impl Consensus {
     #[must_use]
     pub fn id(&self) -> PeerId {
         self.id
+    }
+
+    /// What this peer's program knows.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        self.program
+    }
+
+    /// What this program cannot apply, once it met such a thing: then the peer must not go on.
+    #[must_use]
+    pub fn not_known(&self) -> watch::Receiver<Option<String>> {
+        self.not_known.subscribe()
     }
 
     /// The cluster and epoch this peer belongs to.
@@ -277,6 +302,10 @@ impl Consensus {
     /// # Errors
     /// See [`ProposeError`]; the entries before the one that failed stay written.
     pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
+        let level = self.state.read(|pins| pins.level());
+        if let Some(op) = ops.iter().find(|op| op.level() > level) {
+            return Err(ProposeError::TooEarly { op: op.level(), cluster: level });
+        }
         let batches = in_entries(ops);
         if let Some(batch) = batches.iter().find(|batch| batch.len() > ENTRY_LEN_MAX) {
             return Err(ProposeError::TooLong(batch.len()));

@@ -89,6 +89,16 @@ impl Connection {
         }
     }
 
+    /// An image is much work, and consensus asks for one again and again while a peer is away.
+    fn check_connected(&self) -> Result<(), Unreachable<TypeConfig>> {
+        let peer = self.target;
+        if self.network.transport.connected().contains(&peer) {
+            return Ok(());
+        }
+        let reason = "there is no connection to send a snapshot on".to_owned();
+        Err(Unreachable::new(&CallError::Unreachable { peer, reason, sent: false }))
+    }
+
     /// The last piece has `deadline`: it is answered when all is installed.
     async fn send_image(
         &self,
@@ -218,12 +228,15 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        self.check_connected()?;
         let cluster = self.network.cluster.get().copied();
         let image = match (snapshot.snapshot, cluster) {
             (SnapshotData::Own(view), Some(cluster)) => {
                 block(|| image::write(&view, cluster)).map_err(|error| NetworkError::new(&error))?
             }
-            (SnapshotData::Received(image), _) => image,
+            (SnapshotData::Received(_), _) => {
+                return Err(NetworkError::from_string("a received snapshot is installed").into());
+            }
             (_, None) => return Err(NetworkError::from_string("this peer has no cluster").into()),
         };
         tokio::select! {

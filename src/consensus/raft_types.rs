@@ -15,7 +15,7 @@ use openraft::{
 use super::runtime::Runtime;
 use crate::{
     state::{Applied, Op},
-    types::{Entry, EntryBody, LogPosition, Member, PeerId, Vote, encoding},
+    types::{Entry, EntryBody, FIRST_LEVEL, LogPosition, Member, PeerId, Vote, encoding},
 };
 
 /// Ops that are applied together, in order; with their form on disk and on the wire, so that an entry
@@ -103,7 +103,9 @@ pub enum CodecError {
         known: u8,
     },
     /// Damaged, or holding something this version does not know.
-    #[error("{what} cannot be read: {reason}")]
+    #[error(
+        "{what} cannot be read: {reason}; it is damaged, or a newer version of pinkeeper wrote it"
+    )]
     Damaged {
         /// What was read.
         what: &'static str,
@@ -193,6 +195,16 @@ fn membership_out(membership: &Membership<PeerId, Member>) -> EntryBody {
 /// replicas differ, so the caller must stop.
 pub(super) fn entry_in(entry: Entry) -> Result<RaftEntry, CodecError> {
     Ok(RaftEntry { log_id: position_in(entry.id), payload: body_in(entry.body)? })
+}
+
+/// The highest level of an entry's ops.
+pub(super) fn level_of(entry: &RaftEntry) -> u32 {
+    match &entry.payload {
+        EntryPayload::Normal(batch) => {
+            batch.ops().iter().map(Op::level).max().unwrap_or(FIRST_LEVEL)
+        }
+        EntryPayload::Blank | EntryPayload::Membership(_) => FIRST_LEVEL,
+    }
 }
 
 fn body_in(body: EntryBody) -> Result<Payload, CodecError> {

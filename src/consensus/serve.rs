@@ -12,12 +12,15 @@ use openraft::{
 use super::{
     Consensus, image,
     machine::SnapshotData,
-    raft_types::{TypeConfig, entry_in, position_in, position_out, vote_in, vote_out},
+    raft_types::{
+        CodecError, RaftEntry, TypeConfig, entry_in, level_of, position_in, position_out, vote_in,
+        vote_out,
+    },
     runtime::block,
 };
 use crate::types::{
-    Append, AppendReply, PeerId, RaftMessage, RaftReply, Refusal, SnapshotChunk, SnapshotReply,
-    Vote,
+    Append, AppendReply, Entry, PeerId, RaftMessage, RaftReply, Refusal, SnapshotChunk,
+    SnapshotReply, TooOld, Vote,
 };
 
 /// Largest image a peer takes in: about ten million pins.
@@ -79,6 +82,17 @@ fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusa
     }
 }
 
+/// Why an entry that the leader sent cannot be applied.
+#[derive(Debug, thiserror::Error)]
+enum NotUnderstood {
+    /// It is of another form, or holds what this program does not know.
+    #[error("{0}; run the version of pinkeeper that the other peers run, or a newer one")]
+    Form(#[from] CodecError),
+    /// It is of a higher level.
+    #[error(transparent)]
+    Level(#[from] TooOld),
+}
+
 impl Consensus {
     /// Answers a Raft message of another member.
     ///
@@ -125,15 +139,26 @@ impl Consensus {
         if !append.entries.is_empty() {
             *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = SnapshotInbox::default();
         }
-        let entries = append.entries.into_iter().map(entry_in).collect::<Result<Vec<_>, _>>();
+        let entries = append.entries.into_iter().map(|entry| self.understand(entry));
+        let entries = entries.collect::<Result<Vec<_>, _>>();
         let request = AppendEntriesRequest::<TypeConfig> {
             vote: vote_in(append.vote),
             prev_log_id: append.previous.map(position_in),
-            entries: entries.map_err(|e| Refusal::Invalid(e.to_string()))?,
+            entries: entries.map_err(|error| {
+                self.not_known.note(&error);
+                Refusal::Invalid(error.to_string())
+            })?,
             leader_commit: append.committed.map(position_in),
         };
         let reply = self.raft.append_entries(request).await.map_err(|e| failed(&e))?;
         Ok(RaftReply::Append(append_reply(reply)))
+    }
+
+    /// Reads an entry that the leader sent.
+    fn understand(&self, entry: Entry) -> Result<RaftEntry, NotUnderstood> {
+        let entry = entry_in(entry)?;
+        self.program.check(level_of(&entry))?;
+        Ok(entry)
     }
 
     /// Takes a piece of a snapshot; installs it with the last one.
@@ -157,8 +182,8 @@ impl Consensus {
             last_log_id: image.head.applied.map(position_in),
             last_membership: image.head.raft_membership().map_err(|e| failed(&e))?,
         };
-        drop(image);
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(bytes) };
+        drop(bytes);
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(image)) };
         let reply =
             self.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| failed(&e))?;
         Ok(SnapshotReply::Installed(vote_out(&reply.vote)))

@@ -19,7 +19,7 @@ use super::raft_types::{
 };
 use crate::{
     database::open_or_create,
-    state::{PinSet, Window},
+    state::{Beside, PinSet},
     types::{Cid, ClusterId, EntryBody, LogPosition, Pin},
 };
 
@@ -27,13 +27,13 @@ const PINS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pins");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const HEAD: &str = "head";
 const CLUSTER: &str = "cluster";
-/// What the brake counts; absent in a store from before there was one.
-const WINDOW: &str = "window";
+/// What the state holds beside the pins; absent in a new store.
+const BESIDE: &str = "beside";
 
 pub(super) const PIN_VERSION: u8 = 1;
 pub(super) const HEAD_VERSION: u8 = 1;
 const CLUSTER_VERSION: u8 = 1;
-const WINDOW_VERSION: u8 = 1;
+const BESIDE_VERSION: u8 = 1;
 
 /// Memory redb may use for its cache; its default is 1 GiB.
 const CACHE_LEN_MAX: usize = 32 * 1024 * 1024;
@@ -191,7 +191,7 @@ impl StateStore {
     pub(super) fn apply<'a>(
         &self,
         pins: impl IntoIterator<Item = (Cid, Option<&'a Pin>)>,
-        window: &Window,
+        beside: &Beside,
         head: &Head,
     ) -> Result<(), StoreError> {
         self.write(Durability::None, |transaction| {
@@ -207,7 +207,7 @@ impl StateStore {
                     }
                 }
             }
-            put_meta(transaction, window, head)
+            put_meta(transaction, beside, head)
         })
     }
 
@@ -220,7 +220,7 @@ impl StateStore {
                 let value = encode(PIN_VERSION, pin);
                 table.insert(cid.as_bytes(), value.as_slice())?;
             }
-            put_meta(transaction, pins.window(), head)
+            put_meta(transaction, pins.beside(), head)
         })
     }
 
@@ -289,18 +289,19 @@ impl View {
         Ok(())
     }
 
-    /// What the brake counted.
-    pub(super) fn window(&self) -> Result<Window, StoreError> {
-        let bytes = get(&self.transaction, WINDOW).map_err(|error| failed(&self.path, error))?;
-        let window = bytes.map(|bytes| decode("the brake's counts", WINDOW_VERSION, &bytes));
-        let window = window.transpose().map_err(|error| not_understood(&self.path, error))?;
-        Ok(window.unwrap_or_default())
+    /// What the state held beside the pins.
+    pub(super) fn beside(&self) -> Result<Beside, StoreError> {
+        let bytes = get(&self.transaction, BESIDE).map_err(|error| failed(&self.path, error))?;
+        let beside =
+            bytes.map(|bytes| decode("the record beside the pins", BESIDE_VERSION, &bytes));
+        let beside = beside.transpose().map_err(|error| not_understood(&self.path, error))?;
+        Ok(beside.unwrap_or_default())
     }
 
     /// The whole state.
     pub(super) fn pin_set(&self) -> Result<PinSet, StoreError> {
         let mut pins = PinSet::default();
-        pins.restore_window(self.window()?);
+        pins.restore_beside(self.beside()?);
         self.for_each(|cid, pin| {
             pins.restore(cid, pin);
             Ok(())
@@ -315,12 +316,12 @@ fn get(transaction: &ReadTransaction, key: &str) -> Result<Option<Vec<u8>>, redb
 
 fn put_meta(
     transaction: &WriteTransaction,
-    window: &Window,
+    beside: &Beside,
     head: &Head,
 ) -> Result<(), redb::Error> {
     let mut table = transaction.open_table(META)?;
     table.insert(HEAD, encode(HEAD_VERSION, head).as_slice())?;
-    table.insert(WINDOW, encode(WINDOW_VERSION, window).as_slice())?;
+    table.insert(BESIDE, encode(BESIDE_VERSION, beside).as_slice())?;
     Ok(())
 }
 

@@ -21,12 +21,12 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     BoundLog, DiskLog, ENTRY_LEN_MAX, OpenError, Side, StateStore, Stores, check_stores, fit,
     in_entries,
-    machine::Machine,
+    machine::{Knows, Machine},
     raft_types::{RaftEntry, TypeConfig, position_in},
     state_store::Head,
 };
 use crate::{
-    state::{Op, Window},
+    state::{Beside, Op},
     types::{Allocation, ClusterId, LogPosition, PeerId},
 };
 
@@ -39,7 +39,8 @@ impl StoreBuilder<TypeConfig, DiskLog, Machine, TempDir> for OnDisk {
         let store = StateStore::open(&folder.path().join("state.redb")).unwrap();
         // The suite applies entries that it never appended.
         let flushed = watch::Sender::new(Some(u64::MAX)).subscribe();
-        let machine = Machine::load(store, flushed, Arc::new(OnceLock::new())).unwrap();
+        let machine =
+            Machine::load(store, flushed, Arc::new(OnceLock::new()), Knows::default()).unwrap();
         Ok((folder, log, machine))
     }
 }
@@ -133,11 +134,11 @@ fn a_log_shorter_than_the_state_is_refused_unless_a_snapshot_was_installed() {
     let folder = TempDir::new().unwrap();
     let stores = stores(&folder);
     let at = Some(LogPosition { term: 1, index: 5 });
-    stores.state.apply([], &Window::default(), &Head { applied: at, ..Head::default() }).unwrap();
+    stores.state.apply([], &Beside::default(), &Head { applied: at, ..Head::default() }).unwrap();
     assert!(matches!(check_stores(&stores), Err(OpenError::LogTooShort { .. })));
     stores
         .state
-        .apply([], &Window::default(), &Head { applied: at, installed: at, ..Head::default() })
+        .apply([], &Beside::default(), &Head { applied: at, installed: at, ..Head::default() })
         .unwrap();
     check_stores(&stores).unwrap();
 }
@@ -151,9 +152,9 @@ async fn what_the_log_has_not_on_disk_is_not_stored_either() {
     let at = |index| LogPosition { term: 1, index };
     let store = StateStore::open(&path).unwrap();
     let head = Head { applied: Some(at(1)), ..Head::default() };
-    store.apply([], &Window::default(), &head).unwrap();
+    store.apply([], &Beside::default(), &head).unwrap();
     let (on_disk, flushed) = watch::channel(Some(1));
-    let mut machine = Machine::load(store, flushed, Arc::default()).unwrap();
+    let mut machine = Machine::load(store, flushed, Arc::default(), Knows::default()).unwrap();
     tokio::time::advance(Duration::from_secs(60)).await;
     let entry = RaftEntry { log_id: position_in(at(2)), payload: EntryPayload::Blank };
     let entries = || futures::stream::iter([Ok((entry.clone(), None))]);
@@ -163,7 +164,8 @@ async fn what_the_log_has_not_on_disk_is_not_stored_either() {
     let store = StateStore::open(&path).unwrap();
     assert_eq!(store.view().unwrap().head.applied, Some(at(1)));
 
-    let mut machine = Machine::load(store, on_disk.subscribe(), Arc::default()).unwrap();
+    let mut machine =
+        Machine::load(store, on_disk.subscribe(), Arc::default(), Knows::default()).unwrap();
     tokio::time::advance(Duration::from_secs(60)).await;
     on_disk.send_replace(Some(2));
     machine.apply(entries()).await.unwrap();

@@ -60,6 +60,7 @@ impl Sources {
             full_percent: None,
             garbage: self.tracker.garbage(),
             space_limit: None,
+            level: 0,
         }
     }
 

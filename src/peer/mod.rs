@@ -22,7 +22,7 @@ use crate::{
     monitor::informer::Sources,
     rpc::{Inbound, SharedTransport},
     tracker::{self, BarrierError, LedgerError, LedgerPort, Ports, Tracker, TrackerHandle},
-    types::{Member, PeerId},
+    types::{Member, PeerId, Program},
 };
 
 pub use self::start::StartError;
@@ -37,6 +37,8 @@ pub struct Assembly<L> {
     pub timing: Timing,
     /// When Raft's log is shortened.
     pub checkpoints: Checkpoints,
+    /// What its program knows.
+    pub program: Program,
     /// Log and state.
     pub stores: Stores<L>,
     /// The way to other peers.
@@ -107,6 +109,7 @@ impl Peer {
             member,
             timing,
             checkpoints,
+            program,
             stores,
             transport,
             inbound,
@@ -122,7 +125,8 @@ impl Peer {
         } = assembly;
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let consensus = Consensus::open(id, timing, checkpoints, stores, transport.clone()).await?;
+        let consensus =
+            Consensus::open(id, timing, checkpoints, program, stores, transport.clone()).await?;
         let barrier = ReadBarrier { consensus: consensus.clone(), transport: transport.clone() };
         let ports = Ports {
             ipfs: ipfs.clone(),
@@ -180,6 +184,9 @@ impl Peer {
                 ended = self.tasks.join_next() => match ended {
                     Some(Ok(Ok(()))) => {}
                     Some(Ok(Err(FatalError::Consensus(reason)))) => {
+                        if let Some(what) = self.consensus.not_known().borrow().clone() {
+                            return FatalError::NotKnown(what);
+                        }
                         let folder = self.folder.as_ref();
                         let of = folder.map(|folder| format!(" (its data is in {folder})"));
                         return FatalError::Consensus(reason + &of.unwrap_or_default());

@@ -28,7 +28,7 @@ use crate::{
         swarm::{self, Started, SwarmOptions, SwarmTransport},
     },
     tracker::{self, Ledger, LedgerError, LedgerPort},
-    types::{ADDRESSES_MAX, Member, PeerId},
+    types::{ADDRESSES_MAX, Member, PeerId, Program},
 };
 
 /// Requests of other peers that wait to be served.
@@ -204,6 +204,7 @@ async fn open(
             election_max: config.election.1,
         },
         checkpoints: Checkpoints::default(),
+        program: Program::default(),
         stores,
         transport: transport.clone(),
         inbound,

@@ -34,9 +34,9 @@ struct Applied {
     position: LogPosition,
     ops: Vec<Op>,
     outcomes: Vec<Outcome>,
-    /// Of the pins after it, and of what counts for the brake.
+    /// Of the pins after it, and of what is beside them.
     hash: u64,
-    window: u64,
+    beside: u64,
 }
 
 /// Combines the hashes of pins; the same pins give the same sum in any order.
@@ -45,10 +45,10 @@ pub fn hash_of(cid: &Cid, pin: Option<&Pin>) -> u64 {
     pin.map_or(0, |pin| hash(&(cid, pin)))
 }
 
-/// The hash of what counts for the brake.
+/// The hash of what the state holds beside the pins.
 #[must_use]
-pub fn window_of(pins: &PinSet) -> u64 {
-    hash(pins.window())
+pub fn beside_of(pins: &PinSet) -> u64 {
+    hash(pins.beside())
 }
 
 fn hash(of: &impl Encode<()>) -> u64 {
@@ -94,12 +94,12 @@ impl History {
         &self.pins
     }
 
-    /// The hashes of the pins after so many entries, and of what counts for the brake.
+    /// The hashes of the pins after so many entries, and of what is beside them.
     #[must_use]
     pub fn hashes(&self, count: u64) -> (u64, u64) {
         let index = usize::try_from(count).unwrap_or(usize::MAX);
         let last = index.checked_sub(1).and_then(|last| self.entries.get(last));
-        last.map_or_else(|| (0, window_of(&PinSet::default())), |last| (last.hash, last.window))
+        last.map_or_else(|| (0, beside_of(&PinSet::default())), |last| (last.hash, last.beside))
     }
 
     /// Takes in the entries `from..until` that a peer has applied from its log, or `by_snapshot` as far
@@ -173,8 +173,8 @@ impl History {
             }
         }
         self.meet_both();
-        let window = window_of(&self.pins);
-        self.entries.push(Applied { position, ops, outcomes, hash, window });
+        let beside = beside_of(&self.pins);
+        self.entries.push(Applied { position, ops, outcomes, hash, beside });
         Ok(())
     }
 

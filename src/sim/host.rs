@@ -20,7 +20,7 @@ use crate::{
     ipfs::fake::StandInDaemon,
     peer::{AssembleError, Assembly, Peer},
     tracker::{self, Ledger, LedgerError, LedgerPort},
-    types::{Member, PeerId, Timestamp},
+    types::{Member, PeerId, Program, Timestamp},
 };
 
 /// Requests waiting for one peer.
@@ -68,6 +68,8 @@ pub struct Host {
     pub timing: Timing,
     /// When Raft's log is shortened, from the next start on.
     pub checkpoints: Checkpoints,
+    /// What its program knows, from the next start on.
+    pub program: Program,
     /// When garbage is collected unasked, from the next start on.
     pub gc: Option<GcPolicy>,
     /// The running process; absent after a crash and before the start.
@@ -105,6 +107,7 @@ impl Host {
             clock: SimulatedClock::new(START),
             timing: TIMING,
             checkpoints: Checkpoints::default(),
+            program: Program::default(),
             gc: None,
             peer: None,
             network,
@@ -131,6 +134,7 @@ impl Host {
             member: self.member.clone(),
             timing: self.timing,
             checkpoints: self.checkpoints,
+            program: self.program,
             stores: Stores {
                 log: self.log.clone(),
                 flushed: self.log.flushed(),

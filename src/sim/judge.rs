@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    history::{History, hash_of, window_of},
+    history::{History, beside_of, hash_of},
     host::Host,
     log::SimLog,
     trace::Trace,
@@ -278,7 +278,7 @@ impl Watched {
         if let Err(what) = extended {
             return self.accuse(format!("{id}: {what}"));
         }
-        let hashes = (replica.hash, replica.state.read(window_of));
+        let hashes = (replica.hash, replica.state.read(beside_of));
         if range.1 > self.history.len() || self.history.hashes(range.1) != hashes {
             self.accuse(format!("the state of {id} after {} entries is another", range.1));
         }

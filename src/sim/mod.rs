@@ -15,6 +15,8 @@ mod faults;
 pub mod history;
 pub mod host;
 pub mod judge;
+#[cfg(test)]
+mod levels;
 pub mod log;
 mod more;
 pub mod network;

@@ -51,9 +51,7 @@ impl Applied<'_> {
             Op::Gone { uid, .. } => {
                 [Owner::Object(uid.clone()), Owner::Waiting(uid.clone())].into()
             }
-            Op::Allow { .. } | Op::Allocate { .. } | Op::Leave { .. } | Op::LetGo { .. } => {
-                BTreeSet::new()
-            }
+            _ => BTreeSet::new(),
         }
     }
 
@@ -88,7 +86,7 @@ impl Applied<'_> {
                 }
             }
             Op::Allow { .. } => owners.retain(|of| !matches!(of, Owner::Waiting(_))),
-            Op::Allocate { .. } | Op::Leave { .. } | Op::LetGo { .. } => {}
+            _ => {}
         }
         owners
     }

@@ -9,7 +9,7 @@ mod shared;
 pub use self::{
     brake::{Found, Holds, Limit, Limits, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window},
     op::{Applied, Fence, Op, Outcome, Refused},
-    pin_set::PinSet,
+    pin_set::{Beside, PinSet},
     shared::{Changed, SharedState},
 };
 

@@ -3,7 +3,9 @@
 use minicbor::{Decode, Encode};
 
 use super::brake::{Ruling, WaitingDigest};
-use crate::types::{Allocation, Cid, ClaimOptions, Owner, PeerId, Pin, Timestamp, Uid};
+use crate::types::{
+    Allocation, Cid, ClaimOptions, FIRST_LEVEL, Owner, PeerId, Pin, Timestamp, Uid,
+};
 
 /// Binds a controller's op to the leadership and the object it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -123,6 +125,20 @@ pub enum Op {
         #[n(1)]
         term: u64,
     },
+    /// All members run programs of this level: ops of it may follow.
+    #[n(7)]
+    Raise {
+        /// The cluster's new level.
+        #[n(0)]
+        level: u32,
+        /// The term in which the deciding peer was leader.
+        #[n(1)]
+        term: u64,
+    },
+    /// Changes nothing. An op of the next level, for tests of upgrades.
+    #[cfg(any(test, feature = "simulation", feature = "next-level"))]
+    #[n(8)]
+    Next,
 }
 
 /// What became of an op.
@@ -183,7 +199,17 @@ pub enum Refused {
 }
 
 impl Op {
-    /// The content it is about; absent when that depends on the state.
+    /// The level of programs that know it.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            #[cfg(any(test, feature = "simulation", feature = "next-level"))]
+            Self::Next => FIRST_LEVEL + 1,
+            _ => FIRST_LEVEL,
+        }
+    }
+
+    /// The content it is about; absent when that depends on the state, or there is none.
     #[must_use]
     pub fn cid(&self) -> Option<Cid> {
         match self {
@@ -193,7 +219,9 @@ impl Op {
             | Self::Leave { cid, .. }
             | Self::LetGo { cid, .. }
             | Self::Gone { cid, .. } => Some(*cid),
-            Self::Allow { .. } => None,
+            Self::Allow { .. } | Self::Raise { .. } => None,
+            #[cfg(any(test, feature = "simulation", feature = "next-level"))]
+            Self::Next => None,
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Invariants: every pin has a claim; no peer is allocated twice to a pin; an object claims one CID;
 //! a leaving peer is removed only when the pin's minimum of other holders was confirmed; a claim that
-//! waits for a person is its pin's only one.
+//! waits for a person is its pin's only one; the level never falls.
 
 use std::collections::{BTreeMap, btree_map::Entry};
+
+use minicbor::{Decode, Encode};
 
 use super::{
     brake::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
@@ -12,8 +14,8 @@ use super::{
     op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{
-    Allocation, Cid, CidMap, Claim, ClaimOptions, Claims, LogPosition, Owner, PackedCid, PeerId,
-    Pin, Timestamp, Uid,
+    Allocation, Cid, CidMap, Claim, ClaimOptions, Claims, FIRST_LEVEL, LogPosition, Owner,
+    PackedCid, PeerId, Pin, Timestamp, Uid,
 };
 
 /// Claims one pin may have: bounds a record's size.
@@ -26,8 +28,24 @@ pub struct PinSet {
     /// Derived: what each object claims.
     objects: BTreeMap<Uid, PackedCid>,
     derived: Derived,
+    beside: Beside,
+}
+
+/// What the state holds beside the pins.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Beside {
     /// What the brake counts.
+    #[n(0)]
     window: Window,
+    /// The cluster's level.
+    #[n(1)]
+    level: u32,
+}
+
+impl Default for Beside {
+    fn default() -> Self {
+        Self { window: Window::default(), level: FIRST_LEVEL }
+    }
 }
 
 impl PinSet {
@@ -79,7 +97,7 @@ impl PinSet {
     /// What waits for a person, if anything does.
     #[must_use]
     pub fn waiting(&self) -> Option<Waiting> {
-        self.derived.waiting.summary(&self.window)
+        self.derived.waiting.summary(&self.beside.window)
     }
 
     /// The objects whose claims wait for a person, and what they claim.
@@ -90,7 +108,7 @@ impl PinSet {
     /// What the brake counts.
     #[must_use]
     pub fn window(&self) -> &Window {
-        &self.window
+        &self.beside.window
     }
 
     /// Whether CIDs that are about to lose their last claims have to wait for a person. `at` is the
@@ -99,12 +117,24 @@ impl PinSet {
     pub fn brake(&self, lost: Lost, at: Timestamp, limits: &Limits) -> Holds {
         let at_stake =
             AtStake { cids: self.derived.at_stake, waiting: self.derived.waiting.cids() };
-        self.window.holds(lost, at_stake, at, limits)
+        self.beside.window.holds(lost, at_stake, at, limits)
     }
 
-    /// Puts back what the brake counted.
-    pub fn restore_window(&mut self, window: Window) {
-        self.window = window;
+    /// The cluster's level: ops of a higher one are not proposed yet.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        self.beside.level
+    }
+
+    /// What the state holds beside the pins.
+    #[must_use]
+    pub fn beside(&self) -> &Beside {
+        &self.beside
+    }
+
+    /// Puts back what the state held beside the pins.
+    pub fn restore_beside(&mut self, beside: Beside) {
+        self.beside = beside;
     }
 
     /// Puts back a pin as it was stored.
@@ -120,9 +150,9 @@ impl PinSet {
 
     /// Adds the pins that an op may change.
     pub fn touched(&self, op: &Op, cids: &mut Vec<Cid>) {
-        match op.cid() {
-            Some(cid) => cids.push(cid),
-            None => cids.extend(self.derived.waiting.iter().map(|(_, cid)| *cid)),
+        match op {
+            Op::Allow { .. } => cids.extend(self.derived.waiting.iter().map(|(_, cid)| *cid)),
+            op => cids.extend(op.cid()),
         }
     }
 
@@ -160,6 +190,9 @@ impl PinSet {
                 self.gone(term, *cid, uid, *ruling, *at, *fence)
             }
             Op::Allow { digest, term: of } => self.allow(term, *digest, *of),
+            Op::Raise { level, term: of } => self.raise(term, *level, *of),
+            #[cfg(any(test, feature = "simulation", feature = "next-level"))]
+            Op::Next => Ok(Outcome::Unchanged),
         };
         result.unwrap_or_else(Outcome::Refused)
     }
@@ -222,7 +255,7 @@ impl PinSet {
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), (&cid).into());
             if !hung_on_objects && hangs_on_objects(pin) {
-                self.window.gain();
+                self.beside.window.gain();
             }
         }
         Ok(if same && !adopted && !grown { Outcome::Unchanged } else { Outcome::Changed })
@@ -290,7 +323,7 @@ impl PinSet {
         let unpins = pin.claims.len() == 1 && !claim.options.retain;
         match ruling {
             Ruling::Wait(found) if unpins => {
-                self.window.count(at, found, true);
+                self.beside.window.count(at, found, true);
                 self.derived.take_out(pin);
                 if let Some(claim) = pin.claims.remove(&owner) {
                     pin.claims.insert(waiting, claim);
@@ -299,7 +332,7 @@ impl PinSet {
                 self.objects.remove(uid);
                 return Ok(Outcome::Changed);
             }
-            Ruling::Take(found) if unpins => self.window.count(at, found, false),
+            Ruling::Take(found) if unpins => self.beside.window.count(at, found, false),
             Ruling::Take(_) | Ruling::Wait(_) => {}
         }
         self.release(term, cid, &owner, at, Some(fence))
@@ -318,7 +351,18 @@ impl PinSet {
                 self.derived.take_out(&pin);
             }
         }
-        self.window.begin_anew();
+        self.beside.window.begin_anew();
+        Ok(Outcome::Changed)
+    }
+
+    fn raise(&mut self, term: u64, level: u32, of: u64) -> Result<Outcome, Refused> {
+        if of != term {
+            return Err(Refused::OtherTerm);
+        }
+        if level <= self.beside.level {
+            return Ok(Outcome::Unchanged);
+        }
+        self.beside.level = level;
         Ok(Outcome::Changed)
     }
 

@@ -70,3 +70,22 @@ fn waiting(pins: &mut PinSet, n: u8, name: &str) -> Waiting {
     assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);
     pins.waiting().unwrap()
 }
+
+#[test]
+fn the_level_rises_in_the_term_it_was_decided_in_and_never_falls() {
+    let raise = |level, term| Op::Raise { level, term };
+    let mut pins = PinSet::default();
+    let steps = [
+        (raise(2, TERM - 1), Outcome::Refused(Refused::OtherTerm), 1),
+        (raise(1, TERM), Outcome::Unchanged, 1),
+        (raise(3, TERM), Outcome::Changed, 3),
+        (raise(3, TERM), Outcome::Unchanged, 3),
+        (raise(2, TERM), Outcome::Unchanged, 3),
+    ];
+    for (op, outcome, level) in steps {
+        assert_eq!((pins.apply(AT, &op), pins.level()), (outcome, level), "{op:?}");
+    }
+    let mut restored = PinSet::default();
+    restored.restore_beside(pins.beside().clone());
+    assert_eq!(restored, pins);
+}

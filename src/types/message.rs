@@ -138,6 +138,17 @@ pub enum Refusal {
     #[error("peer {0} is already on the same daemon")]
     #[n(6)]
     DaemonTaken(#[n(0)] PeerId),
+    /// The sender's program does not know the cluster's level.
+    #[error("the cluster is at level {cluster}, the peer's program knows levels up to {program}")]
+    #[n(10)]
+    TooOld {
+        /// The cluster's level.
+        #[n(0)]
+        cluster: u32,
+        /// The program's level.
+        #[n(1)]
+        program: u32,
+    },
     /// There is no such pin.
     #[error("pin is not part of the pinset")]
     #[n(7)]
@@ -184,6 +195,9 @@ pub struct Hello {
     /// To members of its cluster: all of them, with the addresses they have now.
     #[n(6)]
     pub members: BTreeMap<PeerId, Member>,
+    /// The level of its program.
+    #[n(7)]
+    pub level: u32,
 }
 
 /// The answer to [`Hello`].
@@ -283,6 +297,9 @@ pub struct Metrics {
     /// What `free_space` ends at; absent when unknown.
     #[n(11)]
     pub space_limit: Option<SpaceLimit>,
+    /// The level of the sender's program.
+    #[n(12)]
+    pub level: u32,
 }
 
 /// The answer to [`Metrics`].

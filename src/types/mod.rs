@@ -9,6 +9,7 @@ mod cid_map;
 mod claims;
 pub mod encoding;
 mod garbage;
+mod level;
 mod message;
 mod peer;
 mod pin;
@@ -23,6 +24,7 @@ pub use self::{
     cid_map::{CidMap, PackedCid},
     claims::Claims,
     garbage::{CollectResult, CollectResults, Collected, Collecting, Collections, Garbage, Run},
+    level::{FIRST_LEVEL, Program, TooOld},
     message::{
         CallerPolicy, CollectGarbage, CollectHere, Envelope, Hello, HelloReply, Lane,
         LeaderRequest, Metrics, MetricsReply, OnePin, PinEntry, PinRequest, PinsAfter, ReadIndex,

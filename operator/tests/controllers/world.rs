@@ -21,7 +21,7 @@ use pinkeeper::{
     rpc::{CallError, Transport},
     state::Limits,
     tracker::{Config, Ledger, LedgerPort},
-    types::{Cid, Envelope, Member, PeerId, Response},
+    types::{Cid, Envelope, Member, PeerId, Program, Response},
 };
 use pinkeeper_operator::{
     controller::{HeldDeletions, KnownAnchors, Settings, Shared},
@@ -213,6 +213,7 @@ impl World {
                 election_max: Duration::from_millis(300),
             },
             checkpoints: Checkpoints::default(),
+            program: Program::default(),
             stores,
             transport: Arc::new(Alone),
             inbound,

@@ -8,10 +8,13 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use openraft::EntryPayload;
+use openraft::{EntryPayload, Snapshot, alias::SnapshotMetaOf};
 
 use super::{
-    super::raft_types::{Batch, RaftEntry, entry_in},
+    super::{
+        raft_types::{Batch, RaftEntry, RaftMembership, entry_in},
+        state_store::StateStore,
+    },
     *,
 };
 use crate::{
@@ -33,6 +36,7 @@ type Answer = Result<Response, CallError>;
 struct Peer {
     answers: Mutex<VecDeque<Answer>>,
     asked: Mutex<Vec<Envelope>>,
+    connected: Vec<PeerId>,
 }
 
 impl Transport for Peer {
@@ -47,14 +51,17 @@ impl Transport for Peer {
     fn set_members(&self, _: BTreeMap<PeerId, String>) {}
 
     fn connected(&self) -> Vec<PeerId> {
-        Vec::new()
+        self.connected.clone()
     }
 }
 
 /// A way to a peer that answers so.
 fn connection(answers: impl IntoIterator<Item = Answer>) -> (Connection, Arc<Peer>) {
-    let answers = Mutex::new(answers.into_iter().collect());
-    let peer = Arc::new(Peer { answers, ..Peer::default() });
+    to_peer(Peer { answers: Mutex::new(answers.into_iter().collect()), ..Peer::default() })
+}
+
+fn to_peer(peer: Peer) -> (Connection, Arc<Peer>) {
+    let peer = Arc::new(peer);
     let cluster = Arc::new(OnceLock::from(CLUSTER));
     let network = Network { transport: peer.clone(), cluster, piece_len: 10 };
     (Connection { network, target: PEER }, peer)
@@ -257,4 +264,29 @@ async fn an_image_is_sent_whole_and_in_order_until_a_piece_is_refused() {
     assert!(sent.is_err() && pieces.len() == 2);
     let (sent, _) = send(vec![done(), done(), done()]).await;
     assert!(sent.is_err(), "nobody said that it is installed");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_made_only_for_a_peer_that_is_connected() {
+    let snapshot = || {
+        let store = StateStore::with_backend(redb::backends::InMemoryBackend::new()).unwrap();
+        let snapshot = SnapshotData::Own(Box::new(store.view().unwrap()));
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: None,
+            last_membership: RaftMembership::default(),
+        };
+        Snapshot { meta, snapshot }
+    };
+    for (connected, is_sent) in [(vec![], false), (vec![PEER], true)] {
+        let installed = Ok(Response::Snapshot(SnapshotReply::Installed(vote(8))));
+        let taken = || Ok(Response::Snapshot(SnapshotReply::Taken));
+        // More pieces than an empty state has: the last of them is answered.
+        let answers: VecDeque<Answer> = (0..99).map(|_| taken()).chain([installed]).collect();
+        let answers = Mutex::new(answers);
+        let (mut way, peer) = to_peer(Peer { answers, connected, ..Peer::default() });
+        let never = std::future::pending();
+        let sent = way.full_snapshot(vote_in(vote(3)), snapshot(), never, option()).await;
+        assert!(sent.is_err(), "it was not said that it is installed");
+        assert_eq!(!peer.asked.lock().unwrap().is_empty(), is_sent);
+    }
 }

@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     high_water::HighWater,
     sim::{damage, disk::SimFile},
-    state::{PinSet, Window},
+    state::{Beside, PinSet},
     types::{Allocation, Cid, Claims, Entry, EntryBody, Member, PeerId, Pin, Timestamp, Vote},
 };
 
@@ -207,7 +207,7 @@ pub(super) type Told = (String, PinSet);
 pub(super) fn put_pins(store: &StateStore, count: u64, created: u64, index: u64) {
     let pins = pins(count, created);
     let pins = pins.iter().map(|(cid, pin)| (*cid, pin.as_ref()));
-    store.apply(pins, &Window::default(), &head(index)).unwrap();
+    store.apply(pins, &Beside::default(), &head(index)).unwrap();
 }
 
 pub(super) fn told(store: &StateStore) -> Result<Told, StoreError> {
@@ -265,9 +265,9 @@ fn a_state_damaged_anywhere_is_whole_or_refused() {
 fn a_state_older_than_what_the_log_has_given_away_is_refused() {
     let folder = TempDir::new().unwrap();
     let mut stores = stores(&folder);
-    stores.state.apply([], &Window::default(), &head(9)).unwrap();
+    stores.state.apply([], &Beside::default(), &head(9)).unwrap();
     futures::executor::block_on(stores.log.purge(position_in(head(9).applied.unwrap()))).unwrap();
     check_stores(&stores).unwrap();
-    stores.state.apply([], &Window::default(), &head(8)).unwrap();
+    stores.state.apply([], &Beside::default(), &head(8)).unwrap();
     assert!(matches!(check_stores(&stores), Err(OpenError::StateTooOld { .. })));
 }

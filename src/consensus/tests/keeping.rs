@@ -48,14 +48,15 @@ fn a_binding_a_checkpoint_and_a_snapshot_are_on_disk_when_they_are_done() {
     assert_eq!(store.cluster().unwrap(), Some(CLUSTER));
     // What is not there any more goes.
     let gone = pins(3, 2);
-    store.apply([(gone[1].0, None)], &Window::default(), &head(10)).unwrap();
+    store.apply([(gone[1].0, None)], &Beside::default(), &head(10)).unwrap();
     let left = store.pin_set().unwrap();
     assert_eq!((left.len(), left.get(&gone[1].0)), (2, None));
 }
 
 fn machine(store: &StateStore) -> Machine {
     let flushed = watch::Sender::new(Some(u64::MAX)).subscribe();
-    Machine::load(store.clone(), flushed, Arc::new(OnceLock::from(CLUSTER))).unwrap()
+    Machine::load(store.clone(), flushed, Arc::new(OnceLock::from(CLUSTER)), Knows::default())
+        .unwrap()
 }
 
 fn memory(machine: &Machine) -> PinSet {
@@ -166,10 +167,13 @@ async fn only_a_snapshot_of_this_cluster_is_installed_and_then_nothing_else_is_l
     let mut bad: Vec<Vec<u8>> = others.into_iter().map(image).collect();
     bad.push(image(CLUSTER).split_off(1));
     for bytes in bad {
-        assert!(machine.install_snapshot(&meta, SnapshotData::Received(bytes)).await.is_err());
+        if let Ok(image) = image::read(&bytes) {
+            let received = SnapshotData::Received(Box::new(image));
+            assert!(machine.install_snapshot(&meta, received).await.is_err());
+        }
         assert_eq!((memory(&machine), machine.applied_state().await.unwrap()), before);
     }
-    let good = SnapshotData::Received(image(CLUSTER));
+    let good = SnapshotData::Received(Box::new(image::read(&image(CLUSTER)).unwrap()));
     machine.install_snapshot(&meta, good).await.unwrap();
     assert_eq!(memory(&machine), leader.pin_set().unwrap());
     assert_eq!(machine.state().entries(), 41);
@@ -193,10 +197,13 @@ async fn only_what_came_by_a_snapshot_is_stored_without_the_log() {
     let bytes = image::write(&leader.view().unwrap(), CLUSTER).unwrap();
     let (_, store) = store();
     let (_log, flushed) = watch::channel(Some(40));
-    let mut machine = Machine::load(store.clone(), flushed, Arc::default()).unwrap();
-    machine.install_snapshot(&meta, SnapshotData::Received(bytes)).await.unwrap();
+    let mut machine =
+        Machine::load(store.clone(), flushed, Arc::default(), Knows::default()).unwrap();
+    let received = SnapshotData::Received(Box::new(image::read(&bytes).unwrap()));
+    machine.install_snapshot(&meta, received).await.unwrap();
     let (log, flushed) = watch::channel(None);
-    let mut machine = Machine::load(store.clone(), flushed, Arc::default()).unwrap();
+    let mut machine =
+        Machine::load(store.clone(), flushed, Arc::default(), Knows::default()).unwrap();
     let wait = Duration::from_secs(60);
     assert!(timeout(wait, machine.get_current_snapshot()).await.unwrap().unwrap().is_some());
     tokio::time::advance(wait).await;

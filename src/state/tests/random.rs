@@ -57,7 +57,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
         pins.waiting_objects().map(|(uid, cid)| (uid.clone(), *cid)).collect();
     prop_assert_eq!(waits, known);
     let mut restored = PinSet::default();
-    restored.restore_window(pins.window().clone());
+    restored.restore_beside(pins.beside().clone());
     pins.iter().for_each(|(cid, pin)| restored.restore(cid, pin.clone()));
     prop_assert_eq!(&restored, pins, "what is stored is not what is applied");
     Ok(())

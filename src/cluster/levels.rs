@@ -1,0 +1,162 @@
+//! The leader raises the cluster's level when all members' programs know the higher one.
+//!
+//! Every member counts, silent ones included: each must have been heard in this term. One that is
+//! heard with a lower level begins the wait anew.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{Cluster, FatalError};
+use crate::{
+    state::Op,
+    types::{PeerId, Program, Refusal, TooOld},
+};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The levels that members reported in one term.
+#[derive(Debug, Default)]
+pub(super) struct Levels(Mutex<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    levels: BTreeMap<PeerId, u32>,
+    /// The level that all members were at, and since when.
+    since: Option<(u32, Instant)>,
+}
+
+impl Levels {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new term begins.
+    pub(super) fn clear(&self) {
+        *self.heard() = Heard::default();
+    }
+
+    pub(super) fn note(&self, peer: PeerId, level: u32) {
+        self.heard().levels.insert(peer, level);
+    }
+}
+
+impl Heard {
+    /// The level to raise the cluster to, if it is time. `program` is the leader's.
+    fn due(
+        &mut self,
+        members: impl IntoIterator<Item = PeerId>,
+        current: u32,
+        program: Program,
+        now: Instant,
+    ) -> Option<u32> {
+        let level_of = |peer: PeerId| self.levels.get(&peer).copied().unwrap_or_default();
+        let common = members.into_iter().map(level_of).min().unwrap_or_default();
+        let common = common.min(program.level);
+        if common <= current {
+            self.since = None;
+            return None;
+        }
+        let (_, since) =
+            *self.since.take_if(|(level, _)| *level == common).get_or_insert((common, now));
+        self.since = Some((common, since));
+        (now - since >= program.raise_after).then_some(common)
+    }
+}
+
+impl Cluster {
+    /// On the leader: whether the program of a peer knows the ops of this cluster.
+    pub(super) fn check_level(&self, level: u32) -> Result<(), Refusal> {
+        let program = Program { level, ..self.program() };
+        let cluster = self.state().read(|pins| pins.level());
+        program
+            .check(cluster)
+            .map_err(|TooOld { cluster, program }| Refusal::TooOld { cluster, program })
+    }
+
+    /// Proposes an op of the next level, so that tests of upgrades have some.
+    #[cfg(feature = "next-level")]
+    async fn use_next_level(&self, current: u32, term: u64) {
+        if current >= Op::Next.level() {
+            // It may not lead any more; there are more turns.
+            let _ = self.submit(term, vec![Op::Next]).await;
+        }
+    }
+
+    pub(super) async fn raise_level(self) -> Result<(), FatalError> {
+        loop {
+            sleep(LOOK).await;
+            let leadership = *self.0.leadership.borrow();
+            if !leadership.local {
+                continue;
+            }
+            let current = self.state().read(|pins| pins.level());
+            #[cfg(feature = "next-level")]
+            self.use_next_level(current, leadership.term).await;
+            let members = self.members().into_keys();
+            let due = self.0.levels.heard().due(members, current, self.program(), Instant::now());
+            if let Some(level) = due {
+                let raise = Op::Raise { level, term: leadership.term };
+                match self.submit(leadership.term, vec![raise]).await {
+                    Ok(_) => tracing::info!(level, "cluster level raised: no downgrade from here"),
+                    Err(error) => tracing::debug!(level, %error, "cluster level not raised"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(600);
+
+    fn peers(count: u8) -> impl Iterator<Item = PeerId> {
+        (0..count).map(|n| PeerId([n; 32]))
+    }
+
+    #[test]
+    fn a_level_is_raised_when_all_members_have_known_it_for_long() {
+        let start = Instant::now();
+        let program = Program { level: 3, raise_after: WAIT };
+        // What is heard of whom, after how long the leader looks, and what it raises to.
+        let second = Duration::from_secs(1);
+        let steps: [(&[(u8, u32)], Duration, Option<u32>); 9] = [
+            (&[(0, 3), (1, 3)], Duration::ZERO, None),
+            // One member was not heard yet, however long that takes.
+            (&[], 3 * WAIT, None),
+            (&[(2, 2)], 3 * WAIT + second, None),
+            (&[], 4 * WAIT, None),
+            (&[], 4 * WAIT + second, Some(2)),
+            // One went back: the wait begins anew.
+            (&[(1, 1)], 4 * WAIT + 2 * second, None),
+            (&[(1, 3), (2, 3)], 5 * WAIT, None),
+            (&[], 6 * WAIT - second, None),
+            (&[], 6 * WAIT, Some(3)),
+        ];
+        let mut heard = Heard::default();
+        for (said, after, expected) in steps {
+            heard.levels.extend(said.iter().map(|(n, level)| (PeerId([*n; 32]), *level)));
+            assert_eq!(heard.due(peers(3), 1, program, start + after), expected, "{after:?}");
+        }
+        assert_eq!(heard.due(peers(3), 3, program, start + 9 * WAIT), None, "it is raised");
+        assert_eq!(heard.due(peers(4), 1, program, start + 20 * WAIT), None, "a member joined");
+    }
+
+    #[test]
+    fn a_leader_raises_to_no_level_that_it_does_not_know_itself() {
+        let mut heard = Heard { levels: peers(2).map(|peer| (peer, 9)).collect(), since: None };
+        let start = Instant::now();
+        for (level, expected) in [(1, None), (2, Some(2))] {
+            let program = Program { level, raise_after: WAIT };
+            assert_eq!(heard.due(peers(2), 1, program, start), None);
+            assert_eq!(heard.due(peers(2), 1, program, start + WAIT), expected);
+        }
+    }
+}
