@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::leading::Shared;
+use crate::kubernetes::Context;
 
 /// A leader may be without an answer for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,8 +20,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(480);
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until `token` ends it.
-pub async fn run(shared: Shared, token: CancellationToken) {
-    let mut leadership = shared.cluster.leadership();
+pub async fn run(context: Context, token: CancellationToken) {
+    let mut leadership = context.cluster.leadership();
     let mut patience = PATIENCE;
     let mut leading_since: Option<Instant> = None;
     loop {
@@ -34,7 +34,7 @@ pub async fn run(shared: Shared, token: CancellationToken) {
         let since =
             if leads { Some(*leading_since.get_or_insert_with(Instant::now)) } else { None };
         leading_since = since;
-        let silence = shared.reach.silence();
+        let silence = context.reach.silence();
         if silence < PATIENCE {
             patience = PATIENCE;
         }
@@ -45,7 +45,7 @@ pub async fn run(shared: Shared, token: CancellationToken) {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return,
-                () = shared.cluster.hand_over() => {}
+                () = context.cluster.hand_over() => {}
             }
         }
     }

@@ -27,11 +27,13 @@ use super::{
     timers::Timers,
     writer::{Write, Written, reference, write},
 };
-use crate::controller::{
-    api::Backoff,
-    leading::Leading,
-    objects::{ObjectKey, PinObject},
-    queue::Lane,
+use crate::{
+    controller::{
+        leading::Leading,
+        objects::{ObjectKey, PinObject},
+        queue::Lane,
+    },
+    kubernetes::Backoff,
 };
 
 /// Status writes under way at a time: what an API server takes from one client without queueing.
@@ -71,8 +73,8 @@ struct Driver {
 
 /// Runs until the leadership ends; writes under way are dropped then.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
-    let mut state = lead.shared.cluster.state().subscribe();
-    let mut board = lead.shared.cluster.board().subscribe();
+    let mut state = lead.context.cluster.state().subscribe();
+    let mut board = lead.context.cluster.board().subscribe();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut driver = Driver::new(lead.clone(), notes);
@@ -95,9 +97,9 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
 
 impl Driver {
     fn new(lead: Arc<Leading>, notes: mpsc::Sender<Told>) -> Self {
-        let now = Moment { at: Duration::ZERO, wall: lead.shared.clock.now() };
-        let presence = Presence::default().look(&lead.shared.cluster, now);
-        let entries_at_start = lead.shared.cluster.state().entries();
+        let now = Moment { at: Duration::ZERO, wall: lead.context.clock.now() };
+        let presence = Presence::default().look(&lead.context.cluster, now);
+        let entries_at_start = lead.context.cluster.state().entries();
         Self {
             lead,
             notes,
@@ -117,7 +119,7 @@ impl Driver {
     }
 
     fn now(&self) -> Moment {
-        Moment { at: self.began.elapsed(), wall: self.lead.shared.clock.now() }
+        Moment { at: self.began.elapsed(), wall: self.lead.context.clock.now() }
     }
 
     fn has_room(&self) -> bool {
@@ -187,7 +189,7 @@ impl Driver {
     }
 
     fn judge(&mut self, object: &PinObject) -> Option<Verdict> {
-        let cluster = self.lead.shared.cluster.clone();
+        let cluster = self.lead.context.cluster.clone();
         let cid = object.cid.as_ref().ok();
         let known = &self.presence.peers;
         let is_new = |pins: &PinSet| {
@@ -213,7 +215,7 @@ impl Driver {
                     reports: &reports,
                     peers,
                     entries_at_start,
-                    default_replicas: lead.shared.settings.default_replicas,
+                    default_replicas: lead.context.settings.default_replicas,
                     held,
                     now,
                 };
@@ -240,7 +242,7 @@ impl Driver {
     }
 
     fn finish(&mut self, (key, job, written): Finished) {
-        let counters = &self.lead.shared.counters;
+        let counters = &self.lead.context.counters;
         if self.pace.end(&key) {
             self.lead.statuses.push(Lane::Fresh, key.clone());
         }
@@ -320,8 +322,8 @@ impl Driver {
     /// Pins of peers that went, came back or spoke are looked at again.
     fn look_at_peers(&mut self) {
         let now = self.now();
-        let shared = &self.lead.shared;
-        self.presence = self.presence.look(&shared.cluster, now);
+        let context = &self.lead.context;
+        self.presence = self.presence.look(&context.cluster, now);
         // A silence that begins or ends is no news for statuses; one that outlasts the grace is.
         let facts = self.presence.facts(now);
         let moved = moved(&self.facts, &facts);
@@ -329,7 +331,7 @@ impl Driver {
         if moved.is_empty() {
             return;
         }
-        let touched = shared.cluster.state().read(|pins| cids_on(pins.iter(), &moved));
+        let touched = context.cluster.state().read(|pins| cids_on(pins.iter(), &moved));
         self.look_at_all(|object| object.cid.as_ref().is_ok_and(|cid| touched.contains(cid)));
     }
 }

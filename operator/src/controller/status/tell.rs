@@ -14,9 +14,9 @@ use pinkeeper::types::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::events::{Bucket, Note};
-use crate::controller::{
-    api::{DEADLINE, FIELD_MANAGER},
-    leading::Leading,
+use crate::{
+    controller::leading::Leading,
+    kubernetes::api::{DEADLINE, FIELD_MANAGER},
 };
 
 /// Events waiting to be written; more are left out.
@@ -44,7 +44,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Rece
         };
         let Some((reference, note)) = told else { return };
         if !bucket.take(Instant::now()) {
-            lead.shared.counters.events_left_out.inc();
+            lead.context.counters.events_left_out.inc();
             continue;
         }
         tokio::select! {
@@ -57,20 +57,20 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Rece
 
 async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: Note) {
     let namespace = reference.namespace.clone().unwrap_or_default();
-    let events: Api<Event> = Api::namespaced(lead.shared.client.clone(), &namespace);
-    let (pod, now) = (&lead.shared.settings.pod, lead.shared.clock.now());
+    let events: Api<Event> = Api::namespaced(lead.context.client.clone(), &namespace);
+    let (pod, now) = (&lead.context.settings.pod, lead.context.clock.now());
     let event = event(pod, now, number, reference, note);
     let params = PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) };
     match tokio::time::timeout(DEADLINE, events.create(&params, &event)).await {
         Ok(Ok(_)) => {
-            lead.shared.counters.events.inc();
+            lead.context.counters.events.inc();
         }
         Ok(Err(error)) => {
-            lead.shared.counters.events_left_out.inc();
+            lead.context.counters.events_left_out.inc();
             tracing::warn!(%error, "an Event was not written");
         }
         Err(_) => {
-            lead.shared.counters.events_left_out.inc();
+            lead.context.counters.events_left_out.inc();
         }
     }
 }
