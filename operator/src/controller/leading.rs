@@ -17,7 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    claims::{BrakeTime, Deletions},
+    brake_time::BrakeTime,
+    deletions::Deletions,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
 };

@@ -8,7 +8,9 @@
 //! Raft leadership is the operator's leadership: there is no other lock that could disagree with it.
 //! Every op is fenced by the term, every status write by the object's version.
 
+mod brake_time;
 pub mod claims;
+pub mod deletions;
 pub mod leading;
 pub mod objects;
 pub mod peers;

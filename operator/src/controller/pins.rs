@@ -9,7 +9,7 @@ use kube::runtime::watcher;
 use pinkeeper::{state::Found, types::Uid};
 
 use super::{
-    claims::Deletion,
+    deletions::Deletion,
     leading::Leading,
     objects::{ObjectKey, PinObject, Seen},
     queue::Lane,

@@ -16,11 +16,7 @@ use pinkeeper::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    claims::{Deletion, Missing},
-    leading::Leading,
-    objects::ObjectKey,
-};
+use super::{claims::Missing, deletions::Deletion, leading::Leading, objects::ObjectKey};
 use crate::kubernetes::{
     Context, Counters, Settings,
     answers::{Answers, there},

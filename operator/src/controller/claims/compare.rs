@@ -10,11 +10,11 @@ use std::{sync::Arc, time::Duration};
 use pinkeeper::state::Found;
 
 use super::{
-    Deletion, Missing,
+    Missing,
     anchors::{self, Unproven},
     missing,
 };
-use crate::controller::leading::Leading;
+use crate::controller::{deletions::Deletion, leading::Leading};
 
 /// How often all claims are compared, beside each relist.
 const EVERY: Duration = Duration::from_secs(600);

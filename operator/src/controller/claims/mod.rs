@@ -14,19 +14,13 @@ mod anchors;
 mod brake;
 mod compare;
 mod decide;
-mod deletions;
 mod driver;
 mod release;
 mod rule;
-mod time;
 
 pub use self::{
     brake::message,
     decide::{Basis, Decision, Missing, decide, missing, replication},
-    deletions::Deletion,
     rule::rule,
 };
-pub(super) use self::{
-    brake::run as brake, compare::run as compare, deletions::Deletions, driver::run,
-    time::BrakeTime,
-};
+pub(super) use self::{brake::run as brake, compare::run as compare, driver::run};

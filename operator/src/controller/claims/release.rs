@@ -14,12 +14,13 @@ use pinkeeper::{
 };
 
 use super::{
-    Deletion, Missing,
+    Missing,
     anchors::{self, Unproven},
     driver::BATCH_LEN_MAX,
     rule::{Next, next},
 };
 use crate::controller::{
+    deletions::Deletion,
     leading::Leading,
     objects::{ObjectKey, Objects},
     queue::Lane,

@@ -6,10 +6,8 @@ use tokio::time::advance;
 use super::*;
 use crate::{
     controller::{
-        claims::{
-            Deletion,
-            release::{release, submit},
-        },
+        claims::release::{release, submit},
+        deletions::Deletion,
         stand::{RECORD, Stand, watched},
     },
     kubernetes::answers::there,
