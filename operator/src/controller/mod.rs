@@ -9,8 +9,10 @@
 //! Every op is fenced by the term, every status write by the object's version.
 
 mod brake_time;
+mod bucket;
 pub mod claims;
 pub mod deletions;
+pub mod events;
 pub mod leading;
 pub mod objects;
 pub mod peers;
@@ -18,7 +20,7 @@ mod pins;
 pub mod queue;
 pub mod reach;
 #[cfg(test)]
-pub(crate) mod stand;
+mod stand;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -84,12 +86,12 @@ async fn lead(
 ) -> End {
     tracing::info!(term, "this peer leads: its controllers start");
     let lead = Arc::new(Leading::new(context.clone(), term, token.clone()));
-    let (told, notes) = mpsc::channel(status::NOTES_MAX);
+    let (told, notes) = mpsc::channel(events::QUEUE_LEN_MAX);
     let mut tasks = JoinSet::new();
     let work = async {
         catch_up(&lead).await;
         tasks.spawn(status::run(lead.clone(), told.clone()));
-        tasks.spawn(status::tell(lead.clone(), notes));
+        tasks.spawn(events::run(lead.clone(), notes));
         tasks.spawn(claims::run(lead.clone()));
         tasks.spawn(claims::compare(lead.clone()));
         tasks.spawn(claims::brake(lead.clone(), told));

@@ -15,8 +15,8 @@ use tokio::{
 use super::rule::some_waiting;
 use crate::{
     controller::{
+        events::{Note, Told},
         leading::Leading,
-        status::{Note, Told},
     },
     kubernetes::{
         Settings,

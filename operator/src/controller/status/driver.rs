@@ -16,19 +16,20 @@ use tokio::{
 };
 
 use super::{
-    events::{Bucket, note},
     failures::Failures,
     graces::{Held, Holding, Moment},
     judge::{Verdict, View, difference, judge},
     news::{News, cids_on, is_on_another, lane_of, moved},
+    note::note,
     pace::{Look, Pace},
     presence::{Facts, Presence},
-    tell::Told,
     timers::Timers,
     writer::{Write, Written, reference, write},
 };
 use crate::{
     controller::{
+        bucket::Bucket,
+        events::Told,
         leading::Leading,
         objects::{ObjectKey, PinObject},
         queue::Lane,

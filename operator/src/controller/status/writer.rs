@@ -7,9 +7,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::events::Note;
 use crate::{
-    controller::{leading::Leading, objects::PinObject},
+    controller::{events::Note, leading::Leading, objects::PinObject},
     crd,
     kubernetes::{
         RawPin,
