@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use super::{
+    difference::difference,
     failures::Failures,
     graces::{Held, Holding, Moment},
-    judge::{Verdict, View, difference, judge},
+    judge::{Verdict, View, judge},
     news::{News, cids_on, is_on_another, lane_of, moved},
     note::note,
     pace::{Look, Pace},

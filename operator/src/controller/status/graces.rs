@@ -11,6 +11,16 @@ use pinkeeper::types::{PeerId, PinState, PinStatus as Report, Timestamp};
 use super::judge::Verdict;
 use crate::controller::objects::ObjectKey;
 
+/// How long a copy keeps its last written state while its peer or daemon is away.
+pub const GRACE: Duration = Duration::from_secs(60);
+/// How long a new leader waits for its peers' metrics: as long as these live.
+pub(super) const GATHERING: Duration = Duration::from_secs(10);
+/// How long a retry may go on before it shows instead of the failure it follows: most retries of
+/// content that nobody has end as the attempts before.
+pub(super) const RETRY_HIDDEN: Duration = Duration::from_secs(120);
+/// How long a copy that was confirmed may wait for its confirmation anew.
+pub(super) const ASKING: Duration = Duration::from_secs(10);
+
 /// A moment as the leader knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {

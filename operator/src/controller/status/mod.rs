@@ -6,6 +6,8 @@
 //! written once.
 
 mod conditions;
+mod count;
+mod difference;
 mod driver;
 mod failures;
 mod graces;
@@ -15,14 +17,17 @@ mod note;
 mod pace;
 mod presence;
 mod timers;
+mod words;
 mod writer;
 
 pub(super) use self::driver::run;
 pub use self::{
-    graces::{Held, Moment},
-    judge::{Difference, GRACE, PeerView, Verdict, View, difference, judge},
+    difference::{Difference, difference},
+    graces::{GRACE, Held, Moment},
+    judge::{Verdict, View, judge},
     note::note,
     pace::LINGER,
+    presence::PeerView,
 };
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::judge::Difference;
+use super::difference::Difference;
 use crate::controller::{objects::ObjectKey, queue::Lane};
 
 /// What is not done yet is written only when it stays so for this long.

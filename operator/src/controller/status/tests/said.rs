@@ -6,7 +6,7 @@ use super::*;
 use crate::controller::status::{
     conditions::conditions as conditions_of,
     graces::{Graces, Holding},
-    judge::{bounded, whole_seconds},
+    words::{bounded, whole_seconds},
 };
 
 const REASONS: [PinReason; 10] = {
