@@ -12,11 +12,11 @@ mod driver;
 mod failures;
 mod graces;
 mod judge;
+mod memory;
 mod news;
 mod note;
 mod pace;
 mod presence;
-mod timers;
 mod words;
 mod writer;
 
