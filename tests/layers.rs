@@ -134,7 +134,7 @@ const CONTROLLER_MODULES: &[(&str, &[&str])] = &[
     ("claims", &["queue", "objects", "deletions", "leading", "events"]),
     ("status", &["queue", "objects", "leading", "bucket", "events", "claims"]),
     ("peers", &["leading", "claims"]),
-    ("reach", &[]),
+    ("hand_over", &[]),
 ];
 
 /// Modules that only compute.

@@ -14,7 +14,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{self, peers, reach},
+    controller::{self, hand_over, peers},
     founding::{self, FoundingError},
     kubernetes::{self, Context},
 };
@@ -104,12 +104,12 @@ fn controllers(context: &Context, stop: &CancellationToken) -> JoinSet<Result<()
     let watching = kubernetes::watch_peers(context.clone(), directory, stop.clone());
     let own = peers::keep_own(context.clone(), listed.clone(), told, stop.clone());
     let leading = controller::run(context.clone(), listed, stop.clone());
-    let reaching = reach::run(context.clone(), stop.clone());
+    let handing_over = hand_over::run(context.clone(), stop.clone());
     for never_ends in [
         Box::pin(watching) as futures::future::BoxFuture<'static, ()>,
         Box::pin(own),
         Box::pin(leading),
-        Box::pin(reaching),
+        Box::pin(handing_over),
     ] {
         tasks.spawn(async move {
             never_ends.await;

@@ -13,12 +13,12 @@ mod bucket;
 pub mod claims;
 pub mod deletions;
 pub mod events;
+pub mod hand_over;
 pub mod leading;
 pub mod objects;
 pub mod peers;
 mod pins;
 pub mod queue;
-pub mod reach;
 #[cfg(test)]
 mod stand;
 pub mod status;

@@ -1,9 +1,9 @@
-//! A leader that cannot reach the API server hands over: its controllers could do nothing.
+//! A leader that cannot reach the API server hands leadership over: its controllers could do nothing.
 //!
-//! Each peer asks for the record now and then anyway (see `founding`), so silence means something.
-//! Whether the next leader reaches it is not known beforehand; if it does not, it hands over in turn.
-//! A peer that hands over again without having reached the server waits twice as long each time, so
-//! that a server that is down for hours does not make leadership go round.
+//! Each peer asks for the record now and then anyway (see `founding`), so silence means something. The
+//! leader does not know whether the next one reaches the server; if it does not, it hands over in turn.
+//! A peer that hands over again without having reached the server waits twice as long each time. Else
+//! leadership would go round for hours while the server is down.
 
 use std::time::Duration;
 
