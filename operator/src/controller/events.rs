@@ -13,12 +13,12 @@ use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use kube::{Api, api::PostParams};
+use kube::Api;
 use pinkeeper::types::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{bucket::Bucket, leading::Leading};
-use crate::kubernetes::api::{DEADLINE, FIELD_MANAGER};
+use crate::kubernetes::api::{DEADLINE, FIELD_MANAGER, post_params};
 
 /// Events waiting to be written; more are left out.
 pub(super) const QUEUE_LEN_MAX: usize = 64;
@@ -72,8 +72,7 @@ async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: No
     let events: Api<Event> = Api::namespaced(lead.context.client.clone(), &namespace);
     let (pod, now) = (&lead.context.settings.pod, lead.context.clock.now());
     let event = event(pod, now, number, reference, note);
-    let params = PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) };
-    match tokio::time::timeout(DEADLINE, events.create(&params, &event)).await {
+    match tokio::time::timeout(DEADLINE, events.create(&post_params(), &event)).await {
         Ok(Ok(_)) => {
             lead.context.counters.events.inc();
         }

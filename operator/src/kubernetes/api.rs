@@ -5,10 +5,17 @@
 
 use std::time::Duration;
 
+use kube::api::PostParams;
+
 /// The one field manager of everything written.
 pub const FIELD_MANAGER: &str = "pinkeeper";
 /// Longest wait for one answer (watches excepted).
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How an object is created or replaced.
+pub(crate) fn post_params() -> PostParams {
+    PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) }
+}
 
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

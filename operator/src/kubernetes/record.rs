@@ -12,12 +12,12 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, ObjectReference},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, Client, Resource, api::PostParams};
+use kube::{Api, Client, Resource};
 use pinkeeper::types::ClusterId;
 use tokio::time::timeout;
 
 use super::{
-    api::{self, DEADLINE, FIELD_MANAGER, Failure},
+    api::{self, DEADLINE, Failure, post_params},
     settings::Settings,
 };
 
@@ -116,10 +116,6 @@ fn maps(client: &Client, settings: &Settings) -> Api<ConfigMap> {
     Api::namespaced(client.clone(), &settings.namespace)
 }
 
-fn params() -> PostParams {
-    PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) }
-}
-
 async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMap>, RecordError> {
     let answer = timeout(DEADLINE, maps(client, settings).get(&settings.record())).await?;
     Ok(api::if_there(answer)?)
@@ -148,7 +144,7 @@ pub(crate) async fn create(
     formed: bool,
 ) -> Result<Record, RecordError> {
     let map = first_version(settings, cluster, epoch, formed);
-    created(timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?)
+    created(timeout(DEADLINE, maps(client, settings).create(&post_params(), &map)).await?)
 }
 
 fn first_version(settings: &Settings, cluster: ClusterId, epoch: u64, formed: bool) -> ConfigMap {
@@ -264,7 +260,7 @@ async fn put(
     values: &[(&str, String)],
 ) -> Result<ConfigMap, RecordError> {
     let (maps, map) = (maps(client, settings), with(map, values));
-    replaced(timeout(DEADLINE, maps.replace(&settings.record(), &params(), &map)).await?)
+    replaced(timeout(DEADLINE, maps.replace(&settings.record(), &post_params(), &map)).await?)
 }
 
 /// The same version with other values; other keys stay.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use pinkeeper::types::Metrics;
 use serde_json::{Value, json};
@@ -133,8 +133,7 @@ impl Own {
         let raw: RawPeer =
             serde_json::from_value(serde_json::to_value(&object).unwrap_or_default())
                 .map_err(kube::Error::SerdeError)?;
-        let params = PostParams { field_manager: Some(api::FIELD_MANAGER.into()), dry_run: false };
-        let created = timeout(api::DEADLINE, self.api.create(&params, &raw)).await?;
+        let created = timeout(api::DEADLINE, self.api.create(&api::post_params(), &raw)).await?;
         self.context.reach.note(&created);
         there(created)
     }
