@@ -1,9 +1,9 @@
 //! Statuses of Pins: what they must say ([`judge`]), when they are written ([`pace`]), and which of
 //! their changes are told by Events ([`note()`]).
 //!
-//! Invariants: written by server-side apply with the version they were decided on, by the leader of
-//! the term alone; nothing changes, nothing is written; a Pin that is done within [`LINGER`] is
-//! written once.
+//! Invariants: the leader of the term alone writes statuses, by server-side apply with the version of
+//! the object that they were decided on. Where nothing changes, nothing is written. A Pin that is done
+//! within [`LINGER`] is written once.
 
 mod conditions;
 mod count;
