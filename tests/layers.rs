@@ -1,5 +1,5 @@
-//! The layers of the peer, held against its source text: who may use whom, and who may touch the
-//! network, the disk, the clock and chance.
+//! The layers of the peer and of the Kubernetes side, held against their source text: who may use
+//! whom, and which modules of the peer may touch the network, the disk, the clock and chance.
 //!
 //! Test code is left out: it may use whatever helps it. What is found is told as `file:line: rule`.
 
@@ -16,9 +16,34 @@ use std::{
 
 use self::source::{Source, Use};
 
-/// Each module of the peer and those it may use. In reading order: a module may use earlier ones
-/// only, which the test checks of this table too.
-const LAYERS: &[(&str, &[&str])] = &[
+/// The modules of one crate, or of one module, each with those of them that it may use. In reading
+/// order: a module may use earlier ones only, which the test checks of each table too.
+struct Table {
+    /// The file that declares the modules.
+    file: &'static str,
+    /// The module that they are in; empty for a crate's root.
+    inside: &'static str,
+    modules: &'static [(&'static str, &'static [&'static str])],
+}
+
+const PEER: Table = Table { file: "src/lib.rs", inside: "", modules: PEER_MODULES };
+
+/// The tables of the Kubernetes side.
+const OPERATOR: [Table; 3] = [
+    Table { file: "operator/src/lib.rs", inside: "", modules: OPERATOR_MODULES },
+    Table {
+        file: "operator/src/kubernetes/mod.rs",
+        inside: "kubernetes",
+        modules: KUBERNETES_MODULES,
+    },
+    Table {
+        file: "operator/src/controller/mod.rs",
+        inside: "controller",
+        modules: CONTROLLER_MODULES,
+    },
+];
+
+const PEER_MODULES: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("state", &["types"]),
     ("allocate", &["types"]),
@@ -70,6 +95,46 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sim", &["types", "state", "clock", "ipfs", "rpc", "tracker", "consensus", "cluster", "peer"]),
+];
+
+const OPERATOR_MODULES: &[(&str, &[&str])] = &[
+    ("crd", &[]),
+    ("kubernetes", &["crd"]),
+    ("founding", &["kubernetes"]),
+    ("controller", &["crd", "kubernetes"]),
+    ("run", &["kubernetes", "founding", "controller"]),
+    ("process", &["kubernetes", "run"]),
+    ("kubo", &[]),
+    ("secret", &[]),
+    ("install", &[]),
+];
+
+const KUBERNETES_MODULES: &[(&str, &[&str])] = &[
+    ("api", &[]),
+    ("backoff", &[]),
+    ("reach", &["api"]),
+    ("counters", &[]),
+    ("raw", &[]),
+    ("settings", &[]),
+    ("record", &["api", "settings"]),
+    ("context", &["reach", "counters", "settings", "record"]),
+    ("watching", &["api", "backoff", "reach"]),
+    ("directory", &["api", "raw", "context", "watching"]),
+];
+
+const CONTROLLER_MODULES: &[(&str, &[&str])] = &[
+    ("queue", &[]),
+    ("objects", &[]),
+    ("deletions", &[]),
+    ("brake_time", &[]),
+    ("leading", &["queue", "objects", "deletions", "brake_time"]),
+    ("pins", &["queue", "objects", "deletions", "leading"]),
+    ("bucket", &[]),
+    ("events", &["leading", "bucket"]),
+    ("claims", &["queue", "objects", "deletions", "leading", "events"]),
+    ("status", &["queue", "objects", "leading", "bucket", "events", "claims"]),
+    ("peers", &["leading", "claims"]),
+    ("hand_over", &[]),
 ];
 
 /// Modules that only compute.
@@ -181,28 +246,74 @@ fn broken(module: &str, used: &str, dependencies: &BTreeSet<String>) -> Option<S
         .then(|| format!("{module} uses {used}, but {first} is no crate for a pure module"))
 }
 
+/// The rule that a use inside one crate breaks. `inner` is the path without the crate.
 fn broken_layer(module: &str, inner: &str) -> Option<String> {
-    let user = module.split("::").next().unwrap_or_default();
-    let target = inner.split("::").next().unwrap_or_default();
     if is_within(module, "tracker::machine")
         && !is_within_any(inner, &["types", "tracker::machine"])
         && !MACHINE_DATA.contains(&inner)
     {
         return Some(format!("{module} uses {inner}, but the machine may use data only"));
     }
-    if user == target || user.is_empty() {
-        return None;
-    }
-    let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == user) else {
-        return Some(format!("module {user} has no place in the layers (tests/layers.rs)"));
-    };
-    (!allowed.contains(&target))
-        .then(|| format!("{module} uses {inner}, but {user} may use only: {}", allowed.join(", ")))
+    PEER.broken(module, inner)
 }
 
-fn broken_in_operator(used: &str) -> Option<String> {
-    let module = used.strip_prefix("pinkeeper::")?.split("::").next()?;
-    (!OPERATOR_MAY_USE.contains(&module))
+impl Table {
+    /// The one of its modules that a path is in, or that it names; absent for what is elsewhere.
+    fn place<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let inner = match self.inside {
+            "" => path,
+            inside => path.strip_prefix(inside)?.strip_prefix("::")?,
+        };
+        inner.split("::").next().filter(|first| !first.is_empty())
+    }
+
+    /// The rule that a use breaks. Whoever declares the modules may use all of them.
+    fn broken(&self, module: &str, used: &str) -> Option<String> {
+        let (user, target) = (self.place(module)?, self.place(used)?);
+        if user == target {
+            return None;
+        }
+        let Some((_, allowed)) = self.modules.iter().find(|(name, _)| *name == user) else {
+            return Some(format!("module {module} has no place in the layers (tests/layers.rs)"));
+        };
+        (!allowed.contains(&target)).then(|| {
+            format!("{module} uses {used}, but {user} may use only: {}", allowed.join(", "))
+        })
+    }
+
+    /// Whether each module is there and may use earlier ones only.
+    fn check(&self) {
+        let mut earlier = BTreeSet::new();
+        for (module, allowed) in self.modules {
+            for other in *allowed {
+                assert!(earlier.contains(other), "{module} may use {other}, which comes after it");
+            }
+            earlier.insert(*module);
+        }
+        let text = fs::read_to_string(root().join(self.file)).unwrap();
+        assert_eq!(declared(&text), earlier, "tests/layers.rs and {} name others", self.file);
+    }
+}
+
+/// The modules that a file declares, those for tests left out.
+fn declared(text: &str) -> BTreeSet<&str> {
+    let lines = text.lines().zip([""].into_iter().chain(text.lines()));
+    lines
+        .filter(|(_, before)| *before != "#[cfg(test)]")
+        .filter_map(|(line, _)| {
+            let line = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+            line.strip_prefix("mod ")?.strip_suffix(';')
+        })
+        .collect()
+}
+
+/// The rule that a use in the Kubernetes side breaks.
+fn broken_in_operator(module: &str, used: &str) -> Option<String> {
+    if let Some(inner) = used.strip_prefix("crate::") {
+        return OPERATOR.iter().find_map(|table| table.broken(module, inner));
+    }
+    let of_the_peer = used.strip_prefix("pinkeeper::")?.split("::").next()?;
+    (!OPERATOR_MAY_USE.contains(&of_the_peer))
         .then(|| format!("it uses {used}, but of the peer only: {}", OPERATOR_MAY_USE.join(", ")))
 }
 
@@ -258,54 +369,51 @@ fn uses(folder: &str) -> Vec<(String, Source, Use)> {
     all.collect()
 }
 
+/// What is broken below a folder, as `file:line: rule`.
+fn found(uses: &[(String, Source, Use)], broken: impl Fn(&str, &str) -> Option<String>) -> String {
+    let mut found: Vec<String> = uses
+        .iter()
+        .filter_map(|(file, source, used)| {
+            let module = if used.module.is_empty() { &source.module } else { &used.module };
+            Some(format!("{file}:{}: {}", used.line, broken(module, &used.path)?))
+        })
+        .collect();
+    found.dedup();
+    found.join("\n")
+}
+
+/// The reader has seen the code: a use that is known to be there.
+fn seen(uses: &[(String, Source, Use)], file: &str, path: &str) -> bool {
+    uses.iter().any(|(of, _, used)| of == file && used.path == path)
+}
+
 #[test]
 fn the_layers_hold() {
     let dependencies = dependencies();
     assert!(dependencies.contains("openraft") && dependencies.contains("raft_log"));
     let uses = uses("src");
-    let mut found: Vec<String> = uses
-        .iter()
-        .filter_map(|(file, source, used)| {
-            let module = if used.module.is_empty() { &source.module } else { &used.module };
-            let rule = broken(module, &used.path, &dependencies)?;
-            Some(format!("{file}:{}: {rule}", used.line))
-        })
-        .collect();
-    found.dedup();
-    assert!(found.is_empty(), "the layers are broken:\n{}", found.join("\n"));
-    // The reader has seen the code: some uses that are known to be there.
-    let seen = |file: &str, path: &str| uses.iter().any(|(f, _, u)| f == file && u.path == path);
-    assert!(seen("src/state/shared.rs", "tokio::sync::broadcast"));
-    assert!(seen("src/allocate.rs", "crate::types::Metrics"));
-    assert!(seen("src/tracker/machine/mod.rs", "crate::tracker::ledger::Origin"));
+    let found = found(&uses, |module, used| broken(module, used, &dependencies));
+    assert!(found.is_empty(), "the layers are broken:\n{found}");
+    assert!(seen(&uses, "src/state/shared.rs", "tokio::sync::broadcast"));
+    assert!(seen(&uses, "src/allocate.rs", "crate::types::Metrics"));
+    assert!(seen(&uses, "src/tracker/machine/mod.rs", "crate::tracker::ledger::Origin"));
 }
 
 #[test]
-fn the_operator_uses_the_peer_as_a_whole() {
-    let found: Vec<String> = uses("operator/src")
-        .iter()
-        .filter_map(|(file, _, used)| {
-            Some(format!("{file}:{}: {}", used.line, broken_in_operator(&used.path)?))
-        })
-        .collect();
-    assert!(found.is_empty(), "the layers are broken:\n{}", found.join("\n"));
-    assert!(broken_in_operator("pinkeeper::consensus::Consensus").is_some());
+fn the_layers_of_the_operator_hold_and_it_uses_the_peer_as_a_whole() {
+    let uses = uses("operator/src");
+    let found = found(&uses, broken_in_operator);
+    assert!(found.is_empty(), "the layers are broken:\n{found}");
+    let claims = "operator/src/controller/claims/anchors.rs";
+    assert!(seen(&uses, claims, "crate::controller::leading::Leading"));
+    assert!(seen(&uses, claims, "crate::kubernetes::record"));
 }
 
 #[test]
-fn the_table_goes_one_way_and_names_every_module() {
-    let mut earlier = BTreeSet::new();
-    for (module, allowed) in LAYERS {
-        for other in *allowed {
-            assert!(earlier.contains(other), "{module} may use {other}, which comes after it");
-        }
-        earlier.insert(module);
+fn the_tables_go_one_way_and_name_every_module() {
+    for table in [PEER].iter().chain(&OPERATOR) {
+        table.check();
     }
-    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let declared: BTreeSet<&str> =
-        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    let listed: BTreeSet<&str> = LAYERS.iter().map(|(module, _)| *module).collect();
-    assert_eq!(declared, listed, "tests/layers.rs and src/lib.rs name other modules");
 }
 
 /// What `text` breaks as the module `module`, as `line: rule`.
@@ -350,6 +458,55 @@ fn every_rule_can_be_broken() {
         let broken = broken_by(module, text);
         assert!(broken.iter().any(|told| told.contains(rule)), "{module}: {text}: {broken:?}");
     }
+}
+
+#[test]
+fn every_rule_of_the_operator_can_be_broken() {
+    let cases = [
+        ("founding::driver", "use crate::controller::leading::Leading;", "founding may use only"),
+        ("kubernetes::record", "use crate::founding::Record;", "kubernetes may use only"),
+        ("controller::claims", "use crate::founding::next;", "controller may use only"),
+        ("kubernetes::record", "use super::Context;", "record may use only"),
+        (
+            "controller::claims::brake",
+            "use crate::controller::status::Note;",
+            "claims may use only",
+        ),
+        ("controller::claims::brake", "fn f() { super::super::peers::g() }", "claims may use only"),
+        (
+            "controller::claims",
+            "pub(in crate::controller) use crate::controller::Run;",
+            "may use only",
+        ),
+        ("controller::nowhere", "use super::queue::Lane;", "no place in the layers"),
+        ("nowhere", "use crate::crd;", "no place in the layers"),
+        ("run", "use pinkeeper::consensus::Consensus;", "of the peer only"),
+    ];
+    for (module, text, rule) in cases {
+        let broken = broken_by_operator(module, text);
+        assert!(broken.iter().any(|told| told.contains(rule)), "{module}: {text}: {broken:?}");
+    }
+    for (module, text) in [
+        ("controller", "pub use self::claims::Decision; use self::status::run;"),
+        ("controller::status", "pub(in crate::controller) fn f() { super::claims::g() }"),
+        ("controller::status::judge", "use super::graces::Held; use crate::kubernetes::Settings;"),
+        ("kubernetes", "#[cfg(test)]\npub(crate) mod answers;\npub use self::record::Record;"),
+        ("run", "use crate::{founding, controller::peers}; use pinkeeper::peer::Peer;"),
+    ] {
+        assert_eq!(broken_by_operator(module, text), Vec::<String>::new(), "{module}: {text}");
+    }
+}
+
+fn broken_by_operator(module: &str, text: &str) -> Vec<String> {
+    let source = Source::read(module, text);
+    source.uses.iter().filter_map(|used| broken_in_operator(module, &used.path)).collect()
+}
+
+#[test]
+fn modules_for_tests_have_no_layer() {
+    let text = "#[cfg(test)]\npub(crate) mod stand;\nmod claims;\npub mod status;\n";
+    assert_eq!(declared(text), BTreeSet::from(["claims", "status"]));
+    assert_eq!(Source::read("controller", text).test_modules, ["controller::stand"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod controller;
 pub mod crd;
 pub mod founding;
 pub mod install;
+pub mod kubernetes;
 pub mod kubo;
 pub mod process;
 pub mod run;

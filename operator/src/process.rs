@@ -3,7 +3,7 @@
 //! Every error found before the peer serves is the configuration's or the disk's: one line, exit
 //! code 2. A disk that is full, then or later, is exit code 1: another start helps once there is space.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Arg, ArgMatches, Command, FromArgMatches, parser::ValueSource};
 use pinkeeper::{
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{HeldDeletions, KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
+    kubernetes::{Context, Counters, Settings},
     run::{self, RunError},
 };
 
@@ -234,24 +234,16 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
     counters.register(&mut registry);
     let client = run::client().await?;
     let peer = Peer::start(config, JoinPolicy::Wait, registry).await?;
-    let shared = Shared {
-        client,
-        cluster: peer.cluster.clone(),
-        clock: Clock::System,
-        settings: Arc::new(Settings {
-            namespace: args.namespace,
-            pod: args.pod,
-            release: args.release,
-            initial_peers: args.initial_peers,
-            default_replicas: args.default_replicas,
-            limits: args.guard.into(),
-        }),
-        reach: Reach::default(),
-        anchors: KnownAnchors::default(),
-        held: HeldDeletions::default(),
-        counters,
+    let settings = Settings {
+        namespace: args.namespace,
+        pod: args.pod,
+        release: args.release,
+        initial_peers: args.initial_peers,
+        default_replicas: args.default_replicas,
+        limits: args.guard.into(),
     };
-    Ok(run::run(peer, shared, &token).await?)
+    let context = Context::new(client, peer.cluster.clone(), Clock::System, settings, counters);
+    Ok(run::run(peer, context, &token).await?)
 }
 
 /// Where peers listen at these addresses, as the setting `announce` has it.

@@ -14,8 +14,9 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::{self, Shared, peers, reach},
+    controller::{self, hand_over, peers},
     founding::{self, FoundingError},
+    kubernetes::{self, Context},
 };
 
 /// Why the process ended by itself.
@@ -69,11 +70,11 @@ pub async fn client() -> Result<Client, kube::Error> {
 /// Why it ended, if nobody asked for it.
 pub async fn run(
     mut peer: Peer,
-    shared: Shared,
+    context: Context,
     token: &CancellationToken,
 ) -> Result<(), RunError> {
     let stop = token.child_token();
-    let mut tasks = controllers(&shared, &stop);
+    let mut tasks = controllers(&context, &stop);
     let ended = tokio::select! {
         biased;
         () = token.cancelled() => Ok(()),
@@ -93,23 +94,23 @@ pub async fn run(
     if token.is_cancelled() { Ok(()) } else { ended }
 }
 
-fn controllers(shared: &Shared, stop: &CancellationToken) -> JoinSet<Result<(), RunError>> {
+fn controllers(context: &Context, stop: &CancellationToken) -> JoinSet<Result<(), RunError>> {
     let directory = watch::Sender::new(Arc::default());
     let waiting = watch::Sender::new("starting".to_owned());
     let (listed, told) = (directory.subscribe(), waiting.subscribe());
     let mut tasks = JoinSet::new();
     let founding =
-        founding::run(shared.clone(), listed.clone(), waiting, new_cluster_id, stop.clone());
+        founding::run(context.clone(), listed.clone(), waiting, new_cluster_id, stop.clone());
     tasks.spawn(async move { Ok(founding.await?) });
-    let watching = peers::watch(shared.clone(), directory, stop.clone());
-    let own = peers::keep_own(shared.clone(), listed.clone(), told, stop.clone());
-    let leading = controller::run(shared.clone(), listed, stop.clone());
-    let reaching = reach::run(shared.clone(), stop.clone());
+    let watching = kubernetes::watch_peers(context.clone(), directory, stop.clone());
+    let own = peers::keep_own(context.clone(), listed.clone(), told, stop.clone());
+    let leading = controller::run(context.clone(), listed, stop.clone());
+    let handing_over = hand_over::run(context.clone(), stop.clone());
     for never_ends in [
         Box::pin(watching) as futures::future::BoxFuture<'static, ()>,
         Box::pin(own),
         Box::pin(leading),
-        Box::pin(reaching),
+        Box::pin(handing_over),
     ] {
         tasks.spawn(async move {
             never_ends.await;

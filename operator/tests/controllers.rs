@@ -130,7 +130,7 @@ async fn trouble_is_told_and_does_not_stop_others() {
     world.reason("docs", "shared", "Pinned").await;
     world.delete("web", "shared").await;
     eventually("the claim is gone", async || {
-        let claims = running.shared.cluster.state().read(|pins| pins.objects().count());
+        let claims = running.context.cluster.state().read(|pins| pins.objects().count());
         (claims == 1).then_some(())
     })
     .await;
@@ -246,7 +246,7 @@ async fn claims_are_kept_when_nothing_proves_that_the_pins_are_gone() {
     // The comparison has had its chance: it runs when the list is read.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let claims = |running: &world::Running| {
-        running.shared.cluster.state().read(|pins| pins.objects().count())
+        running.context.cluster.state().read(|pins| pins.objects().count())
     };
     assert_eq!(claims(&running), 2);
     assert!(world.daemon.holds(&cid(1)));
@@ -266,7 +266,7 @@ async fn claims_are_kept_when_nothing_proves_that_the_pins_are_gone() {
     let forbidden = world.plane.client_as("web", "nobody").await;
     let running = world.run_as(forbidden).await;
     eventually("it leads", async || {
-        running.shared.cluster.leadership().borrow().local.then_some(())
+        running.context.cluster.leadership().borrow().local.then_some(())
     })
     .await;
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -183,6 +183,8 @@ impl Reader {
         while self.at < self.tokens.len() {
             if self.starts(&["#", "[", "cfg", "(", "test", ")", "]"]) {
                 self.skip_test_item();
+            } else if self.starts(&["pub", "("]) {
+                self.skip_visibility();
             } else if self.text(0) == "mod" && self.text(2) == "{" {
                 let inner = self.inner(self.text(1));
                 self.modules.push((inner, self.depth));
@@ -226,9 +228,7 @@ impl Reader {
             }
             self.at += 1;
         }
-        if self.text(0) == "pub" {
-            self.at += 1;
-        }
+        self.skip_visibility();
         if self.text(0) == "mod" && self.text(2) == ";" {
             let name = self.inner(self.text(1));
             self.test_modules.push(name);
@@ -244,6 +244,19 @@ impl Reader {
             self.at += 1;
             if ends {
                 return;
+            }
+        }
+    }
+
+    /// Passes over `pub`, and over what is in parentheses after it: that is no use.
+    fn skip_visibility(&mut self) {
+        if self.text(0) == "pub" {
+            self.at += 1;
+            if self.text(0) == "(" {
+                while ![")", ""].contains(&self.text(0)) {
+                    self.at += 1;
+                }
+                self.at += 1;
             }
         }
     }

@@ -1,126 +1,33 @@
-//! What the controllers of one leadership share, and what they share with those before and after.
+//! What the controllers of one leadership share.
+//!
+//! A leadership holds as long as this peer leads in its term, and nothing of it outlives that. Whoever
+//! writes asks before each write whether it still holds.
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kube::Client;
 use pinkeeper::{
-    clock::Clock,
-    cluster::{Cluster, Leadership},
-    state::{Limits, Refused},
+    cluster::Leadership,
+    state::Refused,
     types::{Cid, Uid},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api::Reach,
-    claims::{BrakeTime, Deletions},
-    counters::Counters,
+    brake_time::BrakeTime,
+    deletions::Deletions,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
 };
-use crate::founding::record::{self, Anchors};
-
-/// Where this peer is in Kubernetes, and what it was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The namespace of the pod: of ClusterPeers and of the record.
-    pub namespace: String,
-    /// The pod's name: of its ClusterPeer.
-    pub pod: String,
-    /// The Helm release: the record is called `<release>-cluster`.
-    pub release: String,
-    /// Peers that the cluster is founded with; a majority of them must have registered.
-    pub initial_peers: u16,
-    /// Copies of a Pin that names no number.
-    pub default_replicas: u16,
-    /// What may be unpinned within an hour without a person.
-    pub limits: Limits,
-}
-
-impl Settings {
-    /// The name of the record's ConfigMap.
-    #[must_use]
-    pub fn record(&self) -> String {
-        format!("{}-cluster", self.release)
-    }
-
-    /// The pod's ordinal in its StatefulSet.
-    #[must_use]
-    pub fn ordinal(&self) -> Option<u32> {
-        self.pod.rsplit_once('-')?.1.parse().ok()
-    }
-}
-
-/// The anchors that this process saw last as those of the Pins, which a lost record may not take with
-/// it; clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct KnownAnchors(Arc<Mutex<Option<Anchors>>>);
-
-/// Why deletions of Pins unpin nothing until a person has looked; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct HeldDeletions(Arc<Mutex<Option<String>>>);
-
-impl HeldDeletions {
-    /// The reason, for people.
-    #[must_use]
-    pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set(&self, reason: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
-    }
-}
-
-impl KnownAnchors {
-    pub(super) fn get(&self) -> Option<Anchors> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes note of what the record says, if it says something of both.
-    pub(super) fn note(&self, anchors: &Anchors) {
-        if anchors.system != record::UNKNOWN && anchors.definition != record::UNKNOWN {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchors.clone());
-        }
-    }
-}
-
-/// What all controllers of this process share; a cheap handle.
-#[derive(Clone)]
-pub struct Shared {
-    /// The API server.
-    pub client: Client,
-    /// The peer.
-    pub cluster: Cluster,
-    /// For timestamps.
-    pub clock: Clock,
-    /// Where this is.
-    pub settings: Arc<Settings>,
-    /// Whether the API server answers.
-    pub reach: Reach,
-    /// Which API server the Pins are in.
-    pub anchors: KnownAnchors,
-    /// Why deletions unpin nothing at the moment, if so.
-    pub held: HeldDeletions,
-    /// What was done, for Prometheus.
-    pub counters: Counters,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
+use crate::kubernetes::Context;
 
 /// One leadership: ends when the term or the leader changes.
 #[derive(Debug)]
 pub(super) struct Leading {
-    pub(super) shared: Shared,
+    pub(super) context: Context,
     pub(super) term: u64,
     /// Ends this leadership's tasks.
     pub(super) token: CancellationToken,
@@ -141,12 +48,12 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    pub(super) fn new(shared: Shared, term: u64, token: CancellationToken) -> Self {
-        let counted = shared.cluster.state().read(|pins| pins.window().latest());
+    pub(super) fn new(context: Context, term: u64, token: CancellationToken) -> Self {
+        let counted = context.cluster.state().read(|pins| pins.window().latest());
         Self {
-            leadership: shared.cluster.leadership(),
-            brake_time: BrakeTime::begin(shared.clock.now(), counted),
-            shared,
+            leadership: context.cluster.leadership(),
+            brake_time: BrakeTime::begin(context.clock.now(), counted),
+            context,
             term,
             token,
             objects: RwLock::default(),
@@ -225,21 +132,5 @@ mod tests {
             lead.refused(&uid, None);
             assert_eq!(told("a", 4), None);
         });
-    }
-
-    #[test]
-    fn only_anchors_that_are_both_known_are_remembered() {
-        let anchors = |system: &str, definition: &str| Anchors {
-            system: system.into(),
-            definition: definition.into(),
-        };
-        let known = KnownAnchors::default();
-        known.note(&anchors("s", "d"));
-        for unknown in [anchors(record::UNKNOWN, "e"), anchors("t", record::UNKNOWN)] {
-            known.note(&unknown);
-            assert_eq!(known.get(), Some(anchors("s", "d")));
-        }
-        known.note(&anchors("t", "e"));
-        assert_eq!(known.get(), Some(anchors("t", "e")));
     }
 }

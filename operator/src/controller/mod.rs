@@ -8,19 +8,20 @@
 //! Raft leadership is the operator's leadership: there is no other lock that could disagree with it.
 //! Every op is fenced by the term, every status write by the object's version.
 
-pub mod api;
+mod brake_time;
+mod bucket;
 pub mod claims;
-pub mod counters;
+pub mod deletions;
+pub mod events;
+pub mod hand_over;
 pub mod leading;
 pub mod objects;
 pub mod peers;
 mod pins;
 pub mod queue;
-pub mod reach;
 #[cfg(test)]
-pub(crate) mod stand;
+mod stand;
 pub mod status;
-mod watching;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +32,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::leading::{HeldDeletions, KnownAnchors, Settings, Shared};
-use self::{api::Backoff, leading::Leading, peers::Directory};
+use self::leading::Leading;
+use crate::kubernetes::{Backoff, Context, Directory};
 
 /// Between the end of a controller that has ended by itself and a new start.
 const START_ANEW: Duration = Duration::from_secs(1);
@@ -41,15 +42,15 @@ const CATCH_UP: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 
 /// Runs the leader's controllers whenever this peer leads, until `token` ends them.
 pub async fn run(
-    shared: Shared,
+    context: Context,
     directory: watch::Receiver<Arc<Directory>>,
     token: CancellationToken,
 ) {
-    let mut leadership = shared.cluster.leadership();
+    let mut leadership = context.cluster.leadership();
     loop {
         let now = *leadership.borrow_and_update();
         if now.local
-            && lead(&shared, now.term, &directory, token.child_token()).await == End::Broken
+            && lead(&context, now.term, &directory, token.child_token()).await == End::Broken
         {
             // At the next turn, also if nothing changes; not at once.
             tokio::select! {
@@ -78,19 +79,19 @@ enum End {
 
 /// One leadership, from its first moment until all its tasks have ended.
 async fn lead(
-    shared: &Shared,
+    context: &Context,
     term: u64,
     directory: &watch::Receiver<Arc<Directory>>,
     token: CancellationToken,
 ) -> End {
     tracing::info!(term, "this peer leads: its controllers start");
-    let lead = Arc::new(Leading::new(shared.clone(), term, token.clone()));
-    let (told, notes) = mpsc::channel(status::NOTES_MAX);
+    let lead = Arc::new(Leading::new(context.clone(), term, token.clone()));
+    let (told, notes) = mpsc::channel(events::QUEUE_LEN_MAX);
     let mut tasks = JoinSet::new();
     let work = async {
         catch_up(&lead).await;
         tasks.spawn(status::run(lead.clone(), told.clone()));
-        tasks.spawn(status::tell(lead.clone(), notes));
+        tasks.spawn(events::run(lead.clone(), notes));
         tasks.spawn(claims::run(lead.clone()));
         tasks.spawn(claims::compare(lead.clone()));
         tasks.spawn(claims::brake(lead.clone(), told));
@@ -98,7 +99,7 @@ async fn lead(
         tasks.spawn(pins::run(lead.clone()));
         tasks.join_next().await
     };
-    let mut leadership = shared.cluster.leadership();
+    let mut leadership = context.cluster.leadership();
     let ended = leadership.wait_for(|now| !now.local || now.term != term);
     let end = tokio::select! {
         biased;
@@ -117,7 +118,7 @@ async fn lead(
     token.cancel();
     while tasks.join_next().await.is_some() {}
     // The next leader counts.
-    shared.counters.unpins_waiting.set(0);
+    context.counters.unpins_waiting.set(0);
     tracing::info!(term, "the controllers of this leadership have ended");
     end
 }
@@ -126,7 +127,7 @@ async fn lead(
 /// will be: a claim that came in after the comparison with the list would be missed by it.
 async fn catch_up(lead: &Leading) {
     let mut backoff = Backoff::new(CATCH_UP.0, CATCH_UP.1);
-    while let Err(error) = lead.shared.cluster.submit(lead.term, Vec::new()).await {
+    while let Err(error) = lead.context.cluster.submit(lead.term, Vec::new()).await {
         tracing::debug!(%error, "the controllers wait for the log");
         sleep(backoff.wait()).await;
     }

@@ -13,7 +13,7 @@ use std::{
 
 use pinkeeper::types::{Cid, CidError, Uid};
 
-use crate::crd;
+use crate::{crd, kubernetes::RawPin};
 
 /// Namespace and name of a Pin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,10 +58,6 @@ pub struct PinObject {
     /// The status last written by anybody.
     pub status: Option<crd::PinStatus>,
 }
-
-/// A Pin as it comes from the API server: read leniently, so that one object that a newer version
-/// has written does not stop the whole watch.
-pub type RawPin = kube::core::Object<Option<serde_json::Value>, serde_json::Value>;
 
 impl PinObject {
     /// Takes what is needed of an object; absent when it lacks what every stored object has.

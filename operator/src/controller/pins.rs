@@ -9,20 +9,21 @@ use kube::runtime::watcher;
 use pinkeeper::{state::Found, types::Uid};
 
 use super::{
-    api,
-    claims::Deletion,
+    deletions::Deletion,
     leading::Leading,
-    objects::{ObjectKey, PinObject, RawPin, Seen},
+    objects::{ObjectKey, PinObject, Seen},
     queue::Lane,
-    watching::Watching,
 };
-use crate::crd::DeletionPolicy;
+use crate::{
+    crd::DeletionPolicy,
+    kubernetes::{RawPin, Watching, all_pins},
+};
 
 /// Runs until the leadership ends, or until the API server's data is set back: then all that is known of
 /// Pins is to be read anew.
 pub(super) async fn run(lead: Arc<Leading>) {
-    let api = api::all_pins(&lead.shared.client);
-    let mut watching = Watching::new("Pins", api, lead.shared.reach.clone());
+    let mut watching =
+        Watching::new("Pins", all_pins(&lead.context.client), lead.context.reach.clone());
     let mut listed = BTreeSet::new();
     while let Some(Some(event)) = lead.token.run_until_cancelled(watching.next()).await {
         take(&lead, event, &mut listed);

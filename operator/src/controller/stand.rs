@@ -1,20 +1,8 @@
 //! A leadership to test on: of a peer that is alone, with an API server that says what it is told to.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    body::to_bytes,
-    extract::Request,
-    http::{Method, StatusCode},
-    response::{IntoResponse, Response},
-};
-use kube::{Client, client::Body};
 use pinkeeper::{
     clock::Clock,
     cluster::JoinPolicy,
@@ -26,16 +14,12 @@ use pinkeeper::{
     state::{Fence, Found, Limits, Op, Outcome, PinSet},
     types::{Cid, ClaimOptions, Factor, Member, Owner, PeerId, Replication, Timestamp, Uid},
 };
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    HeldDeletions, KnownAnchors, Settings, Shared,
-    api::Reach,
-    claims::{Deletion, Missing},
-    counters::Counters,
-    leading::Leading,
-    objects::ObjectKey,
+use super::{claims::Missing, deletions::Deletion, leading::Leading, objects::ObjectKey};
+use crate::kubernetes::{
+    Context, Counters, Settings,
+    answers::{Answers, there},
 };
 
 /// Names of what is asked for.
@@ -44,79 +28,6 @@ pub(super) const DEFINITION: &str = "pins.pinkeeper.dev";
 pub(super) const RECORD: &str = "sim-cluster";
 /// The generation that claims are of.
 pub(super) const GENERATION: i64 = 4;
-
-/// The API server: the answers to each name, whatever its kind. The last one stays; what it knows
-/// nothing of is not there.
-#[derive(Clone, Default)]
-pub(crate) struct Answers(Arc<Mutex<BTreeMap<String, VecDeque<Answer>>>>);
-
-type Answer = (u16, Value);
-
-impl Answers {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, VecDeque<Answer>>> {
-        self.0.lock().unwrap()
-    }
-
-    pub(crate) fn set(&self, name: &str, answers: impl IntoIterator<Item = Answer>) {
-        self.all().insert(name.into(), answers.into_iter().collect());
-    }
-
-    /// A client of this server.
-    pub(crate) fn client(&self) -> Client {
-        let answers = self.clone();
-        let router = Router::new().fallback(async move |request| answers.answer(request).await);
-        Client::new(router.into_service::<Body>(), "default")
-    }
-
-    fn next(&self, name: &str) -> Answer {
-        match self.all().get_mut(name) {
-            Some(answers) if answers.len() > 1 => answers.pop_front().unwrap(),
-            Some(answers) => answers[0].clone(),
-            None => absent(name),
-        }
-    }
-
-    /// What is there at last.
-    pub(super) fn last(&self, name: &str) -> Value {
-        self.all()[name].back().unwrap().1.clone()
-    }
-
-    async fn answer(self, request: Request) -> Response {
-        let name = request.uri().path().rsplit('/').next().unwrap().to_owned();
-        if request.method() == Method::PUT {
-            let body = to_bytes(request.into_body(), usize::MAX).await.unwrap();
-            self.set(&name, [(200, serde_json::from_slice(&body).unwrap())]);
-        }
-        let (code, body) = self.next(&name);
-        (StatusCode::from_u16(code).unwrap(), body.to_string()).into_response()
-    }
-}
-
-/// An object with this UID.
-pub(crate) fn there(uid: &str) -> Answer {
-    let metadata = json!({"name": "it", "namespace": "web", "uid": uid, "resourceVersion": "1"});
-    (200, json!({"metadata": metadata, "data": {}}))
-}
-
-/// An object that is being deleted.
-pub(super) fn going(uid: &str) -> Answer {
-    let (code, mut object) = there(uid);
-    object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-    (code, object)
-}
-
-/// An error without the object's name, as proxies answer.
-pub(crate) fn error(code: u16) -> Answer {
-    let (kind, reason) = ("Status", if code == 404 { "NotFound" } else { "Simulated" });
-    (code, json!({"kind": kind, "status": "Failure", "reason": reason, "code": code}))
-}
-
-/// An object that is not there, as the API server itself says it.
-pub(crate) fn absent(name: &str) -> Answer {
-    let (code, mut status) = error(404);
-    status["details"] = json!({"name": name});
-    (code, status)
-}
 
 pub(super) struct Stand {
     pub(super) lead: Arc<Leading>,
@@ -143,36 +54,29 @@ impl Stand {
         for name in [SYSTEM, DEFINITION, RECORD, "web"] {
             api.set(name, [there(name)]);
         }
-        let shared = Shared {
-            client: api.client(),
-            cluster,
-            clock: Clock::Simulated(host.clock.clone()),
-            settings: Arc::new(Settings {
-                namespace: "pinkeeper".into(),
-                pod: "pod-0".into(),
-                release: "sim".into(),
-                initial_peers: 1,
-                default_replicas: 1,
-                limits: Limits::default(),
-            }),
-            reach: Reach::default(),
-            anchors: KnownAnchors::default(),
-            held: HeldDeletions::default(),
-            counters: Counters::default(),
+        let settings = Settings {
+            namespace: "pinkeeper".into(),
+            pod: "pod-0".into(),
+            release: "sim".into(),
+            initial_peers: 1,
+            default_replicas: 1,
+            limits: Limits::default(),
         };
-        let lead = Arc::new(Leading::new(shared, term, CancellationToken::new()));
+        let clock = Clock::Simulated(host.clock.clone());
+        let context = Context::new(api.client(), cluster, clock, settings, Counters::default());
+        let lead = Arc::new(Leading::new(context, term, CancellationToken::new()));
         Self { lead, api, _host: host }
     }
 
     /// A leadership that is over, or was never this peer's.
     pub(super) fn of_another_term(&self) -> Leading {
-        Leading::new(self.lead.shared.clone(), self.lead.term + 1, CancellationToken::new())
+        Leading::new(self.lead.context.clone(), self.lead.term + 1, CancellationToken::new())
     }
 
     /// The object of this UID and name claims a content of its own.
     pub(super) async fn claim(&self, uid: &str) {
         let ops = vec![self.claim_of(uid, Owner::Object(Uid(uid.into())), false)];
-        let outcomes = self.lead.shared.cluster.submit(self.lead.term, ops).await;
+        let outcomes = self.lead.context.cluster.submit(self.lead.term, ops).await;
         assert_eq!(outcomes.unwrap(), [Outcome::Changed]);
     }
 
@@ -195,7 +99,7 @@ impl Stand {
     }
 
     pub(super) fn read<R>(&self, read: impl FnOnce(&PinSet) -> R) -> R {
-        self.lead.shared.cluster.state().read(read)
+        self.lead.context.cluster.state().read(read)
     }
 
     /// Whether an object still has its claim.

@@ -12,13 +12,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Observed, Registered, Step, leftovers, next,
+use super::{Observed, Registered, Step, leftovers, next};
+use crate::kubernetes::{
+    Context, Directory, Listed, PeerError, Settings, read_now,
     record::{self, Record, RecordError},
-};
-use crate::controller::{
-    Settings, Shared,
-    peers::{Directory, Listed, PeerError, read_now},
 };
 
 /// How often the record is read while the peer is not in place.
@@ -44,8 +41,17 @@ pub enum FoundingError {
     NotFounded(String),
 }
 
+/// Why a step was not taken: the next attempt may take it.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("a ClusterPeer was not read: {0}")]
+    Peer(#[from] PeerError),
+}
+
 struct Driver<F> {
-    shared: Shared,
+    context: Context,
     draw: F,
     seen: Seen,
     won: Option<(ClusterId, Instant)>,
@@ -58,13 +64,13 @@ struct Driver<F> {
 /// # Errors
 /// When the peer must not take part.
 pub async fn run(
-    shared: Shared,
+    context: Context,
     mut directory: watch::Receiver<Arc<Directory>>,
     waiting: watch::Sender<String>,
     draw: impl FnMut() -> ClusterId + Send,
     token: CancellationToken,
 ) -> Result<(), FoundingError> {
-    let mut driver = Driver { shared, draw, seen: Seen::default(), won: None, joining: None };
+    let mut driver = Driver { context, draw, seen: Seen::default(), won: None, joining: None };
     loop {
         let now = directory.borrow_and_update().clone();
         let step = tokio::select! {
@@ -115,13 +121,13 @@ enum Done {
 }
 
 impl<F: FnMut() -> ClusterId> Driver<F> {
-    async fn step(&mut self, directory: &Directory) -> Result<Done, RecordError> {
-        let Shared { client, settings, .. } = self.shared.clone();
+    async fn step(&mut self, directory: &Directory) -> Result<Done, StepError> {
+        let Context { client, settings, .. } = self.context.clone();
         let read = record::get(&client, &settings).await?;
-        self.shared.reach.answered();
+        self.context.reach.answered();
         let unchanged = self.seen.unchanged(read.as_ref(), Instant::now());
         let formed = read.as_ref().is_some_and(|record| record.formed);
-        let may_found = !formed && self.shared.cluster.standing() == Standing::Blank;
+        let may_found = !formed && self.context.cluster.standing() == Standing::Blank;
         let remaining = match may_found {
             true => Cow::Owned(self.without_leftovers(directory.clone()).await),
             false => Cow::Borrowed(directory),
@@ -135,21 +141,21 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
     }
 
     async fn without_leftovers(&self, directory: Directory) -> Directory {
-        let Shared { client, settings, cluster, .. } = &self.shared;
+        let Context { client, settings, cluster, .. } = &self.context;
         leftovers::remove(client, &settings.namespace, cluster.id(), directory).await
     }
 
     async fn read_anew(&self, directory: &Directory) -> Result<Directory, PeerError> {
         let mut now = Directory { complete: true, ..Directory::default() };
-        for name in expected(directory, &self.shared.settings) {
-            let listed = read_now(&self.shared, &name).await?;
+        for name in expected(directory, &self.context.settings) {
+            let listed = read_now(&self.context, &name).await?;
             now.peers.extend(listed.map(|listed| (name, listed)));
         }
         Ok(now)
     }
 
     fn decide(&self, directory: &Directory, record: Option<&Record>, unchanged: Duration) -> Step {
-        let Shared { settings, cluster, .. } = &self.shared;
+        let Context { settings, cluster, .. } = &self.context;
         let own = Own {
             id: cluster.id(),
             standing: cluster.standing(),
@@ -161,8 +167,8 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         next(Observed { record, unchanged, won, ..seen })
     }
 
-    async fn carry_out(&mut self, step: Step, read: Option<Record>) -> Result<Done, RecordError> {
-        let Shared { client, settings, cluster, .. } = self.shared.clone();
+    async fn carry_out(&mut self, step: Step, read: Option<Record>) -> Result<Done, StepError> {
+        let Context { client, settings, cluster, .. } = self.context.clone();
         match (step, read) {
             (Step::Settled, _) => return Ok(Done::Settled),
             (Step::Wait(why), _) => return Ok(Done::Waiting(why)),

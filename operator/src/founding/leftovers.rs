@@ -9,9 +9,9 @@ use kube::{Api, Client};
 use pinkeeper::types::PeerId;
 use tokio::time::timeout;
 
-use crate::controller::{
+use crate::kubernetes::{
+    Directory, Listed,
     api::{DEADLINE, if_there},
-    peers::{Directory, Listed},
 };
 
 /// Takes the ClusterPeers out of `directory` that name a cluster and whose volume claim does not exist.
@@ -49,7 +49,7 @@ mod tests {
     use pinkeeper::types::ClusterId;
 
     use super::*;
-    use crate::controller::stand::{Answers, absent, error, there};
+    use crate::kubernetes::answers::{Answers, absent, error, there};
 
     fn listed(id: u8, cluster: Option<u8>) -> Listed {
         let cluster = cluster.map(|byte| ClusterId([byte; 16]));

@@ -10,10 +10,8 @@
 mod driver;
 mod leftovers;
 mod next;
-pub(crate) mod record;
 
 pub use self::{
     driver::{FoundingError, run},
     next::{FOUND_WITHIN, Observed, Registered, Step, UNFORMED_MAX, next},
-    record::{Anchors, Record},
 };

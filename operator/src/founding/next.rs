@@ -7,7 +7,7 @@ use pinkeeper::{
     types::{ClusterId, PeerId},
 };
 
-use super::Record;
+use crate::kubernetes::Record;
 
 /// An unformed record that does not change for this long is taken over.
 pub const UNFORMED_MAX: Duration = Duration::from_secs(120);

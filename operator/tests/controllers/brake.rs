@@ -18,7 +18,7 @@ use serde_json::json;
 use super::world::{Running, World, cid, eventually};
 
 fn waiting(running: &Running) -> Option<Waiting> {
-    running.shared.cluster.state().read(PinSet::waiting)
+    running.context.cluster.state().read(PinSet::waiting)
 }
 
 fn cids(running: &Running) -> u64 {
@@ -83,7 +83,7 @@ async fn event(world: &World, reason: &str, word: &str) {
 
 async fn metric(running: &Running, cids: u64) {
     eventually(&format!("the metric says {cids}"), async || {
-        let gauge = running.shared.counters.unpins_waiting.get();
+        let gauge = running.context.counters.unpins_waiting.get();
         (gauge == i64::try_from(cids).unwrap()).then_some(())
     })
     .await;
@@ -113,7 +113,7 @@ async fn watched_deletions_of_too_much_wait_for_a_person() {
     let all = ListParams::default();
     world.pins("web").delete_collection(&DeleteParams::default(), &all).await.unwrap();
     eventually("all deletions are ruled on", async || {
-        let objects = running.shared.cluster.state().read(|pins| pins.objects().count());
+        let objects = running.context.cluster.state().read(|pins| pins.objects().count());
         (objects == 0).then_some(())
     })
     .await;
@@ -201,7 +201,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
         let retain = |pins: &PinSet, number| {
             pins.get(&cid(number)).unwrap().claims.values().all(|claim| claim.options.retain)
         };
-        let state = running.shared.cluster.state();
+        let state = running.context.cluster.state();
         state.read(|pins| retain(pins, 120) && !retain(pins, 121)).then_some(())
     })
     .await;
@@ -219,7 +219,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
     assert_eq!(waiting(&running), None);
     assert_eq!(held(&world, 100..121), 21);
     let owners: BTreeSet<Owner> = running
-        .shared
+        .context
         .cluster
         .state()
         .read(|pins| pins.get(&cid(120)).unwrap().claims.owners().cloned().collect());
@@ -280,7 +280,7 @@ async fn deleting_the_definition_under_a_leader_unpins_nothing() {
     // The first two are applied again.
     create(&world, "web", 0..2).await;
     assert_eq!(held(&world, 0..4), 4);
-    let claims = || running.shared.cluster.state().read(|pins| pins.objects().count());
+    let claims = || running.context.cluster.state().read(|pins| pins.objects().count());
     assert_eq!((claims(), waiting(&running)), (6, None));
 
     // That the definition is another one is meant; the rest is for the brake.

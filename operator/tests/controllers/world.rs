@@ -24,8 +24,8 @@ use pinkeeper::{
     types::{Cid, Envelope, Member, PeerId, Program, Response},
 };
 use pinkeeper_operator::{
-    controller::{HeldDeletions, KnownAnchors, Settings, Shared},
     crd::{ClusterPeer, ClusterPeerSpec, Pin, PinSpec},
+    kubernetes::{Context, Counters, Settings},
     run::{RunError, run},
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -86,7 +86,7 @@ pub struct World {
 pub struct Running {
     token: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
-    pub shared: Shared,
+    pub context: Context,
 }
 
 impl Running {
@@ -228,30 +228,23 @@ impl World {
             gc: None,
         };
         let peer = Peer::assemble(assembly).await.unwrap();
-        let shared = Shared {
-            client,
-            cluster: peer.cluster.clone(),
-            clock: Clock::System,
-            settings: Arc::new(Settings {
-                namespace: "web".into(),
-                pod: "demo-0".into(),
-                release: "demo".into(),
-                initial_peers: 1,
-                default_replicas: 1,
-                limits: Limits::default(),
-            }),
-            reach: pinkeeper_operator::controller::api::Reach::default(),
-            anchors: KnownAnchors::default(),
-            held: HeldDeletions::default(),
-            counters: pinkeeper_operator::controller::counters::Counters::default(),
+        let settings = Settings {
+            namespace: "web".into(),
+            pod: "demo-0".into(),
+            release: "demo".into(),
+            initial_peers: 1,
+            default_replicas: 1,
+            limits: Limits::default(),
         };
+        let (cluster, counters) = (peer.cluster.clone(), Counters::default());
+        let context = Context::new(client, cluster, Clock::System, settings, counters);
         let token = CancellationToken::new();
-        let (until, beside) = (token.clone(), shared.clone());
+        let (until, beside) = (token.clone(), context.clone());
         let task = tokio::spawn(async move {
             let _asks = asks;
             run(peer, beside, &until).await
         });
-        Running { token, task, shared }
+        Running { token, task, context }
     }
 
     pub async fn create(&self, namespace: &str, name: &str, cid: &str) -> Pin {

@@ -1,6 +1,6 @@
 //! A pod: a simulated machine, and on it what `pinkeeper run` runs.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use pinkeeper::{
     clock::Clock,
@@ -14,7 +14,7 @@ use pinkeeper::{
     types::{Member, PeerId},
 };
 use pinkeeper_operator::{
-    controller::{HeldDeletions, KnownAnchors, Settings, Shared, api::Reach, counters::Counters},
+    kubernetes::{Context, Counters, Settings},
     run::{RunError, run},
 };
 use tokio::{task::JoinHandle, time::timeout};
@@ -68,26 +68,19 @@ impl Pod {
         self.host.start(JoinPolicy::Wait).await.map_err(|error| error.to_string())?;
         let peer = self.host.peer.take().ok_or("the peer is not there")?;
         let cluster = peer.cluster.clone();
-        let shared = Shared {
-            client: api.client(self.n),
-            cluster: cluster.clone(),
-            clock: Clock::Simulated(self.host.clock.clone()),
-            settings: Arc::new(Settings {
-                namespace: NAMESPACE.into(),
-                pod: pod_name(self.n),
-                release: "sim".into(),
-                initial_peers: pods,
-                default_replicas: 2,
-                limits: Limits::default(),
-            }),
-            reach: Reach::default(),
-            anchors: KnownAnchors::default(),
-            held: HeldDeletions::default(),
-            counters: Counters::default(),
+        let settings = Settings {
+            namespace: NAMESPACE.into(),
+            pod: pod_name(self.n),
+            release: "sim".into(),
+            initial_peers: pods,
+            default_replicas: 2,
+            limits: Limits::default(),
         };
+        let (client, clock) = (api.client(self.n), Clock::Simulated(self.host.clock.clone()));
+        let context = Context::new(client, cluster.clone(), clock, settings, Counters::default());
         let token = CancellationToken::new();
         let until = token.clone();
-        let task = tokio::spawn(async move { run(peer, shared, &until).await });
+        let task = tokio::spawn(async move { run(peer, context, &until).await });
         self.running = Some(Running { token, task, cluster });
         Ok(())
     }

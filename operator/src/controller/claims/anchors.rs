@@ -19,12 +19,13 @@ use tokio::time::timeout;
 
 use super::Missing;
 use crate::{
-    controller::{
+    controller::leading::Leading,
+    kubernetes::{
+        RawPin,
         api::{self, Failure},
-        leading::Leading,
-        objects::RawPin,
+        pins_in,
+        record::{self, Anchors, RecordError},
     },
-    founding::record::{self, Anchors, RecordError},
 };
 
 /// GETs at a time.
@@ -69,7 +70,7 @@ impl Unproven {
 
 /// Reads the anchors and compares them with those seen first, here and in the record.
 pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
-    let client = &lead.shared.client;
+    let client = &lead.context.client;
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
     let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
     let read = async {
@@ -78,12 +79,12 @@ pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
         Ok::<_, kube::Error>((system, definition))
     };
     let (system, definition) = timeout(api::DEADLINE, read).await??;
-    lead.shared.reach.answered();
+    lead.context.reach.answered();
     let now = standing(system.metadata, definition.metadata)?;
-    let settings = &lead.shared.settings;
-    let known = lead.shared.anchors.get();
+    let settings = &lead.context.settings;
+    let known = lead.context.anchors.get();
     let first = record::anchors(client, settings, &now, known.as_ref()).await?;
-    lead.shared.anchors.note(&first);
+    lead.context.anchors.note(&first);
     same(first, now, settings.record())
 }
 
@@ -162,9 +163,9 @@ pub(super) async fn alive(
 }
 
 async fn is_gone(lead: &Leading, missing: &Missing) -> Result<bool, Unproven> {
-    let api = api::pins_in(&lead.shared.client, &missing.key.namespace);
+    let api = pins_in(&lead.context.client, &missing.key.namespace);
     let found = timeout(api::DEADLINE, api.get(&missing.key.name)).await?;
-    lead.shared.reach.note(&found);
+    lead.context.reach.note(&found);
     Ok(says_gone(found, &missing.uid)?)
 }
 

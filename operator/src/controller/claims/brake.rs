@@ -15,10 +15,13 @@ use tokio::{
 use super::rule::some_waiting;
 use crate::{
     controller::{
-        leading::{Leading, Settings},
-        status::{Note, Told},
+        events::{Note, Told},
+        leading::Leading,
     },
-    founding::record::{self, ALLOW_UNPIN, Approval, RecordError},
+    kubernetes::{
+        Settings,
+        record::{self, ALLOW_UNPIN, Approval, RecordError},
+    },
 };
 
 /// How often it is looked at; the record is read only while something waits.
@@ -84,9 +87,9 @@ impl Brake {
     async fn look(&mut self) -> Result<(), RecordError> {
         let lead = self.lead.clone();
         self.tell_held().await?;
-        let waiting = lead.shared.cluster.state().read(PinSet::waiting);
+        let waiting = lead.context.cluster.state().read(PinSet::waiting);
         let cids = waiting.map_or(0, |waiting| waiting.cids);
-        lead.shared.counters.unpins_waiting.set(i64::try_from(cids).unwrap_or(i64::MAX));
+        lead.context.counters.unpins_waiting.set(i64::try_from(cids).unwrap_or(i64::MAX));
         if self.seen.0 != waiting {
             self.seen = (waiting, Instant::now());
         }
@@ -96,11 +99,11 @@ impl Brake {
             }
             return Ok(());
         };
-        let approval = record::approval(&lead.shared.client, &lead.shared.settings).await?;
+        let approval = record::approval(&lead.context.client, &lead.context.settings).await?;
         if self.told != Some(waiting) && self.seen.1.elapsed() >= SETTLED {
             self.told = Some(waiting);
-            let state = lead.shared.cluster.state();
-            if let Some(text) = state.read(|pins| message(pins, &lead.shared.settings)) {
+            let state = lead.context.cluster.state();
+            if let Some(text) = state.read(|pins| message(pins, &lead.context.settings)) {
                 tracing::warn!("{text}");
                 self.tell(&approval, true, "UnpinsWaiting", text);
             }
@@ -125,7 +128,7 @@ impl Brake {
             return Ok(());
         }
         let (digest, term) = (waiting.digest, self.lead.term);
-        let cluster = &self.lead.shared.cluster;
+        let cluster = &self.lead.context.cluster;
         let outcomes = match cluster.submit(term, vec![Op::Allow { digest, term }]).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -138,20 +141,20 @@ impl Brake {
             tracing::info!("{text}");
             self.tell(&approval, false, "UnpinsAllowed", text);
             // Should this fail: it names nothing that could wait again.
-            record::used(&self.lead.shared.client, &self.lead.shared.settings, approval).await?;
+            record::used(&self.lead.context.client, &self.lead.context.settings, approval).await?;
         }
         Ok(())
     }
 
     /// Deletions that are held because nothing can be proven of them any more.
     async fn tell_held(&mut self) -> Result<(), RecordError> {
-        let held = self.lead.shared.held.get();
+        let held = self.lead.context.held.get();
         if self.held == held {
             return Ok(());
         }
         if let Some(text) = &held {
-            let shared = &self.lead.shared;
-            let approval = record::approval(&shared.client, &shared.settings).await?;
+            let context = &self.lead.context;
+            let approval = record::approval(&context.client, &context.settings).await?;
             self.tell(&approval, true, "DeletionsHeld", text.clone());
         }
         self.held = held;
@@ -161,7 +164,7 @@ impl Brake {
     fn tell(&self, approval: &Approval, warning: bool, reason: &'static str, text: String) {
         let note = Note { warning, reason, text };
         if self.notes.try_send((approval.record.clone(), note)).is_err() {
-            self.lead.shared.counters.events_left_out.inc();
+            self.lead.context.counters.events_left_out.inc();
         }
     }
 }

@@ -10,11 +10,11 @@ use std::{sync::Arc, time::Duration};
 use pinkeeper::state::Found;
 
 use super::{
-    Deletion, Missing,
+    Missing,
     anchors::{self, Unproven},
     missing,
 };
-use crate::controller::leading::Leading;
+use crate::controller::{deletions::Deletion, leading::Leading};
 
 /// How often all claims are compared, beside each relist.
 const EVERY: Duration = Duration::from_secs(600);
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
     compare_all(&lead).await;
     // The next leader looks for itself.
-    lead.shared.held.set(None);
+    lead.context.held.set(None);
 }
 
 async fn compare_all(lead: &Arc<Leading>) {
@@ -37,7 +37,7 @@ async fn compare_all(lead: &Arc<Leading>) {
             compared = compare(lead), if complete => compared,
             () = std::future::ready(()), if !complete => Ok(0),
         };
-        lead.shared.held.set(match &compared {
+        lead.context.held.set(match &compared {
             Err(error) if error.needs_a_person() => Some(error.to_string()),
             _ => None,
         });
@@ -62,7 +62,7 @@ async fn compare_all(lead: &Arc<Leading>) {
 async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
     let missing = {
         let objects = lead.objects();
-        lead.shared.cluster.state().read(|pins| missing(pins, &objects))
+        lead.context.cluster.state().read(|pins| missing(pins, &objects))
     };
     // Also with nothing in doubt: a record that was made anew has them noted again while all is well.
     anchors::check(lead).await?;
@@ -90,8 +90,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::controller::stand::{
-        DEFINITION, RECORD, SYSTEM, Stand, error, missing as of, there,
+    use crate::{
+        controller::stand::{DEFINITION, RECORD, SYSTEM, Stand, missing as of},
+        kubernetes::answers::{error, there},
     };
 
     /// What is to be ruled on, some time later.
@@ -126,7 +127,7 @@ mod tests {
             stand.list_nothing();
             anchors::check(&stand.lead).await.unwrap();
             stand.api.set(DEFINITION, [there("anew")]);
-            let held = &stand.lead.shared.held;
+            let held = &stand.lead.context.held;
             let running = tokio::spawn(run(stand.lead.clone()));
             tokio::time::sleep(AGAIN).await;
             let told = held.get().unwrap();

@@ -15,7 +15,10 @@ use super::{
     decide,
     release::release,
 };
-use crate::controller::{api::Backoff, leading::Leading, objects::ObjectKey, queue::Lane};
+use crate::{
+    controller::{leading::Leading, objects::ObjectKey, queue::Lane},
+    kubernetes::Backoff,
+};
 
 /// Events are collected this long into one batch: far below what people notice, far above the time
 /// between two objects of one `kubectl apply`.
@@ -79,7 +82,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
 async fn anchored(lead: &Leading) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut told = String::new();
-    while lead.shared.anchors.get().is_none() {
+    while lead.context.anchors.get().is_none() {
         let reason = match anchors::check(lead).await {
             // Others than now: what was claimed under them is safe.
             Ok(()) | Err(Unproven::Other { .. }) => return,
@@ -109,8 +112,8 @@ fn collect(lead: &Leading) -> Vec<Proposal> {
         let Some((_, key)) = lead.claims.pop(true) else { break };
         let basis = Basis {
             term: lead.term,
-            default_replicas: lead.shared.settings.default_replicas,
-            now: lead.shared.clock.now(),
+            default_replicas: lead.context.settings.default_replicas,
+            now: lead.context.clock.now(),
         };
         claims.extend(claim_of(lead, &key, basis));
     }
@@ -120,7 +123,7 @@ fn collect(lead: &Leading) -> Vec<Proposal> {
 fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
     let object = lead.objects().get(key)?.clone();
     let cid = object.cid.as_ref().ok()?;
-    let cluster = &lead.shared.cluster;
+    let cluster = &lead.context.cluster;
     // The candidates look at the state too, so it must not be locked meanwhile.
     let pin = cluster.state().read(|pins| pins.get(cid).cloned());
     match decide(&object, pin.as_ref(), basis, |cid, wanted| cluster.candidates(cid, wanted)) {
@@ -137,7 +140,7 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
 /// Submits a batch; false when it must be tried again, for which it is back in the queue.
 async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
     let ops = batch.iter().map(|proposal| proposal.op.clone()).collect();
-    let outcomes = match lead.shared.cluster.submit(lead.term, ops).await {
+    let outcomes = match lead.context.cluster.submit(lead.term, ops).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, ops = batch.len(), "the cluster did not take claims; trying again");
@@ -147,7 +150,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
     };
     let mut other_term = false;
     for (proposal, outcome) in batch.into_iter().zip(outcomes) {
-        lead.shared.counters.claims.inc();
+        lead.context.counters.claims.inc();
         match outcome {
             Outcome::Changed | Outcome::Unchanged => lead.refused(&proposal.uid, None),
             Outcome::Refused(Refused::OtherTerm) => {
@@ -173,9 +176,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::controller::{
-        objects::{PinObject, tests::pin},
-        stand::{DEFINITION, GENERATION, RECORD, Stand, cid, error, going, there, watched},
+    use crate::{
+        controller::{
+            objects::{PinObject, tests::pin},
+            stand::{DEFINITION, GENERATION, RECORD, Stand, cid, watched},
+        },
+        kubernetes::answers::{error, going, there},
     };
 
     /// A proposal of the object of this name and UID, for a content.
@@ -330,7 +336,7 @@ mod tests {
             record["data"] = json!({"kubeSystemUID": "", "pinDefinitionUID": ""});
             stand.api.set(RECORD, [(code, record)]);
             tokio::time::timeout(Duration::from_secs(60), anchored(&stand.lead)).await.unwrap();
-            assert_eq!(stand.lead.shared.anchors.get(), None);
+            assert_eq!(stand.lead.context.anchors.get(), None);
         });
     }
 }

@@ -5,28 +5,24 @@
 //! gives out no "not found" that is not proven; `brake` looks after what waits for a person. What may
 //! go without one, `pinkeeper::state` knows.
 //!
-//! Invariants: no claim is made before the anchors are noted that its end is judged by; ops carry the
-//! term and the object's generation; claims that are known go before releases, so that content never
-//! loses its last claim in between; a claim is dropped only when a deletion was watched while the
-//! definition of Pins stands, or when a GET proved it; it is never dropped past the brake.
+//! Invariants:
+//! - No claim is made before the anchors are noted: its end is judged by them.
+//! - Ops carry the term and the object's generation.
+//! - Claims that are known go before releases, so that content never loses its last claim in between.
+//! - A claim is dropped only when a deletion was watched while the definition of Pins stands, or when a
+//!   GET proved it. It is never dropped past the brake.
 
 mod anchors;
 mod brake;
 mod compare;
 mod decide;
-mod deletions;
 mod driver;
 mod release;
 mod rule;
-mod time;
 
 pub use self::{
     brake::message,
     decide::{Basis, Decision, Missing, decide, missing, replication},
-    deletions::Deletion,
     rule::rule,
 };
-pub(super) use self::{
-    brake::run as brake, compare::run as compare, deletions::Deletions, driver::run,
-    time::BrakeTime,
-};
+pub(super) use self::{brake::run as brake, compare::run as compare, driver::run};

@@ -14,12 +14,13 @@ use pinkeeper::{
 };
 
 use super::{
-    Deletion, Missing,
+    Missing,
     anchors::{self, Unproven},
     driver::BATCH_LEN_MAX,
     rule::{Next, next},
 };
 use crate::controller::{
+    deletions::Deletion,
     leading::Leading,
     objects::{ObjectKey, Objects},
     queue::Lane,
@@ -27,7 +28,7 @@ use crate::controller::{
 
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
-    let state = lead.shared.cluster.state();
+    let state = lead.context.cluster.state();
     let mut claimed: Vec<Deletion> = state.read(|pins| {
         deletions.iter().filter(|gone| pins.cid_of(&gone.uid).is_some()).cloned().collect()
     });
@@ -47,7 +48,7 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
         }
     };
     claimed.retain(|of| is_dead(&of.uid, &alive, &lead.objects()));
-    let limits = &lead.shared.settings.limits;
+    let limits = &lead.context.settings.limits;
     // Twice: what is noted may change what is ruled.
     for _ in 0..2 {
         let at = lead.brake_time.now();
@@ -73,7 +74,7 @@ fn is_dead(uid: &Uid, alive: &BTreeSet<Uid>, objects: &Objects) -> bool {
 /// wait are: the server's data may have been set back meanwhile.
 async fn what_lives(lead: &Leading, deletions: &[Deletion]) -> Result<BTreeSet<Uid>, Unproven> {
     let old = deletions.iter().filter(|deletion| deletion.is_old);
-    let old = lead.shared.cluster.state().read(|pins| missing_of(pins, old));
+    let old = lead.context.cluster.state().read(|pins| missing_of(pins, old));
     anchors::alive(lead, old).await?.proven(lead).await
 }
 
@@ -91,7 +92,7 @@ fn missing_of<'a>(pins: &PinSet, of: impl Iterator<Item = &'a Deletion>) -> Vec<
 /// Proposes ops in batches; false when something must be tried again.
 pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
     for batch in ops.chunks(BATCH_LEN_MAX) {
-        let outcomes = match lead.shared.cluster.submit(lead.term, batch.to_vec()).await {
+        let outcomes = match lead.context.cluster.submit(lead.term, batch.to_vec()).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 tracing::warn!(%error, ops = batch.len(), "the cluster did not take releases");
@@ -99,7 +100,7 @@ pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
             }
         };
         for (op, outcome) in batch.iter().zip(outcomes) {
-            lead.shared.counters.claims.inc();
+            lead.context.counters.claims.inc();
             match outcome {
                 Outcome::Changed => {
                     tell(lead, op);
@@ -125,7 +126,7 @@ fn claim_again(lead: &Leading, op: &Op) {
 /// People who are to decide find here what waits, one by one.
 fn tell(lead: &Leading, op: &Op) {
     let Op::Gone { cid, uid, ruling: Ruling::Wait(_), .. } = op else { return };
-    let name = lead.shared.cluster.state().read(|pins| {
+    let name = lead.context.cluster.state().read(|pins| {
         let claim = pins.get(cid)?.claims.get(&Owner::Waiting(uid.clone()))?;
         Some(claim.options.name.clone())
     });

@@ -10,8 +10,7 @@ use pinkeeper::{
     types::{Cid, ClaimOptions, Owner, Timestamp, Uid},
 };
 
-use super::Deletion;
-use crate::controller::objects::ObjectKey;
+use crate::controller::{deletions::Deletion, objects::ObjectKey};
 
 /// What is to be proposed next about gone objects.
 #[derive(Debug, PartialEq)]

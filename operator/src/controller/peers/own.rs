@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use pinkeeper::types::Metrics;
 use serde_json::{Value, json};
@@ -14,17 +14,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    directory::{Directory, Listed, PeerError, RawPeer, peers_in, read_now},
-    status::{Situation, own_status, steady},
-};
+use super::status::{Situation, own_status, steady};
 use crate::{
-    controller::{
-        api::{self, Backoff, Failure},
-        claims,
-        leading::Shared,
-    },
+    controller::claims,
     crd::{self, ClusterPeerStatus},
+    kubernetes::{
+        Backoff, Context, Directory, Listed, PeerError, RawPeer,
+        api::{self, Failure},
+        peers_in, read_now,
+    },
 };
 
 /// Between two writes of one peer.
@@ -37,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 struct Own {
-    shared: Shared,
+    context: Context,
     api: Api<RawPeer>,
     /// Numbers as last shown.
     free_space: Option<u64>,
@@ -50,19 +48,19 @@ struct Own {
 
 /// Runs until `token` ends it. `waiting` says what a blank peer waits for.
 pub async fn run(
-    shared: Shared,
+    context: Context,
     mut directory: watch::Receiver<Arc<Directory>>,
     waiting: watch::Receiver<String>,
     token: CancellationToken,
 ) {
-    let api = peers_in(&shared.client, &shared.settings.namespace);
+    let api = peers_in(&context.client, &context.settings.namespace);
     let mut own =
-        Own { shared, api, free_space: None, repository_size: None, written: None, newer: None };
+        Own { context, api, free_space: None, repository_size: None, written: None, newer: None };
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut not_before = Instant::now();
     loop {
         if directory.borrow().complete && Instant::now() >= not_before {
-            let listed = directory.borrow().peers.get(&own.shared.settings.pod).cloned();
+            let listed = directory.borrow().peers.get(&own.context.settings.pod).cloned();
             let waiting = waiting.borrow().clone();
             let kept = tokio::select! {
                 biased;
@@ -103,15 +101,15 @@ impl Own {
     }
 
     fn status(&mut self, listed: &Listed, waiting: &str) -> ClusterPeerStatus {
-        let cluster = &self.shared.cluster;
+        let cluster = &self.context.cluster;
         let mut metrics: Metrics = cluster.local_metrics().borrow().clone();
         self.free_space = steady(self.free_space, metrics.free_space);
         self.repository_size = steady(self.repository_size, metrics.repository_size);
         metrics.free_space = self.free_space;
         metrics.repository_size = self.repository_size;
         let members = cluster.members();
-        let unpins = cluster.state().read(|pins| claims::message(pins, &self.shared.settings));
-        let held = self.shared.held.get();
+        let unpins = cluster.state().read(|pins| claims::message(pins, &self.context.settings));
+        let held = self.context.held.get();
         let situation = Situation {
             generation: listed.generation,
             id: cluster.id(),
@@ -124,20 +122,19 @@ impl Own {
             waiting,
             unpins: unpins.as_deref(),
             held: held.as_deref(),
-            now: self.shared.clock.now(),
+            now: self.context.clock.now(),
         };
         own_status(situation, &listed.status)
     }
 
     /// Makes the object, with an empty spec that is never applied again: it belongs to people.
     async fn create(&self) -> Result<(), PeerError> {
-        let object = crd::ClusterPeer::new(&self.shared.settings.pod, crd::ClusterPeerSpec {});
+        let object = crd::ClusterPeer::new(&self.context.settings.pod, crd::ClusterPeerSpec {});
         let raw: RawPeer =
             serde_json::from_value(serde_json::to_value(&object).unwrap_or_default())
                 .map_err(kube::Error::SerdeError)?;
-        let params = PostParams { field_manager: Some(api::FIELD_MANAGER.into()), dry_run: false };
-        let created = timeout(api::DEADLINE, self.api.create(&params, &raw)).await?;
-        self.shared.reach.note(&created);
+        let created = timeout(api::DEADLINE, self.api.create(&api::post_params(), &raw)).await?;
+        self.context.reach.note(&created);
         there(created)
     }
 
@@ -147,15 +144,15 @@ impl Own {
         version: &str,
         status: &ClusterPeerStatus,
     ) -> Result<Option<Listed>, PeerError> {
-        let name = &self.shared.settings.pod;
+        let name = &self.context.settings.pod;
         let applied = apply_status(&self.api, name, version, status).await?;
-        self.shared.reach.note(&applied);
+        self.context.reach.note(&applied);
         match left(applied)? {
             Left::Written(raw) => {
                 self.written = Some(Instant::now());
                 Ok(Listed::read(*raw).map(|(_, listed)| listed))
             }
-            Left::Another => read_now(&self.shared, name).await,
+            Left::Another => read_now(&self.context, name).await,
         }
     }
 }

@@ -12,12 +12,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    directory::{Directory, Listed, peers_in},
-    own::apply_status,
-    status::condition,
+use super::{own::apply_status, status::condition};
+use crate::{
+    controller::leading::Leading,
+    crd::ClusterPeerStatus,
+    kubernetes::{Directory, Listed, peers_in},
 };
-use crate::{controller::leading::Leading, crd::ClusterPeerStatus};
 
 /// How often peers are looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(in crate::controller) async fn run(
             () = lead.token.cancelled() => return,
             () = sleep(EVERY) => {}
         }
-        let cluster = &lead.shared.cluster;
+        let cluster = &lead.context.cluster;
         let view = View {
             own: cluster.id(),
             members: cluster.members().into_keys().collect(),
@@ -115,12 +115,12 @@ fn marked(status: &ClusterPeerStatus, now: Timestamp) -> ClusterPeerStatus {
 }
 
 async fn mark(lead: &Leading, name: &str, listed: &Listed) {
-    let status = marked(&listed.status, lead.shared.clock.now());
-    let api = peers_in(&lead.shared.client, &lead.shared.settings.namespace);
+    let status = marked(&listed.status, lead.context.clock.now());
+    let api = peers_in(&lead.context.client, &lead.context.settings.namespace);
     tracing::warn!(peer = name, "nothing was heard of a peer");
     match apply_status(&api, name, &listed.resource_version, &status).await {
         Ok(result) => {
-            lead.shared.reach.note(&result);
+            lead.context.reach.note(&result);
             if let Err(error) = result {
                 tracing::warn!(peer = name, %error, "a silent peer was not marked");
             }

@@ -7,7 +7,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use pinkeeper::types::Timestamp;
 
-use super::judge::{bounded, whole_seconds};
+use super::words::{bounded, whole_seconds};
 use crate::{controller::objects::PinObject, crd::PinReason};
 
 const TYPES: [&str; 4] = ["Ready", "Reconciling", "Stalled", "FullyReplicated"];

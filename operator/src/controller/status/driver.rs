@@ -16,22 +16,26 @@ use tokio::{
 };
 
 use super::{
-    events::{Bucket, note},
+    difference::difference,
     failures::Failures,
-    graces::{Held, Holding, Moment},
-    judge::{Verdict, View, difference, judge},
+    graces::{Held, Moment},
+    judge::{Verdict, View, judge},
+    memory::Memories,
     news::{News, cids_on, is_on_another, lane_of, moved},
-    pace::{Look, Pace},
+    note::note,
+    pace::Look,
     presence::{Facts, Presence},
-    tell::Told,
-    timers::Timers,
     writer::{Write, Written, reference, write},
 };
-use crate::controller::{
-    api::Backoff,
-    leading::Leading,
-    objects::{ObjectKey, PinObject},
-    queue::Lane,
+use crate::{
+    controller::{
+        bucket::Bucket,
+        events::Told,
+        leading::Leading,
+        objects::{ObjectKey, PinObject},
+        queue::Lane,
+    },
+    kubernetes::Backoff,
 };
 
 /// Status writes under way at a time: what an API server takes from one client without queueing.
@@ -58,10 +62,7 @@ struct Driver {
     presence: Presence,
     /// Of the last look at the peers.
     facts: BTreeMap<PeerId, Facts>,
-    timers: Timers,
-    /// News that is held back.
-    holding: Holding,
-    pace: Pace,
+    memories: Memories,
     writes: FuturesUnordered<BoxFuture<'static, Finished>>,
     later: Bucket,
     failures: Failures,
@@ -71,8 +72,8 @@ struct Driver {
 
 /// Runs until the leadership ends; writes under way are dropped then.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
-    let mut state = lead.shared.cluster.state().subscribe();
-    let mut board = lead.shared.cluster.board().subscribe();
+    let mut state = lead.context.cluster.state().subscribe();
+    let mut board = lead.context.cluster.board().subscribe();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut driver = Driver::new(lead.clone(), notes);
@@ -95,9 +96,9 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
 
 impl Driver {
     fn new(lead: Arc<Leading>, notes: mpsc::Sender<Told>) -> Self {
-        let now = Moment { at: Duration::ZERO, wall: lead.shared.clock.now() };
-        let presence = Presence::default().look(&lead.shared.cluster, now);
-        let entries_at_start = lead.shared.cluster.state().entries();
+        let now = Moment { at: Duration::ZERO, wall: lead.context.clock.now() };
+        let presence = Presence::default().look(&lead.context.cluster, now);
+        let entries_at_start = lead.context.cluster.state().entries();
         Self {
             lead,
             notes,
@@ -105,9 +106,7 @@ impl Driver {
             entries_at_start,
             facts: presence.facts(now),
             presence,
-            timers: Timers::default(),
-            holding: Holding::default(),
-            pace: Pace::default(),
+            memories: Memories::default(),
             writes: FuturesUnordered::new(),
             later: Bucket::new(LATER_BURST, LATER_PER_SECOND, Instant::now()),
             failures: Failures::default(),
@@ -117,7 +116,7 @@ impl Driver {
     }
 
     fn now(&self) -> Moment {
-        Moment { at: self.began.elapsed(), wall: self.lead.shared.clock.now() }
+        Moment { at: self.began.elapsed(), wall: self.lead.context.clock.now() }
     }
 
     fn has_room(&self) -> bool {
@@ -136,13 +135,13 @@ impl Driver {
         }
         // What is left in the queue now is waiting for its rate.
         let queued = (!self.lead.statuses.is_empty()).then(|| now + self.later.wait(now));
-        queued.into_iter().chain(self.timers.next()).min()
+        queued.into_iter().chain(self.memories.next_timer()).min()
     }
 
     /// Looks at objects while writes may be started.
     fn start_due(&mut self) {
         let now = Instant::now();
-        while let Some((lane, key)) = self.timers.pop(now) {
+        while let Some((lane, key)) = self.memories.pop_timer(now) {
             self.lead.statuses.push(lane, key);
         }
         for _ in 0..LOOKS_MAX {
@@ -151,7 +150,7 @@ impl Driver {
             }
             let later = self.later.wait(now).is_zero();
             let Some((lane, key)) = self.lead.statuses.pop(later) else { return };
-            if self.pace.may_look(&key) {
+            if self.memories.change(&key, |memory| memory.pace.may_look()) {
                 self.look(lane, &key);
             }
         }
@@ -161,9 +160,10 @@ impl Driver {
     fn look(&mut self, lane: Lane, key: &ObjectKey) {
         let now = Instant::now();
         let object = self.lead.objects().get(key).cloned();
-        let Some(object) = object else { return self.forget(key) };
-        if let Some(until) = self.failures.until(key, now) {
-            return self.timers.set(key, until, lane);
+        let Some(object) = object else { return self.memories.forget(key) };
+        let failing = self.memories.get(key).and_then(|memory| memory.failing);
+        if let Some(failing) = failing.filter(|failing| failing.waits(now)) {
+            return self.memories.set_timer(key, failing.until, lane);
         }
         let Some(verdict) = self.judge(&object) else { return };
         let look = Look {
@@ -171,23 +171,17 @@ impl Driver {
             settled: verdict.settled,
             recheck: verdict.recheck.map(|recheck| self.began + recheck),
         };
-        let due = self.pace.due(key, look, lane, now);
+        let due = self.memories.change(key, |memory| memory.pace.due(look, lane, now));
         if let Some((at, lane)) = due.again {
-            self.timers.set(key, at, lane);
+            self.memories.set_timer(key, at, lane);
         }
         if due.write {
             self.start(lane, object, verdict);
         }
     }
 
-    fn forget(&mut self, key: &ObjectKey) {
-        self.pace.forget(key);
-        self.holding.forget(key);
-        self.failures.forget(key);
-    }
-
     fn judge(&mut self, object: &PinObject) -> Option<Verdict> {
-        let cluster = self.lead.shared.cluster.clone();
+        let cluster = self.lead.context.cluster.clone();
         let cid = object.cid.as_ref().ok();
         let known = &self.presence.peers;
         let is_new = |pins: &PinSet| {
@@ -213,14 +207,14 @@ impl Driver {
                     reports: &reports,
                     peers,
                     entries_at_start,
-                    default_replicas: lead.shared.settings.default_replicas,
+                    default_replicas: lead.context.settings.default_replicas,
                     held,
                     now,
                 };
                 judge(object, view)
             })
         };
-        self.holding.look(&object.key, look)
+        self.memories.judge(&object.key, look)
     }
 
     fn start(&mut self, lane: Lane, object: Arc<PinObject>, verdict: Verdict) {
@@ -229,7 +223,7 @@ impl Driver {
         if lane == Lane::Later {
             self.later.take(now);
         }
-        self.pace.begin(&key, verdict.settled, now);
+        self.memories.change(&key, |memory| memory.pace.begin(verdict.settled, now));
         let note = note(object.status.as_ref(), &verdict.status, verdict.reason);
         let job = Write { object, status: verdict.status, note };
         let lead = self.lead.clone();
@@ -240,16 +234,17 @@ impl Driver {
     }
 
     fn finish(&mut self, (key, job, written): Finished) {
-        let counters = &self.lead.shared.counters;
-        if self.pace.end(&key) {
+        let counters = &self.lead.context.counters;
+        if self.memories.change(&key, |memory| memory.pace.end()) {
             self.lead.statuses.push(Lane::Fresh, key.clone());
         }
         if written.is_answer() {
-            self.failures.answered(&key);
+            self.memories.change(&key, |memory| memory.failing = None);
+            self.failures.answered();
             self.pause.reset();
         }
         if let Some(wait) = written.again() {
-            self.timers.set(&key, Instant::now() + wait, Lane::Later);
+            self.memories.set_timer(&key, Instant::now() + wait, Lane::Later);
         }
         match written {
             Written::Done(object) => {
@@ -271,8 +266,7 @@ impl Driver {
             }
             Written::Later(after, reason) => {
                 counters.status_failures.inc();
-                let again = self.failures.failed(&key, after, Instant::now());
-                self.timers.set(&key, again, lane_of(&job.object));
+                self.failed(&key, after, lane_of(&job.object));
                 if after.is_some() || self.failures.is_down() {
                     self.wait_for_server(after, &reason);
                 } else {
@@ -282,6 +276,15 @@ impl Driver {
             // If this leadership is over, this ends too.
             Written::Deposed => {}
         }
+    }
+
+    /// The object's status was not taken: it is tried again, not before the server asked for it.
+    fn failed(&mut self, key: &ObjectKey, asked: Option<Duration>, lane: Lane) {
+        let now = Instant::now();
+        let before = self.memories.get(key).and_then(|memory| memory.failing);
+        let failing = self.failures.failed(before, asked, now);
+        self.memories.change(key, |memory| memory.failing = Some(failing));
+        self.memories.set_timer(key, failing.until, lane);
     }
 
     /// No new writes for a while. Writes under way fail together, which counts once.
@@ -320,8 +323,8 @@ impl Driver {
     /// Pins of peers that went, came back or spoke are looked at again.
     fn look_at_peers(&mut self) {
         let now = self.now();
-        let shared = &self.lead.shared;
-        self.presence = self.presence.look(&shared.cluster, now);
+        let context = &self.lead.context;
+        self.presence = self.presence.look(&context.cluster, now);
         // A silence that begins or ends is no news for statuses; one that outlasts the grace is.
         let facts = self.presence.facts(now);
         let moved = moved(&self.facts, &facts);
@@ -329,7 +332,7 @@ impl Driver {
         if moved.is_empty() {
             return;
         }
-        let touched = shared.cluster.state().read(|pins| cids_on(pins.iter(), &moved));
+        let touched = context.cluster.state().read(|pins| cids_on(pins.iter(), &moved));
         self.look_at_all(|object| object.cid.as_ref().is_ok_and(|cid| touched.contains(cid)));
     }
 }

@@ -8,8 +8,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use pinkeeper::types::{PeerId, PinState, PinStatus as Report, Timestamp};
 
-use super::judge::Verdict;
-use crate::controller::objects::ObjectKey;
+/// How long a copy keeps its last written state while its peer or daemon is away.
+pub const GRACE: Duration = Duration::from_secs(60);
+/// How long a new leader waits for its peers' metrics: as long as these live.
+pub(super) const GATHERING: Duration = Duration::from_secs(10);
+/// How long a retry may go on before it shows instead of the failure it follows: most retries of
+/// content that nobody has end as the attempts before.
+pub(super) const RETRY_HIDDEN: Duration = Duration::from_secs(120);
+/// How long a copy that was confirmed may wait for its confirmation anew.
+pub(super) const ASKING: Duration = Duration::from_secs(10);
 
 /// A moment as the leader knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,32 +30,6 @@ pub struct Moment {
 /// Reports of one object's copies that are held back, by peer; and when they were first seen, as in
 /// [`Moment::at`].
 pub type Held = BTreeMap<PeerId, (PinState, Timestamp, Duration)>;
-
-/// What is held back of all objects. Bounded by their number.
-#[derive(Debug, Default)]
-pub(super) struct Holding(BTreeMap<ObjectKey, Held>);
-
-impl Holding {
-    /// A look at an object, given what the last one held back; what this one does is for the next.
-    pub(super) fn look(
-        &mut self,
-        key: &ObjectKey,
-        look: impl FnOnce(&Held) -> Option<Verdict>,
-    ) -> Option<Verdict> {
-        let before = self.0.get(key).cloned().unwrap_or_default();
-        let verdict = look(&before)?;
-        match verdict.held.is_empty() {
-            true => self.0.remove(key),
-            false => self.0.insert(key.clone(), verdict.held.clone()),
-        };
-        Some(verdict)
-    }
-
-    /// It is not there any more.
-    pub(super) fn forget(&mut self, key: &ObjectKey) {
-        self.0.remove(key);
-    }
-}
 
 /// The graces of one look at an object.
 #[derive(Debug)]

@@ -7,44 +7,22 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pinkeeper::{
-    cluster::Obstacle,
     state::Refused,
     types::{Owner, PeerId, Pin, PinState, PinStatus as Report, Timestamp},
 };
 
 use super::{
     conditions::conditions,
-    graces::{Graces, Held, Moment},
+    count::Count,
+    graces::{ASKING, GATHERING, GRACE, Graces, Held, Moment, RETRY_HIDDEN},
+    presence::PeerView,
+    words::{bounded, message, not_enough, obstacles, whole_seconds},
 };
 use crate::{
     controller::{claims::replication, objects::PinObject},
     crd::{self, AllocationState, PinAllocation, PinReason},
 };
-
-/// How long a copy keeps its last written state while its peer or daemon is away.
-pub const GRACE: Duration = Duration::from_secs(60);
-/// How long a new leader waits for its peers' metrics: as long as these live.
-pub(super) const GATHERING: Duration = Duration::from_secs(10);
-/// How long a retry may go on before it shows instead of the failure it follows: most retries of
-/// content that nobody has end as the attempts before.
-const RETRY_HIDDEN: Duration = Duration::from_secs(120);
-/// How long a copy that was confirmed may wait for its confirmation anew.
-pub(super) const ASKING: Duration = Duration::from_secs(10);
-
-/// A peer as far as statuses need it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerView {
-    /// Its name.
-    pub name: String,
-    /// Its reports are complete in this leadership.
-    pub reported: bool,
-    /// Since when nothing was heard of it, if so.
-    pub silent: Option<Moment>,
-    /// Why it can take no content now, if so.
-    pub obstacle: Option<Obstacle>,
-}
 
 /// What is known about the object's content.
 #[derive(Clone, Copy, Debug)]
@@ -287,180 +265,4 @@ fn reason(copies: &[PinAllocation], count: &Count) -> PinReason {
     } else {
         PinReason::DaemonDown
     }
-}
-
-/// Numbers of copies.
-#[derive(Clone, Copy, Debug)]
-struct Count {
-    /// Confirmed to be held.
-    confirmed: usize,
-    /// Allocated, not leaving.
-    holders: usize,
-    /// Needed to be ready.
-    min: usize,
-    /// Asked for.
-    wanted: usize,
-    /// Peers of the cluster.
-    peers: usize,
-}
-
-impl Count {
-    fn of(copies: &[PinAllocation], min: usize, wanted: usize, peers: usize) -> Self {
-        let confirmed = copies.iter().filter(|copy| copy.state == AllocationState::Pinned).count();
-        let holders = copies.iter().filter(|copy| copy.state != AllocationState::Leaving).count();
-        Self { confirmed, holders, min, wanted, peers }
-    }
-}
-
-/// The sentence for people. Without progress: that would be a write per block.
-fn message(reason: PinReason, copies: &[PinAllocation], count: &Count) -> String {
-    let Count { confirmed, holders, min, wanted, peers } = *count;
-    let so_far = format!("{confirmed} of {wanted} copies are confirmed");
-    match reason {
-        PinReason::Pinned if confirmed >= wanted => so_far,
-        PinReason::Pinned if holders < wanted && confirmed >= holders => {
-            format!("{so_far}; the cluster has {peers} peers, {holders} can take it")
-        }
-        PinReason::Pinned | PinReason::Queued | PinReason::Pinning => match trouble(copies, None) {
-            Some(trouble) => format!("{so_far}, {min} are needed; {trouble}"),
-            None => format!("{so_far}, {min} are needed"),
-        },
-        PinReason::ContentNotFound => {
-            let trouble = trouble(copies, Some(AllocationState::ContentNotFound));
-            format!(
-                "nobody seems to provide the content: {}. Add it to one of the cluster's daemons, \
-                 or start a node with it that they can reach; it is tried again by itself",
-                trouble.unwrap_or_default()
-            )
-        }
-        PinReason::Unpinnable => {
-            let trouble = trouble(copies, Some(AllocationState::Unpinnable)).unwrap_or_default();
-            format!(
-                "{so_far}, {min} are needed; {trouble}. Daemons that know this kind of CID are needed, \
-                 or other content"
-            )
-        }
-        PinReason::PinError => {
-            let trouble = trouble(copies, Some(AllocationState::PinError)).unwrap_or_default();
-            format!("{so_far}, {min} are needed; {trouble}. It is tried again by itself")
-        }
-        PinReason::DaemonDown => {
-            let trouble = trouble(copies, None).unwrap_or_default();
-            format!("{so_far}, {min} are needed; {trouble}. It goes on when they are back")
-        }
-        // These never get here: they have messages of their own.
-        PinReason::InvalidCID | PinReason::Unallocatable | PinReason::NotEnoughPeers => so_far,
-    }
-}
-
-/// `obstacles`: what keeps other peers from taking a copy, if anything does.
-fn not_enough(count: &Count, obstacles: &str) -> String {
-    let Count { confirmed, holders, min, wanted, peers } = *count;
-    format!(
-        "{min} copies are needed, but of the cluster's {peers} peers only {holders} can take \
-         one{obstacles}; {confirmed} of {wanted} copies are confirmed. Add peers, or ask for fewer \
-         copies"
-    )
-}
-
-/// Why peers without a copy can take none, as in " (a: its daemon does not answer, and 2 more)".
-fn obstacles(copies: &[PinAllocation], peers: &BTreeMap<PeerId, PeerView>) -> String {
-    let holds = |name: &str| {
-        copies.iter().any(|copy| copy.peer == name && copy.state != AllocationState::Leaving)
-    };
-    let mut told: Vec<String> = peers
-        .values()
-        .filter(|peer| !holds(&peer.name))
-        .filter_map(|peer| Some(format!("{}: {}", peer.name, peer.obstacle?)))
-        .collect();
-    told.sort_unstable();
-    let more = told.len().saturating_sub(NAMES_MAX);
-    told.truncate(NAMES_MAX);
-    if more > 0 {
-        told.push(format!("and {more} more"));
-    }
-    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
-}
-
-/// Who is in trouble and the first one's reason, as in "on a, b and 3 more: block not found".
-fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<String> {
-    let in_trouble = |state| {
-        use AllocationState::{ContentNotFound, DaemonDown, PeerDown, PinError, Unpinnable};
-        matches!(state, Unpinnable | ContentNotFound | PinError | DaemonDown | PeerDown)
-    };
-    let mut seen: Vec<&PinAllocation> = copies
-        .iter()
-        .filter(|copy| match only {
-            Some(state) => copy.state == state,
-            None => in_trouble(copy.state),
-        })
-        .collect();
-    // The worst is told; the sort is stable, so names stay in order.
-    seen.sort_by_key(|copy| copy.state);
-    let first = *seen.first()?;
-    let names: Vec<&str> = seen.iter().take(NAMES_MAX).map(|copy| copy.peer.as_str()).collect();
-    let more = match seen.len().saturating_sub(NAMES_MAX) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let words = match first.state {
-        _ if !first.message.is_empty() => first.message.as_str(),
-        AllocationState::ContentNotFound => "content not found",
-        AllocationState::PinError => "the daemon failed",
-        AllocationState::Unpinnable => "the daemon cannot pin it",
-        AllocationState::PeerDown => "the peer is silent",
-        _ => "the daemon does not answer",
-    };
-    // The sentence goes on with what happens next.
-    let words = words.trim_end_matches("; trying again").trim_end_matches('.');
-    Some(format!("on {}{more}: {words}", names.join(", ")))
-}
-
-/// Peers named in one message.
-const NAMES_MAX: usize = 3;
-
-/// Cut to what the definition of the objects allows.
-pub(super) fn bounded(text: &str) -> String {
-    match text.char_indices().nth(crd::MESSAGE_LEN_MAX - 1) {
-        Some((end, _)) if text.len() > end + 1 => format!("{}…", &text[..end]),
-        _ => text.to_owned(),
-    }
-}
-
-/// As Kubernetes writes times: without fractions of a second.
-pub(super) fn whole_seconds(time: Timestamp) -> Time {
-    let second = i64::try_from(time.0 / 1000).unwrap_or(i64::MAX);
-    Time(jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX))
-}
-
-/// How a status differs from the one on the object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Difference {
-    /// Not at all.
-    None,
-    /// Only in words: progress, a reason told otherwise.
-    Words,
-    /// In what programs read.
-    Facts,
-}
-
-/// Compares a status with the one on the object; conditions of others do not count, nor does how far
-/// the log is.
-#[must_use]
-pub fn difference(before: Option<&crd::PinStatus>, after: &crd::PinStatus) -> Difference {
-    let Some(before) = before else { return Difference::Facts };
-    let mut before = before.clone();
-    before.conditions.retain(|c| after.conditions.iter().any(|own| own.type_ == c.type_));
-    before.conditions.sort_by_key(|c| super::conditions::rank(&c.type_));
-    before.allocations.sort_by(|a, b| a.peer.cmp(&b.peer));
-    before.observed_entries = after.observed_entries;
-    if before == *after {
-        return Difference::None;
-    }
-    let mut after = after.clone();
-    for status in [&mut before, &mut after] {
-        status.conditions.iter_mut().for_each(|c| c.message.clear());
-        status.allocations.iter_mut().for_each(|a| a.message.clear());
-    }
-    if before == after { Difference::Words } else { Difference::Facts }
 }

@@ -1,32 +1,33 @@
-//! Statuses of Pins: what they must say ([`judge`]), when they are written ([`pace`]), and the
-//! Events that go with them.
+//! Statuses of Pins: what they must say ([`judge`]), when they are written ([`pace`]), and which of
+//! their changes are told by Events ([`note()`]).
 //!
-//! Invariants: written by server-side apply with the version they were decided on, by the leader of
-//! the term alone; nothing changes, nothing is written; a Pin that is done within [`LINGER`] is
-//! written once.
+//! Invariants: the leader of the term alone writes statuses, by server-side apply with the version of
+//! the object that they were decided on. Where nothing changes, nothing is written. A Pin that is done
+//! within [`LINGER`] is written once.
 
 mod conditions;
+mod count;
+mod difference;
 mod driver;
-mod events;
 mod failures;
 mod graces;
 mod judge;
+mod memory;
 mod news;
+mod note;
 mod pace;
 mod presence;
-mod tell;
-mod timers;
+mod words;
 mod writer;
 
-pub(super) use self::{
-    driver::run,
-    tell::{QUEUE_LEN_MAX as NOTES_MAX, Told, run as tell},
-};
+pub(super) use self::driver::run;
 pub use self::{
-    events::{Bucket, Note, note},
-    graces::{Held, Moment},
-    judge::{Difference, GRACE, PeerView, Verdict, View, difference, judge},
+    difference::{Difference, difference},
+    graces::{GRACE, Held, Moment},
+    judge::{Verdict, View, judge},
+    note::note,
     pace::LINGER,
+    presence::PeerView,
 };
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use pinkeeper::{
 };
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{judge::PeerView, presence::Facts};
+use super::presence::{Facts, PeerView};
 use crate::controller::{objects::PinObject, queue::Lane};
 
 /// What the state or the board has told.

@@ -3,15 +3,12 @@
 //! What is settled is written at once, what is not only when it stays so for [`LINGER`], and mere words
 //! every [`WORDS_EVERY`]; never twice at a time. What happens during a write is looked at after it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::judge::Difference;
-use crate::controller::{objects::ObjectKey, queue::Lane};
+use super::difference::Difference;
+use crate::controller::queue::Lane;
 
 /// What is not done yet is written only when it stays so for this long.
 pub const LINGER: Duration = Duration::from_millis(500);
@@ -38,41 +35,36 @@ pub(super) struct Due {
     pub(super) again: Option<(Instant, Lane)>,
 }
 
-/// Bounded by the number of objects.
-#[derive(Debug, Default)]
+/// Of one object.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pace {
-    /// Since when an object has had something unsettled to say.
-    noticed: BTreeMap<ObjectKey, Instant>,
-    /// When an unsettled object was last written.
-    written: BTreeMap<ObjectKey, Instant>,
-    under_way: BTreeSet<ObjectKey>,
-    /// Something happened to these while they were being written.
-    again: BTreeSet<ObjectKey>,
+    /// Since when it has had something unsettled to say.
+    noticed: Option<Instant>,
+    /// When it was last written, if it was unsettled then.
+    written: Option<Instant>,
+    under_way: bool,
+    /// Something happened to it while it was being written.
+    again: bool,
 }
 
 impl Pace {
     /// Whether the object may be looked at now; if not, it is when its write has ended.
-    pub(super) fn may_look(&mut self, key: &ObjectKey) -> bool {
-        let may = !self.under_way.contains(key);
-        if !may {
-            self.again.insert(key.clone());
-        }
-        may
+    pub(super) fn may_look(&mut self) -> bool {
+        self.again |= self.under_way;
+        !self.under_way
     }
 
-    /// What to do about an object of `lane` that was looked at.
-    pub(super) fn due(&mut self, key: &ObjectKey, look: Look, lane: Lane, now: Instant) -> Due {
+    /// What to do about the object, which is of `lane` and was looked at.
+    pub(super) fn due(&mut self, look: Look, lane: Lane, now: Instant) -> Due {
         let recheck = look.recheck.map(|at| (at, Lane::Later));
         let (due, lane) = match look.difference {
             Difference::None => {
-                self.noticed.remove(key);
+                self.noticed = None;
                 return Due { write: false, again: recheck };
             }
             Difference::Facts if look.settled => (now, lane),
-            Difference::Facts => (*self.noticed.entry(key.clone()).or_insert(now) + LINGER, lane),
-            Difference::Words => {
-                (*self.written.entry(key.clone()).or_insert(now) + WORDS_EVERY, Lane::Later)
-            }
+            Difference::Facts => (*self.noticed.get_or_insert(now) + LINGER, lane),
+            Difference::Words => (*self.written.get_or_insert(now) + WORDS_EVERY, Lane::Later),
         };
         let write = now >= due;
         let wait = (!write).then_some((due, lane));
@@ -80,35 +72,22 @@ impl Pace {
     }
 
     /// Its write begins.
-    pub(super) fn begin(&mut self, key: &ObjectKey, settled: bool, now: Instant) {
-        self.noticed.remove(key);
-        match settled {
-            true => self.written.remove(key),
-            false => self.written.insert(key.clone(), now),
-        };
-        self.under_way.insert(key.clone());
+    pub(super) fn begin(&mut self, settled: bool, now: Instant) {
+        self.noticed = None;
+        self.written = (!settled).then_some(now);
+        self.under_way = true;
     }
 
     /// Its write has ended; whether something happened to it meanwhile.
-    pub(super) fn end(&mut self, key: &ObjectKey) -> bool {
-        self.under_way.remove(key);
-        self.again.remove(key)
-    }
-
-    /// It is not there any more.
-    pub(super) fn forget(&mut self, key: &ObjectKey) {
-        self.noticed.remove(key);
-        self.written.remove(key);
+    pub(super) fn end(&mut self) -> bool {
+        self.under_way = false;
+        std::mem::take(&mut self.again)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn key(name: &str) -> ObjectKey {
-        ObjectKey { namespace: "web".into(), name: name.into() }
-    }
 
     const TICK: Duration = Duration::from_millis(1);
 
@@ -165,7 +144,7 @@ mod tests {
             let mut pace = Pace::default();
             for (at, difference, settled, written) in looks {
                 let now = start() + *at;
-                let due = pace.due(&key("a"), look(*difference, *settled), Lane::Fresh, now);
+                let due = pace.due(look(*difference, *settled), Lane::Fresh, now);
                 assert_eq!(due.write, *written, "{what}, after {at:?}");
                 let waits = !written && *difference != None;
                 let later = due.again.is_some_and(|(again, _)| again > now);
@@ -197,10 +176,10 @@ mod tests {
         for (difference, settled, recheck, again) in cases {
             let mut pace = Pace::default();
             let look = Look { difference, settled, recheck };
-            let due = pace.due(&key("a"), look, Lane::Fresh, now);
+            let due = pace.due(look, Lane::Fresh, now);
             assert_eq!(due, Due { write: difference == Facts && settled, again }, "{look:?}");
         }
-        let due = Pace::default().due(&key("a"), look(Facts, false), Lane::Later, now);
+        let due = Pace::default().due(look(Facts, false), Lane::Later, now);
         assert_eq!(due.again, Some((now + LINGER, Lane::Later)));
     }
 
@@ -209,32 +188,32 @@ mod tests {
         use Difference::{Facts, Words};
         let (start, later) = (start(), start() + LINGER * 3);
         let again = |pace: &mut Pace, difference| {
-            let due = pace.due(&key("a"), look(difference, false), Lane::Fresh, later);
+            let due = pace.due(look(difference, false), Lane::Fresh, later);
             due.again.map(|(at, _)| at)
         };
         // What was unsettled when it was written.
         let mut pace = Pace::default();
-        pace.begin(&key("a"), false, start);
+        pace.begin(false, start);
         assert_eq!(again(&mut pace, Words), Some(start + WORDS_EVERY));
         // What was settled, or is gone, begins anew.
         for settled in [true, false] {
             let mut pace = Pace::default();
-            pace.begin(&key("a"), false, start);
+            pace.begin(false, start);
             if settled {
-                pace.begin(&key("a"), true, start);
+                pace.begin(true, start);
             } else {
-                pace.forget(&key("a"));
+                pace = Pace::default();
             }
             assert_eq!(again(&mut pace, Words), Some(later + WORDS_EVERY), "{settled}");
         }
         // So does what is unsettled after a write, or after it was gone.
         for written in [true, false] {
             let mut pace = Pace::default();
-            pace.due(&key("a"), look(Facts, false), Lane::Fresh, start);
+            pace.due(look(Facts, false), Lane::Fresh, start);
             if written {
-                pace.begin(&key("a"), false, start + LINGER);
+                pace.begin(false, start + LINGER);
             } else {
-                pace.forget(&key("a"));
+                pace = Pace::default();
             }
             assert_eq!(again(&mut pace, Facts), Some(later + LINGER), "{written}");
         }
@@ -243,14 +222,13 @@ mod tests {
     #[test]
     fn what_happens_during_a_write_is_looked_at_after_it() {
         let (now, mut pace) = (start(), Pace::default());
-        assert!(pace.may_look(&key("a")));
-        pace.begin(&key("a"), true, now);
-        assert!(pace.may_look(&key("b")), "another object");
-        assert!(!pace.may_look(&key("a")), "one write at a time");
-        assert!(!pace.may_look(&key("a")));
-        assert!(pace.end(&key("a")), "something happened");
-        assert!(pace.may_look(&key("a")));
-        pace.begin(&key("a"), true, now);
-        assert!(!pace.end(&key("a")), "nothing happened this time");
+        assert!(pace.may_look());
+        pace.begin(true, now);
+        assert!(!pace.may_look(), "one write at a time");
+        assert!(!pace.may_look());
+        assert!(pace.end(), "something happened");
+        assert!(pace.may_look());
+        pace.begin(true, now);
+        assert!(!pace.end(), "nothing happened this time");
     }
 }

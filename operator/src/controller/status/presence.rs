@@ -7,10 +7,20 @@ use pinkeeper::{
     types::PeerId,
 };
 
-use super::{
-    graces::Moment,
-    judge::{GRACE, PeerView},
-};
+use super::graces::{GRACE, Moment};
+
+/// A peer as far as statuses need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its name.
+    pub name: String,
+    /// Its reports are complete in this leadership.
+    pub reported: bool,
+    /// Since when nothing was heard of it, if so.
+    pub silent: Option<Moment>,
+    /// Why it can take no content now, if so.
+    pub obstacle: Option<Obstacle>,
+}
 
 /// The peers as statuses see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

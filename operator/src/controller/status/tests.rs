@@ -16,8 +16,9 @@ mod copies;
 mod said;
 
 use super::{
-    Difference, GRACE, Held, Moment, PeerView, Verdict, View, difference, judge,
-    judge::{ASKING, GATHERING},
+    Difference, GRACE, Held, Moment, PeerView, Verdict, View, difference,
+    graces::{ASKING, GATHERING},
+    judge,
 };
 use crate::{
     controller::objects::{

@@ -7,14 +7,14 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::events::Note;
 use crate::{
-    controller::{
-        api::{self, Failure},
-        leading::Leading,
-        objects::{PinObject, RawPin},
-    },
+    controller::{events::Note, leading::Leading, objects::PinObject},
     crd,
+    kubernetes::{
+        RawPin,
+        api::{self, Failure},
+        pins_in,
+    },
 };
 
 /// An object that was not written for another version of it, whose watch event does not come.
@@ -93,14 +93,14 @@ pub(super) async fn write(lead: &Leading, write: &Write) -> Written {
     }
     let key = &write.object.key;
     let body = body(write);
-    let api = api::pins_in(&lead.shared.client, &key.namespace);
+    let api = pins_in(&lead.context.client, &key.namespace);
     let params = PatchParams::apply(api::FIELD_MANAGER).force();
     let patch = Patch::Apply(&body);
     let applied = api.patch_status(&key.name, &params, &patch);
     let Ok(result) = timeout(api::DEADLINE, applied).await else {
         return Written::Later(None, "no answer in time".into());
     };
-    lead.shared.reach.note(&result);
+    lead.context.reach.note(&result);
     Written::of(result)
 }
 

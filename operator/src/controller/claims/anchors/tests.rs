@@ -4,8 +4,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::stand::{
-    DEFINITION, RECORD, SYSTEM, Stand, absent as no_such, error, going, missing, there,
+use crate::{
+    controller::stand::{DEFINITION, RECORD, SYSTEM, Stand, missing},
+    kubernetes::answers::{absent as no_such, error, going, there},
 };
 
 fn api_error((code, status): (u16, Value)) -> kube::Error {
@@ -105,7 +106,7 @@ fn what_was_said_is_proven_by_the_anchors_after_it() {
         let proven = Said(()).proven(lead).await;
         assert!(matches!(proven, Err(Unproven::Other { .. })), "{proven:?}");
         // What was seen first is still known, and still noted.
-        assert_eq!(lead.shared.anchors.get(), Some(anchors(SYSTEM, DEFINITION)));
+        assert_eq!(lead.context.anchors.get(), Some(anchors(SYSTEM, DEFINITION)));
         assert_eq!(stand.api.last(RECORD)["data"], data);
         for (name, answer) in [(DEFINITION, error(404)), (SYSTEM, error(403)), (RECORD, error(500))]
         {
@@ -138,7 +139,7 @@ fn nothing_is_noted_of_a_definition_that_is_being_deleted() {
         stand.api.set(DEFINITION, [going(DEFINITION)]);
         assert!(check(&stand.lead).await.is_err());
         assert_eq!(stand.api.last(RECORD)["data"], json!({}));
-        assert_eq!(stand.lead.shared.anchors.get(), None);
+        assert_eq!(stand.lead.context.anchors.get(), None);
     });
 }
 

@@ -4,12 +4,13 @@ use serde_json::json;
 use tokio::time::advance;
 
 use super::*;
-use crate::controller::{
-    claims::{
-        Deletion,
-        release::{release, submit},
+use crate::{
+    controller::{
+        claims::release::{release, submit},
+        deletions::Deletion,
+        stand::{RECORD, Stand, watched},
     },
-    stand::{RECORD, Stand, there, watched},
+    kubernetes::answers::there,
 };
 
 /// Two CIDs wait, which are all that there are.
@@ -51,7 +52,7 @@ fn annotations(stand: &Stand) -> serde_json::Value {
 #[test]
 fn the_message_names_what_waits_and_how_to_let_it_go() {
     Stand::test(async |stand| {
-        let settings = &stand.lead.shared.settings;
+        let settings = &stand.lead.context.settings;
         assert_eq!(stand.read(|pins| message(pins, settings)), None);
         let Waiting { digest, .. } = two_wait(&stand).await;
         let text = stand.read(|pins| message(pins, settings)).unwrap();
@@ -97,8 +98,8 @@ fn what_changed_since_a_person_looked_is_neither_unpinned_nor_told_to_be() {
         let waiting = two_wait(&stand).await;
         let (mut brake, mut told) = brake(&stand);
         annotate(&stand, &waiting.digest.to_string());
-        let shared = &stand.lead.shared;
-        let approval = record::approval(&shared.client, &shared.settings).await.unwrap();
+        let context = &stand.lead.context;
+        let approval = record::approval(&context.client, &context.settings).await.unwrap();
         // Somebody wants it again.
         let again = stand.claim_of("a", Owner::Rest, false);
         assert!(submit(&stand.lead, vec![again]).await);
@@ -115,14 +116,14 @@ fn what_waits_is_told_once_when_it_has_settled_and_counted_meanwhile() {
         let (mut brake, mut told) = brake(&stand);
         advance(SETTLED).await;
         two_wait(&stand).await;
-        let waiting = || stand.lead.shared.counters.unpins_waiting.get();
+        let waiting = || stand.lead.context.counters.unpins_waiting.get();
         brake.look().await.unwrap();
         assert_eq!((reason(&mut told), waiting()), (None, 2));
         advance(SETTLED).await;
         brake.look().await.unwrap();
         let (reason_told, text) = reason(&mut told).unwrap();
         assert_eq!(reason_told, "UnpinsWaiting");
-        assert_eq!(Some(text), stand.read(|pins| message(pins, &stand.lead.shared.settings)));
+        assert_eq!(Some(text), stand.read(|pins| message(pins, &stand.lead.context.settings)));
         brake.look().await.unwrap();
         assert_eq!(reason(&mut told), None);
         let again = ["a", "b"].map(|of| stand.claim_of(of, Owner::Rest, false));

@@ -6,9 +6,12 @@ use pinkeeper::{
 };
 
 use super::*;
-use crate::controller::{
-    objects::tests::pin,
-    stand::{DEFINITION, GENERATION, RECORD, Stand, absent, cid, error, going, there, watched},
+use crate::{
+    controller::{
+        objects::tests::pin,
+        stand::{DEFINITION, GENERATION, RECORD, Stand, cid, watched},
+    },
+    kubernetes::answers::{absent, error, going, there},
 };
 
 fn gone_with(content: &str, fence: Fence) -> Op {

@@ -5,8 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::*;
 use crate::controller::status::{
     conditions::conditions as conditions_of,
-    graces::{Graces, Holding},
-    judge::{bounded, whole_seconds},
+    graces::Graces,
+    memory::Memories,
+    words::{bounded, whole_seconds},
 };
 
 const REASONS: [PinReason; 10] = {
@@ -405,13 +406,13 @@ fn a_grace_goes_on_from_look_to_look_and_ends_with_its_object() {
     let object = written(&object, world.judge(&object, NOW));
     world.reports.insert(id(1), report(PinState::DaemonDown, 1));
     let other = pin("other", "v", 5, DOCS);
-    let mut holding = Holding::default();
+    let mut memories = Memories::default();
     let mut reason = |key, span, forget| {
         if forget {
-            holding.forget(key);
+            memories.forget(key);
         }
         let look = |held: &Held| judge(&object, View { held, ..world.view(after(span)) });
-        holding.look(key, look).unwrap().reason
+        memories.judge(key, look).unwrap().reason
     };
     let looks = [
         (&object.key, Duration::ZERO, false, PinReason::Pinned),
@@ -427,9 +428,9 @@ fn a_grace_goes_on_from_look_to_look_and_ends_with_its_object() {
         assert_eq!(reason(key, span, forget), expected, "{key} after {span:?}, {forget}");
     }
     // Nothing to say keeps it; nothing held back ends it.
-    assert!(holding.look(&object.key, |_| None).is_none());
+    assert!(memories.judge(&object.key, |_| None).is_none());
     for expected in [true, false] {
-        let verdict = holding.look(&object.key, |held| {
+        let verdict = memories.judge(&object.key, |held| {
             assert_eq!(!held.is_empty(), expected);
             world.reports.insert(id(1), report(PinState::Pinned, 0));
             judge(&object, world.view(NOW))

@@ -1,21 +1,11 @@
-//! Which changes of a status people are told of by an Event, and how many: pure.
+//! Which changes of a status people are told of by an Event: pure.
+//!
+//! An Event tells of trouble, and of its end. A Pin that went well all the time has none.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-use crate::crd::{self, PinReason};
-
-/// What an Event is to say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// A warning, or news that all is well again.
-    pub warning: bool,
-    /// Why, in one word: Ready's reason.
-    pub reason: &'static str,
-    /// What: Ready's message.
-    pub text: String,
-}
+use crate::{
+    controller::events::Note,
+    crd::{self, PinReason},
+};
 
 /// The Event for a change of status: into trouble, or out of it. None for a Pin that went well.
 #[must_use]
@@ -45,49 +35,8 @@ const TROUBLE: [PinReason; 5] = [
     PinReason::Unpinnable,
 ];
 
-/// Lets through a burst, then so many a second.
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket {
-    burst: f64,
-    per_second: f64,
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    /// A full one.
-    #[must_use]
-    pub fn new(burst: u32, per_second: u32, now: Instant) -> Self {
-        let (burst, per_second) = (f64::from(burst), f64::from(per_second));
-        Self { burst, per_second, tokens: burst, at: now }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
-        self.at = now;
-    }
-
-    /// Takes one, if there is one.
-    pub fn take(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        let there = self.tokens >= 1.0;
-        if there {
-            self.tokens -= 1.0;
-        }
-        there
-    }
-
-    /// How long until there is one.
-    pub fn wait(&mut self, now: Instant) -> Duration {
-        self.refill(now);
-        Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
@@ -141,15 +90,5 @@ mod tests {
         other.conditions[0].type_ = "Reconciling".into();
         assert!(note(Some(&other), &status(Pinned), Pinned).is_none());
         assert!(note(None, &other, ContentNotFound).is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let mut bucket = Bucket::new(50, 10, Instant::now());
-        let take = |bucket: &mut Bucket| (0..100).filter(|_| bucket.take(Instant::now())).count();
-        assert_eq!(take(&mut bucket), 50);
-        assert!(bucket.wait(Instant::now()) <= Duration::from_millis(100));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(take(&mut bucket), 10);
     }
 }

@@ -49,7 +49,7 @@ fn kind<T>(result: &Result<T, RecordError>) -> &'static str {
         Err(RecordError::Lost) => "lost",
         Err(RecordError::Malformed { .. }) => "malformed",
         Err(RecordError::Api(_)) => "later",
-        Err(RecordError::Timeout(_) | RecordError::Peer(_)) => "other",
+        Err(RecordError::Timeout(_)) => "other",
     }
 }
 

@@ -1,7 +1,11 @@
-//! Writes Events, at a bounded rate; those above it are counted, not kept.
+//! Writes Events: what people are told of Pins and of the record.
 //!
-//! Each is an object of its own: kube's recorder makes the next one of the same reason within 6 minutes
-//! a repetition of the first, with the first one's words.
+//! Statuses and the brake send notes; this task writes them, at a bounded rate. An Event that is above
+//! the rate, or that the API server does not take, is counted and not kept: no decision may depend on
+//! one.
+//!
+//! Each Event is an object of its own. kube's recorder would make the next one of the same reason within
+//! 6 minutes a repetition of the first, with the first one's words.
 
 use std::sync::Arc;
 
@@ -9,18 +13,15 @@ use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use kube::{Api, api::PostParams};
+use kube::Api;
 use pinkeeper::types::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::events::{Bucket, Note};
-use crate::controller::{
-    api::{DEADLINE, FIELD_MANAGER},
-    leading::Leading,
-};
+use super::{bucket::Bucket, leading::Leading};
+use crate::kubernetes::api::{DEADLINE, FIELD_MANAGER, post_params};
 
 /// Events waiting to be written; more are left out.
-pub(in crate::controller) const QUEUE_LEN_MAX: usize = 64;
+pub(super) const QUEUE_LEN_MAX: usize = 64;
 /// Events at once, and a second after that: they are for people.
 const BURST: u32 = 50;
 const PER_SECOND: u32 = 10;
@@ -30,11 +31,22 @@ const NOTE_LEN_MAX: usize = 1024;
 /// Characters of the object's name that an Event's name begins with: what follows needs some, too.
 const NAME_LEN_MAX: usize = 200;
 
-/// An Event about an object.
-pub(in crate::controller) type Told = (ObjectReference, Note);
+/// What an Event is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// A warning, or news that all is well again.
+    pub warning: bool,
+    /// Why, in one word: Ready's reason.
+    pub reason: &'static str,
+    /// What: Ready's message.
+    pub text: String,
+}
+
+/// A note, and the object that it is about.
+pub(super) type Told = (ObjectReference, Note);
 
 /// Runs until the leadership ends.
-pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Receiver<Told>) {
+pub(super) async fn run(lead: Arc<Leading>, mut notes: mpsc::Receiver<Told>) {
     let mut bucket = Bucket::new(BURST, PER_SECOND, Instant::now());
     for number in 0_u64.. {
         let told = tokio::select! {
@@ -44,7 +56,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Rece
         };
         let Some((reference, note)) = told else { return };
         if !bucket.take(Instant::now()) {
-            lead.shared.counters.events_left_out.inc();
+            lead.context.counters.events_left_out.inc();
             continue;
         }
         tokio::select! {
@@ -57,20 +69,19 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, mut notes: mpsc::Rece
 
 async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: Note) {
     let namespace = reference.namespace.clone().unwrap_or_default();
-    let events: Api<Event> = Api::namespaced(lead.shared.client.clone(), &namespace);
-    let (pod, now) = (&lead.shared.settings.pod, lead.shared.clock.now());
+    let events: Api<Event> = Api::namespaced(lead.context.client.clone(), &namespace);
+    let (pod, now) = (&lead.context.settings.pod, lead.context.clock.now());
     let event = event(pod, now, number, reference, note);
-    let params = PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) };
-    match tokio::time::timeout(DEADLINE, events.create(&params, &event)).await {
+    match tokio::time::timeout(DEADLINE, events.create(&post_params(), &event)).await {
         Ok(Ok(_)) => {
-            lead.shared.counters.events.inc();
+            lead.context.counters.events.inc();
         }
         Ok(Err(error)) => {
-            lead.shared.counters.events_left_out.inc();
+            lead.context.counters.events_left_out.inc();
             tracing::warn!(%error, "an Event was not written");
         }
         Err(_) => {
-            lead.shared.counters.events_left_out.inc();
+            lead.context.counters.events_left_out.inc();
         }
     }
 }

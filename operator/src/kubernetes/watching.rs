@@ -1,9 +1,11 @@
 //! A watch of one kind that tells when everything is to be read anew.
 //!
-//! When the API server's data is set back, as by a backup of etcd that is restored, a watch from before is
-//! told nothing, and no error, until the versions have grown past those it has seen
-//! (kubernetes/kubernetes#107457); and what is kept of objects is of versions that there are no more. So a
-//! short list is asked for now and then, whose version says how far the data is.
+//! A backup of etcd that is restored sets the API server's data back. A watch from before then hears
+//! neither news nor an error until the versions have grown past those it has seen
+//! (kubernetes/kubernetes#107457), and what its user knows is of versions that no longer exist. So this
+//! watch asks for a short list now and then: the list's version says how far the data is.
+//!
+//! It must not decide what a missing object means: that is for its user.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -16,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::api::{Backoff, DEADLINE, Reach};
+use super::{api::DEADLINE, backoff::Backoff, reach::Reach};
 
 /// Between two questions how far the data is.
 const EVERY: Duration = Duration::from_secs(60);
@@ -24,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// The watch; without end.
-pub(super) struct Watching<K> {
+pub(crate) struct Watching<K> {
     /// What people call the objects.
     kind: &'static str,
     api: Api<K>,
@@ -37,7 +39,7 @@ pub(super) struct Watching<K> {
 }
 
 impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K> {
-    pub(super) fn new(kind: &'static str, api: Api<K>, reach: Reach) -> Self {
+    pub(crate) fn new(kind: &'static str, api: Api<K>, reach: Reach) -> Self {
         let (events, seen) = (begin(&api), Seen::new());
         let backoff = Backoff::new(RETRY.0, RETRY.1);
         Self { kind, api, reach, events, seen, backoff, paused_until: Instant::now() }
@@ -45,7 +47,7 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K
 
     /// What happens next; absent when the data was set back: the watch has begun anew, and what was told
     /// before is of no use. May be dropped at any time.
-    pub(super) async fn next(&mut self) -> Option<Event<K>> {
+    pub(crate) async fn next(&mut self) -> Option<Event<K>> {
         loop {
             sleep_until(self.paused_until).await;
             let event = tokio::select! {

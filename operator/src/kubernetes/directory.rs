@@ -1,29 +1,22 @@
-//! All ClusterPeers of the namespace, as seen by every peer: where the others are. (Where their
-//! daemons are, the leader tells.)
+//! The directory: all ClusterPeers of the namespace, as every peer sees them.
+//!
+//! Each peer learns here where the other peers are. (Where their daemons are, the leader tells.) The
+//! directory is read only: each peer writes its own ClusterPeer, and the leader those of silent peers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use kube::{Api, Client, core::ApiResource, runtime::watcher};
+use kube::runtime::watcher;
 use pinkeeper::types::{ClusterId, PeerId};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    controller::{
-        api::{DEADLINE, if_there},
-        leading::Shared,
-        watching::Watching,
-    },
-    crd,
+use super::{
+    api::{DEADLINE, if_there},
+    context::Context,
+    raw::{RawPeer, peers_in},
+    watching::Watching,
 };
-
-/// A ClusterPeer as it comes from the API server, read leniently.
-pub(super) type RawPeer = kube::core::Object<serde_json::Value, serde_json::Value>;
-
-/// ClusterPeers of one namespace.
-pub(super) fn peers_in(client: &Client, namespace: &str) -> Api<RawPeer> {
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<crd::ClusterPeer>(&()))
-}
+use crate::crd;
 
 /// One ClusterPeer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,7 +34,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    pub(super) fn read(raw: RawPeer) -> Option<(String, Self)> {
+    pub(crate) fn read(raw: RawPeer) -> Option<(String, Self)> {
         let status: crd::ClusterPeerStatus =
             raw.status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
         let listed = Self {
@@ -79,8 +72,8 @@ impl Directory {
 ///
 /// # Errors
 /// When the API server does not say whether it is there.
-pub(crate) async fn read_now(shared: &Shared, name: &str) -> Result<Option<Listed>, PeerError> {
-    let api = peers_in(&shared.client, &shared.settings.namespace);
+pub(crate) async fn read_now(context: &Context, name: &str) -> Result<Option<Listed>, PeerError> {
+    let api = peers_in(&context.client, &context.settings.namespace);
     there(timeout(DEADLINE, api.get(name)).await?)
 }
 
@@ -101,15 +94,15 @@ pub(crate) enum PeerError {
 
 /// Watches, publishes, and tells the peer where the others are, until `token` ends it.
 pub async fn run(
-    shared: Shared,
+    context: Context,
     directory: watch::Sender<Arc<Directory>>,
     token: CancellationToken,
 ) {
-    let api = peers_in(&shared.client, &shared.settings.namespace);
-    let mut watching = Watching::new("ClusterPeers", api, shared.reach.clone());
+    let api = peers_in(&context.client, &context.settings.namespace);
+    let mut watching = Watching::new("ClusterPeers", api, context.reach.clone());
     let mut now = Directory::default();
     let mut listing = BTreeMap::new();
-    let own = shared.cluster.id();
+    let own = context.cluster.id();
     let mut addresses = BTreeMap::new();
     while let Some(event) = token.run_until_cancelled(watching.next()).await {
         // What is listed anew takes the place of what there was.
@@ -121,7 +114,7 @@ pub async fn run(
         let next = now.addresses(own);
         if next != addresses {
             addresses = next;
-            shared.cluster.learn_addresses(addresses.clone());
+            context.cluster.learn_addresses(addresses.clone());
         }
         directory.send_replace(Arc::new(now.clone()));
     }

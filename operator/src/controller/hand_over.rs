@@ -1,16 +1,16 @@
-//! A leader that cannot reach the API server hands over: its controllers could do nothing.
+//! A leader that cannot reach the API server hands leadership over: its controllers could do nothing.
 //!
-//! Each peer asks for the record now and then anyway (see `founding`), so silence means something.
-//! Whether the next leader reaches it is not known beforehand; if it does not, it hands over in turn.
-//! A peer that hands over again without having reached the server waits twice as long each time, so
-//! that a server that is down for hours does not make leadership go round.
+//! Each peer asks for the record now and then anyway (see `founding`), so silence means something. The
+//! leader does not know whether the next one reaches the server; if it does not, it hands over in turn.
+//! A peer that hands over again without having reached the server waits twice as long each time. Else
+//! leadership would go round for hours while the server is down.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::leading::Shared;
+use crate::kubernetes::Context;
 
 /// A leader may be without an answer for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,8 +20,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(480);
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until `token` ends it.
-pub async fn run(shared: Shared, token: CancellationToken) {
-    let mut leadership = shared.cluster.leadership();
+pub async fn run(context: Context, token: CancellationToken) {
+    let mut leadership = context.cluster.leadership();
     let mut patience = PATIENCE;
     let mut leading_since: Option<Instant> = None;
     loop {
@@ -34,7 +34,7 @@ pub async fn run(shared: Shared, token: CancellationToken) {
         let since =
             if leads { Some(*leading_since.get_or_insert_with(Instant::now)) } else { None };
         leading_since = since;
-        let silence = shared.reach.silence();
+        let silence = context.reach.silence();
         if silence < PATIENCE {
             patience = PATIENCE;
         }
@@ -45,7 +45,7 @@ pub async fn run(shared: Shared, token: CancellationToken) {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return,
-                () = shared.cluster.hand_over() => {}
+                () = context.cluster.hand_over() => {}
             }
         }
     }

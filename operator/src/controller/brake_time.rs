@@ -1,21 +1,22 @@
-//! The time that the brake counts by: of one leadership, from its beginning on.
+//! The time that the brake counts by.
 //!
-//! Invariant: it never goes back, not behind what was counted in earlier leaderships either, and it
-//! goes on as time passes, whatever the wall clock does.
+//! It begins with a leadership and goes on as time passes, whatever the wall clock does. Invariant: it
+//! never goes back, also not behind what earlier leaderships have counted; else a clock that jumps
+//! could open the brake.
 
 use pinkeeper::types::{Timestamp, millis};
 use tokio::time::Instant;
 
 /// A leadership's time.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::controller) struct BrakeTime {
+pub(super) struct BrakeTime {
     from: Timestamp,
     since: Instant,
 }
 
 impl BrakeTime {
     /// Begins: at the wall clock's time, or at that of the last that was counted if it is later.
-    pub(in crate::controller) fn begin(wall: Timestamp, counted: Timestamp) -> Self {
+    pub(super) fn begin(wall: Timestamp, counted: Timestamp) -> Self {
         Self { from: wall.max(counted), since: Instant::now() }
     }
 

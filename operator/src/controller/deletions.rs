@@ -1,6 +1,7 @@
-//! Objects that are gone, until their claims are ruled on: all that is known of them together.
+//! Objects that are gone, until the claims' task rules on them: all together.
 //!
-//! Its bound is the number of claims: each object is in it once.
+//! Each object is in it once, as it was known first, so its bound is the number of claims. It must not
+//! judge whether an object is really gone: whoever rules on a deletion asks for the proof.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +36,7 @@ pub struct Deletion {
 
 /// The deletions that wait to be ruled on.
 #[derive(Debug, Default)]
-pub(in crate::controller) struct Deletions {
+pub(super) struct Deletions {
     inner: Mutex<Inner>,
     pushed: Notify,
 }
@@ -53,7 +54,7 @@ impl Deletions {
     }
 
     /// Adds some, at once: whoever takes them sees all or none.
-    pub(in crate::controller) fn push(&self, deletions: impl IntoIterator<Item = Deletion>) {
+    pub(super) fn push(&self, deletions: impl IntoIterator<Item = Deletion>) {
         self.add(deletions, GATHER);
     }
 
@@ -74,7 +75,7 @@ impl Deletions {
     }
 
     /// All of them, if they are due.
-    pub(in crate::controller) fn take(&self) -> Vec<Deletion> {
+    pub(super) fn take(&self) -> Vec<Deletion> {
         let mut inner = self.inner();
         if inner.due.is_none_or(|due| due > Instant::now()) {
             return Vec::new();
@@ -84,7 +85,7 @@ impl Deletions {
     }
 
     /// Resolves when some are due.
-    pub(in crate::controller) async fn due(&self) {
+    pub(super) async fn due(&self) {
         loop {
             let due = self.inner().due;
             match due {

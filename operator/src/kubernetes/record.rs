@@ -1,6 +1,10 @@
 //! The record: a ConfigMap that says which cluster this installation is.
 //!
-//! Invariant: written by create, or by replacing the version that was read; never otherwise.
+//! It also holds the anchors: the UIDs of the Kubernetes cluster and of the definition that the Pins
+//! were claimed under. A person's approval is an annotation of it.
+//!
+//! Invariant: the record is created, or the version that was read is replaced. It is never written
+//! otherwise, so two peers cannot both win it.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +12,13 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, ObjectReference},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, Client, Resource, api::PostParams};
+use kube::{Api, Client, Resource};
 use pinkeeper::types::ClusterId;
 use tokio::time::timeout;
 
-use crate::controller::{
-    Settings,
-    api::{self, DEADLINE, FIELD_MANAGER, Failure},
-    peers::PeerError,
+use super::{
+    api::{self, DEADLINE, Failure, post_params},
+    settings::Settings,
 };
 
 const CLUSTER_ID: &str = "clusterID";
@@ -67,9 +70,6 @@ pub(crate) enum RecordError {
     /// It did not answer.
     #[error("no answer from the API server in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
-    /// What it says of a peer, or that it says nothing.
-    #[error("a ClusterPeer was not read: {0}")]
-    Peer(#[from] PeerError),
     /// Somebody else was first.
     #[error("somebody else has changed the record first")]
     Lost,
@@ -85,12 +85,12 @@ pub(crate) enum RecordError {
 
 impl Record {
     /// Of another cluster, that `founder` is to found.
-    pub(super) fn taken_over(&self, cluster: ClusterId, founder: &str) -> Self {
+    pub(crate) fn taken_over(&self, cluster: ClusterId, founder: &str) -> Self {
         Self { cluster, founder: founder.to_owned(), ..self.clone() }
     }
 
     /// Of the same cluster, which exists.
-    pub(super) fn formed(&self) -> Self {
+    pub(crate) fn formed(&self) -> Self {
         Self { formed: true, ..self.clone() }
     }
 
@@ -116,10 +116,6 @@ fn maps(client: &Client, settings: &Settings) -> Api<ConfigMap> {
     Api::namespaced(client.clone(), &settings.namespace)
 }
 
-fn params() -> PostParams {
-    PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) }
-}
-
 async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMap>, RecordError> {
     let answer = timeout(DEADLINE, maps(client, settings).get(&settings.record())).await?;
     Ok(api::if_there(answer)?)
@@ -129,7 +125,7 @@ async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMa
 ///
 /// # Errors
 /// When the API server does not answer, or answers something else than a record.
-pub(super) async fn get(
+pub(crate) async fn get(
     client: &Client,
     settings: &Settings,
 ) -> Result<Option<Record>, RecordError> {
@@ -140,7 +136,7 @@ pub(super) async fn get(
 ///
 /// # Errors
 /// [`RecordError::Lost`] when there is one.
-pub(super) async fn create(
+pub(crate) async fn create(
     client: &Client,
     settings: &Settings,
     cluster: ClusterId,
@@ -148,7 +144,7 @@ pub(super) async fn create(
     formed: bool,
 ) -> Result<Record, RecordError> {
     let map = first_version(settings, cluster, epoch, formed);
-    created(timeout(DEADLINE, maps(client, settings).create(&params(), &map)).await?)
+    created(timeout(DEADLINE, maps(client, settings).create(&post_params(), &map)).await?)
 }
 
 fn first_version(settings: &Settings, cluster: ClusterId, epoch: u64, formed: bool) -> ConfigMap {
@@ -181,7 +177,7 @@ fn created(answer: Result<ConfigMap, kube::Error>) -> Result<Record, RecordError
 ///
 /// # Errors
 /// [`RecordError::Lost`] when it is no longer that version.
-pub(super) async fn replace(
+pub(crate) async fn replace(
     client: &Client,
     settings: &Settings,
     read: &Record,
@@ -264,7 +260,7 @@ async fn put(
     values: &[(&str, String)],
 ) -> Result<ConfigMap, RecordError> {
     let (maps, map) = (maps(client, settings), with(map, values));
-    replaced(timeout(DEADLINE, maps.replace(&settings.record(), &params(), &map)).await?)
+    replaced(timeout(DEADLINE, maps.replace(&settings.record(), &post_params(), &map)).await?)
 }
 
 /// The same version with other values; other keys stay.

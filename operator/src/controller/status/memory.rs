@@ -1,0 +1,166 @@
+//! What the statuses' driver remembers of objects between two looks at them.
+//!
+//! Invariants: an object has one memory, and one that holds nothing is not kept, so their number is at
+//! most that of the objects; all that is remembered of an object goes when the object goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::time::Instant;
+
+use super::{failures::Failing, graces::Held, judge::Verdict, pace::Pace};
+use crate::controller::{objects::ObjectKey, queue::Lane};
+
+/// Of one object.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// When it is written.
+    pub(super) pace: Pace,
+    /// News that is held back.
+    held: Held,
+    /// Its status was not taken.
+    pub(super) failing: Option<Failing>,
+    /// When to look at it again though nothing happens.
+    timer: Option<(Instant, Lane)>,
+}
+
+/// Of all objects.
+#[derive(Debug, Default)]
+pub(super) struct Memories {
+    of: BTreeMap<ObjectKey, Memory>,
+    /// The timers, the next one first.
+    timers: BTreeSet<(Instant, ObjectKey)>,
+}
+
+impl Memories {
+    /// What is remembered of an object, if anything.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<&Memory> {
+        self.of.get(key)
+    }
+
+    /// Changes what is remembered of an object.
+    pub(super) fn change<R>(
+        &mut self,
+        key: &ObjectKey,
+        change: impl FnOnce(&mut Memory) -> R,
+    ) -> R {
+        let memory = self.of.entry(key.clone()).or_default();
+        let result = change(memory);
+        if *memory == Memory::default() {
+            self.of.remove(key);
+        }
+        result
+    }
+
+    /// The object is not there any more.
+    pub(super) fn forget(&mut self, key: &ObjectKey) {
+        if let Some((at, _)) = self.of.remove(key).and_then(|memory| memory.timer) {
+            self.timers.remove(&(at, key.clone()));
+        }
+    }
+
+    /// A look at an object, given what the last one held back; what this one does is for the next.
+    pub(super) fn judge(
+        &mut self,
+        key: &ObjectKey,
+        judge: impl FnOnce(&Held) -> Option<Verdict>,
+    ) -> Option<Verdict> {
+        let nothing = Held::new();
+        let before = self.of.get(key).map_or(&nothing, |memory| &memory.held);
+        let verdict = judge(before)?;
+        let held = verdict.held.clone();
+        self.change(key, |memory| memory.held = held);
+        Some(verdict)
+    }
+
+    /// Looks at an object again at `at`, or earlier if that was asked for already.
+    pub(super) fn set_timer(&mut self, key: &ObjectKey, at: Instant, lane: Lane) {
+        let before = self.of.get(key).and_then(|memory| memory.timer);
+        match before {
+            Some((earlier, _)) if earlier <= at => return,
+            Some((later, _)) => self.timers.remove(&(later, key.clone())),
+            None => false,
+        };
+        self.timers.insert((at, key.clone()));
+        self.change(key, |memory| memory.timer = Some((at, lane)));
+    }
+
+    /// When the next object is due.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// An object that is due.
+    pub(super) fn pop_timer(&mut self, now: Instant) -> Option<(Lane, ObjectKey)> {
+        if self.next_timer()? > now {
+            return None;
+        }
+        let (_, key) = self.timers.pop_first()?;
+        let (_, lane) = self.change(&key, |memory| memory.timer.take())?;
+        Some((lane, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { namespace: "web".into(), name: name.into() }
+    }
+
+    #[test]
+    fn each_object_is_looked_at_once_when_that_was_first_asked_for() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut memories = Memories::default();
+        assert_eq!((memories.next_timer(), memories.pop_timer(at(9))), (None, None));
+        for (name, second, lane) in [
+            ("a", 5, Lane::Later),
+            ("a", 3, Lane::Fresh),
+            ("a", 4, Lane::Later),
+            ("a", 3, Lane::Later),
+            ("b", 2, Lane::Later),
+            ("b", 7, Lane::Fresh),
+            ("c", 3, Lane::Later),
+        ] {
+            memories.set_timer(&key(name), at(second), lane);
+        }
+        let millisecond = Duration::from_millis(1);
+        assert_eq!(memories.next_timer(), Some(at(2)));
+        assert_eq!(memories.pop_timer(at(2) - millisecond), None);
+        assert_eq!(memories.pop_timer(at(2)), Some((Lane::Later, key("b"))));
+        assert_eq!(memories.pop_timer(at(2)), None);
+        assert_eq!(memories.next_timer(), Some(at(3)));
+        assert_eq!(memories.pop_timer(at(4)), Some((Lane::Fresh, key("a"))));
+        assert_eq!(memories.pop_timer(at(4)), Some((Lane::Later, key("c"))));
+        assert_eq!((memories.next_timer(), memories.pop_timer(at(9))), (None, None));
+        // It may be asked for again.
+        memories.set_timer(&key("b"), at(8), Lane::Fresh);
+        assert_eq!(memories.pop_timer(at(8)), Some((Lane::Fresh, key("b"))));
+        assert!(memories.of.is_empty(), "what is nothing is not kept");
+    }
+
+    #[test]
+    fn what_is_remembered_is_of_one_object_and_goes_with_it() {
+        let now = Instant::now();
+        let mut memories = Memories::default();
+        for name in ["a", "b"] {
+            memories.change(&key(name), |memory| memory.pace.begin(false, now));
+            memories.set_timer(&key(name), now, Lane::Later);
+        }
+        let may_look = |memories: &mut Memories, name: &str| {
+            memories.change(&key(name), |memory| memory.pace.may_look())
+        };
+        assert!(!may_look(&mut memories, "a"), "one write at a time");
+        assert!(may_look(&mut memories, "c"), "another object");
+        memories.forget(&key("c"));
+        assert!(memories.get(&key("c")).is_none() && memories.of.len() == 2);
+        memories.forget(&key("a"));
+        assert!(memories.get(&key("a")).is_none() && may_look(&mut memories, "a"));
+        assert_eq!(memories.pop_timer(now), Some((Lane::Later, key("b"))), "its timer went too");
+        assert_eq!(memories.pop_timer(now), None);
+        assert!(memories.get(&key("b")).is_some(), "its write is under way");
+    }
+}

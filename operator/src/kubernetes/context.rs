@@ -1,0 +1,126 @@
+//! What every task on the API server gets: clients, settings, and what these tasks tell each other.
+//!
+//! A context is a cheap handle, and all clones are of the same process. It must not hold anything of
+//! one leadership: what a leader knows of Pins ends with its term.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use kube::Client;
+use pinkeeper::{clock::Clock, cluster::Cluster};
+
+use super::{
+    counters::Counters,
+    reach::Reach,
+    record::{Anchors, UNKNOWN},
+    settings::Settings,
+};
+
+/// The value that a task of this process has set last, if any; clones share it.
+#[derive(Clone, Debug)]
+pub struct Latest<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone> Latest<T> {
+    fn inner(&self) -> MutexGuard<'_, Option<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<T> {
+        self.inner().clone()
+    }
+
+    pub(crate) fn set(&self, value: Option<T>) {
+        *self.inner() = value;
+    }
+}
+
+impl Latest<Anchors> {
+    /// Takes note of what the record says, if it says something of both.
+    pub(crate) fn note(&self, anchors: &Anchors) {
+        if anchors.system != UNKNOWN && anchors.definition != UNKNOWN {
+            self.set(Some(anchors.clone()));
+        }
+    }
+}
+
+/// What all tasks on the API server share.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The peer.
+    pub cluster: Cluster,
+    /// For timestamps.
+    pub clock: Clock,
+    /// Where this is.
+    pub settings: Arc<Settings>,
+    /// Whether the API server answers.
+    pub reach: Reach,
+    /// The anchors that this process saw last as those of the Pins: a lost record may not take them
+    /// with it.
+    pub anchors: Latest<Anchors>,
+    /// Why deletions of Pins unpin nothing until a person has looked, if so; for people.
+    pub held: Latest<String>,
+    /// What was done, for Prometheus.
+    pub counters: Counters,
+}
+
+impl Context {
+    /// Of a process that has just begun.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        cluster: Cluster,
+        clock: Clock,
+        settings: Settings,
+        counters: Counters,
+    ) -> Self {
+        Self {
+            client,
+            cluster,
+            clock,
+            settings: Arc::new(settings),
+            reach: Reach::default(),
+            anchors: Latest::default(),
+            held: Latest::default(),
+            counters,
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_anchors_that_are_both_known_are_remembered() {
+        let anchors = |system: &str, definition: &str| Anchors {
+            system: system.into(),
+            definition: definition.into(),
+        };
+        let known = Latest::default();
+        known.note(&anchors("s", "d"));
+        for unknown in [anchors(UNKNOWN, "e"), anchors("t", UNKNOWN)] {
+            known.note(&unknown);
+            assert_eq!(known.get(), Some(anchors("s", "d")));
+        }
+        known.note(&anchors("t", "e"));
+        assert_eq!(known.get(), Some(anchors("t", "e")));
+    }
+}
