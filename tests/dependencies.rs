@@ -115,7 +115,7 @@ fn mentions(folder: &Path, word: &str) -> bool {
 
 #[test]
 fn the_readme_gives_a_reason_for_each_dependency() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let readme = fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
     let wrong = wrong(&declared(), &table(&readme));
     assert!(wrong.is_empty(), "README.md, Dependencies:\n{}", wrong.join("\n"));
 }

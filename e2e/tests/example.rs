@@ -1,4 +1,4 @@
-//! The commands of docs/installing.md, "Three peers on one machine", as they are written there.
+//! The commands of docs/without-kubernetes.md, "Three peers on one machine", as written there.
 //!
 //! They run in a network namespace that has nothing but loopback, so their ports are free and nothing
 //! dials out.
@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What is to be copied into a shell: every block of `sh`.
 fn commands() -> String {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/installing.md");
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/without-kubernetes.md");
     let text = fs::read_to_string(document).unwrap();
     let blocks = text.split("\n```sh\n").skip(1);
     blocks.map(|block| block.split("```").next().unwrap()).collect()
