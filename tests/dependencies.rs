@@ -1,4 +1,4 @@
-//! Every direct dependency has a place and a reason in README.md, and none is there for nothing.
+//! Every direct dependency has a place and a reason in docs/dependencies.md, and none is there for nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -117,7 +117,7 @@ fn mentions(folder: &Path, word: &str) -> bool {
 fn the_readme_gives_a_reason_for_each_dependency() {
     let readme = fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
     let wrong = wrong(&declared(), &table(&readme));
-    assert!(wrong.is_empty(), "README.md, Dependencies:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "docs/dependencies.md:\n{}", wrong.join("\n"));
 }
 
 #[test]
