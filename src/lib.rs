@@ -24,6 +24,8 @@
 //! - `fuzzing`: what strangers and disks hand a peer, as functions of bytes; likewise.
 
 pub mod allocate;
+#[cfg(test)]
+mod baseline;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -193,8 +193,8 @@ fn check_release(cid: &Cid, pin: Option<&Pin>) -> Result<(), Refusal> {
         )));
     }
     if !by_rest(pin) {
-        let owners: Vec<&str> =
-            pin.claims.values().map(|claim| claim.options.name.as_str()).take(3).collect();
+        let owners: Vec<String> =
+            pin.claims.values().map(|claim| claim.options.name.to_string()).take(3).collect();
         return Err(Refusal::Invalid(format!(
             "{cid} is not pinned by this API but by {}; delete that instead",
             owners.join(", ")
@@ -212,7 +212,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::types::{Claim, ClaimOptions, Replication, Timestamp, Uid};
+    use crate::types::{Claim, ClaimName, ClaimOptions, Replication, Timestamp, Uid};
 
     fn cid(n: u8) -> Cid {
         let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
@@ -221,7 +221,7 @@ mod tests {
 
     fn options(name: &str) -> ClaimOptions {
         let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-        ClaimOptions { replication, retain: false, name: name.to_owned() }
+        ClaimOptions { replication, retain: false, name: ClaimName::Given(name.to_owned()) }
     }
 
     fn pin(owners: &[(Owner, &str)]) -> Pin {
@@ -323,7 +323,7 @@ mod tests {
         ];
         let shown: Vec<Result<String, Refusal>> = what_became(decided, all)
             .into_iter()
-            .map(|written| Ok(written?.claims.get(&Owner::Rest).unwrap().options.name.clone()))
+            .map(|written| Ok(written?.claims.get(&Owner::Rest).unwrap().options.name.to_string()))
             .collect();
         let unanswered = Refusal::Failed("the log does not say what became of it".to_owned());
         let expected = [

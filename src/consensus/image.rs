@@ -151,8 +151,8 @@ mod tests {
     use crate::{
         state::{Beside, Fence, Found, Op, Outcome, Ruling},
         types::{
-            Allocation, ClaimOptions, Claims, Factor, LogPosition, Owner, PeerId, Replication,
-            Timestamp, Uid,
+            Allocation, ClaimName, ClaimOptions, Claims, Factor, LogPosition, Owner, PeerId,
+            Replication, Timestamp, Uid,
         },
     };
 
@@ -163,7 +163,7 @@ mod tests {
         let cid: Cid = "bafkqaaa".parse().unwrap();
         let one = Factor::Count(1);
         let replication = Replication { min: one, max: one };
-        let options = ClaimOptions { replication, retain: false, name: String::new() };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
         let owner = Owner::Object(uid.clone());
         let mut pins = PinSet::default();
         let fenced = Some(fence);

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{error::ApiError, view::Status};
-use crate::types::{Cid, ClaimOptions, Factor, Replication};
+use crate::types::{Cid, ClaimName, ClaimOptions, Factor, Replication};
 
 /// CIDs one request may name.
 const CIDS_MAX: usize = 1000;
@@ -130,7 +130,11 @@ impl Parameters {
         for (name, neutral) in NOT_SUPPORTED {
             self.refuse_unless_neutral(name, neutral)?;
         }
-        self.finish().map(|()| ClaimOptions { replication, retain: false, name })
+        self.finish().map(|()| ClaimOptions {
+            replication,
+            retain: false,
+            name: ClaimName::Given(name),
+        })
     }
 
     fn take_factor(&mut self, name: &str) -> Result<Option<Factor>, ApiError> {
@@ -234,7 +238,7 @@ mod tests {
                      &user-allocations=&origins=";
         let options = parameters(query).pin(DEFAULT).unwrap();
         assert_eq!(options.replication, DEFAULT);
-        assert_eq!(options.name, "a b");
+        assert_eq!(options.name, ClaimName::Given("a b".to_owned()));
         let list = parameters("local=false&filter=&cids=").list().unwrap();
         assert_eq!(list, ListQuery::default());
         assert!(parameters("local=true").list().unwrap().local);

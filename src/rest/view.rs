@@ -218,7 +218,7 @@ fn number(factor: Factor) -> i32 {
 fn name(pin: &Pin) -> String {
     let rest = pin.claims.get(&Owner::Rest);
     let claim = rest.or_else(|| pin.claims.values().next());
-    claim.map(|claim| claim.options.name.clone()).unwrap_or_default()
+    claim.map(|claim| claim.options.name.to_string()).unwrap_or_default()
 }
 
 /// The peers that statuses are shown of.

@@ -20,8 +20,8 @@ use crate::{
     peer::AssembleError,
     state::Op,
     types::{
-        ClaimOptions, ClusterId, FIRST_LEVEL, Factor, Member, PeerId, PinRequest, Program,
-        Replication,
+        ClaimName, ClaimOptions, ClusterId, FIRST_LEVEL, Factor, Member, PeerId, PinRequest,
+        Program, Replication,
     },
 };
 
@@ -152,7 +152,7 @@ impl Upgrades {
         let hash = cid::multihash::Multihash::wrap(0, &self.written.to_be_bytes()).unwrap();
         let one = Factor::Count(1);
         let replication = Replication { min: one, max: one };
-        let options = ClaimOptions { replication, retain: false, name: String::new() };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
         let cid = cid::Cid::new_v1(0x55, hash).into();
         // It may fail: the leader may be cut off.
         let _ = cluster.pin(PinRequest { cid, options }).await;

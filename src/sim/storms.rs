@@ -15,7 +15,9 @@ use super::{
 use crate::{
     clock::Clock,
     state::{Found, PinSet, WaitingDigest},
-    types::{Cid, ClaimOptions, Factor, Owner, PeerId, Pin, PinRequest, Replication, Uid},
+    types::{
+        Cid, ClaimName, ClaimOptions, Factor, Owner, PeerId, Pin, PinRequest, Replication, Uid,
+    },
 };
 
 /// Of the seed, for a stream of its own.
@@ -132,7 +134,7 @@ impl World {
     fn storm_options(&mut self) -> ClaimOptions {
         let max = Factor::Count(self.storms.random.random_range(1..3));
         let replication = Replication { min: Factor::Count(1), max };
-        ClaimOptions { replication, retain: self.storms.chance(20), name: String::new() }
+        ClaimOptions { replication, retain: self.storms.chance(20), name: ClaimName::default() }
     }
 
     /// Most objects are deleted at once, or all; whoever leads finds it out together.
@@ -264,7 +266,7 @@ impl World {
             self.leader().unwrap_or_else(|| self.storms.random.random_range(0..self.hosts.len()));
         let min = Factor::Count(self.storms.random.random_range(1..=max.min(2)));
         let replication = Replication { min, max: Factor::Count(max) };
-        let options = ClaimOptions { replication, retain: false, name: String::new() };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
         if let Some(client) = self.client(n, PATIENCE) {
             self.clients[n].spawn(client.pin(PinRequest { cid, options }));
         }

@@ -21,8 +21,8 @@ use crate::{
     state::{Found, PinSet},
     tracker,
     types::{
-        Cid, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, PinState, Replication,
-        Uid,
+        Cid, ClaimName, ClaimOptions, ClusterId, Factor, Member, PeerId, PinRequest, PinState,
+        Replication, Uid,
     },
 };
 
@@ -164,7 +164,7 @@ impl World {
         let max =
             if self.random.random_bool(0.1) { Factor::Everywhere } else { Factor::Count(max) };
         let replication = Replication { min: Factor::Count(min), max };
-        ClaimOptions { replication, retain, name: String::new() }
+        ClaimOptions { replication, retain, name: ClaimName::default() }
     }
 
     /// Somebody asks a peer.

@@ -12,8 +12,8 @@ use super::{
     Window,
 };
 use crate::types::{
-    Allocation, Cid, Claim, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin, Replication,
-    Timestamp, Uid,
+    Allocation, Cid, Claim, ClaimName, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin,
+    Replication, Timestamp, Uid,
 };
 
 const TERM: u64 = 7;
@@ -41,7 +41,7 @@ fn claim(n: u8, owner: Owner, min: u16, max: u16, retain: bool, generation: i64)
     Op::Claim {
         cid: cid(n),
         owner,
-        options: ClaimOptions { replication, retain, name: String::new() },
+        options: ClaimOptions { replication, retain, name: ClaimName::default() },
         candidates: vec![peer(1), peer(2), peer(3)],
         at: Timestamp(1),
         fence: Some(Fence { term: TERM, generation }),

@@ -11,7 +11,9 @@ use crate::{
     clock::SimulatedClock,
     ipfs::fake::{Request, StandInDaemon},
     state::{Op, PinSet},
-    types::{ClaimOptions, Factor, LogPosition, Owner, PinState, Replication, Timestamp},
+    types::{
+        ClaimName, ClaimOptions, Factor, LogPosition, Owner, PinState, Replication, Timestamp,
+    },
 };
 
 const ME: PeerId = PeerId([1; 32]);
@@ -109,7 +111,7 @@ fn write(state: &SharedState, op: &Op) {
 
 fn claim(cid: Cid) -> Op {
     let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-    let options = ClaimOptions { replication, retain: false, name: String::new() };
+    let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
     let (owner, at) = (Owner::Rest, Timestamp(1));
     Op::Claim { cid, owner, options, candidates: vec![ME], at, fence: None }
 }

@@ -126,12 +126,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::types::{ClaimOptions, Factor, Replication, Timestamp, Uid, encoding};
+    use crate::types::{ClaimName, ClaimOptions, Factor, Replication, Timestamp, Uid, encoding};
 
     fn claim(generation: i64) -> Claim {
         let one = Factor::Count(1);
         let replication = Replication { min: one, max: one };
-        let options = ClaimOptions { replication, retain: false, name: String::new() };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
         Claim { options, generation, since: Timestamp(1) }
     }
 

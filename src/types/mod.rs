@@ -31,7 +31,9 @@ pub use self::{
         Refusal, Request, Response, SpaceLimit, StatusBatch, StatusReply, Write, Writes,
     },
     peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
-    pin::{Allocation, Claim, ClaimOptions, Factor, Owner, Pin, Replication, Uid},
+    pin::{
+        Allocation, Claim, ClaimName, ClaimOptions, Factor, ObjectKey, Owner, Pin, Replication, Uid,
+    },
     question::{LeaderQuestion, Question},
     raft::{
         Append, AppendReply, Entry, EntryBody, LogPosition, RaftMessage, RaftReply, SnapshotChunk,

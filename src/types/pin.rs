@@ -91,6 +91,61 @@ pub enum Owner {
     Waiting(#[n(0)] Uid),
 }
 
+/// Namespace and name of a Pin object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct ObjectKey {
+    /// Its namespace.
+    #[n(0)]
+    pub namespace: String,
+    /// Its name.
+    #[n(1)]
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a claim is called.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ClaimName {
+    /// The name given by REST; may be empty.
+    #[n(0)]
+    Given(#[n(0)] String),
+    /// The object that claimed it. By this key the API server is asked whether the object still exists.
+    #[n(1)]
+    Object(#[n(0)] Box<ObjectKey>),
+}
+
+/// No name was given.
+impl Default for ClaimName {
+    fn default() -> Self {
+        Self::Given(String::new())
+    }
+}
+
+impl ClaimName {
+    /// The object's key, if an object claimed it.
+    #[must_use]
+    pub fn object(&self) -> Option<&ObjectKey> {
+        match self {
+            Self::Object(key) => Some(key),
+            Self::Given(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ClaimName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(name) => name.fmt(f),
+            Self::Object(key) => key.fmt(f),
+        }
+    }
+}
+
 /// What an owner asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ClaimOptions {
@@ -100,9 +155,9 @@ pub struct ClaimOptions {
     /// Keep the content when this claim goes (deletionPolicy Retain).
     #[n(1)]
     pub retain: bool,
-    /// `namespace/name` of the object, or the name given by REST; for people only.
+    /// What it is called.
     #[n(2)]
-    pub name: String,
+    pub name: ClaimName,
 }
 
 /// One owner's wish for a CID.
@@ -198,7 +253,7 @@ mod tests {
 
     fn claim(min: Factor, max: Factor, retain: bool) -> Claim {
         let replication = Replication { min, max };
-        let options = ClaimOptions { replication, retain, name: String::new() };
+        let options = ClaimOptions { replication, retain, name: ClaimName::default() };
         Claim { options, generation: 0, since: Timestamp(0) }
     }
 

@@ -151,7 +151,8 @@ fn claim(state: &SharedState, cid: Cid) {
 
 fn claim_named(state: &SharedState, cid: Cid, name: &str) {
     let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-    let options = ClaimOptions { replication, retain: false, name: name.to_owned() };
+    let options =
+        ClaimOptions { replication, retain: false, name: ClaimName::Given(name.to_owned()) };
     let (owner, at, candidates) = (Owner::Rest, Timestamp(1), vec![ME]);
     apply(state, cid, &Op::Claim { cid, owner, options, candidates, at, fence: None });
 }

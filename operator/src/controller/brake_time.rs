@@ -33,7 +33,7 @@ mod tests {
 
     use pinkeeper::{
         state::{Fence, Found, Limits, Lost, Op, Outcome, PinSet, Ruling},
-        types::{Cid, ClaimOptions, Factor, LogPosition, Owner, Replication, Uid},
+        types::{Cid, ClaimName, ClaimOptions, Factor, LogPosition, Owner, Replication, Uid},
     };
 
     use super::*;
@@ -47,7 +47,7 @@ mod tests {
     fn take_one(pins: &mut PinSet, at: Timestamp) {
         let (cid, uid): (Cid, _) = (DOCS.parse().unwrap(), Uid("a".into()));
         let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-        let options = ClaimOptions { replication, retain: false, name: "web/docs".into() };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
         let (owner, candidates) = (Owner::Object(uid.clone()), Vec::new());
         let fence = Fence { term: 1, generation: 1 };
         let fenced = Some(fence);

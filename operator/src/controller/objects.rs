@@ -7,38 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
 };
 
+pub use pinkeeper::types::ObjectKey;
 use pinkeeper::types::{Cid, CidError, Uid};
 
 use crate::{crd, kubernetes::RawPin};
-
-/// Namespace and name of a Pin.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl ObjectKey {
-    /// Reads `namespace/name`, as claims carry it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (namespace, name) = text.split_once('/')?;
-        let fits = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
-        fits.then(|| Self { namespace: namespace.into(), name: name.into() })
-    }
-}
 
 /// One version of a Pin object.
 #[derive(Clone, Debug, PartialEq)]
@@ -309,15 +284,6 @@ pub(crate) mod tests {
         assert_eq!(objects.of(&DOCS.parse().unwrap()).count(), 1);
         objects.upsert(PinObject { generation: 3, ..pin("docs", "a", 4, "no CID") });
         assert_eq!(objects.of(&DOCS.parse().unwrap()).next(), None, "it claims another content");
-    }
-
-    #[test]
-    fn names_are_read_as_claims_carry_them() {
-        let key = pin("docs", "a", 1, DOCS).key;
-        assert_eq!(ObjectKey::parse(&key.to_string()), Some(key));
-        for text in ["", "docs", "/docs", "web/", "web/docs/more"] {
-            assert_eq!(ObjectKey::parse(text), None, "{text}");
-        }
     }
 
     #[test]

@@ -12,7 +12,9 @@ use pinkeeper::{
         run_seeded,
     },
     state::{Fence, Found, Limits, Op, Outcome, PinSet},
-    types::{Cid, ClaimOptions, Factor, Member, Owner, PeerId, Replication, Timestamp, Uid},
+    types::{
+        Cid, ClaimName, ClaimOptions, Factor, Member, Owner, PeerId, Replication, Timestamp, Uid,
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +88,7 @@ impl Stand {
         Op::Claim {
             cid: cid(content),
             owner,
-            options: ClaimOptions { replication, retain, name: format!("web/{content}") },
+            options: ClaimOptions { replication, retain, name: name_of(content) },
             candidates: Vec::new(),
             at: Timestamp(0),
             fence: Some(Fence { term: self.lead.term, generation: GENERATION }),
@@ -106,6 +108,10 @@ impl Stand {
     pub(super) fn is_claimed(&self, uid: &str) -> bool {
         self.read(|pins| pins.cid_of(&Uid(uid.into())).is_some())
     }
+}
+
+fn name_of(object: &str) -> ClaimName {
+    ClaimName::Object(Box::new(ObjectKey { namespace: "web".into(), name: object.into() }))
 }
 
 /// The content that the object of this UID claims.

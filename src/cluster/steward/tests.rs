@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::types::{
-    Allocation, Claim, ClaimOptions, DaemonInfo, Factor, Member, Owner, Replication, StatusBatch,
-    Timestamp,
+    Allocation, Claim, ClaimName, ClaimOptions, DaemonInfo, Factor, Member, Owner, Replication,
+    StatusBatch, Timestamp,
 };
 
 fn peer(n: u8) -> PeerId {
@@ -133,7 +133,7 @@ fn voters_grow_in_odd_numbers_up_to_five_and_never_shrink() {
 
 fn pin(min: u16, max: u16, holders: &[u8], leaving: &[u8]) -> Pin {
     let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
-    let options = ClaimOptions { replication, retain: false, name: String::new() };
+    let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
     let claim = Claim { options, generation: 0, since: Timestamp(0) };
     let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving, since: 1 };
     let holding = holders.iter().map(|n| allocation(n, false));

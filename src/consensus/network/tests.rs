@@ -21,8 +21,8 @@ use crate::{
     rpc::Transport,
     state::Op,
     types::{
-        ClaimOptions, Envelope, Factor, Owner, Refusal, Replication, Request, Response, Timestamp,
-        Uid, Vote,
+        ClaimName, ClaimOptions, Envelope, Factor, Owner, Refusal, Replication, Request, Response,
+        Timestamp, Uid, Vote,
     },
 };
 
@@ -200,7 +200,7 @@ async fn entries_are_sent_with_what_is_before_them_and_what_is_committed() {
 async fn entries_that_were_not_sent_do_not_count_as_taken() {
     let one = Factor::Count(1);
     let replication = Replication { min: one, max: one };
-    let name = "x".repeat(OPS_LEN_MAX / 2 + 1);
+    let name = ClaimName::Given("x".repeat(OPS_LEN_MAX / 2 + 1));
     let claim = Op::Claim {
         cid: "bafkqaaa".parse().unwrap(),
         owner: Owner::Object(Uid("a".to_owned())),

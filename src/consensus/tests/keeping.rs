@@ -14,7 +14,8 @@ use crate::{
     sim::disk::{SimDisk, SimFile},
     state::{Fence, Found, PinSet, Ruling},
     types::{
-        Cid, ClaimOptions, Entry, EntryBody, Factor, Member, Owner, Replication, Timestamp, Uid,
+        Cid, ClaimName, ClaimOptions, Entry, EntryBody, Factor, Member, Owner, Replication,
+        Timestamp, Uid,
     },
 };
 
@@ -81,7 +82,7 @@ fn entries() -> Vec<RaftEntry> {
     let claim = |n: usize| Op::Claim {
         cid: cids[n],
         owner: Owner::Object(uid(n)),
-        options: ClaimOptions { replication, retain: false, name: String::new() },
+        options: ClaimOptions { replication, retain: false, name: ClaimName::default() },
         candidates: vec![PeerId([1; 32])],
         at: Timestamp(1),
         fence: Some(fence),

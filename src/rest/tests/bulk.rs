@@ -115,7 +115,10 @@ async fn each_line_is_answered_in_order_and_a_wrong_one_stops_no_other() {
     let known: Vec<Cid> = pins.keys().copied().collect();
     assert!(known.len() == 3 && [1, 4, 10].map(cid).iter().all(|cid| known.contains(cid)));
     let claim = &pins[&cid(4)].pin.claims.get(&Owner::Rest).unwrap().options;
-    assert_eq!((claim.name.as_str(), claim.replication.max), ("a b", Factor::Count(2)));
+    assert_eq!(
+        (claim.name.to_string(), claim.replication.max),
+        ("a b".to_owned(), Factor::Count(2))
+    );
     server.stop().await;
 }
 

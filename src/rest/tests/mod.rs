@@ -19,8 +19,8 @@ use crate::{
     cluster::UseCaseError,
     telemetry,
     types::{
-        Allocation, Cid, Claim, ClaimOptions, Collected, Collections, DaemonInfo, Factor, Member,
-        Metrics, Owner, PeerId, Pin, PinEntry, PinState, PinStatus, Timestamp,
+        Allocation, Cid, Claim, ClaimName, ClaimOptions, Collected, Collections, DaemonInfo,
+        Factor, Member, Metrics, Owner, PeerId, Pin, PinEntry, PinState, PinStatus, Timestamp,
     },
 };
 
@@ -95,7 +95,11 @@ impl Server {
         let digest = cid::multihash::Multihash::<64>::wrap(0x12, &[seed; 32]).unwrap();
         let cid = Cid::from(cid::Cid::new_v1(0x55, digest));
         let replication = Replication { min: Factor::Count(1), max: Factor::Everywhere };
-        let options = ClaimOptions { replication, retain: false, name: "web/docs".to_owned() };
+        let options = ClaimOptions {
+            replication,
+            retain: false,
+            name: ClaimName::Given("web/docs".to_owned()),
+        };
         let claim = Claim { options, generation: 1, since: Timestamp(5000) };
         let owner = Owner::Object(crate::types::Uid("u".to_owned()));
         let pin = Pin {

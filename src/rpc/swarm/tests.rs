@@ -543,7 +543,7 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
                 max: crate::types::Factor::Everywhere,
             },
             retain: false,
-            name: String::new(),
+            name: crate::types::ClaimName::default(),
         },
     };
     let pin = Envelope { cluster: None, request: Writes(vec![Write::Pin(request)]).into_request() };

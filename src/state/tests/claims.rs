@@ -7,7 +7,7 @@ fn a_rest_write_is_shown_what_it_left_or_found() {
     let mut pins = PinSet::default();
     let claim_as = |name: &str| match claim(1, Owner::Rest, 1, 1, false, 0) {
         Op::Claim { cid, owner, options, candidates, at, .. } => {
-            let options = ClaimOptions { name: name.to_owned(), ..options };
+            let options = ClaimOptions { name: ClaimName::Given(name.to_owned()), ..options };
             Op::Claim { cid, owner, options, candidates, at, fence: None }
         }
         other => other,
@@ -15,7 +15,7 @@ fn a_rest_write_is_shown_what_it_left_or_found() {
     let release = release(1, Owner::Rest, 0);
     let mut shown = |op: &Op| {
         let Applied { outcome, pin } = pins.apply_shown(AT, op);
-        let name = |pin: Pin| Some(pin.claims.get(&Owner::Rest)?.options.name.clone());
+        let name = |pin: Pin| Some(pin.claims.get(&Owner::Rest)?.options.name.to_string());
         (outcome, pin.map(name))
     };
     let named = |name: &str| Some(Some(name.to_owned()));

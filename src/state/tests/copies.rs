@@ -4,8 +4,11 @@ use super::*;
 
 /// A pin of the REST API, on holders and leaving peers.
 fn kept(min: Factor, max: Factor, holders: &[u8], leaving: &[u8]) -> PinSet {
-    let options =
-        ClaimOptions { replication: Replication { min, max }, retain: false, name: String::new() };
+    let options = ClaimOptions {
+        replication: Replication { min, max },
+        retain: false,
+        name: ClaimName::default(),
+    };
     let claim = Claim { options, generation: 0, since: Timestamp(1) };
     let leaving = leaving.iter().map(|n| Allocation { leaving: true, ..allocation(*n, 1) });
     let allocations = holders.iter().map(|n| allocation(*n, 1)).chain(leaving).collect();

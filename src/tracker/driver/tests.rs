@@ -9,7 +9,7 @@ use crate::{
     ipfs::fake::{Request, StandInDaemon},
     state::{Op, SharedState},
     tracker::{Ledger, LedgerPort, ledger},
-    types::{ClaimOptions, Factor, LogPosition, Owner, Replication, Timestamp},
+    types::{ClaimName, ClaimOptions, Factor, LogPosition, Owner, Replication, Timestamp},
 };
 
 const ME: PeerId = PeerId([1; 32]);
@@ -30,7 +30,7 @@ fn failed() -> IpfsError {
 
 fn claim(cid: Cid, peer: PeerId) -> Op {
     let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-    let options = ClaimOptions { replication, retain: false, name: String::new() };
+    let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
     let (owner, at) = (Owner::Rest, Timestamp(1));
     Op::Claim { cid, owner, options, candidates: vec![peer], at, fence: None }
 }

@@ -5,7 +5,9 @@
 
 use pinkeeper::{
     state::{Fence, Op, PinSet},
-    types::{Cid, ClaimOptions, Factor, Owner, PeerId, Pin, Replication, Timestamp, Uid},
+    types::{
+        Cid, ClaimName, ClaimOptions, Factor, Owner, PeerId, Pin, Replication, Timestamp, Uid,
+    },
 };
 
 use crate::{
@@ -59,7 +61,7 @@ pub fn decide(
     let options = ClaimOptions {
         replication,
         retain: spec.deletion_policy == crd::DeletionPolicy::Retain,
-        name: object.key.to_string(),
+        name: ClaimName::Object(Box::new(object.key.clone())),
     };
     let owner = Owner::Object(object.uid.clone());
     let claim = pin.and_then(|pin| pin.claims.get(&owner));
@@ -108,13 +110,13 @@ pub fn missing(pins: &PinSet, objects: &Objects) -> Vec<Missing> {
     if !objects.is_complete() {
         return Vec::new();
     }
-    let name = |uid: &Uid, cid: &Cid| {
+    let key = |uid: &Uid, cid: &Cid| {
         let claim = pins.get(cid)?.claims.get(&Owner::Object(uid.clone()))?;
-        ObjectKey::parse(&claim.options.name)
+        claim.options.name.object().cloned()
     };
     pins.objects()
         .filter(|(uid, _)| !objects.contains(uid))
-        .filter_map(|(uid, cid)| Some(Missing { uid: uid.clone(), key: name(uid, &cid)? }))
+        .filter_map(|(uid, cid)| Some(Missing { uid: uid.clone(), key: key(uid, &cid)? }))
         .collect()
 }
 
@@ -221,7 +223,7 @@ mod tests {
                 options: ClaimOptions {
                     replication: Replication { min, max },
                     retain,
-                    name: "web/docs".into(),
+                    name: ClaimName::Object(Box::new(object.key.clone())),
                 },
                 candidates: PEERS.to_vec(),
                 at: BASIS.now,

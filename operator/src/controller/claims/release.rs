@@ -19,12 +19,7 @@ use super::{
     driver::BATCH_LEN_MAX,
     rule::{Next, next},
 };
-use crate::controller::{
-    deletions::Deletion,
-    leading::Leading,
-    objects::{ObjectKey, Objects},
-    queue::Lane,
-};
+use crate::controller::{deletions::Deletion, leading::Leading, objects::Objects, queue::Lane};
 
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
@@ -83,7 +78,7 @@ fn missing_of<'a>(pins: &PinSet, of: impl Iterator<Item = &'a Deletion>) -> Vec<
     let missing = |deletion: &Deletion| {
         let claims = &pins.get(&pins.cid_of(&deletion.uid)?)?.claims;
         let claim = claims.get(&Owner::Object(deletion.uid.clone()))?;
-        let key = ObjectKey::parse(&claim.options.name)?;
+        let key = claim.options.name.object()?.clone();
         Some(Missing { uid: deletion.uid.clone(), key })
     };
     of.filter_map(missing).collect()
@@ -128,7 +123,7 @@ fn tell(lead: &Leading, op: &Op) {
     let Op::Gone { cid, uid, ruling: Ruling::Wait(_), .. } = op else { return };
     let name = lead.context.cluster.state().read(|pins| {
         let claim = pins.get(cid)?.claims.get(&Owner::Waiting(uid.clone()))?;
-        Some(claim.options.name.clone())
+        Some(claim.options.name.to_string())
     });
     if let Some(pin) = name {
         tracing::info!(pin, %cid, %uid, "the content of a deleted Pin waits for a person");

@@ -10,7 +10,7 @@ use pinkeeper::{
     types::{Cid, ClaimOptions, Owner, Timestamp, Uid},
 };
 
-use crate::controller::{deletions::Deletion, objects::ObjectKey};
+use crate::controller::deletions::Deletion;
 
 /// What is to be proposed next about gone objects.
 #[derive(Debug, PartialEq)]
@@ -103,7 +103,7 @@ fn last_policies(pins: &PinSet, deletions: &[Deletion], term: u64, at: Timestamp
 pub(super) fn some_waiting(pins: &PinSet, count: usize) -> Vec<String> {
     let name = |(uid, cid): (&Uid, &Cid)| {
         let claim = pins.get(cid)?.claims.get(&Owner::Waiting(uid.clone()))?;
-        ObjectKey::parse(&claim.options.name).map(|key| key.to_string())
+        Some(claim.options.name.to_string())
     };
     pins.waiting_objects().filter_map(name).take(count).collect()
 }
@@ -113,7 +113,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use pinkeeper::{
         state::{Found, Outcome, Ruling},
-        types::{Factor, LogPosition, Replication},
+        types::{ClaimName, Factor, LogPosition, ObjectKey, Replication},
     };
 
     use super::*;
@@ -130,7 +130,8 @@ mod tests {
     fn claim(pins: &mut PinSet, n: u16, uid: &str, retain: bool) {
         let one = Factor::Count(1);
         let replication = Replication { min: one, max: one };
-        let name = format!("web/{uid}");
+        let key = ObjectKey { namespace: "web".into(), name: uid.into() };
+        let name = ClaimName::Object(Box::new(key));
         let claim = Op::Claim {
             cid: cid(n),
             owner: Owner::Object(Uid(uid.into())),

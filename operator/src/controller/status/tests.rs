@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 use pinkeeper::{
     state::Refused,
     types::{
-        Allocation, Claim, ClaimOptions, Factor, Owner, PeerId, Pin, PinState, PinStatus as Report,
-        Replication, Timestamp,
+        Allocation, Claim, ClaimName, ClaimOptions, Factor, Owner, PeerId, Pin, PinState,
+        PinStatus as Report, Replication, Timestamp,
     },
 };
 use proptest::prelude::*;
@@ -64,7 +64,7 @@ struct World {
 impl World {
     fn new(members: u8, states: &[PinState]) -> Self {
         let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
-        let options = ClaimOptions { replication, retain: false, name: "web/docs".into() };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
         let claim = Claim { options, generation: 1, since: WALL };
         let uid = object(1, 1).uid;
         let holders = (1..).zip(states);
