@@ -30,8 +30,13 @@ LEFT_OUT=(sim:: rpc:: rest:: consensus::tests::damage consensus::tests::openraft
 PEER_WORLDS=sim::tests::in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said
 POD_WORLDS=in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written
 
-export CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=0 CARGO_BUILD_TARGET="$TARGET"
-export CARGO_TARGET_DIR="$CACHE/target-mutants" PINKEEPER_SIM_SEEDS=200
+# Not for a command that runs beside.
+settings() {
+  export CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=0 CARGO_BUILD_TARGET="$TARGET"
+  # As .cargo/config.toml has it for the static target.
+  export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--cfg tokio_unstable"
+  export CARGO_TARGET_DIR="$CACHE/target-mutants" PINKEEPER_SIM_SEEDS=200
+}
 
 install_tool() {
   if [ ! -x "$ROOT/bin/cargo-mutants" ]; then
@@ -131,14 +136,14 @@ table() {
       all[module]++; number[module, $1]++; sum++; sums[$1]++
     }
     function line(name, all, units, worlds, missed) {
-      printf "%-50s %7d %6d %7d %7d  %5.1f %%\n", name, all, units, worlds, missed, 100 * (units + worlds) / all
+      return sprintf("%-50s %7d %6d %7d %7d  %5.1f %%", name, all, units, worlds, missed, 100 * (units + worlds) / all)
     }
     END {
       printf "%-50s %7s %6s %7s %7s  %7s\n", "module", "mutants", "units", "worlds", "missed", "found"
       for (module in all)
-        line(module, all[module], number[module, "units"], number[module, "worlds"], number[module, "missed"]) | "sort"
+        print line(module, all[module], number[module, "units"], number[module, "worlds"], number[module, "missed"]) | "sort"
       close("sort")
-      if (sum) line("together", sum, sums["units"], sums["worlds"], sums["missed"])
+      if (sum) print line("together", sum, sums["units"], sums["worlds"], sums["missed"])
     }' "$1"
   sed -n 's/^missed /not found: /p' "$1"
 }
@@ -162,6 +167,7 @@ main() {
     beside "$@"
     return
   fi
+  settings
   with_lock "$ROOT/lock"
   install_tool
   cd "$REPOSITORY"

@@ -18,7 +18,7 @@ use pinkeeper::{
     state::{Changed, Op, PinSet, SharedState},
     tracker::{Barrier, Config, Ledger, LedgerPort, Ports, Tracker, TrackerHandle},
     types::{
-        Cid, ClaimOptions, Factor, LogPosition, Owner, PeerId, PinState, Progress, Replication,
+        Cid, ClaimName, ClaimOptions, Factor, LogPosition, Owner, PeerId, PinState, Progress, Replication,
         Timestamp,
     },
 };
