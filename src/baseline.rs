@@ -14,12 +14,12 @@ use crate::{
     state::{Beside, Fence, Found, Op, PinSet, Ruling},
     types::{
         Allocation, Append, AppendReply, Cid, Claim, ClaimName, ClaimOptions, ClusterId,
-        CollectGarbage, CollectHere, Collected, Collecting, DaemonInfo, Entry, EntryBody, Envelope,
-        FIRST_LEVEL, Factor, Garbage, Hello, HelloReply, LogPosition, Member, Metrics,
-        MetricsReply, ObjectKey, OnePin, Owner, PeerId, Pin, PinEntry, PinRequest, PinState,
-        PinStatus, PinsAfter, Question, RaftMessage, RaftReply, ReadIndex, Refusal, Replication,
-        Request, Response, Run, SnapshotChunk, SnapshotReply, SpaceLimit, StatusBatch, StatusReply,
-        Timestamp, Uid, Vote, Write, Writes, encoding,
+        DaemonInfo, Entry, EntryBody, Envelope, FIRST_LEVEL, Factor, GcProgress, GcReport, GcState,
+        Hello, HelloReply, LogPosition, Member, Metrics, MetricsReply, ObjectKey, OnePin, Owner,
+        PeerId, Pin, PinEntry, PinRequest, PinState, PinStatus, PinsAfter, Question, RaftMessage,
+        RaftReply, ReadIndex, Refusal, Replication, Request, Response, Run, RunGc, RunGcHere,
+        SnapshotChunk, SnapshotReply, SpaceLimit, StatusBatch, StatusReply, Timestamp, Uid, Vote,
+        Write, Writes, encoding,
     },
 };
 
@@ -62,7 +62,7 @@ fn pin() -> Pin {
     let owners = [Owner::Object(uid()), Owner::Rest, Owner::Retained, Owner::Waiting(uid())];
     let names = [key(), ClaimName::Given("by hand".to_owned()), key(), key()];
     let claims = owners.into_iter().zip(names.map(claim)).collect();
-    let allocation = |n, leaving| Allocation { peer: PeerId([n; 32]), leaving, since: 501 };
+    let allocation = |n, leaving| Allocation { peer: PeerId([n; 32]), leaving, at_entry: 501 };
     let allocations = vec![allocation(1, false), allocation(2, true)];
     Pin { claims, allocations, created: Timestamp(1_700_000_000_000) }
 }
@@ -173,7 +173,7 @@ fn metrics() -> Metrics {
         addresses: member().addresses,
         ttl_ms: 6_000,
         full_percent: Some(70),
-        garbage: Garbage { collecting: true, unpinned: false, idle_minutes: Some(5) },
+        gc: GcState { running: true, unpinned: false, idle_minutes: Some(5) },
         space_limit: Some(SpaceLimit::StorageMax),
         level: FIRST_LEVEL,
     }
@@ -214,8 +214,8 @@ fn requests() -> Vec<Sample> {
         of("request read index", ReadIndex.into_request()),
         of("request one pin", OnePin { cid: cid() }.into_request()),
         of("request pins after", PinsAfter { after: Some(cid()) }.into_request()),
-        of("request collect", CollectGarbage { run: RUN, only: Some(to) }.into_request()),
-        of("request collect here", Request::CollectHere(CollectHere { run: RUN })),
+        of("request collect", RunGc { run: RUN, only: Some(to) }.into_request()),
+        of("request collect here", Request::RunGcHere(RunGcHere { run: RUN })),
     ]
 }
 
@@ -231,7 +231,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::DaemonTaken(PeerId([1; 32])),
         Refusal::NotFound,
         Refusal::NotYet(text()),
-        Refusal::Collecting(text()),
+        Refusal::GcRunning(text()),
         Refusal::TooOld { cluster: 2, program: 1 },
     ]
 }
@@ -259,7 +259,7 @@ fn responses() -> Vec<Sample> {
         members: members(),
         admitted: true,
     };
-    let collected = Ok(Collected { removed: 9, errors: vec!["why".to_owned()] });
+    let collected = Ok(GcReport { removed: 9, errors: vec!["why".to_owned()] });
     let daemons = metrics().daemon.map(|daemon| (PeerId([1; 32]), daemon)).into_iter().collect();
     let addresses = [(PeerId([1; 32]), member().addresses)].into();
     let raft = |kind, reply| sample(kind, &Response::Raft(reply));
@@ -283,9 +283,9 @@ fn responses() -> Vec<Sample> {
         sample("response written", &Response::Written(written)),
         sample("response position", &Response::Position(Some(500))),
         sample("response pins", &Response::Pins(vec![entry])),
-        sample("response collecting", &Response::CollectedHere(Collecting::Running)),
-        sample("response collected here", &Response::CollectedHere(Collecting::Ended(collected))),
-        sample("response collected", &Response::Collected(Collecting::Ended(all.into()))),
+        sample("response collecting", &Response::GcHere(GcProgress::Running)),
+        sample("response collected here", &Response::GcHere(GcProgress::Ended(collected))),
+        sample("response collected", &Response::Gc(GcProgress::Ended(all.into()))),
     ]
 }
 

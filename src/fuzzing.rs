@@ -16,7 +16,7 @@ use crate::{
     ipfs::kubo,
     rest,
     rpc::frame,
-    tracker::Entry,
+    tracker::LedgerEntry,
     types::{Cid, Envelope, PeerId, RaftMessage, Request, Response},
 };
 
@@ -82,7 +82,7 @@ fn message(payload: &[u8]) -> usize {
 
 /// An entry of the ledger.
 fn ledger(bytes: &[u8]) -> usize {
-    let Some(entry) = Entry::decode(bytes) else { return 0 };
+    let Some(entry) = LedgerEntry::decode(bytes) else { return 0 };
     assert_eq!(entry.encode(), bytes);
     1
 }
@@ -158,7 +158,7 @@ mod tests {
         sound.push(("frames", frame::encode_request(1, &envelope).unwrap()));
         sound.push(("frames", frame::encode_answer(1, &Response::Position(Some(5))).unwrap()));
         for origin in [Origin::Ours, Origin::Foreign, Origin::Former] {
-            let entry = Entry { origin, since: Timestamp(9) };
+            let entry = LedgerEntry { origin, since: Timestamp(9) };
             sound.push(("ledger", entry.encode().to_vec()));
         }
         let texts = [

@@ -126,8 +126,8 @@ const CONTROLLER_MODULES: &[(&str, &[&str])] = &[
     ("queue", &[]),
     ("objects", &[]),
     ("deletions", &[]),
-    ("brake_time", &[]),
-    ("leading", &["queue", "objects", "deletions", "brake_time"]),
+    ("guard_time", &[]),
+    ("leading", &["queue", "objects", "deletions", "guard_time"]),
     ("pins", &["queue", "objects", "deletions", "leading"]),
     ("bucket", &[]),
     ("events", &["leading", "bucket"]),
@@ -468,11 +468,15 @@ fn every_rule_of_the_operator_can_be_broken() {
         ("controller::claims", "use crate::founding::next;", "controller may use only"),
         ("kubernetes::record", "use super::Context;", "record may use only"),
         (
-            "controller::claims::brake",
+            "controller::claims::approvals",
             "use crate::controller::status::Note;",
             "claims may use only",
         ),
-        ("controller::claims::brake", "fn f() { super::super::peers::g() }", "claims may use only"),
+        (
+            "controller::claims::approvals",
+            "fn f() { super::super::peers::g() }",
+            "claims may use only",
+        ),
         (
             "controller::claims",
             "pub(in crate::controller) use crate::controller::Run;",

@@ -2,8 +2,8 @@
 //! stand-in daemon.
 #![allow(clippy::unwrap_used)]
 
-#[path = "controllers/brake.rs"]
-mod brake;
+#[path = "controllers/approvals.rs"]
+mod approvals;
 mod common;
 #[path = "controllers/world.rs"]
 mod world;

@@ -7,15 +7,15 @@
 mod acquaint;
 mod addresses;
 mod barrier;
-mod board;
 mod candidacy;
-mod collect;
+mod gc;
 mod join;
 mod levels;
 mod placement;
+mod reconciler;
 mod report;
+mod reports;
 mod serve;
-mod steward;
 mod stuck;
 mod use_cases;
 mod writes;
@@ -34,10 +34,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    acquaint::Acquaintance, addresses::Said, levels::Levels, placement::Proposed, writes::Waiting,
+    acquaint::Acquaintance, addresses::Said, levels::Levels, placement::Proposed,
+    writes::QueuedWrite,
 };
 pub use self::{
-    addresses::AddressBook, barrier::ReadBarrier, board::Board, collect::GcPolicy,
+    addresses::AddressBook, barrier::ReadBarrier, gc::GcPolicy, reports::Reports,
     use_cases::UseCaseError,
 };
 pub use crate::{
@@ -54,8 +55,8 @@ use crate::{
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
     types::{
-        ClusterId, CollectResult, CollectResults, Collections, DaemonInfo, Member, Metrics, PeerId,
-        Program, Question,
+        ClusterId, DaemonInfo, GcCounters, GcResult, GcResults, Member, Metrics, PeerId, Program,
+        Question,
     },
 };
 
@@ -213,7 +214,7 @@ struct Inner {
     parts: Parts,
     join: watch::Sender<JoinPolicy>,
     leadership: watch::Sender<Leadership>,
-    board: Board,
+    reports: Reports,
     monitor: Monitor,
     levels: Levels,
     /// Peers that are or were connected.
@@ -227,11 +228,11 @@ struct Inner {
     /// Allocations proposed lately.
     proposed: Mutex<Proposed>,
     /// Writes of users that wait for their batch.
-    writes: mpsc::Sender<Waiting>,
+    writes: mpsc::Sender<QueuedWrite>,
     /// Collections of this peer's garbage.
-    own_collection: collect::Runs<(), CollectResult>,
+    own_gc: gc::Runs<(), GcResult>,
     /// On the leader: collections of all peers' garbage, or of the one named.
-    collection_rounds: collect::Runs<Option<PeerId>, CollectResults>,
+    gc_rounds: gc::Runs<Option<PeerId>, GcResults>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -278,7 +279,7 @@ fn readiness(standing: Standing, is_led: bool, progress: LogProgress) -> Result<
 /// The first after `me`, in a circle, of those that lag no more than others or little.
 fn successor(me: PeerId, mut lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
     let least = *lags.values().min()?;
-    lags.retain(|_, lag| *lag <= least + steward::LAG_MAX);
+    lags.retain(|_, lag| *lag <= least + reconciler::LAG_MAX);
     let next = lags.range(me..).next().or_else(|| lags.first_key_value());
     next.map(|(peer, _)| *peer)
 }
@@ -305,7 +306,7 @@ impl Cluster {
         let inner = Inner {
             join: watch::Sender::new(parts.join),
             leadership: watch::Sender::new(parts.consensus.leadership()),
-            board: Board::default(),
+            reports: Reports::default(),
             monitor: Monitor::default(),
             levels: Levels::default(),
             acquaintance: Acquaintance::default(),
@@ -314,8 +315,8 @@ impl Cluster {
             daemon_taken: DaemonTakenSince::default(),
             proposed: Mutex::default(),
             writes,
-            own_collection: collect::Runs::default(),
-            collection_rounds: collect::Runs::default(),
+            own_gc: gc::Runs::default(),
+            gc_rounds: gc::Runs::default(),
             parts,
         };
         let cluster = Self(Arc::new(inner));
@@ -331,8 +332,8 @@ impl Cluster {
         tasks.spawn(until(token.clone(), cluster.clone().push_metrics()));
         tasks.spawn(until(token.clone(), cluster.clone().connect_daemons()));
         tasks.spawn(cluster.clone().look_after(token.clone()));
-        tasks.spawn(cluster.clone().collect_own(token.clone()));
-        tasks.spawn(cluster.clone().lead_collections(token.clone()));
+        tasks.spawn(cluster.clone().run_own_gc(token.clone()));
+        tasks.spawn(cluster.clone().lead_gc(token.clone()));
         tasks.spawn(until(token.clone(), cluster.clone().raise_level()));
         tasks.spawn(until(token.clone(), cluster.clone().stop_at_the_unknown()));
         cluster
@@ -413,8 +414,8 @@ impl Cluster {
 
     /// On the leader: what each peer reported of its pins.
     #[must_use]
-    pub fn board(&self) -> &Board {
-        &self.0.board
+    pub fn reports(&self) -> &Reports {
+        &self.0.reports
     }
 
     /// All members.
@@ -452,7 +453,7 @@ impl Cluster {
 
     /// Collections of this peer's garbage so far, for metrics.
     #[must_use]
-    pub fn collections(&self) -> Collections {
+    pub fn collections(&self) -> GcCounters {
         self.0.parts.tracker.collections()
     }
 
@@ -551,7 +552,7 @@ impl Cluster {
                 let changed = *known != now;
                 if now.term != known.term {
                     // What was reported to another leader is not known to this one.
-                    self.0.board.clear();
+                    self.0.reports.clear();
                     self.0.monitor.clear();
                     self.0.levels.clear();
                 }

@@ -197,7 +197,7 @@ impl Cluster {
             let leader = leadership.borrow_and_update().leader;
             let mut current = metrics.borrow_and_update().clone();
             // As of now: a new leader must not believe that nobody collects.
-            current.garbage = self.0.parts.tracker.garbage();
+            current.gc = self.0.parts.tracker.gc();
             current.level = self.program().level;
             let mut wait = informer::TTL / 2;
             if let Some(leader) = leader {

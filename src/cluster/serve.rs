@@ -15,8 +15,8 @@ use crate::{
     consensus::ProposeError,
     rpc::Inbound,
     types::{
-        CallerPolicy, ClusterId, CollectGarbage, CollectHere, Envelope, LeaderRequest, Metrics,
-        MetricsReply, OnePin, PeerId, PinsAfter, ReadIndex, Refusal, Request, Response, Writes,
+        CallerPolicy, ClusterId, Envelope, LeaderRequest, Metrics, MetricsReply, OnePin, PeerId,
+        PinsAfter, ReadIndex, Refusal, Request, Response, RunGc, RunGcHere, Writes,
     },
 };
 
@@ -87,8 +87,8 @@ impl Cluster {
             Request::Snapshot(chunk) => {
                 self.consensus().serve_snapshot(from, chunk).await.map(Response::Snapshot)
             }
-            Request::CollectHere(CollectHere { run }) => {
-                self.collect_here(from, run).await.map(Response::CollectedHere)
+            Request::RunGcHere(RunGcHere { run }) => {
+                self.run_gc_here(from, run).await.map(Response::GcHere)
             }
             Request::Leader(request) => self.answer_as_leader(from, request).await,
         }
@@ -103,7 +103,7 @@ impl Cluster {
         check_leads(self.id(), *self.0.leadership.borrow())?;
         match request {
             LeaderRequest::Statuses(batch) => {
-                Ok(Response::Statuses(self.0.board.take(from, batch)))
+                Ok(Response::Statuses(self.0.reports.take(from, batch)))
             }
             LeaderRequest::Metrics(metrics) => {
                 self.take_metrics(from, metrics).map(Response::Metrics)
@@ -122,8 +122,8 @@ impl Cluster {
                 self.catch_up().await?;
                 Ok(Response::Pins(self.page(after)))
             }
-            LeaderRequest::CollectGarbage(CollectGarbage { run, only }) => {
-                self.collect_as_leader(run, only).await.map(Response::Collected)
+            LeaderRequest::RunGc(RunGc { run, only }) => {
+                self.run_gc_as_leader(run, only).await.map(Response::Gc)
             }
         }
     }

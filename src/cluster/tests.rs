@@ -11,9 +11,9 @@ use crate::{
         run_seeded,
     },
     types::{
-        Append, Cid, CollectGarbage, CollectHere, Envelope, FIRST_LEVEL, Hello, OnePin, PinsAfter,
-        Question, RaftMessage, ReadIndex, Refusal, Request, Response, Run, SnapshotChunk,
-        StatusBatch, StatusReply, Vote, Write, Writes,
+        Append, Cid, Envelope, FIRST_LEVEL, Hello, OnePin, PinsAfter, Question, RaftMessage,
+        ReadIndex, Refusal, Request, Response, Run, RunGc, RunGcHere, SnapshotChunk, StatusBatch,
+        StatusReply, Vote, Write, Writes,
     },
 };
 
@@ -26,7 +26,7 @@ fn leadership_goes_round_among_those_that_have_most_of_the_log() {
     assert_eq!(successor(id(2), lags(&[(1, 0), (3, 7)])), Some(id(3)));
     assert_eq!(successor(id(3), lags(&[(1, 5), (2, 0)])), Some(id(1)));
     assert_eq!(successor(id(1), lags(&[(2, 9_000), (3, 0)])), Some(id(3)));
-    let little = 7 + steward::LAG_MAX;
+    let little = 7 + reconciler::LAG_MAX;
     assert_eq!(successor(id(1), lags(&[(2, little), (3, 7)])), Some(id(2)));
     assert_eq!(successor(id(1), lags(&[(2, little + 1), (3, 7)])), Some(id(3)));
 }
@@ -163,8 +163,8 @@ fn questions() -> Vec<Request> {
         Writes(Vec::new()).into_request(),
         ReadIndex.into_request(),
         PinsAfter { after: None }.into_request(),
-        CollectGarbage { run, only: None }.into_request(),
-        CollectHere { run }.into_request(),
+        RunGc { run, only: None }.into_request(),
+        RunGcHere { run }.into_request(),
     ]
 }
 
@@ -216,7 +216,7 @@ fn what_was_told_in_an_earlier_leadership_counts_no_more() {
             cluster(&hosts[from]).hand_over().await;
             until(|| cluster(&hosts[to]).leadership().borrow().local).await;
         }
-        assert!(!cluster(first).board().reported(&peer(9)), "its copies are confirmed by nobody");
+        assert!(!cluster(first).reports().reported(&peer(9)), "its copies are confirmed by nobody");
         assert!(!cluster(first).peer_metrics().contains_key(&peer(9)), "it may be down by now");
         let all = Response::Statuses(StatusReply::SendAll);
         assert_eq!(caller.tell(first, 5, 2).await, all);

@@ -221,7 +221,7 @@ impl Cluster {
 
     /// A pin with the reports of its peers.
     fn seen_by_all(&self, silent: &BTreeSet<PeerId>, cid: Cid, pin: Pin) -> PinEntry {
-        let told = self.board().reports(&cid).of(Some(&pin));
+        let told = self.reports().of_pin(&cid).of(Some(&pin));
         let statuses = shown(told, silent, &pin, self.0.parts.clock.now());
         PinEntry { cid, pin, statuses }
     }
@@ -310,7 +310,7 @@ fn last_word(refusal: Refusal) -> Result<String, UseCaseError> {
     match refusal {
         Refusal::NotFound => Err(UseCaseError::NotFound),
         Refusal::Invalid(reason) => Err(UseCaseError::Invalid(reason)),
-        Refusal::Collecting(reason) => Err(UseCaseError::Busy(reason)),
+        Refusal::GcRunning(reason) => Err(UseCaseError::Busy(reason)),
         refusal => Ok(refusal.to_string()),
     }
 }
@@ -351,7 +351,7 @@ mod tests {
 
     fn pin(on: &[(u8, bool)]) -> Pin {
         let on = on.iter().map(|(n, leaving)| (PeerId([*n; 32]), *leaving));
-        let allocation = |(peer, leaving)| Allocation { peer, leaving, since: 1 };
+        let allocation = |(peer, leaving)| Allocation { peer, leaving, at_entry: 1 };
         let allocations = on.map(allocation).collect();
         Pin { claims: Claims::default(), allocations, created: Timestamp(0) }
     }
@@ -372,7 +372,7 @@ mod tests {
             (Refusal::DaemonTaken(A), None, false),
             (Refusal::NotFound, Some(UseCaseError::NotFound), false),
             (Refusal::NotYet(text()), None, false),
-            (Refusal::Collecting(text()), Some(UseCaseError::Busy(text())), false),
+            (Refusal::GcRunning(text()), Some(UseCaseError::Busy(text())), false),
         ]
     }
 

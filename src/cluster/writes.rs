@@ -27,7 +27,7 @@ pub(super) type Written = Result<Pin, Refusal>;
 
 /// A write and where its answer goes.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct QueuedWrite {
     write: Write,
     answer: oneshot::Sender<Written>,
 }
@@ -37,18 +37,18 @@ impl Cluster {
     pub(super) async fn write_once(&self, write: Write) -> Written {
         let (answer, written) = oneshot::channel();
         let stopping = || Refusal::Failed("the peer is stopping".to_owned());
-        self.0.writes.send(Waiting { write, answer }).await.map_err(|_| stopping())?;
+        self.0.writes.send(QueuedWrite { write, answer }).await.map_err(|_| stopping())?;
         written.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Sends what waits to the leader until the token stops it.
     pub(super) async fn send_writes(
         self,
-        mut queue: mpsc::Receiver<Waiting>,
+        mut queue: mpsc::Receiver<QueuedWrite>,
         token: CancellationToken,
     ) -> Result<(), FatalError> {
         let mut in_flight = JoinSet::new();
-        let mut batch: Vec<Waiting> = Vec::new();
+        let mut batch: Vec<QueuedWrite> = Vec::new();
         loop {
             tokio::select! {
                 biased;
@@ -69,7 +69,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn send_batch(self, batch: Vec<Waiting>) {
+    async fn send_batch(self, batch: Vec<QueuedWrite>) {
         let (writes, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.write, waiting.answer)).unzip();
         for (answer, written) in answers.into_iter().zip(self.write_all_once(writes).await) {

@@ -96,7 +96,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     let cid = Cid::from(cid::Cid::new_v1(0x55, hash));
     let pin = Pin {
         claims: Claims::default(),
-        allocations: vec![Allocation { peer: PeerId([3; 32]), leaving: true, since: 7 }],
+        allocations: vec![Allocation { peer: PeerId([3; 32]), leaving: true, at_entry: 7 }],
         created: Timestamp(9),
     };
     let members = BTreeMap::from([(

@@ -156,7 +156,7 @@ mod tests {
         },
     };
 
-    /// The brake has counted one.
+    /// The deletion guard has counted one.
     fn beside() -> Beside {
         let (uid, at) = (Uid("a".to_owned()), Timestamp(1));
         let fence = Fence { term: 1, generation: 1 };
@@ -185,7 +185,7 @@ mod tests {
                     allocations: vec![Allocation {
                         peer: PeerId::from(n),
                         leaving: n % 2 == 0,
-                        since: n,
+                        at_entry: n,
                     }],
                     created: Timestamp(n),
                 };
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_from_before_there_was_a_brake_is_read() {
+    fn an_image_without_a_record_beside_the_pins_is_read() {
         let mut image = MAGIC.to_vec();
         let head = (ClusterId([1; 16]), 7_u64);
         put_block(&mut image, TAG_HEAD, &encode(VERSION, &(head, Head::default())));

@@ -1,6 +1,6 @@
 //! The state's checkpoint on disk, in redb.
 //!
-//! Invariants: the pins, what the brake counts, the position they include and the membership change
+//! Invariants: the pins, what the deletion guard counts, the position they include and the membership change
 //! in one transaction, so
 //! that a crash leaves the state of one position. Transactions of applied entries are not synced
 //! (the log is what makes them durable); [`StateStore::checkpoint`] syncs all before it. The log may

@@ -60,7 +60,7 @@ fn stores(folder: &TempDir) -> Stores<DiskLog> {
 fn ops_of_many_peers_are_cut_into_entries_that_fit_in_a_message() {
     let peers = (0..60).map(|n| PeerId([n; 32]));
     let confirmed: Vec<Allocation> =
-        peers.map(|peer| Allocation { peer, leaving: false, since: u64::MAX }).collect();
+        peers.map(|peer| Allocation { peer, leaving: false, at_entry: u64::MAX }).collect();
     let cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
     let op = |n: u16| {
         let peer = PeerId([(n % 250) as u8; 32]);

@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc};
 use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::watch;
 
-use crate::types::{Cid, Collected, DaemonInfo, Progress};
+use crate::types::{Cid, DaemonInfo, GcReport, Progress};
 
 /// What can go wrong with the daemon, by what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +91,7 @@ pub trait Ipfs: Send + Sync + 'static {
     /// Removes every block that no pin needs. It begins only when nobody else holds the daemon's pin
     /// lock, since everything else there would wait for it to end. There is no deadline inside: the
     /// caller ends it by dropping the future; what was removed until then stays removed.
-    fn collect_garbage(&self) -> BoxFuture<'_, Result<Collected, IpfsError>>;
+    fn run_gc(&self) -> BoxFuture<'_, Result<GcReport, IpfsError>>;
 
     /// Keeps a connection to another daemon, given its multiaddrs with `/p2p/…`.
     fn connect(&self, addresses: Vec<String>) -> BoxFuture<'_, Result<(), IpfsError>>;

@@ -58,7 +58,7 @@ impl Sources {
             addresses: self.addresses.clone(),
             ttl_ms: millis(TTL),
             full_percent: None,
-            garbage: self.tracker.garbage(),
+            gc: self.tracker.gc(),
             space_limit: None,
             level: 0,
         }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::types::{Garbage, Metrics, PeerId};
+use crate::types::{GcState, Metrics, PeerId};
 
 pub mod informer;
 
@@ -75,7 +75,7 @@ impl Monitor {
     pub fn collected(&self, peer: &PeerId) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((metrics, _)) = latest.get_mut(peer) {
-            metrics.garbage = Garbage { collecting: false, unpinned: false, idle_minutes: Some(0) };
+            metrics.gc = GcState { running: false, unpinned: false, idle_minutes: Some(0) };
         }
     }
 
@@ -179,13 +179,13 @@ mod tests {
     async fn garbage_that_was_collected_is_not_collected_again_for_old_news() {
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
         let monitor = Monitor::default();
-        let told = Garbage { collecting: true, unpinned: true, idle_minutes: None };
+        let told = GcState { running: true, unpinned: true, idle_minutes: None };
         for (peer, daemon) in [(a, "x"), (b, "y")] {
-            monitor.take(peer, Metrics { garbage: told, ..metrics(daemon) }).unwrap();
+            monitor.take(peer, Metrics { gc: told, ..metrics(daemon) }).unwrap();
         }
         monitor.collected(&a);
-        let collected = Garbage { collecting: false, unpinned: false, idle_minutes: Some(0) };
+        let collected = GcState { running: false, unpinned: false, idle_minutes: Some(0) };
         let valid = monitor.valid();
-        assert_eq!((valid[&a].garbage, valid[&b].garbage), (collected, told));
+        assert_eq!((valid[&a].gc, valid[&b].gc), (collected, told));
     }
 }

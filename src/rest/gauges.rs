@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 
 use super::source::Source;
-use crate::types::{Collections, PinState};
+use crate::types::{GcCounters, PinState};
 
 /// What a pin's state is called in the metric of statuses.
 const STATUSES: [(PinState, &str); 9] = [
@@ -140,7 +140,7 @@ impl PeerGauges {
     }
 
     fn read_gc(&self, source: &Source) {
-        let Collections { running, done, failed, removed, done_at } = source.collections();
+        let GcCounters { running, done, failed, removed, done_at } = source.collections();
         self.gc_running.set(i64::from(running));
         for (outcome, count) in [("done", done), ("failed", failed)] {
             let runs = self.gc_runs.get_or_create(&Outcome { outcome });

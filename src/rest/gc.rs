@@ -19,14 +19,14 @@ use super::{
     Api,
     error::ApiError,
     pins::Given,
-    view::{self, CollectedView},
+    view::{self, GcView},
 };
 use crate::cluster::UseCaseError;
 
 /// Longest time without a byte.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-type Collecting = BoxFuture<'static, Result<CollectedView, UseCaseError>>;
+type Collecting = BoxFuture<'static, Result<GcView, UseCaseError>>;
 
 pub(super) async fn collect(
     State(api): State<Api>,
@@ -35,7 +35,7 @@ pub(super) async fn collect(
     let local = given.local_only()?;
     let source = api.source;
     let mut collecting: Collecting = async move {
-        let results = source.collect_garbage(local).await?;
+        let results = source.run_gc(local).await?;
         Ok(view::collected(&results, &source.members()))
     }
     .boxed();

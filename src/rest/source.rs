@@ -7,8 +7,7 @@ use super::tests::stand_in::StandIn;
 use crate::{
     cluster::{Cluster, Counters, Leadership, UseCaseError},
     types::{
-        Cid, CollectResults, Collections, DaemonInfo, Member, Metrics, PeerId, Pin, PinEntry,
-        PinRequest,
+        Cid, DaemonInfo, GcCounters, GcResults, Member, Metrics, PeerId, Pin, PinEntry, PinRequest,
     },
 };
 
@@ -69,15 +68,12 @@ impl Source {
     }
 
     /// Garbage collections of this peer so far.
-    pub(super) fn collections(&self) -> Collections {
+    pub(super) fn collections(&self) -> GcCounters {
         ask!(self, peer => peer.collections())
     }
 
-    pub(super) async fn collect_garbage(
-        &self,
-        local: bool,
-    ) -> Result<CollectResults, UseCaseError> {
-        ask!(self, peer => peer.collect_garbage(local).await)
+    pub(super) async fn run_gc(&self, local: bool) -> Result<GcResults, UseCaseError> {
+        ask!(self, peer => peer.run_gc(local).await)
     }
 
     /// Who leads, as far as this peer knows.

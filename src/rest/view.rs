@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::types::{
-    Cid, CollectResult, Collected, DaemonInfo, Factor, Member, Metrics, Owner, PeerId, Pin,
-    PinEntry, PinState, PinStatus, Timestamp,
+    Cid, DaemonInfo, Factor, GcReport, GcResult, Member, Metrics, Owner, PeerId, Pin, PinEntry,
+    PinState, PinStatus, Timestamp,
 };
 
 /// Go's zero time: no such instant.
@@ -161,13 +161,13 @@ struct DaemonView {
 
 /// What garbage collection did (Go's `GlobalRepoGC`).
 #[derive(Debug, Serialize)]
-pub(super) struct CollectedView {
-    peer_map: BTreeMap<PeerId, PeerCollectedView>,
+pub(super) struct GcView {
+    peer_map: BTreeMap<PeerId, PeerGcView>,
 }
 
 /// What it did at one peer (Go's `RepoGC`, and the number of blocks).
 #[derive(Debug, Serialize)]
-struct PeerCollectedView {
+struct PeerGcView {
     peer: PeerId,
     peername: String,
     /// What could not be removed and why. Removed blocks are counted only: there may be millions.
@@ -312,15 +312,15 @@ impl PinInfoView {
 
 /// What garbage collection did at each of the peers asked.
 pub(super) fn collected(
-    results: &BTreeMap<PeerId, CollectResult>,
+    results: &BTreeMap<PeerId, GcResult>,
     members: &BTreeMap<PeerId, Member>,
-) -> CollectedView {
-    let view = |(peer, result): (&PeerId, &CollectResult)| {
+) -> GcView {
+    let view = |(peer, result): (&PeerId, &GcResult)| {
         let (done, error) = match result {
             Ok(done) => (done.clone(), String::new()),
-            Err(reason) => (Collected::default(), reason.clone()),
+            Err(reason) => (GcReport::default(), reason.clone()),
         };
-        let view = PeerCollectedView {
+        let view = PeerGcView {
             peer: *peer,
             peername: members.get(peer).map(|member| member.name.clone()).unwrap_or_default(),
             keys: done.errors.into_iter().map(|error| KeyErrorView { error }).collect(),
@@ -329,7 +329,7 @@ pub(super) fn collected(
         };
         (*peer, view)
     };
-    CollectedView { peer_map: results.iter().map(view).collect() }
+    GcView { peer_map: results.iter().map(view).collect() }
 }
 
 /// This peer.

@@ -146,10 +146,10 @@ impl Client {
     /// Has garbage collected.
     pub async fn collect(self, local: bool) {
         let began = Instant::now();
-        let answer = timeout(self.patience, self.cluster.collect_garbage(local)).await;
+        let answer = timeout(self.patience, self.cluster.run_gc(local)).await;
         for (peer, result) in answer.iter().flatten().flatten() {
             if result.is_ok() {
-                self.judge.expect_collected(*peer, began);
+                self.judge.expect_gc(*peer, began);
                 self.trace.meet("a collection of garbage");
             }
         }
@@ -194,7 +194,7 @@ impl Client {
         self.submit(leadership.term, vec![op], &format!("object {} late", object.uid)).await;
     }
 
-    /// Does for many objects that are gone what a controller would: rules on all together, by the brake.
+    /// Does for many objects that are gone what a controller would: rules on all together, by the deletion guard.
     pub async fn sweep(self, gone: Vec<Object>, found: Found, at: Timestamp) {
         let leadership = *self.cluster.leadership().borrow();
         if !leadership.local {
@@ -245,7 +245,7 @@ fn ruled(pins: &PinSet, gone: &[Object], found: Found, term: u64, at: Timestamp)
         Found::Watched => Lost { watched: lost, compared: 0 },
         Found::Compared => Lost { watched: 0, compared: lost },
     };
-    let ruling = pins.brake(lost, at, &Limits::default()).ruling(found);
+    let ruling = pins.guard(lost, at, &Limits::default()).ruling(found);
     let op = |of: &Object| {
         let fence = Fence { term, generation: of.generation };
         Op::Gone { cid: of.cid, uid: of.uid.clone(), ruling, at, fence }

@@ -165,7 +165,7 @@ impl Judge {
 
     /// Says that an answer was false, unless a daemon has said since then that it has collected its
     /// garbage.
-    pub fn expect_collected(&self, peer: PeerId, since: Instant) {
+    pub fn expect_gc(&self, peer: PeerId, since: Instant) {
         let mut watched = self.lock();
         let said = watched.daemons.get(&peer).and_then(StandInDaemon::collected_at);
         if said < Some(since) {
@@ -236,12 +236,12 @@ impl Watched {
             self.replicas.iter().map(|(id, replica)| (replica.by_snapshot, *id)).collect();
         order.sort_unstable();
         order.into_iter().for_each(|(_, id)| self.compare(id));
-        self.look_at_boards();
+        self.look_at_reports();
     }
 
     /// What a leader that has applied everything takes for pinned, the daemon has said to hold, and was
     /// not asked to unpin since.
-    fn look_at_boards(&mut self) {
+    fn look_at_reports(&mut self) {
         let mut found = None;
         for (id, replica) in &mut self.replicas {
             let cids = std::mem::take(&mut replica.looked_at);
@@ -250,7 +250,7 @@ impl Watched {
                 continue;
             }
             for cid in cids {
-                let reports = replica.cluster.board().reports(&cid);
+                let reports = replica.cluster.reports().of_pin(&cid);
                 let statuses = replica.state.read(|pins| reports.of(pins.get(&cid)));
                 let pinned = statuses.into_iter().filter(|(_, s)| s.state == PinState::Pinned);
                 for (peer, _) in pinned {

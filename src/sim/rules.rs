@@ -108,7 +108,7 @@ impl Applied<'_> {
         let wrong = after_all.iter().any(|(peer, now)| match before.get(peer) {
             None => !adds || now.leaving,
             Some(was) if was == now => false,
-            Some(was) if was.leaving => !adds || was.since != now.since,
+            Some(was) if was.leaving => !adds || was.at_entry != now.at_entry,
             Some(_) => !matches!(self.op, Op::Leave { peers, .. } if peers.contains(peer)),
         });
         wrong.then_some("an allocation came or changed that must not")
@@ -136,7 +136,7 @@ impl Applied<'_> {
                 met.push("a claim beside a retained one changes");
             }
             Op::Gone { ruling: Ruling::Take(_), .. } => met.push("gone"),
-            Op::Gone { ruling: Ruling::Wait(_), .. } => met.push("the brake holds"),
+            Op::Gone { ruling: Ruling::Wait(_), .. } => met.push("the deletion guard holds"),
             Op::Allow { .. } => met.push("allowed"),
             Op::Leave { .. } => met.push("leaves"),
             _ => {}

@@ -39,7 +39,7 @@ pub(super) struct Storms {
     random: StdRng,
     /// Daemons answer rudely.
     rude: bool,
-    /// Many objects come and go at once, and the brake rules on those that go.
+    /// Many objects come and go at once, and the deletion guard rules on those that go.
     pub(super) many: bool,
     /// Copies leave while daemons are away.
     thins: bool,

@@ -29,7 +29,7 @@ const MET: &[(&str, u64)] = &[
     ("a claim beside a retained one changes", 3),
     ("waits for a person", 50),
     ("waited, and is taken up again", 5),
-    ("the brake holds", 50),
+    ("the deletion guard holds", 50),
     ("gone", 100),
     ("allowed", 10),
     ("refused: another term", 5),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::brake::WaitingSet;
+use super::deletion_guard::WaitingSet;
 use crate::types::{Cid, Owner, PeerId, Pin, Uid};
 
 /// Numbers of the pins, and those that wait for a person.

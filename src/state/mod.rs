@@ -1,13 +1,15 @@
-//! What the cluster agreed on: claims and allocations of every pin, and what the brake counts.
+//! What the cluster agreed on: claims and allocations of every pin, and what the deletion guard counts.
 
-mod brake;
+mod deletion_guard;
 mod derived;
 mod op;
 mod pin_set;
 mod shared;
 
 pub use self::{
-    brake::{Found, Holds, Limit, Limits, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window},
+    deletion_guard::{
+        Found, Holds, Limit, Limits, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window,
+    },
     op::{Applied, Fence, Op, Outcome, Refused},
     pin_set::{Beside, PinSet},
     shared::{Changed, SharedState},

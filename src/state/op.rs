@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::brake::{Ruling, WaitingDigest};
+use super::deletion_guard::{Ruling, WaitingDigest};
 use crate::types::{
     Allocation, Cid, ClaimOptions, FIRST_LEVEL, Owner, PeerId, Pin, Timestamp, Uid,
 };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use minicbor::{Decode, Encode};
 
 use super::{
-    brake::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
+    deletion_guard::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
     derived::{Derived, waits},
     op::{Applied, Fence, Op, Outcome, Refused},
 };
@@ -34,7 +34,7 @@ pub struct PinSet {
 /// What the state holds beside the pins.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Beside {
-    /// What the brake counts.
+    /// What the deletion guard counts.
     #[n(0)]
     window: Window,
     /// The cluster's level.
@@ -105,7 +105,7 @@ impl PinSet {
         self.derived.waiting.iter()
     }
 
-    /// What the brake counts.
+    /// What the deletion guard counts.
     #[must_use]
     pub fn window(&self) -> &Window {
         &self.beside.window
@@ -114,7 +114,7 @@ impl PinSet {
     /// Whether CIDs that are about to lose their last claims have to wait for a person. `at` is the
     /// leader's time, `limits` are its settings.
     #[must_use]
-    pub fn brake(&self, lost: Lost, at: Timestamp, limits: &Limits) -> Holds {
+    pub fn guard(&self, lost: Lost, at: Timestamp, limits: &Limits) -> Holds {
         let at_stake =
             AtStake { cids: self.derived.at_stake, waiting: self.derived.waiting.cids() };
         self.beside.window.holds(lost, at_stake, at, limits)
@@ -440,7 +440,11 @@ fn top_up(pin: &mut Pin, candidates: &[PeerId], position: LogPosition) -> bool {
             Some(_) => continue,
             None => {
                 let since = position.index + 1;
-                pin.allocations.push(Allocation { peer: *candidate, leaving: false, since });
+                pin.allocations.push(Allocation {
+                    peer: *candidate,
+                    leaving: false,
+                    at_entry: since,
+                });
             }
         }
         holders += 1;

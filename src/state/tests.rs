@@ -29,7 +29,7 @@ fn peer(n: u8) -> PeerId {
 }
 
 fn allocation(n: u8, since: u64) -> Allocation {
-    Allocation { peer: peer(n), leaving: false, since }
+    Allocation { peer: peer(n), leaving: false, at_entry: since }
 }
 
 fn object(name: &str) -> Owner {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     ipfs::{IpfsError, SharedIpfs},
     state::{Changed, PinSet},
-    types::{Cid, CollectResult, PeerId, Progress},
+    types::{Cid, GcResult, PeerId, Progress},
 };
 
 /// Longest wait for a barrier.
@@ -41,7 +41,7 @@ const LIST_PIECES_MAX: usize = 2;
 const EVENTS_PER_TURN: usize = 64;
 
 /// Where the outcome of a collection goes.
-pub(super) type Collector = oneshot::Sender<CollectResult>;
+pub(super) type Collector = oneshot::Sender<GcResult>;
 
 enum ListPiece {
     Cids(Vec<Cid>),
@@ -70,7 +70,7 @@ pub(super) struct Driver {
     /// Whose collection is under way.
     collector: Option<Collector>,
     /// Cancels it.
-    collection_token: CancellationToken,
+    gc_token: CancellationToken,
     /// Where a comparison with the whole state stands: go on after that CID.
     comparison: Option<Option<Cid>>,
     /// Changes were missed; that comparison brings them.
@@ -116,7 +116,7 @@ impl Driver {
             list: None,
             collectors,
             collector: None,
-            collection_token: CancellationToken::new(),
+            gc_token: CancellationToken::new(),
             comparison: Some(None),
             missed: true,
             retell: false,
@@ -141,7 +141,7 @@ impl Driver {
                 piece = next_piece(&mut self.list) => self.list_piece(piece),
                 Some(collector) = self.collectors.recv(), if self.collector.is_none() => {
                     self.collector = Some(collector);
-                    self.feed(Event::CollectGarbage);
+                    self.feed(Event::RunGc);
                 }
                 Some(event) = self.running.next() => self.finished(event),
             }
@@ -321,19 +321,19 @@ impl Driver {
                     Event::UnpinDone(cid, result)
                 });
             }
-            Action::CollectGarbage => {
+            Action::RunGc => {
                 tracing::info!("garbage is being collected; pins wait");
-                self.collection_token = self.daemon_token.child_token();
-                self.push_until(self.collection_token.clone(), async move {
-                    Event::Collected(ipfs.collect_garbage().await)
+                self.gc_token = self.daemon_token.child_token();
+                self.push_until(self.gc_token.clone(), async move {
+                    Event::GcReport(ipfs.run_gc().await)
                 });
             }
-            Action::CancelCollection => self.collection_token.cancel(),
-            Action::EndCollection(result) => self.end_collection(result),
+            Action::CancelGc => self.gc_token.cancel(),
+            Action::EndGc(result) => self.end_gc(result),
         }
     }
 
-    fn end_collection(&mut self, result: CollectResult) {
+    fn end_gc(&mut self, result: GcResult) {
         match &result {
             Ok(done) => {
                 let (removed, errors) = (done.removed, done.errors.len());

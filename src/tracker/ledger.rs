@@ -22,7 +22,7 @@ use crate::{
     types::{Cid, CidError, PeerId, Timestamp},
 };
 
-/// Binary CID → [`Entry`] in the form of [`Entry::encode`].
+/// Binary CID → [`LedgerEntry`] in the form of [`LedgerEntry::encode`].
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
 /// `format` → version of the whole file, one byte; `daemon` → the daemon's ID; `peer` → the peer's ID,
 /// 32 bytes; `writes` → how many there were, 8 bytes, big endian.
@@ -52,7 +52,7 @@ pub enum Origin {
 
 /// What the ledger says of one CID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// Who pinned it.
     pub origin: Origin,
     /// When that was written.
@@ -60,7 +60,7 @@ pub struct Entry {
 }
 
 /// One change: the new entry, or none to forget the CID.
-pub type Change = (Cid, Option<Entry>);
+pub type Change = (Cid, Option<LedgerEntry>);
 
 /// What can go wrong with the ledger. Every text says where.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +151,7 @@ impl fmt::Debug for Ledger {
     }
 }
 
-impl Entry {
+impl LedgerEntry {
     /// Version, origin, milliseconds since the epoch (8 bytes, big endian).
     pub(crate) fn encode(self) -> [u8; 10] {
         let mut bytes = [0; 10];
@@ -351,7 +351,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the disk fails or an entry is not understood.
-    pub fn entries(&self, peer: PeerId) -> Result<Vec<(Cid, Entry)>, LedgerError> {
+    pub fn entries(&self, peer: PeerId) -> Result<Vec<(Cid, LedgerEntry)>, LedgerError> {
         self.with(|database| self.entries_of(database, peer))
     }
 
@@ -359,7 +359,7 @@ impl Ledger {
         &self,
         database: &Database,
         peer: PeerId,
-    ) -> Result<Vec<(Cid, Entry)>, LedgerError> {
+    ) -> Result<Vec<(Cid, LedgerEntry)>, LedgerError> {
         let is_former = self.peer_in(database)?.is_some_and(|of| of != peer);
         let read = database.begin_read().map_err(|e| self.disk(&e))?;
         let table = read.open_table(ENTRIES).map_err(|e| self.disk(&e))?;
@@ -368,7 +368,7 @@ impl Ledger {
             let (key, value) = item.map_err(|e| self.disk(&e))?;
             let cid = Cid::from_bytes(key.value())
                 .map_err(|e: CidError| self.not_understood(e.to_string()))?;
-            let mut entry = Entry::decode(value.value()).ok_or_else(|| {
+            let mut entry = LedgerEntry::decode(value.value()).ok_or_else(|| {
                 self.not_understood(format!("the entry of {cid} is {}", hex::encode(value.value())))
             })?;
             if is_former && entry.origin == Origin::Ours {

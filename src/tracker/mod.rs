@@ -29,14 +29,14 @@ use tokio_util::sync::CancellationToken;
 use self::machine::Machine;
 pub use self::{
     disk::LedgerPort,
-    ledger::{Entry, Ledger, LedgerError},
+    ledger::{Ledger, LedgerEntry, LedgerError},
     machine::{Config, Counters},
 };
 use crate::{
     clock::Clock,
     ipfs::SharedIpfs,
     state::{Changed, SharedState},
-    types::{Cid, CollectResult, Collections, DaemonInfo, Garbage, PeerId, PinStatus},
+    types::{Cid, DaemonInfo, GcCounters, GcResult, GcState, PeerId, PinStatus},
 };
 
 /// Why a read barrier was not passed.
@@ -183,7 +183,7 @@ impl TrackerHandle {
     ///
     /// # Errors
     /// Why it was not done, for people.
-    pub async fn collect_garbage(&self) -> CollectResult {
+    pub async fn run_gc(&self) -> GcResult {
         let stopping = || "the peer stops".to_owned();
         let (sender, result) = oneshot::channel();
         self.collectors.send(sender).await.map_err(|_| stopping())?;
@@ -192,13 +192,13 @@ impl TrackerHandle {
 
     /// What others are told of the daemon's garbage.
     #[must_use]
-    pub fn garbage(&self) -> Garbage {
-        self.shared.machine().garbage()
+    pub fn gc(&self) -> GcState {
+        self.shared.machine().gc()
     }
 
     /// Collections so far, for metrics.
     #[must_use]
-    pub fn collections(&self) -> Collections {
+    pub fn collections(&self) -> GcCounters {
         self.shared.machine().collections()
     }
 

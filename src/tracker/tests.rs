@@ -356,7 +356,7 @@ async fn a_collection_frees_what_is_unpinned_and_is_not_held_up_by_missing_conte
     assert!(daemon.stores(&cid(2)));
     world.until_state(3, PinState::Pinning).await;
     let before = Instant::now();
-    let done = within("an end", world.handle.collect_garbage()).await.unwrap();
+    let done = within("an end", world.handle.run_gc()).await.unwrap();
     assert!(before.elapsed() < Duration::from_secs(15), "{:?}", before.elapsed());
     assert_eq!(done.removed, 1);
     assert!(!daemon.stores(&cid(2)) && daemon.stores(&cid(1)) && daemon.stores(&cid(9)));
@@ -375,7 +375,7 @@ async fn pins_asked_for_during_a_collection_are_made_after_it() {
     world.until_state(0, PinState::Pinned).await;
     daemon.set_pin_time(Duration::from_secs(20));
     let handle = world.handle.clone();
-    let collecting = tokio::spawn(async move { handle.collect_garbage().await });
+    let collecting = tokio::spawn(async move { handle.run_gc().await });
     world.until("it collects", |_| daemon.take_requests().contains(&Request::Collect)).await;
     for n in 1..50 {
         world.want(n);
@@ -396,12 +396,12 @@ async fn a_collection_on_a_daemon_that_goes_away_says_so() {
     let world = World::new(&daemon);
     world.until("settled", |w| w.handle.is_settled()).await;
     let handle = world.handle.clone();
-    let collecting = tokio::spawn(async move { handle.collect_garbage().await });
+    let collecting = tokio::spawn(async move { handle.run_gc().await });
     world.until("it collects", |_| daemon.take_requests().contains(&Request::Collect)).await;
     daemon.set_down(true);
     let reason = within("an end", collecting).await.unwrap().unwrap_err();
     assert!(reason.contains("the daemon is away"), "{reason}");
-    let reason = within("an end", world.handle.collect_garbage()).await.unwrap_err();
+    let reason = within("an end", world.handle.run_gc()).await.unwrap_err();
     assert!(reason.contains("the daemon is away"), "{reason}");
     daemon.set_down(false);
     daemon.set_pin_time(Duration::ZERO);
@@ -458,7 +458,7 @@ async fn a_collection_without_an_end_is_broken_off() {
     daemon.set_pin_time(Duration::from_secs(3 * 3600));
     let world = World::new(&daemon);
     world.until("settled", |w| w.handle.is_settled()).await;
-    let reason = within("an end", world.handle.collect_garbage()).await.unwrap_err();
+    let reason = within("an end", world.handle.run_gc()).await.unwrap_err();
     assert_eq!(reason, "it did not end within 1800 s");
     // The daemon's lock is free again.
     daemon.set_pin_time(Duration::ZERO);

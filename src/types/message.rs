@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use minicbor::{Decode, Encode};
 
 use super::{
-    Cid, ClaimOptions, ClusterId, CollectResult, CollectResults, Collecting, DaemonInfo, Garbage,
-    Member, PeerId, Pin, PinStatus, RaftMessage, RaftReply, Run, SnapshotChunk, SnapshotReply,
+    Cid, ClaimOptions, ClusterId, DaemonInfo, GcProgress, GcResult, GcResults, GcState, Member,
+    PeerId, Pin, PinStatus, RaftMessage, RaftReply, Run, SnapshotChunk, SnapshotReply,
 };
 
 /// A request with the cluster it is meant for. A blank peer has none.
@@ -40,7 +40,7 @@ pub enum Request {
     Leader(#[n(0)] LeaderRequest),
     /// From the leader to any member.
     #[n(4)]
-    CollectHere(#[n(0)] CollectHere),
+    RunGcHere(#[n(0)] RunGcHere),
 }
 
 /// What members ask of the leader. Others answer that they are not the leader.
@@ -66,7 +66,7 @@ pub enum LeaderRequest {
     PinsAfter(#[n(0)] PinsAfter),
     /// Garbage collection on members.
     #[n(6)]
-    CollectGarbage(#[n(0)] CollectGarbage),
+    RunGc(#[n(0)] RunGc),
 }
 
 /// The answer to a [`Request`]. Which one belongs to which question: [`Question`](super::Question).
@@ -99,12 +99,12 @@ pub enum Response {
     /// To [`OnePin`], one at most, and to [`PinsAfter`]: empty when there are no more.
     #[n(8)]
     Pins(#[n(0)] Vec<PinEntry>),
-    /// To [`CollectHere`].
+    /// To [`RunGcHere`].
     #[n(9)]
-    CollectedHere(#[n(0)] Collecting<CollectResult>),
-    /// To [`CollectGarbage`]: the result on each member.
+    GcHere(#[n(0)] GcProgress<GcResult>),
+    /// To [`RunGc`]: the result on each member.
     #[n(10)]
-    Collected(#[n(0)] Collecting<CollectResults>),
+    Gc(#[n(0)] GcProgress<GcResults>),
 }
 
 /// Why a peer did not do what was asked.
@@ -160,7 +160,7 @@ pub enum Refusal {
     /// Garbage is being collected already, as the text says.
     #[error("{0}")]
     #[n(9)]
-    Collecting(#[n(0)] String),
+    GcRunning(#[n(0)] String),
 }
 
 impl Refusal {
@@ -293,7 +293,7 @@ pub struct Metrics {
     pub full_percent: Option<u8>,
     /// The daemon's garbage.
     #[n(10)]
-    pub garbage: Garbage,
+    pub gc: GcState,
     /// What `free_space` ends at; absent when unknown.
     #[n(11)]
     pub space_limit: Option<SpaceLimit>,
@@ -403,7 +403,7 @@ pub struct PinEntry {
 
 /// Asks for garbage collection on all members, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct CollectGarbage {
+pub struct RunGc {
     /// The collection.
     #[n(0)]
     pub run: Run,
@@ -414,7 +414,7 @@ pub struct CollectGarbage {
 
 /// Asks for garbage collection of the daemon beside the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct CollectHere {
+pub struct RunGcHere {
     /// The collection.
     #[n(0)]
     pub run: Run,
@@ -450,7 +450,7 @@ impl Request {
         match self {
             Self::Raft(_) => Lane::Raft,
             Self::Snapshot(_) => Lane::Bulk,
-            Self::Hello(_) | Self::Leader(_) | Self::CollectHere(_) => Lane::Control,
+            Self::Hello(_) | Self::Leader(_) | Self::RunGcHere(_) => Lane::Control,
         }
     }
 
@@ -460,7 +460,7 @@ impl Request {
         match self {
             Self::Hello(_) => CallerPolicy::Anybody,
             Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::Known,
-            Self::Leader(_) | Self::CollectHere(_) => CallerPolicy::Members,
+            Self::Leader(_) | Self::RunGcHere(_) => CallerPolicy::Members,
         }
     }
 }
@@ -486,7 +486,7 @@ mod tests {
             (CallerPolicy::Anybody, CallerPolicy::Known, CallerPolicy::Members);
         let raft = |message| (Request::Raft(message), known, Lane::Raft);
         let leader = |request| (Request::Leader(request), members, Lane::Control);
-        let collect = CollectGarbage { run, only: None };
+        let collect = RunGc { run, only: None };
         let table = [
             (Request::Hello(Hello::default()), anybody, Lane::Control),
             raft(RaftMessage::Vote { vote, last, transfer: false }),
@@ -500,8 +500,8 @@ mod tests {
             leader(LeaderRequest::ReadIndex(ReadIndex)),
             leader(LeaderRequest::OnePin(OnePin { cid })),
             leader(LeaderRequest::PinsAfter(PinsAfter { after: None })),
-            leader(LeaderRequest::CollectGarbage(collect)),
-            (Request::CollectHere(CollectHere { run }), members, Lane::Control),
+            leader(LeaderRequest::RunGc(collect)),
+            (Request::RunGcHere(RunGcHere { run }), members, Lane::Control),
         ];
         let mut kinds = BTreeSet::new();
         for (request, policy, lane) in table {

@@ -8,7 +8,7 @@ mod cid;
 mod cid_map;
 mod claims;
 pub mod encoding;
-mod garbage;
+mod gc;
 mod level;
 mod message;
 mod peer;
@@ -23,12 +23,12 @@ pub use self::{
     cid::{Cid, CidError},
     cid_map::{CidMap, PackedCid},
     claims::Claims,
-    garbage::{CollectResult, CollectResults, Collected, Collecting, Collections, Garbage, Run},
+    gc::{GcCounters, GcProgress, GcReport, GcResult, GcResults, GcState, Run},
     level::{FIRST_LEVEL, Program, TooOld},
     message::{
-        CallerPolicy, CollectGarbage, CollectHere, Envelope, Hello, HelloReply, Lane,
-        LeaderRequest, Metrics, MetricsReply, OnePin, PinEntry, PinRequest, PinsAfter, ReadIndex,
-        Refusal, Request, Response, SpaceLimit, StatusBatch, StatusReply, Write, Writes,
+        CallerPolicy, Envelope, Hello, HelloReply, Lane, LeaderRequest, Metrics, MetricsReply,
+        OnePin, PinEntry, PinRequest, PinsAfter, ReadIndex, Refusal, Request, Response, RunGc,
+        RunGcHere, SpaceLimit, StatusBatch, StatusReply, Write, Writes,
     },
     peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
     pin::{

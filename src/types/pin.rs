@@ -187,7 +187,7 @@ pub struct Allocation {
     /// Entries of the log from the first to the one that gave it to the peer. What a peer told before it
     /// had seen so many is of an earlier time, after which it may have unpinned the content.
     #[n(2)]
-    pub since: u64,
+    pub at_entry: u64,
 }
 
 /// What the cluster agreed on for one CID. Invariant: at least one claim.
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_leaving_peer_has_the_content_but_is_no_holder() {
         let peer = |n| PeerId([n; 32]);
-        let on = |n, leaving| Allocation { peer: peer(n), leaving, since: 1 };
+        let on = |n, leaving| Allocation { peer: peer(n), leaving, at_entry: 1 };
         let pin = Pin { allocations: vec![on(1, false), on(2, true)], ..pin([]) };
         assert!(pin.holders().eq([peer(1)]));
         assert_eq!([1, 2, 3].map(|n| pin.is_on(peer(n))), [true, true, false]);

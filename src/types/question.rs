@@ -3,10 +3,9 @@
 //! Who asks gets the answer to the question, or learns that the other peer answered something else.
 
 use super::{
-    CollectGarbage, CollectHere, CollectResult, CollectResults, Collecting, Hello, HelloReply,
-    LeaderRequest, Metrics, MetricsReply, OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply,
-    ReadIndex, Refusal, Request, Response, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply,
-    Writes,
+    GcProgress, GcResult, GcResults, Hello, HelloReply, LeaderRequest, Metrics, MetricsReply,
+    OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply, ReadIndex, Refusal, Request,
+    Response, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply, Writes,
 };
 
 /// What one peer can ask of another.
@@ -68,7 +67,7 @@ macro_rules! question {
 question!(Question, Request: Hello, Hello, HelloReply, Hello);
 question!(Question, Request: RaftMessage, Raft, RaftReply, Raft);
 question!(Question, Request: SnapshotChunk, Snapshot, SnapshotReply, Snapshot);
-question!(Question, Request: CollectHere, CollectHere, Collecting<CollectResult>, CollectedHere);
+question!(Question, Request: RunGcHere, RunGcHere, GcProgress<GcResult>, GcHere);
 
 question!(LeaderQuestion, LeaderRequest: StatusBatch, Statuses, StatusReply, Statuses);
 question!(LeaderQuestion, LeaderRequest: Metrics, Metrics, MetricsReply, Metrics);
@@ -76,4 +75,4 @@ question!(LeaderQuestion, LeaderRequest: Writes, Writes, Vec<Result<Pin, Refusal
 question!(LeaderQuestion, LeaderRequest: ReadIndex, ReadIndex, Option<u64>, Position);
 question!(LeaderQuestion, LeaderRequest: OnePin, OnePin, Vec<PinEntry>, Pins);
 question!(LeaderQuestion, LeaderRequest: PinsAfter, PinsAfter, Vec<PinEntry>, Pins);
-question!(LeaderQuestion, LeaderRequest: CollectGarbage, CollectGarbage, Collecting<CollectResults>, Collected);
+question!(LeaderQuestion, LeaderRequest: RunGc, RunGc, GcProgress<GcResults>, Gc);

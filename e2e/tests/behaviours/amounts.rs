@@ -150,7 +150,7 @@ async fn a_full_volume_is_told_and_collecting_garbage_makes_room() {
     tracked.until(large, None).await;
     tracked.want(small);
     tracked.until(small, Some(PinState::Failed)).await;
-    let done = tracked.handle.collect_garbage().await.unwrap();
+    let done = tracked.handle.run_gc().await.unwrap();
     assert!(done.removed > 10 && done.errors.is_empty(), "{done:?}");
     tracked.until(small, Some(PinState::Pinned)).await;
     assert_eq!(tracked.state_of(identity_cid(1)), Some(PinState::Pinned));

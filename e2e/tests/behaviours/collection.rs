@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use pinkeeper::{
     ipfs::{Ipfs as _, IpfsError},
-    types::{CollectResult, PinState},
+    types::{GcResult, PinState},
 };
 use pinkeeper_e2e::daemon::{Daemon, identity_cid};
 use tokio::{
@@ -18,14 +18,14 @@ use super::{Tracked, broken_file, empty, start_pin, until};
 const SOON: Duration = Duration::from_secs(20);
 
 /// A daemon's tracker that collects for a while, and the outcome to come.
-async fn collecting(daemon: &Daemon, folder: &Path) -> (Tracked, JoinHandle<CollectResult>) {
+async fn collecting(daemon: &Daemon, folder: &Path) -> (Tracked, JoinHandle<GcResult>) {
     let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_be_bytes).collect();
     daemon.add(bytes).await.unwrap();
     let tracked = Tracked::start(daemon, folder, empty());
     until("settled", || async { tracked.handle.is_settled() }).await;
     let handle = tracked.handle.clone();
-    let collection = tokio::spawn(async move { handle.collect_garbage().await });
-    until("it begins", || async { tracked.handle.garbage().collecting }).await;
+    let collection = tokio::spawn(async move { handle.run_gc().await });
+    until("it begins", || async { tracked.handle.gc().running }).await;
     (tracked, collection)
 }
 
@@ -50,7 +50,7 @@ async fn what_is_unpinned_is_gone_after_a_collection_and_nothing_else() {
     tracked.until(unpinned, None).await;
     assert!(daemon.stores(&unpinned).await, "unpinned is not gone");
 
-    let done = timeout(SOON, tracked.handle.collect_garbage()).await.unwrap().unwrap();
+    let done = timeout(SOON, tracked.handle.run_gc()).await.unwrap().unwrap();
     // The unpinned file's root and its one repeated block, and that block of the other file.
     assert!(done.removed >= 3 && done.errors.is_empty(), "{done:?}");
     assert!(!daemon.stores(&unpinned).await);
@@ -60,7 +60,7 @@ async fn what_is_unpinned_is_gone_after_a_collection_and_nothing_else() {
         daemon.rpc("refs", &query).await.unwrap();
         assert!(daemon.holds(&root).await);
     }
-    let garbage = tracked.handle.garbage();
+    let garbage = tracked.handle.gc();
     assert!(!garbage.collecting && !garbage.unpinned, "{garbage:?}");
     assert_eq!(tracked.state_of(kept), Some(PinState::Pinned));
     tracked.stop().await;
@@ -74,7 +74,7 @@ async fn a_stalled_pin_of_ours_gives_way_and_the_daemon_does_not_freeze() {
     let (root, missing) = broken_file(&daemon).await;
     tracked.want(root);
     tracked.until(root, Some(PinState::Pinning)).await;
-    let done = timeout(SOON, tracked.handle.collect_garbage()).await.unwrap();
+    let done = timeout(SOON, tracked.handle.run_gc()).await.unwrap();
     assert!(done.is_ok(), "{done:?}");
     // Others too can pin at once.
     let other = identity_cid(1).to_string();
@@ -98,7 +98,7 @@ async fn a_stalled_pin_of_somebody_else_is_not_waited_for() {
     let (root, _missing) = broken_file(&daemon).await;
     let (theirs, mut progress) = start_pin(&client, root);
     timeout(Duration::from_secs(10), progress.wait_for(|p| p.blocks > 0)).await.unwrap().unwrap();
-    let refused = timeout(SOON, client.collect_garbage()).await.unwrap();
+    let refused = timeout(SOON, client.run_gc()).await.unwrap();
     assert!(
         matches!(&refused, Err(IpfsError::Failed(text)) if text.contains("pin/add is under way there")),
         "{refused:?}"
@@ -127,7 +127,7 @@ async fn pins_wanted_during_a_collection_are_made_after_it() {
     let begun = Instant::now();
     let mut pinned_meanwhile = 0;
     while !collection.is_finished() {
-        if tracked.handle.garbage().collecting {
+        if tracked.handle.gc().running {
             pinned_meanwhile = tracked.handle.counters().pinned;
         }
         assert!(begun.elapsed() < Duration::from_secs(60));

@@ -18,8 +18,8 @@ use pinkeeper::{
     state::{Changed, Op, PinSet, SharedState},
     tracker::{Barrier, Config, Ledger, LedgerPort, Ports, Tracker, TrackerHandle},
     types::{
-        Cid, ClaimName, ClaimOptions, Factor, LogPosition, Owner, PeerId, PinState, Progress, Replication,
-        Timestamp,
+        Cid, ClaimName, ClaimOptions, Factor, LogPosition, Owner, PeerId, PinState, Progress,
+        Replication, Timestamp,
     },
 };
 use pinkeeper_e2e::daemon::Daemon;

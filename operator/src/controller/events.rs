@@ -1,6 +1,6 @@
 //! Writes Events: what people are told of Pins and of the record.
 //!
-//! Statuses and the brake send notes; this task writes them, at a bounded rate. An Event that is above
+//! Statuses and the deletion guard send notes; this task writes them, at a bounded rate. An Event that is above
 //! the rate, or that the API server does not take, is counted and not kept: no decision may depend on
 //! one.
 //!

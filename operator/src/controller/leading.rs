@@ -17,8 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    brake_time::BrakeTime,
     deletions::Deletions,
+    guard_time::GuardTime,
     objects::{ObjectKey, Objects},
     queue::WorkQueue,
 };
@@ -33,8 +33,8 @@ pub(super) struct Leading {
     pub(super) token: CancellationToken,
     leadership: watch::Receiver<Leadership>,
     objects: RwLock<Objects>,
-    /// The time that the brake counts by.
-    pub(super) brake_time: BrakeTime,
+    /// The time that the deletion guard counts by.
+    pub(super) guard_time: GuardTime,
     /// For the claims: new objects, changed ones, and those to be looked at again.
     pub(super) claims: WorkQueue<ObjectKey>,
     /// For the claims: objects that are gone.
@@ -52,7 +52,7 @@ impl Leading {
         let counted = context.cluster.state().read(|pins| pins.window().latest());
         Self {
             leadership: context.cluster.leadership(),
-            brake_time: BrakeTime::begin(context.clock.now(), counted),
+            guard_time: GuardTime::begin(context.clock.now(), counted),
             context,
             term,
             token,

@@ -8,11 +8,11 @@
 //! Raft leadership is the operator's leadership: there is no other lock that could disagree with it.
 //! Every op is fenced by the term, every status write by the object's version.
 
-mod brake_time;
 mod bucket;
 pub mod claims;
 pub mod deletions;
 pub mod events;
+mod guard_time;
 pub mod hand_over;
 pub mod leading;
 pub mod objects;
@@ -94,7 +94,7 @@ async fn lead(
         tasks.spawn(events::run(lead.clone(), notes));
         tasks.spawn(claims::run(lead.clone()));
         tasks.spawn(claims::compare(lead.clone()));
-        tasks.spawn(claims::brake(lead.clone(), told));
+        tasks.spawn(claims::approvals(lead.clone(), told));
         tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
         tasks.spawn(pins::run(lead.clone()));
         tasks.join_next().await

@@ -12,7 +12,7 @@ use super::{
     deletions::Deletion,
     leading::Leading,
     objects::{ObjectKey, PinObject, Seen},
-    queue::Lane,
+    queue::Priority,
 };
 use crate::{
     crd::DeletionPolicy,
@@ -69,19 +69,19 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
 
 /// Whoever writes statuses looks once more, and keeps nothing of it then.
 fn forget(lead: &Leading, key: ObjectKey) {
-    lead.statuses.push(Lane::Later, key);
+    lead.statuses.push(Priority::Later, key);
 }
 
 /// New Pins before those that only have to be looked at again.
 fn see(lead: &Leading, object: PinObject) {
     let key = object.key.clone();
-    let lane = if object.is_observed() { Lane::Later } else { Lane::Fresh };
+    let priority = if object.is_observed() { Priority::Later } else { Priority::Fresh };
     let seen = lead.objects_mut().upsert(object);
     if seen == Seen::Spec {
-        lead.claims.push(lane, key.clone());
+        lead.claims.push(priority, key.clone());
     }
     if seen != Seen::Known {
-        lead.statuses.push(lane, key);
+        lead.statuses.push(priority, key);
     }
 }
 
@@ -170,8 +170,8 @@ mod tests {
                 see(&stand.lead, PinObject::read(raw).unwrap());
             }
             for queue in [&stand.lead.claims, &stand.lead.statuses] {
-                assert_eq!(queue.pop(true), Some((Lane::Fresh, key("new"))));
-                assert_eq!(queue.pop(true), Some((Lane::Later, key("observed"))));
+                assert_eq!(queue.pop(true), Some((Priority::Fresh, key("new"))));
+                assert_eq!(queue.pop(true), Some((Priority::Later, key("observed"))));
             }
             let again = |version: &str| {
                 let mut raw = raw("new", "Unpin");

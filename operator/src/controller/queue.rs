@@ -12,71 +12,71 @@ use tokio::sync::Notify;
 
 /// How urgent an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lane {
+pub enum Priority {
     /// Something new: served first.
     Fresh,
     /// A repetition, or a change that may wait.
     Later,
 }
 
-/// A queue with two lanes, shared by pushers and one popper.
+/// A queue with two priorities, shared by pushers and one popper.
 #[derive(Debug)]
 pub struct WorkQueue<K> {
-    lanes: Mutex<Lanes<K>>,
+    priorities: Mutex<Lanes<K>>,
     pushed: Notify,
 }
 
 #[derive(Debug)]
 struct Lanes<K> {
-    /// The lane of each waiting item; a deque may hold items that have left it.
-    members: BTreeMap<K, Lane>,
+    /// The priority of each waiting item; a deque may hold items that have left it.
+    members: BTreeMap<K, Priority>,
     fresh: VecDeque<K>,
     later: VecDeque<K>,
 }
 
 impl<K: Ord + Clone> Default for WorkQueue<K> {
     fn default() -> Self {
-        let lanes =
+        let priorities =
             Lanes { members: BTreeMap::new(), fresh: VecDeque::new(), later: VecDeque::new() };
-        Self { lanes: Mutex::new(lanes), pushed: Notify::new() }
+        Self { priorities: Mutex::new(priorities), pushed: Notify::new() }
     }
 }
 
 impl<K: Ord + Clone> WorkQueue<K> {
-    fn lanes(&self) -> MutexGuard<'_, Lanes<K>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn priorities(&self) -> MutexGuard<'_, Lanes<K>> {
+        self.priorities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an item, or moves it to the more urgent of both lanes.
-    pub fn push(&self, lane: Lane, item: K) {
-        let mut lanes = self.lanes();
-        match lanes.members.get(&item) {
-            Some(known) if *known <= lane => return,
-            _ => lanes.members.insert(item.clone(), lane),
+    /// Adds an item, or moves it to the more urgent of both priorities.
+    pub fn push(&self, priority: Priority, item: K) {
+        let mut priorities = self.priorities();
+        match priorities.members.get(&item) {
+            Some(known) if *known <= priority => return,
+            _ => priorities.members.insert(item.clone(), priority),
         };
-        match lane {
-            Lane::Fresh => lanes.fresh.push_back(item),
-            Lane::Later => lanes.later.push_back(item),
+        match priority {
+            Priority::Fresh => priorities.fresh.push_back(item),
+            Priority::Later => priorities.later.push_back(item),
         }
-        drop(lanes);
+        drop(priorities);
         self.pushed.notify_one();
     }
 
     /// The next item, fresh ones first; `Later` ones only if `later`.
-    pub fn pop(&self, later: bool) -> Option<(Lane, K)> {
-        let mut lanes = self.lanes();
+    pub fn pop(&self, later: bool) -> Option<(Priority, K)> {
+        let mut priorities = self.priorities();
         loop {
-            let (lane, item) = if let Some(item) = lanes.fresh.pop_front() {
-                (Lane::Fresh, item)
+            let (priority, item) = if let Some(item) = priorities.fresh.pop_front() {
+                (Priority::Fresh, item)
             } else if later {
-                (Lane::Later, lanes.later.pop_front()?)
+                (Priority::Later, priorities.later.pop_front()?)
             } else {
                 return None;
             };
-            // It may have been moved to the other lane and served from there.
-            if lanes.members.get(&item) == Some(&lane) {
-                lanes.members.remove(&item);
-                return Some((lane, item));
+            // It may have been moved to the other priority and served from there.
+            if priorities.members.get(&item) == Some(&priority) {
+                priorities.members.remove(&item);
+                return Some((priority, item));
             }
         }
     }
@@ -84,7 +84,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
     /// Items waiting.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lanes().members.len()
+        self.priorities().members.len()
     }
 
     /// Whether nothing waits.
@@ -107,18 +107,18 @@ mod tests {
     fn fresh_items_go_first_and_each_item_is_there_once() {
         let queue = WorkQueue::default();
         for item in [1, 2, 3] {
-            queue.push(Lane::Later, item);
+            queue.push(Priority::Later, item);
         }
-        queue.push(Lane::Fresh, 9);
-        queue.push(Lane::Fresh, 2);
-        queue.push(Lane::Later, 9);
-        queue.push(Lane::Fresh, 2);
+        queue.push(Priority::Fresh, 9);
+        queue.push(Priority::Fresh, 2);
+        queue.push(Priority::Later, 9);
+        queue.push(Priority::Fresh, 2);
         assert_eq!(queue.len(), 4);
-        assert_eq!(queue.pop(true), Some((Lane::Fresh, 9)));
-        assert_eq!(queue.pop(true), Some((Lane::Fresh, 2)));
+        assert_eq!(queue.pop(true), Some((Priority::Fresh, 9)));
+        assert_eq!(queue.pop(true), Some((Priority::Fresh, 2)));
         assert_eq!(queue.pop(false), None);
-        assert_eq!(queue.pop(true), Some((Lane::Later, 1)));
-        assert_eq!(queue.pop(true), Some((Lane::Later, 3)));
+        assert_eq!(queue.pop(true), Some((Priority::Later, 1)));
+        assert_eq!(queue.pop(true), Some((Priority::Later, 3)));
         assert_eq!(queue.pop(true), None);
         assert!(queue.is_empty());
     }

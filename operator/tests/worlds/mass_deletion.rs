@@ -1,4 +1,4 @@
-//! Most Pins are deleted within seconds, while pods crash: no more of them go than the brake lets go,
+//! Most Pins are deleted within seconds, while pods crash: no more of them go than the deletion guard lets go,
 //! whoever leads, until a person says that it is meant.
 
 use std::time::Duration;

@@ -189,7 +189,7 @@ pub(super) fn pins(count: u64, created: u64) -> Vec<(Cid, Option<Pin>)> {
         let hash = cid::multihash::Multihash::wrap(0, &n.to_be_bytes()).unwrap();
         let pin = Pin {
             claims: Claims::default(),
-            allocations: vec![Allocation { peer: PeerId::from(n), leaving: false, since: 1 }],
+            allocations: vec![Allocation { peer: PeerId::from(n), leaving: false, at_entry: 1 }],
             created: Timestamp(created),
         };
         (Cid::from(cid::Cid::new_v1(0x55, hash)), Some(pin))

@@ -5,7 +5,7 @@
 //! so that the client that judges them is the real one. For those who look whether a peer tells the
 //! truth it remembers what it last answered about each CID, and whose each pin is.
 
-mod collect;
+mod gc;
 mod rpc;
 mod rude;
 

@@ -18,7 +18,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{End, Request, StandInDaemon, World, collect::PinLock};
+use super::{End, Request, StandInDaemon, World, gc::PinLock};
 use crate::{
     ipfs::kubo::{Body, Carrier},
     types::Cid,

@@ -122,7 +122,7 @@ struct Heard {
     unpin: Result<(), IpfsError>,
     pins: Vec<Result<Cid, IpfsError>>,
     repository: Result<RepositoryStat, IpfsError>,
-    collected: Result<Collected, IpfsError>,
+    collected: Result<GcReport, IpfsError>,
     connected: Result<(), IpfsError>,
 }
 
@@ -142,7 +142,7 @@ impl Heard {
             unpin: client().unpin(cid).await,
             pins: client().pins().collect().await,
             repository: client().repository().await,
-            collected: client().collect_garbage().await,
+            collected: client().run_gc().await,
             connected: client().connect(vec!["/ip4/10.0.0.1/tcp/4001".to_owned()]).await,
         }
     }
@@ -226,7 +226,7 @@ fn judge(heard: &Heard, answers: &[Answer]) {
     assert!(errors <= 1 && heard.pins.len() - errors <= first.lines().count());
     assert!(is_sound || (heard.id.is_err() && heard.repository.is_err()));
     if let Ok(collected) = &heard.collected {
-        assert!(collected.errors.len() <= Collected::ERRORS_MAX);
+        assert!(collected.errors.len() <= GcReport::ERRORS_MAX);
     }
 }
 
@@ -275,7 +275,7 @@ async fn samples_are_heard_as_they_are_meant() {
     assert_eq!(heard[3].held, Ok(vec![Held::Recursive, Held::No, Held::Recursive]));
     assert_eq!(heard[4].id.as_ref().map(|id| id.addresses.len()), Ok(1));
     assert_eq!(heard[5].repository.as_ref().map(|stat| stat.size), Ok(100));
-    let collected = Collected { removed: 1, errors: vec!["it cannot".to_owned()] };
+    let collected = GcReport { removed: 1, errors: vec!["it cannot".to_owned()] };
     assert_eq!(heard[6].collected, Ok(collected));
     assert_eq!(heard[7].unpin, Ok(()));
     assert!(matches!(heard[8].id, Err(IpfsError::Refused(_))));

@@ -6,9 +6,9 @@
 //! is kept without a bound. It decides nothing: retries and stall times belong to the tracker.
 
 mod codecs;
-mod collect;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fuzzing;
+mod gc;
 mod http;
 mod metrics;
 mod verdict;
@@ -34,7 +34,7 @@ pub use self::{
     metrics::DaemonMetrics,
 };
 use super::{ASK_LEN_MAX, Held, Ipfs, IpfsError, RepositoryStat};
-use crate::types::{Cid, Collected, DaemonInfo, Progress};
+use crate::types::{Cid, DaemonInfo, GcReport, Progress};
 
 /// To say who it is. A daemon that does not manage that counts as away, and within 10 s of its end
 /// people are to see that.
@@ -282,8 +282,8 @@ impl Ipfs for KuboClient {
         self.ask_repository().boxed()
     }
 
-    fn collect_garbage(&self) -> BoxFuture<'_, Result<Collected, IpfsError>> {
-        collect::collect(&self.rpc).boxed()
+    fn run_gc(&self) -> BoxFuture<'_, Result<GcReport, IpfsError>> {
+        gc::run(&self.rpc).boxed()
     }
 
     fn connect(&self, addresses: Vec<String>) -> BoxFuture<'_, Result<(), IpfsError>> {

@@ -260,10 +260,10 @@ async fn a_collection_counts_blocks_and_keeps_errors() {
     let some = chunked("200 OK", &[&key, item, &key], end);
     let client = server(vec![cleared(), quiet(), some]).await;
     let errors = vec!["could not remove it".to_owned()];
-    assert_eq!(client.collect_garbage().await, Ok(Collected { removed: 2, errors }));
+    assert_eq!(client.run_gc().await, Ok(GcReport { removed: 2, errors }));
     let interrupted = chunked("200 OK", &[&key], "0\r\nX-Stream-Error: shutting down\r\n\r\n");
     let client = server(vec![cleared(), quiet(), interrupted]).await;
-    assert!(matches!(client.collect_garbage().await, Err(IpfsError::Failed(_))));
+    assert!(matches!(client.run_gc().await, Err(IpfsError::Failed(_))));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::wire::{self, GcItem, PinEvent, PinLsItem, RunningCommand};
 use crate::{
     ipfs::{Held, IpfsError},
-    types::{Cid, Collected, Progress},
+    types::{Cid, GcReport, Progress},
 };
 
 /// Commands that hold the pin lock while they run (Kubo 0.43, core/coreapi).
@@ -90,7 +90,7 @@ pub(super) fn lock_holder(commands: &[RunningCommand]) -> Option<&str> {
 /// What `repo/gc` has said so far.
 #[derive(Debug, Default)]
 pub(super) struct Collecting {
-    done: Collected,
+    done: GcReport,
 }
 
 impl Collecting {
@@ -98,13 +98,13 @@ impl Collecting {
     pub(super) fn hear(&mut self, item: &GcItem) {
         if item.error.is_empty() {
             self.done.removed += 1;
-        } else if self.done.errors.len() < Collected::ERRORS_MAX {
+        } else if self.done.errors.len() < GcReport::ERRORS_MAX {
             self.done.errors.push(wire::shortened(&item.error));
         }
     }
 
     /// It ended like that. When single blocks had errors it ends with one, which is no news then.
-    pub(super) fn end(self, end: Result<(), IpfsError>) -> Result<Collected, IpfsError> {
+    pub(super) fn end(self, end: Result<(), IpfsError>) -> Result<GcReport, IpfsError> {
         match end {
             Err(IpfsError::Failed(_)) if !self.done.errors.is_empty() => Ok(self.done),
             end => end.map(|()| self.done),

@@ -19,8 +19,8 @@ use crate::{
     cluster::UseCaseError,
     telemetry,
     types::{
-        Allocation, Cid, Claim, ClaimName, ClaimOptions, Collected, Collections, DaemonInfo,
-        Factor, Member, Metrics, Owner, PeerId, Pin, PinEntry, PinState, PinStatus, Timestamp,
+        Allocation, Cid, Claim, ClaimName, ClaimOptions, DaemonInfo, Factor, GcCounters, GcReport,
+        Member, Metrics, Owner, PeerId, Pin, PinEntry, PinState, PinStatus, Timestamp,
     },
 };
 
@@ -105,8 +105,8 @@ impl Server {
         let pin = Pin {
             claims: [(owner, claim)].into_iter().collect(),
             allocations: vec![
-                Allocation { peer: A, leaving: false, since: 1 },
-                Allocation { peer: B, leaving: false, since: 1 },
+                Allocation { peer: A, leaving: false, at_entry: 1 },
+                Allocation { peer: B, leaving: false, at_entry: 1 },
             ],
             created: Timestamp(4000),
         };
@@ -369,7 +369,7 @@ async fn garbage_collection_says_what_it_did_at_each_peer() {
     let server = Server::start().await;
     let errors = vec!["could not remove a block".to_owned()];
     server.cluster.told().collected = BTreeMap::from([
-        (A, Ok(Collected { removed: 12, errors })),
+        (A, Ok(GcReport { removed: 12, errors })),
         (B, Err("the daemon is away".to_owned())),
     ]);
     let of_a = json!({
@@ -420,7 +420,7 @@ async fn probes_and_metrics_tell_the_peers_state() {
     let expected = (503, "no leader is known\n".to_owned());
     assert_eq!(server.ask(Method::GET, "/h/readyz").await, expected);
     server.cluster.told().collections =
-        Collections { running: true, done: 2, failed: 1, removed: 40, done_at: None };
+        GcCounters { running: true, done: 2, failed: 1, removed: 40, done_at: None };
     server.ask(Method::GET, "/id").await;
     server.ask(Method::GET, "/nothing/here").await;
     let (status, text) = server.ask(Method::GET, "/h/metrics").await;

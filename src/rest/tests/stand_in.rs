@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use crate::{
     cluster::{Counters, Leadership, MemberView, UseCaseError},
     types::{
-        Allocation, Cid, Claim, CollectResults, Collections, DaemonInfo, Member, Metrics, Owner,
-        PeerId, Pin, PinEntry, PinRequest, PinState, Timestamp,
+        Allocation, Cid, Claim, DaemonInfo, GcCounters, GcResults, Member, Metrics, Owner, PeerId,
+        Pin, PinEntry, PinRequest, PinState, Timestamp,
     },
 };
 
@@ -42,9 +42,9 @@ pub(super) struct Told {
     /// Why the peer is not ready.
     pub(super) unready: Option<String>,
     /// What came of garbage collections, and when that is answered.
-    pub(super) collected: CollectResults,
+    pub(super) collected: GcResults,
     pub(super) collect_time: Duration,
-    pub(super) collections: Collections,
+    pub(super) collections: GcCounters,
 }
 
 impl StandIn {
@@ -55,9 +55,9 @@ impl StandIn {
             error_after_page: None,
             page: 1000,
             unready: None,
-            collected: CollectResults::new(),
+            collected: GcResults::new(),
             collect_time: Duration::ZERO,
-            collections: Collections::default(),
+            collections: GcCounters::default(),
         };
         let metrics = watch::Sender::new(metrics);
         let (open, waiting) = (watch::Sender::new(true), watch::Sender::new(0));
@@ -145,14 +145,11 @@ impl StandIn {
         self.told().unready.clone().map_or(Ok(()), Err)
     }
 
-    pub(in crate::rest) fn collections(&self) -> Collections {
+    pub(in crate::rest) fn collections(&self) -> GcCounters {
         self.told().collections
     }
 
-    pub(in crate::rest) async fn collect_garbage(
-        &self,
-        local: bool,
-    ) -> Result<CollectResults, UseCaseError> {
+    pub(in crate::rest) async fn run_gc(&self, local: bool) -> Result<GcResults, UseCaseError> {
         let time = self.told().collect_time;
         tokio::time::sleep(time).await;
         let own = self.id;
@@ -173,7 +170,7 @@ impl StandIn {
         let pin = Pin {
             claims: [(Owner::Rest, claim)].into_iter().collect(),
             allocations: peers
-                .map(|peer| Allocation { peer: *peer, leaving: false, since: 1 })
+                .map(|peer| Allocation { peer: *peer, leaving: false, at_entry: 1 })
                 .collect(),
             created: Timestamp(1000),
         };

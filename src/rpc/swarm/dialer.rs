@@ -37,7 +37,7 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Dialled {
     addresses: Vec<Multiaddr>,
     state: State,
     /// Dials that failed since the last connection.
@@ -47,7 +47,7 @@ struct Entry {
 /// The schedule.
 #[derive(Debug)]
 pub(super) struct Dialer {
-    entries: BTreeMap<Target, Entry>,
+    entries: BTreeMap<Target, Dialled>,
     jitter: StdRng,
 }
 
@@ -71,7 +71,7 @@ impl Dialer {
             self.entries.remove(&target);
             return;
         }
-        let entry = self.entries.entry(target).or_insert_with(|| Entry {
+        let entry = self.entries.entry(target).or_insert_with(|| Dialled {
             addresses: Vec::new(),
             state: if connected { State::Connected(peer) } else { State::Due(now) },
             failures: 0,
@@ -92,7 +92,7 @@ impl Dialer {
             Target::Seed(address) => seeds.contains(address),
         });
         for address in seeds {
-            self.entries.entry(Target::Seed(address.clone())).or_insert_with(|| Entry {
+            self.entries.entry(Target::Seed(address.clone())).or_insert_with(|| Dialled {
                 addresses: vec![address],
                 state: State::Due(now),
                 failures: 0,
@@ -102,7 +102,7 @@ impl Dialer {
 
     /// The targets to dial now; they count as being dialled from here on.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Target, Vec<Multiaddr>)> {
-        let due = |entry: &Entry| matches!(entry.state, State::Due(at) if at <= now);
+        let due = |entry: &Dialled| matches!(entry.state, State::Due(at) if at <= now);
         self.entries
             .iter_mut()
             .filter(|(_, entry)| due(entry))
@@ -115,7 +115,7 @@ impl Dialer {
 
     /// When [`Self::take_due`] has something next.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let due = |entry: &Entry| match entry.state {
+        let due = |entry: &Dialled| match entry.state {
             State::Due(at) => Some(at),
             State::Dialling | State::Connected(_) => None,
         };
@@ -143,7 +143,7 @@ impl Dialer {
 
     /// Whether a peer is to be dialled when there is no connection to it.
     pub(super) fn knows(&self, peer: PeerId) -> bool {
-        let is_it = |(target, entry): (&Target, &Entry)| {
+        let is_it = |(target, entry): (&Target, &Dialled)| {
             *target == Target::Peer(peer) || entry.state == State::Connected(peer)
         };
         self.entries.iter().any(is_it)

@@ -77,7 +77,7 @@ pub(super) struct Call {
 /// What callers and the lane's tasks share.
 #[derive(Debug)]
 pub(super) struct LaneState {
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    waiting: Mutex<BTreeMap<u64, PendingCall>>,
     in_flight: Arc<Semaphore>,
     timeouts: AtomicU32,
     /// Stops the present stream.
@@ -85,7 +85,7 @@ pub(super) struct LaneState {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct PendingCall {
     answer: oneshot::Sender<Answer>,
     _permit: OwnedSemaphorePermit,
 }
@@ -100,15 +100,15 @@ impl LaneState {
         }
     }
 
-    fn insert(&self, id: u64, waiting: Waiting) {
+    fn insert(&self, id: u64, waiting: PendingCall) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, waiting);
     }
 
-    fn take(&self, id: u64) -> Option<Waiting> {
+    fn take(&self, id: u64) -> Option<PendingCall> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
-    fn take_all(&self) -> BTreeMap<u64, Waiting> {
+    fn take_all(&self) -> BTreeMap<u64, PendingCall> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -279,7 +279,7 @@ impl Worker {
                 }
             };
             let Call { id, frame, answer, bytes } = call;
-            self.state.insert(id, Waiting { answer, _permit: permit });
+            self.state.insert(id, PendingCall { answer, _permit: permit });
             within(token, writer.write_all(&frame)).await?;
             drop(bytes);
         }

@@ -94,7 +94,7 @@ fn holders_are_added_up_to_the_wanted_number_and_leaving_ones_stay_instead() {
         for allocation in allocations {
             let n = allocation.peer.0[0];
             let was_there = holders.contains(&n) || leaving.contains(&n);
-            assert_eq!(allocation.since, if was_there { 1 } else { 9 }, "{given}: {n}");
+            assert_eq!(allocation.at_entry, if was_there { 1 } else { 9 }, "{given}: {n}");
         }
     }
 }

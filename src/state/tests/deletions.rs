@@ -146,7 +146,7 @@ fn what_is_new_is_what_did_not_hang_on_living_pins_before() {
 }
 
 #[test]
-fn the_brake_counts_what_hangs_on_pins_alone() {
+fn the_deletion_guard_counts_what_hangs_on_pins_alone() {
     // Beside two CIDs of objects, which the comparison misses both: are they the last there are?
     let table = [
         (vec![], true),
@@ -171,7 +171,7 @@ fn the_brake_counts_what_hangs_on_pins_alone() {
             pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
         }
         ops.iter().for_each(|op| assert_eq!(pins.apply(AT, op), Outcome::Changed));
-        let holds = pins.brake(Lost { watched: 0, compared: 2 }, Timestamp(3), &Limits::default());
+        let holds = pins.guard(Lost { watched: 0, compared: 2 }, Timestamp(3), &Limits::default());
         assert_eq!(holds, Holds { watched: false, compared: last }, "{ops:?}");
     }
 }

@@ -57,7 +57,7 @@ impl Bench {
         let daemon = StandInDaemon::new("d", Duration::ZERO);
         let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
         ledger.bind("d", of).unwrap();
-        let entry = ledger::Entry { origin: ledger::Origin::Ours, since: Timestamp(0) };
+        let entry = ledger::LedgerEntry { origin: ledger::Origin::Ours, since: Timestamp(0) };
         let written: Vec<_> = ours.iter().map(|cid| (*cid, Some(entry))).collect();
         ledger.write(&written).unwrap();
         let state = SharedState::new(pins);

@@ -14,8 +14,8 @@ fn cid(n: u8) -> Cid {
     Cid::from_bytes(&[1, 0x55, 0, 1, n]).unwrap()
 }
 
-fn entry(origin: Origin, since: u64) -> Option<Entry> {
-    Some(Entry { origin, since: Timestamp(since) })
+fn entry(origin: Origin, since: u64) -> Option<LedgerEntry> {
+    Some(LedgerEntry { origin, since: Timestamp(since) })
 }
 
 #[test]

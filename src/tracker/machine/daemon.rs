@@ -2,7 +2,7 @@
 
 use std::{mem, time::Duration};
 
-use super::{Action, Daemon, Lane, Machine, Origin, Phase, growing, pinning::CANCEL_TIME};
+use super::{Action, Daemon, Machine, Origin, Phase, Turn, growing, pinning::CANCEL_TIME};
 use crate::{ipfs::IpfsError, types::Cid};
 
 /// Wait after the first list that broke off.
@@ -79,7 +79,7 @@ impl Machine {
                 entry.attempted = false;
             });
             match self.entries.get(&cid) {
-                Some(entry) if entry.wanted => self.enqueue(cid, Lane::Again),
+                Some(entry) if entry.wanted => self.enqueue(cid, Turn::Again),
                 _ => self.remove(&cid),
             }
         }
@@ -109,7 +109,7 @@ impl Machine {
         self.probe_at = self.probe_at.min(self.now.at + self.config.down_probe_period);
         self.actions.push(Action::CancelDaemon);
         if self.is_collecting() {
-            self.end_collection(Err(format!("the daemon is away: {reason}")));
+            self.end_gc(Err(format!("the daemon is away: {reason}")));
         }
         self.listing = false;
         self.list_owed = true;
@@ -130,7 +130,7 @@ impl Machine {
                 }
                 (Phase::Unpinning, true) => {
                     self.unpin_is_lost();
-                    self.be_unsure(cid, Lane::Fresh);
+                    self.be_unsure(cid, Turn::Fresh);
                 }
                 (Phase::Pinning, true) => {
                     let lane = entry.lane;
@@ -218,17 +218,17 @@ impl Machine {
         }
     }
 
-    fn ask_again(&mut self, which: impl Fn(&super::Entry) -> bool) -> usize {
+    fn ask_again(&mut self, which: impl Fn(&super::Tracked) -> bool) -> usize {
         let cids = self.all(|entry| {
             entry.wanted && matches!(entry.phase, Phase::Pinned | Phase::Recheck) && which(entry)
         });
         for cid in &cids {
-            self.enqueue(*cid, Lane::Again);
+            self.enqueue(*cid, Turn::Again);
         }
         cids.len()
     }
 
-    fn all(&self, which: impl Fn(&super::Entry) -> bool) -> Vec<Cid> {
+    fn all(&self, which: impl Fn(&super::Tracked) -> bool) -> Vec<Cid> {
         self.entries.iter().filter(|(_, entry)| which(entry)).map(|(cid, _)| cid).collect()
     }
 }

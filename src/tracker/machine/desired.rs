@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, Lane, Machine, Origin, Phase,
-    entry::{Entry, Failure},
+    Action, Machine, Origin, Phase, Turn,
+    tracked::{Failure, Tracked},
 };
 use crate::types::Cid;
 
@@ -32,10 +32,10 @@ impl Machine {
     pub(super) fn desired(&mut self, cid: Cid, wanted: bool) {
         match self.entries.get(&cid) {
             None if wanted => {
-                let (lane, sequence) = (Lane::Fresh, self.next_sequence());
+                let (lane, sequence) = (Turn::Fresh, self.next_sequence());
                 let seen = self.list_number;
-                let new = Entry::new(Phase::Queued, self.now);
-                self.insert(cid, Entry { wanted, lane, sequence, seen, ..new });
+                let new = Tracked::new(Phase::Queued, self.now);
+                self.insert(cid, Tracked { wanted, lane, sequence, seen, ..new });
                 self.queue.insert((lane, sequence), (&cid).into());
             }
             Some(entry) if entry.wanted != wanted || entry.phase == Phase::Unknown => {
@@ -61,12 +61,12 @@ impl Machine {
                 self.take_out(&cid);
                 self.clear_failure(&cid);
                 self.unpin_is_lost();
-                self.be_unsure(cid, Lane::Fresh);
+                self.be_unsure(cid, Turn::Fresh);
             }
             Some(Phase::UnpinQueued | Phase::Confirming | Phase::Confirmed) => {
                 self.take_out(&cid);
                 self.clear_failure(&cid);
-                self.enqueue(cid, Lane::Fresh);
+                self.enqueue(cid, Turn::Fresh);
             }
             // The others look at `wanted` when what they wait for has come.
             _ => {}
@@ -95,12 +95,12 @@ impl Machine {
                     return;
                 }
                 self.clear_failure(&cid);
-                self.be_unsure(cid, Lane::Check);
+                self.be_unsure(cid, Turn::Check);
             }
             // Then it is let go.
             Some(Phase::Unsure) => {
                 self.clear_failure(&cid);
-                self.update(&cid, |entry| entry.lane = Lane::Check);
+                self.update(&cid, |entry| entry.lane = Turn::Check);
             }
             _ => {}
         }
@@ -146,7 +146,7 @@ impl Machine {
     }
 
     /// To be asked about.
-    pub(super) fn enqueue(&mut self, cid: Cid, lane: Lane) {
+    pub(super) fn enqueue(&mut self, cid: Cid, lane: Turn) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| {
             entry.phase = Phase::Queued;

@@ -11,13 +11,13 @@
 //! - nothing is pinned or unpinned while the daemon collects garbage, which always ends;
 //! - everything in flight is bounded, and an entry is in one queue at most.
 
-mod collecting;
 mod daemon;
 mod desired;
-mod entry;
+mod gc;
 mod pinning;
 mod pump;
 mod status;
+mod tracked;
 mod unpinning;
 
 use std::{
@@ -27,15 +27,15 @@ use std::{
 };
 
 use self::{
-    collecting::{Collection, Memory},
-    entry::{Entry, Failure, Flight, Lane, Phase},
+    gc::{Gc, Memory},
     pinning::FailureLog,
     pump::Pace,
+    tracked::{Failure, Flight, Phase, Tracked, Turn},
 };
 use super::ledger::{self, Change, Origin};
 use crate::{
     ipfs::{Held, IpfsError},
-    types::{Cid, CidMap, CollectResult, Collected, PackedCid, PinState, Progress, Timestamp},
+    types::{Cid, CidMap, GcReport, GcResult, PackedCid, PinState, Progress, Timestamp},
 };
 
 /// Limits and times of the tracker.
@@ -140,9 +140,9 @@ pub enum Event {
     /// Answer to [`Action::Unpin`].
     UnpinDone(Cid, Result<(), IpfsError>),
     /// Somebody wants the daemon's garbage collected; never while that is under way.
-    CollectGarbage,
-    /// Answer to [`Action::CollectGarbage`].
-    Collected(Result<Collected, IpfsError>),
+    RunGc,
+    /// Answer to [`Action::RunGc`].
+    GcReport(Result<GcReport, IpfsError>),
     /// Time has passed. Progress made until then was told before.
     Tick,
 }
@@ -171,11 +171,11 @@ pub enum Action {
     /// Unpin.
     Unpin(Cid),
     /// Collect the daemon's garbage.
-    CollectGarbage,
+    RunGc,
     /// Break that off; no answer to it is wanted any more.
-    CancelCollection,
-    /// What came of [`Event::CollectGarbage`]; once for each.
-    EndCollection(CollectResult),
+    CancelGc,
+    /// What came of [`Event::RunGc`]; once for each.
+    EndGc(GcResult),
 }
 
 /// CIDs whose status may read differently now.
@@ -217,17 +217,17 @@ enum Daemon {
 #[derive(Debug)]
 pub struct Machine {
     config: Config,
-    entries: CidMap<Entry>,
+    entries: CidMap<Tracked>,
     /// Numbers queue places and timers.
     sequence: u64,
 
-    queue: BTreeMap<(Lane, u64), PackedCid>,
+    queue: BTreeMap<(Turn, u64), PackedCid>,
     /// To be asked about one by one, since a question with others failed.
     alone: BTreeSet<Cid>,
     asking: usize,
     asks: usize,
     /// Not pinned when asked, intent on disk: may start.
-    ready: BTreeMap<(Lane, u64), Cid>,
+    ready: BTreeMap<(Turn, u64), Cid>,
     /// Of fresh ones the newest is the next to be asked about, and to start.
     newest_is_asked: bool,
     newest_starts: bool,
@@ -277,7 +277,7 @@ pub struct Machine {
     list_owed: bool,
     settled: bool,
 
-    collection: Collection,
+    gc: Gc,
     memory: Memory,
 
     counts: BTreeMap<PinState, usize>,
@@ -299,11 +299,11 @@ impl Machine {
         config: Config,
         now: Now,
         bound: Option<String>,
-        ledger: Vec<(Cid, ledger::Entry)>,
+        ledger: Vec<(Cid, ledger::LedgerEntry)>,
     ) -> Self {
         let entries = ledger.into_iter().map(|(cid, known)| {
             let (origin, attempted) = (Some(known.origin), known.origin == Origin::Ours);
-            (cid, Entry { origin, attempted, ..Entry::new(Phase::Unknown, now) })
+            (cid, Tracked { origin, attempted, ..Tracked::new(Phase::Unknown, now) })
         });
         Self {
             config,
@@ -348,7 +348,7 @@ impl Machine {
             unpin_lost_at: None,
             list_owed: true,
             settled: false,
-            collection: Collection::None,
+            gc: Gc::None,
             memory: Memory::default(),
             counts: BTreeMap::new(),
             failed_attempts: BTreeMap::new(),
@@ -399,8 +399,8 @@ impl Machine {
             Event::Confirmed(answers) => self.were_confirmed(answers),
             Event::ConfirmFailed(reason) => self.confirm_failed(&reason),
             Event::UnpinDone(cid, result) => self.unpin_done(cid, result),
-            Event::CollectGarbage => self.begin_collection(),
-            Event::Collected(result) => self.collected(result),
+            Event::RunGc => self.begin_gc(),
+            Event::GcReport(result) => self.collected(result),
             Event::Tick => self.looked_at = now.at,
         }
         self.pump();
@@ -420,7 +420,7 @@ impl Machine {
     }
 
     /// Changes an entry, keeping the counts and the time of its visible state right.
-    fn update(&mut self, cid: &Cid, change: impl FnOnce(&mut Entry)) {
+    fn update(&mut self, cid: &Cid, change: impl FnOnce(&mut Tracked)) {
         let Some(entry) = self.entries.get_mut(cid) else { return };
         let before = entry.state();
         change(entry);
@@ -433,7 +433,7 @@ impl Machine {
         self.touch(*cid);
     }
 
-    fn insert(&mut self, cid: Cid, entry: Entry) {
+    fn insert(&mut self, cid: Cid, entry: Tracked) {
         self.count(None, entry.state());
         // A pin nobody was told of is taken for one that waits for its turn: most are told once.
         let expected = self

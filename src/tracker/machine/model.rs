@@ -106,7 +106,7 @@ struct Model {
     denied_at: BTreeMap<Cid, Duration>,
     missing: BTreeSet<Cid>,
 
-    disk: BTreeMap<Cid, ledger::Entry>,
+    disk: BTreeMap<Cid, ledger::LedgerEntry>,
     bound: Option<String>,
 
     /// What is committed, in order: whether the CID is wanted from there on.
@@ -241,7 +241,7 @@ impl Model {
                             | Action::List
                             | Action::Pin(_)
                             | Action::Unpin(_)
-                            | Action::CollectGarbage
+                            | Action::RunGc
                     )
                 });
                 self.under_way = kept;
@@ -254,11 +254,11 @@ impl Model {
                 }
                 return;
             }
-            Action::CancelCollection => {
-                self.under_way.retain(|action| *action != Action::CollectGarbage);
+            Action::CancelGc => {
+                self.under_way.retain(|action| *action != Action::RunGc);
                 return;
             }
-            Action::EndCollection(_) => {
+            Action::EndGc(_) => {
                 assert!(std::mem::take(&mut self.collecting), "nobody asked for it");
                 return;
             }
@@ -395,7 +395,7 @@ impl Model {
             Step::Collect if self.collecting => {}
             Step::Collect => {
                 self.collecting = true;
-                self.feed(Event::CollectGarbage);
+                self.feed(Event::RunGc);
             }
             Step::Reboot(effective) => {
                 self.effective = effective;

@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Action, Daemon, Lane, Machine, Origin, Phase,
-    entry::{Failure, Kind},
-    growing, ledger,
+    Action, Daemon, Machine, Origin, Phase, Turn, growing, ledger,
+    tracked::{Failure, Kind},
 };
 use crate::{
     ipfs::{Held, IpfsError},
@@ -74,13 +73,13 @@ impl Machine {
             return;
         }
         let (wanted, origin) = (entry.wanted, entry.origin);
-        let in_vain = entry.lane == Lane::Check && entry.failed.is_some();
+        let in_vain = entry.lane == Turn::Check && entry.failed.is_some();
         self.update(&cid, |entry| {
             entry.sequence = sequence;
             entry.seen = number;
             entry.due = now;
             entry.attempted &= held == Held::Recursive;
-            entry.lane = entry.lane.max(Lane::Fresh);
+            entry.lane = entry.lane.max(Turn::Fresh);
         });
         match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
@@ -107,7 +106,7 @@ impl Machine {
                 // One of them spoils the question for all: find out which.
                 self.enqueue(*cid, lane);
                 self.alone.insert(*cid);
-            } else if lane == Lane::Check {
+            } else if lane == Turn::Check {
                 let due = self.now.at + self.config.retry_min;
                 self.start_timer(*cid, Phase::Unsure, due);
             } else if wanted {
@@ -204,7 +203,7 @@ impl Machine {
                     self.record(cid, Phase::Forgetting);
                 }
                 (Phase::Withdrawing, true) => self.wait(cid),
-                (Phase::Forgetting, true) => self.enqueue(cid, Lane::Fresh),
+                (Phase::Forgetting, true) => self.enqueue(cid, Turn::Fresh),
                 (Phase::Withdrawing | Phase::Forgetting, false) => self.remove(&cid),
                 _ => {}
             }
@@ -279,7 +278,7 @@ impl Machine {
             entry.seen = number;
         });
         if ours {
-            self.be_unsure(cid, Lane::Check);
+            self.be_unsure(cid, Turn::Check);
         } else {
             self.wait(cid);
         }
@@ -299,13 +298,13 @@ impl Machine {
 
     /// An attempt of ours, or an unpin, ended, and the daemon may still be finishing it: ask in a
     /// moment, in that lane.
-    pub(super) fn be_unsure(&mut self, cid: Cid, lane: Lane) {
+    pub(super) fn be_unsure(&mut self, cid: Cid, lane: Turn) {
         self.update(&cid, |entry| entry.lane = lane);
         self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);
     }
 
-    pub(super) fn change_of(&self, origin: Origin) -> ledger::Entry {
-        ledger::Entry { origin, since: self.now.wall }
+    pub(super) fn change_of(&self, origin: Origin) -> ledger::LedgerEntry {
+        ledger::LedgerEntry { origin, since: self.now.wall }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Action, Daemon, Flight, Lane, Machine, Origin, Phase,
-    entry::{Failure, Kind},
+    Action, Daemon, Flight, Machine, Origin, Phase, Turn,
     pinning::NO_PROGRESS,
+    tracked::{Failure, Kind},
 };
 use crate::types::{Cid, Progress};
 
@@ -43,12 +43,12 @@ pub(super) const CONFIRM_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Who is next: the first; among fresh ones alternately the newest. New work then need not wait for much
 /// that was there before and gets nowhere, and the oldest comes nearer with every second turn.
-fn next_place<V>(of: &BTreeMap<(Lane, u64), V>, newest: bool) -> Option<(Lane, u64)> {
+fn next_place<V>(of: &BTreeMap<(Turn, u64), V>, newest: bool) -> Option<(Turn, u64)> {
     let (first, _) = of.first_key_value()?;
-    if !newest || first.0 != Lane::Fresh {
+    if !newest || first.0 != Turn::Fresh {
         return Some(*first);
     }
-    of.range(..=(Lane::Fresh, u64::MAX)).next_back().map(|(place, _)| *place)
+    of.range(..=(Turn::Fresh, u64::MAX)).next_back().map(|(place, _)| *place)
 }
 
 /// How many pins started lately.
@@ -93,7 +93,7 @@ impl Machine {
         if let Daemon::Up { .. } = self.daemon {
             self.stop_stalled();
             self.start_list();
-            self.advance_collection();
+            self.advance_gc();
             if !self.is_collecting() {
                 self.start_pins();
             }
@@ -118,7 +118,7 @@ impl Machine {
             (!up && !self.away_shown).then_some(grace),
             (!self.flights.is_empty()).then_some(self.looked_at + FLIGHT_PERIOD),
             confirm.then_some(self.confirm_at),
-            self.collection_deadline(),
+            self.gc_deadline(),
             self.write_retry_at,
             self.timers.keys().next().map(|(due, _)| *due),
         ]
@@ -144,7 +144,7 @@ impl Machine {
                     self.update(&cid, |entry| entry.seen = number);
                     self.enqueue(cid, lane);
                 }
-                Some(Phase::Waiting) => self.enqueue(cid, Lane::Retry),
+                Some(Phase::Waiting) => self.enqueue(cid, Turn::Retry),
                 Some(Phase::UnpinWaiting) => self.enqueue_unpin(cid),
                 _ => {}
             }
@@ -224,7 +224,7 @@ impl Machine {
     }
 
     /// Whether one more pin may start; makes room by stopping one that gets nowhere.
-    fn has_room(&mut self, lane: Lane) -> bool {
+    fn has_room(&mut self, lane: Turn) -> bool {
         let now = self.now.at;
         let idle = |flight: &Flight| now.saturating_sub(flight.progressed_at);
         let patience = self.config.patience;
@@ -235,7 +235,7 @@ impl Machine {
         if self.flights.len() < self.config.pins_max + self.config.idle_pins_max {
             return true;
         }
-        let least = if lane == Lane::Retry { patience * RETRY_PATIENCE } else { patience };
+        let least = if lane == Turn::Retry { patience * RETRY_PATIENCE } else { patience };
         // Of equals, the first in the order of CIDs.
         let longest = self.flights.iter().rev().max_by_key(|(_, flight)| idle(flight));
         match longest.map(|(cid, flight)| (*cid, idle(flight))) {
@@ -287,7 +287,7 @@ impl Machine {
 
     /// How many more may be asked about, so that not too many wait for their turn with an answer. Not
     /// a few at a time: a question has a fixed price, and so has the write to the ledger that follows.
-    fn room_to_ask(&self, lane: Lane) -> usize {
+    fn room_to_ask(&self, lane: Turn) -> usize {
         let ready = self.ready.range(..=(lane, u64::MAX)).count();
         let most = READY_MAX[lane as usize].min(self.pace.recent(self.now.at).max(READY_MIN));
         let step = ASK_LEN.min(most);

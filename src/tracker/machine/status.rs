@@ -1,8 +1,8 @@
 //! What the machine believes, in words for others.
 
 use super::{
-    Counters, Daemon, Entry, Machine, Phase,
-    entry::{Failure, Kind},
+    Counters, Daemon, Machine, Phase, Tracked,
+    tracked::{Failure, Kind},
 };
 use crate::types::{Cid, PinState, PinStatus, Progress};
 
@@ -60,7 +60,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn status_of(&self, cid: &Cid, entry: &Entry) -> Option<PinStatus> {
+    pub(super) fn status_of(&self, cid: &Cid, entry: &Tracked) -> Option<PinStatus> {
         let state = entry.state()?;
         if entry.wanted && self.away_shown {
             let message = match (&self.daemon, &self.write_error) {
@@ -84,7 +84,7 @@ impl Machine {
         }
     }
 
-    fn message(&self, cid: &Cid, entry: &Entry, state: PinState) -> String {
+    fn message(&self, cid: &Cid, entry: &Tracked, state: PinState) -> String {
         match state {
             PinState::Pinning => {
                 self.flights.get(cid).map(|flight| amount(flight.progress)).unwrap_or_default()
@@ -104,7 +104,7 @@ impl Machine {
         }
     }
 
-    fn queued_because(&self, entry: &Entry) -> String {
+    fn queued_because(&self, entry: &Tracked) -> String {
         match (entry.phase, &self.write_error) {
             (
                 Phase::WritingOurs
@@ -119,7 +119,7 @@ impl Machine {
         }
     }
 
-    fn failure(&self, entry: &Entry, failure: &Failure) -> String {
+    fn failure(&self, entry: &Tracked, failure: &Failure) -> String {
         let Failure { reason, progress } = failure;
         // No times and no counts of attempts: a text that changes without news costs a write each.
         match entry.failed {

@@ -1,13 +1,13 @@
 //! Tables of single decisions; random sequences are in `model`.
 #![allow(clippy::unwrap_used)]
 
-mod collecting;
 mod daemon;
 mod desired;
-mod entries;
+mod gc;
 mod pinning;
 mod places;
 mod statuses;
+mod tracked;
 mod unpinning;
 mod written;
 
@@ -40,14 +40,14 @@ impl Bench {
         Self::with_ledger(config, Vec::new())
     }
 
-    fn with_ledger(config: Config, ledger: Vec<(Cid, ledger::Entry)>) -> Self {
+    fn with_ledger(config: Config, ledger: Vec<(Cid, ledger::LedgerEntry)>) -> Self {
         let mut bench = Self::unlisted(config, ledger);
         bench.feed(Event::ListEnded(Ok(())));
         bench
     }
 
     /// Its first list is under way.
-    fn unlisted(config: Config, ledger: Vec<(Cid, ledger::Entry)>) -> Self {
+    fn unlisted(config: Config, ledger: Vec<(Cid, ledger::LedgerEntry)>) -> Self {
         let bound = (!ledger.is_empty()).then(|| "d".to_owned());
         let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
         let machine = Machine::new(config, now, bound, ledger);
@@ -215,8 +215,8 @@ impl Bench {
     }
 }
 
-fn ledger_of(origins: &[Origin]) -> Vec<(Cid, ledger::Entry)> {
-    let entry = |origin: &Origin| ledger::Entry { origin: *origin, since: Timestamp(0) };
+fn ledger_of(origins: &[Origin]) -> Vec<(Cid, ledger::LedgerEntry)> {
+    let entry = |origin: &Origin| ledger::LedgerEntry { origin: *origin, since: Timestamp(0) };
     (1..).zip(origins).map(|(n, origin)| (cid(n), entry(origin))).collect()
 }
 

@@ -1,9 +1,8 @@
 //! Releasing what is ours and no longer wanted.
 
 use super::{
-    Lane, Machine, Phase,
-    entry::{Failure, Kind},
-    growing,
+    Machine, Phase, Turn, growing,
+    tracked::{Failure, Kind},
 };
 use crate::{ipfs::IpfsError, types::Cid};
 
@@ -18,7 +17,7 @@ impl Machine {
             if wanted {
                 self.update(&cid, |entry| entry.wanted = true);
                 self.clear_failure(&cid);
-                self.enqueue(cid, Lane::Fresh);
+                self.enqueue(cid, Turn::Fresh);
                 continue;
             }
             let (sequence, now) = (self.next_sequence(), self.now.at);
@@ -89,9 +88,9 @@ impl Machine {
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
             Err(IpfsError::Slow(_)) if self.entries[&cid].wanted => {
                 self.unpin_is_lost();
-                self.be_unsure(cid, Lane::Fresh);
+                self.be_unsure(cid, Turn::Fresh);
             }
-            Err(_) if self.entries[&cid].wanted => self.be_unsure(cid, Lane::Fresh),
+            Err(_) if self.entries[&cid].wanted => self.be_unsure(cid, Turn::Fresh),
             Err(error) => {
                 let attempts = self.entries[&cid].attempts.saturating_add(1);
                 self.update(&cid, |entry| {

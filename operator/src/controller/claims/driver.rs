@@ -16,7 +16,7 @@ use super::{
     release::release,
 };
 use crate::{
-    controller::{leading::Leading, objects::ObjectKey, queue::Lane},
+    controller::{leading::Leading, objects::ObjectKey, queue::Priority},
     kubernetes::Backoff,
 };
 
@@ -144,7 +144,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, ops = batch.len(), "the cluster did not take claims; trying again");
-            batch.into_iter().for_each(|proposal| lead.claims.push(Lane::Fresh, proposal.key));
+            batch.into_iter().for_each(|proposal| lead.claims.push(Priority::Fresh, proposal.key));
             return false;
         }
     };
@@ -155,7 +155,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
             Outcome::Changed | Outcome::Unchanged => lead.refused(&proposal.uid, None),
             Outcome::Refused(Refused::OtherTerm) => {
                 other_term = true;
-                lead.claims.push(Lane::Fresh, proposal.key);
+                lead.claims.push(Priority::Fresh, proposal.key);
                 continue;
             }
             Outcome::Refused(why @ (Refused::OtherCid | Refused::TooManyClaims)) => {
@@ -164,7 +164,7 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
             // The object has changed meanwhile; its new version is in the queue.
             Outcome::Refused(why) => tracing::debug!(uid = %proposal.uid, %why, "a claim is stale"),
         }
-        lead.statuses.push(Lane::Fresh, proposal.key);
+        lead.statuses.push(Priority::Fresh, proposal.key);
     }
     !other_term
 }
@@ -217,7 +217,7 @@ mod tests {
             assert!(stand.is_claimed("new"));
             // Looked at again: the one; told of: the others.
             let again: Vec<_> = std::iter::from_fn(|| lead.claims.pop(true)).collect();
-            assert_eq!(again, [(Lane::Fresh, pin("other-term", "", 1, "").key)]);
+            assert_eq!(again, [(Priority::Fresh, pin("other-term", "", 1, "").key)]);
             let told: Vec<_> = std::iter::from_fn(|| lead.statuses.pop(true)).collect();
             let told: Vec<&str> = told.iter().map(|(_, key)| key.name.as_str()).collect();
             assert_eq!(told, ["new", "other-cid", "stale"]);
@@ -230,7 +230,7 @@ mod tests {
         Stand::test(async |stand| {
             let lead = stand.of_another_term();
             assert!(!propose(&lead, vec![proposal(&stand, "a", "a")]).await);
-            assert_eq!(lead.claims.pop(true), Some((Lane::Fresh, pin("a", "", 1, "").key)));
+            assert_eq!(lead.claims.pop(true), Some((Priority::Fresh, pin("a", "", 1, "").key)));
             assert!(lead.statuses.is_empty() && !stand.is_claimed("a"));
         });
     }
@@ -244,10 +244,10 @@ mod tests {
                 .chain([pin("no-cid", "no-cid", 1, "no CID")])
                 .collect();
             for object in all {
-                lead.claims.push(Lane::Fresh, object.key.clone());
+                lead.claims.push(Priority::Fresh, object.key.clone());
                 lead.objects_mut().upsert(object);
             }
-            lead.claims.push(Lane::Fresh, pin("not-there", "", 1, "").key);
+            lead.claims.push(Priority::Fresh, pin("not-there", "", 1, "").key);
             let mut sizes = Vec::new();
             while !lead.claims.is_empty() {
                 let batch = collect(lead);
@@ -275,7 +275,7 @@ mod tests {
             let second = pin("second", "second", 1, &cid("first").to_string());
             stand.lead.deletions.push([watched("first")]);
             stand.lead.deletions.due().await;
-            stand.lead.claims.push(Lane::Later, second.key.clone());
+            stand.lead.claims.push(Priority::Later, second.key.clone());
             stand.lead.objects_mut().upsert(second);
             // Whatever comes first.
             let running = tokio::spawn(run(stand.lead.clone()));
@@ -314,7 +314,7 @@ mod tests {
                 let case = format!("{answer:?}");
                 stand.api.set(DEFINITION, [answer]);
                 let docs = pin("docs", "docs", 1, &cid("docs").to_string());
-                stand.lead.claims.push(Lane::Fresh, docs.key.clone());
+                stand.lead.claims.push(Priority::Fresh, docs.key.clone());
                 stand.lead.objects_mut().upsert(docs);
                 let running = tokio::spawn(run(stand.lead.clone()));
                 sleep(Duration::from_secs(60)).await;

@@ -10,10 +10,10 @@
 //! - Ops carry the term and the object's generation.
 //! - Claims that are known go before releases, so that content never loses its last claim in between.
 //! - A claim is dropped only when a deletion was watched while the definition of Pins stands, or when a
-//!   GET proved it. It is never dropped past the brake.
+//!   GET proved it. It is never dropped past the deletion guard.
 
 mod anchors;
-mod brake;
+mod approvals;
 mod compare;
 mod decide;
 mod driver;
@@ -21,8 +21,8 @@ mod release;
 mod rule;
 
 pub use self::{
-    brake::message,
+    approvals::message,
     decide::{Basis, Decision, Missing, decide, missing, replication},
     rule::rule,
 };
-pub(super) use self::{brake::run as brake, compare::run as compare, driver::run};
+pub(super) use self::{approvals::run as approvals, compare::run as compare, driver::run};

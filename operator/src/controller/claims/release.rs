@@ -19,7 +19,7 @@ use super::{
     driver::BATCH_LEN_MAX,
     rule::{Next, next},
 };
-use crate::controller::{deletions::Deletion, leading::Leading, objects::Objects, queue::Lane};
+use crate::controller::{deletions::Deletion, leading::Leading, objects::Objects, queue::Priority};
 
 /// Rules on deletions; false when it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
@@ -46,7 +46,7 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     let limits = &lead.context.settings.limits;
     // Twice: what is noted may change what is ruled.
     for _ in 0..2 {
-        let at = lead.brake_time.now();
+        let at = lead.guard_time.now();
         match state.read(|pins| next(pins, &claimed, lead.term, at, limits)) {
             Next::Note(ops) => {
                 if !submit(lead, ops).await {
@@ -114,7 +114,7 @@ pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
 fn claim_again(lead: &Leading, op: &Op) {
     let Some(cid) = op.cid() else { return };
     for key in lead.refused_of(&cid) {
-        lead.claims.push(Lane::Fresh, key);
+        lead.claims.push(Priority::Fresh, key);
     }
 }
 

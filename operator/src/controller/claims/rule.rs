@@ -1,4 +1,4 @@
-//! From gone objects to ops, past the brake: pure.
+//! From gone objects to ops, past the deletion guard: pure.
 //!
 //! Invariant: all that is known to be gone is ruled on together, and each CID counts once: as a loss
 //! of the comparison if that found any of its Pins.
@@ -63,7 +63,7 @@ pub fn rule(
             lost.add(last.found);
         }
     }
-    let holds = pins.brake(lost, at, limits);
+    let holds = pins.guard(lost, at, limits);
     let op = |cid: Cid, deletion: &Deletion| {
         let uid = deletion.uid.clone();
         let ruling = holds.ruling(deletion.found);

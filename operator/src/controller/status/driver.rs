@@ -33,7 +33,7 @@ use crate::{
         events::Told,
         leading::Leading,
         objects::{ObjectKey, PinObject},
-        queue::Lane,
+        queue::Priority,
     },
     kubernetes::Backoff,
 };
@@ -73,7 +73,7 @@ struct Driver {
 /// Runs until the leadership ends; writes under way are dropped then.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
     let mut state = lead.context.cluster.state().subscribe();
-    let mut board = lead.context.cluster.board().subscribe();
+    let mut reports = lead.context.cluster.reports().subscribe();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut driver = Driver::new(lead.clone(), notes);
@@ -86,7 +86,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
             () = lead.token.cancelled() => return,
             Some(finished) = driver.writes.next() => driver.finish(finished),
             changed = state.recv() => if driver.changed(changed).is_break() { return },
-            changed = board.recv() => if driver.changed(changed).is_break() { return },
+            changed = reports.recv() => if driver.changed(changed).is_break() { return },
             _ = tick.tick() => driver.look_at_peers(),
             () = lead.statuses.pushed(), if room => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -141,29 +141,29 @@ impl Driver {
     /// Looks at objects while writes may be started.
     fn start_due(&mut self) {
         let now = Instant::now();
-        while let Some((lane, key)) = self.memories.pop_timer(now) {
-            self.lead.statuses.push(lane, key);
+        while let Some((priority, key)) = self.memories.pop_timer(now) {
+            self.lead.statuses.push(priority, key);
         }
         for _ in 0..LOOKS_MAX {
             if !self.has_room() {
                 return;
             }
             let later = self.later.wait(now).is_zero();
-            let Some((lane, key)) = self.lead.statuses.pop(later) else { return };
+            let Some((priority, key)) = self.lead.statuses.pop(later) else { return };
             if self.memories.change(&key, |memory| memory.pace.may_look()) {
-                self.look(lane, &key);
+                self.look(priority, &key);
             }
         }
     }
 
     /// Looks at one object and starts its write, or notes when to look again.
-    fn look(&mut self, lane: Lane, key: &ObjectKey) {
+    fn look(&mut self, priority: Priority, key: &ObjectKey) {
         let now = Instant::now();
         let object = self.lead.objects().get(key).cloned();
         let Some(object) = object else { return self.memories.forget(key) };
         let failing = self.memories.get(key).and_then(|memory| memory.failing);
         if let Some(failing) = failing.filter(|failing| failing.waits(now)) {
-            return self.memories.set_timer(key, failing.until, lane);
+            return self.memories.set_timer(key, failing.until, priority);
         }
         let Some(verdict) = self.judge(&object) else { return };
         let look = Look {
@@ -171,12 +171,12 @@ impl Driver {
             settled: verdict.settled,
             recheck: verdict.recheck.map(|recheck| self.began + recheck),
         };
-        let due = self.memories.change(key, |memory| memory.pace.due(look, lane, now));
-        if let Some((at, lane)) = due.again {
-            self.memories.set_timer(key, at, lane);
+        let due = self.memories.change(key, |memory| memory.pace.due(look, priority, now));
+        if let Some((at, priority)) = due.again {
+            self.memories.set_timer(key, at, priority);
         }
         if due.write {
-            self.start(lane, object, verdict);
+            self.start(priority, object, verdict);
         }
     }
 
@@ -192,7 +192,7 @@ impl Driver {
             self.presence = self.presence.look(&cluster, self.now());
         }
         let now = self.now();
-        let reports = cid.map(|cid| cluster.board().reports(cid)).unwrap_or_default();
+        let reports = cid.map(|cid| cluster.reports().of_pin(cid)).unwrap_or_default();
         let state = cluster.state();
         let (lead, peers) = (&self.lead, &self.presence.peers);
         let entries_at_start = self.entries_at_start;
@@ -217,10 +217,10 @@ impl Driver {
         self.memories.judge(&object.key, look)
     }
 
-    fn start(&mut self, lane: Lane, object: Arc<PinObject>, verdict: Verdict) {
+    fn start(&mut self, priority: Priority, object: Arc<PinObject>, verdict: Verdict) {
         let now = Instant::now();
         let key = object.key.clone();
-        if lane == Lane::Later {
+        if priority == Priority::Later {
             self.later.take(now);
         }
         self.memories.change(&key, |memory| memory.pace.begin(verdict.settled, now));
@@ -236,7 +236,7 @@ impl Driver {
     fn finish(&mut self, (key, job, written): Finished) {
         let counters = &self.lead.context.counters;
         if self.memories.change(&key, |memory| memory.pace.end()) {
-            self.lead.statuses.push(Lane::Fresh, key.clone());
+            self.lead.statuses.push(Priority::Fresh, key.clone());
         }
         if written.is_answer() {
             self.memories.change(&key, |memory| memory.failing = None);
@@ -244,7 +244,7 @@ impl Driver {
             self.pause.reset();
         }
         if let Some(wait) = written.again() {
-            self.memories.set_timer(&key, Instant::now() + wait, Lane::Later);
+            self.memories.set_timer(&key, Instant::now() + wait, Priority::Later);
         }
         match written {
             Written::Done(object) => {
@@ -279,12 +279,12 @@ impl Driver {
     }
 
     /// The object's status was not taken: it is tried again, not before the server asked for it.
-    fn failed(&mut self, key: &ObjectKey, asked: Option<Duration>, lane: Lane) {
+    fn failed(&mut self, key: &ObjectKey, asked: Option<Duration>, priority: Priority) {
         let now = Instant::now();
         let before = self.memories.get(key).and_then(|memory| memory.failing);
         let failing = self.failures.failed(before, asked, now);
         self.memories.change(key, |memory| memory.failing = Some(failing));
-        self.memories.set_timer(key, failing.until, lane);
+        self.memories.set_timer(key, failing.until, priority);
     }
 
     /// No new writes for a while. Writes under way fail together, which counts once.
@@ -298,13 +298,13 @@ impl Driver {
         self.paused_until = Some(now + wait);
     }
 
-    /// Takes in news of the state or of the board.
+    /// Takes in news of the state or of the reports.
     fn changed(&self, news: Result<Changed, RecvError>) -> std::ops::ControlFlow<()> {
         match News::of(news) {
             News::Of(cids) => {
                 let objects = self.lead.objects();
                 for key in cids.iter().flat_map(|cid| objects.of(cid)) {
-                    self.lead.statuses.push(Lane::Fresh, key.clone());
+                    self.lead.statuses.push(Priority::Fresh, key.clone());
                 }
             }
             News::OfAnything => self.look_at_all(|_| true),

@@ -140,8 +140,8 @@ fn copies(
         // What was written is about this copy if it was given before. In a cluster that was founded
         // anew entries count from none again, so what its leader gives waits for a first report, too.
         let is_known =
-            allocation.since <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
-        let of_this = allocation.since <= observed && is_known;
+            allocation.at_entry <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
+        let of_this = allocation.at_entry <= observed && is_known;
         let before = before.iter().find(|copy| copy.peer == name && of_this);
         // One that was to leave may stay after all.
         let left = before.filter(|copy| copy.state == AllocationState::Leaving);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 use super::{failures::Failing, graces::Held, judge::Verdict, pace::Pace};
-use crate::controller::{objects::ObjectKey, queue::Lane};
+use crate::controller::{objects::ObjectKey, queue::Priority};
 
 /// Of one object.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) struct Memory {
     /// Its status was not taken.
     pub(super) failing: Option<Failing>,
     /// When to look at it again though nothing happens.
-    timer: Option<(Instant, Lane)>,
+    timer: Option<(Instant, Priority)>,
 }
 
 /// Of all objects.
@@ -73,7 +73,7 @@ impl Memories {
     }
 
     /// Looks at an object again at `at`, or earlier if that was asked for already.
-    pub(super) fn set_timer(&mut self, key: &ObjectKey, at: Instant, lane: Lane) {
+    pub(super) fn set_timer(&mut self, key: &ObjectKey, at: Instant, priority: Priority) {
         let before = self.of.get(key).and_then(|memory| memory.timer);
         match before {
             Some((earlier, _)) if earlier <= at => return,
@@ -81,7 +81,7 @@ impl Memories {
             None => false,
         };
         self.timers.insert((at, key.clone()));
-        self.change(key, |memory| memory.timer = Some((at, lane)));
+        self.change(key, |memory| memory.timer = Some((at, priority)));
     }
 
     /// When the next object is due.
@@ -90,13 +90,13 @@ impl Memories {
     }
 
     /// An object that is due.
-    pub(super) fn pop_timer(&mut self, now: Instant) -> Option<(Lane, ObjectKey)> {
+    pub(super) fn pop_timer(&mut self, now: Instant) -> Option<(Priority, ObjectKey)> {
         if self.next_timer()? > now {
             return None;
         }
         let (_, key) = self.timers.pop_first()?;
-        let (_, lane) = self.change(&key, |memory| memory.timer.take())?;
-        Some((lane, key))
+        let (_, priority) = self.change(&key, |memory| memory.timer.take())?;
+        Some((priority, key))
     }
 }
 
@@ -116,29 +116,29 @@ mod tests {
         let at = |second| start + Duration::from_secs(second);
         let mut memories = Memories::default();
         assert_eq!((memories.next_timer(), memories.pop_timer(at(9))), (None, None));
-        for (name, second, lane) in [
-            ("a", 5, Lane::Later),
-            ("a", 3, Lane::Fresh),
-            ("a", 4, Lane::Later),
-            ("a", 3, Lane::Later),
-            ("b", 2, Lane::Later),
-            ("b", 7, Lane::Fresh),
-            ("c", 3, Lane::Later),
+        for (name, second, priority) in [
+            ("a", 5, Priority::Later),
+            ("a", 3, Priority::Fresh),
+            ("a", 4, Priority::Later),
+            ("a", 3, Priority::Later),
+            ("b", 2, Priority::Later),
+            ("b", 7, Priority::Fresh),
+            ("c", 3, Priority::Later),
         ] {
-            memories.set_timer(&key(name), at(second), lane);
+            memories.set_timer(&key(name), at(second), priority);
         }
         let millisecond = Duration::from_millis(1);
         assert_eq!(memories.next_timer(), Some(at(2)));
         assert_eq!(memories.pop_timer(at(2) - millisecond), None);
-        assert_eq!(memories.pop_timer(at(2)), Some((Lane::Later, key("b"))));
+        assert_eq!(memories.pop_timer(at(2)), Some((Priority::Later, key("b"))));
         assert_eq!(memories.pop_timer(at(2)), None);
         assert_eq!(memories.next_timer(), Some(at(3)));
-        assert_eq!(memories.pop_timer(at(4)), Some((Lane::Fresh, key("a"))));
-        assert_eq!(memories.pop_timer(at(4)), Some((Lane::Later, key("c"))));
+        assert_eq!(memories.pop_timer(at(4)), Some((Priority::Fresh, key("a"))));
+        assert_eq!(memories.pop_timer(at(4)), Some((Priority::Later, key("c"))));
         assert_eq!((memories.next_timer(), memories.pop_timer(at(9))), (None, None));
         // It may be asked for again.
-        memories.set_timer(&key("b"), at(8), Lane::Fresh);
-        assert_eq!(memories.pop_timer(at(8)), Some((Lane::Fresh, key("b"))));
+        memories.set_timer(&key("b"), at(8), Priority::Fresh);
+        assert_eq!(memories.pop_timer(at(8)), Some((Priority::Fresh, key("b"))));
         assert!(memories.of.is_empty(), "what is nothing is not kept");
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let mut memories = Memories::default();
         for name in ["a", "b"] {
             memories.change(&key(name), |memory| memory.pace.begin(false, now));
-            memories.set_timer(&key(name), now, Lane::Later);
+            memories.set_timer(&key(name), now, Priority::Later);
         }
         let may_look = |memories: &mut Memories, name: &str| {
             memories.change(&key(name), |memory| memory.pace.may_look())
@@ -159,7 +159,11 @@ mod tests {
         assert!(memories.get(&key("c")).is_none() && memories.of.len() == 2);
         memories.forget(&key("a"));
         assert!(memories.get(&key("a")).is_none() && may_look(&mut memories, "a"));
-        assert_eq!(memories.pop_timer(now), Some((Lane::Later, key("b"))), "its timer went too");
+        assert_eq!(
+            memories.pop_timer(now),
+            Some((Priority::Later, key("b"))),
+            "its timer went too"
+        );
         assert_eq!(memories.pop_timer(now), None);
         assert!(memories.get(&key("b")).is_some(), "its write is under way");
     }

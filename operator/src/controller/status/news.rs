@@ -9,9 +9,9 @@ use pinkeeper::{
 use tokio::sync::broadcast::error::RecvError;
 
 use super::presence::{Facts, PeerView};
-use crate::controller::{objects::PinObject, queue::Lane};
+use crate::controller::{objects::PinObject, queue::Priority};
 
-/// What the state or the board has told.
+/// News of the state or of the reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
     /// Of these.
@@ -33,8 +33,8 @@ impl News {
 }
 
 /// An object that nothing was said of yet goes first.
-pub(super) fn lane_of(object: &PinObject) -> Lane {
-    if object.is_observed() { Lane::Later } else { Lane::Fresh }
+pub(super) fn lane_of(object: &PinObject) -> Priority {
+    if object.is_observed() { Priority::Later } else { Priority::Fresh }
 }
 
 /// Peers that went, came, or of which something else is known now.
@@ -79,7 +79,7 @@ mod tests {
         let allocation = |number: &u8| Allocation {
             peer: id(*number),
             leaving: number.is_multiple_of(2),
-            since: 1,
+            at_entry: 1,
         };
         Pin {
             claims: [].into_iter().collect(),
@@ -104,19 +104,19 @@ mod tests {
 
     #[test]
     fn an_object_that_nothing_was_said_of_goes_first() {
-        for (observed, lane) in [
-            (None, Lane::Fresh),
-            (Some(1), Lane::Fresh),
-            (Some(2), Lane::Later),
-            (Some(3), Lane::Fresh),
+        for (observed, priority) in [
+            (None, Priority::Fresh),
+            (Some(1), Priority::Fresh),
+            (Some(2), Priority::Later),
+            (Some(3), Priority::Fresh),
         ] {
             let mut object = object("docs", "u", 1, DOCS);
             object.generation = 2;
             let status = crd::PinStatus { observed_generation: observed, ..Default::default() };
             object.status = Some(status);
-            assert_eq!(lane_of(&object), lane, "{observed:?}");
+            assert_eq!(lane_of(&object), priority, "{observed:?}");
         }
-        assert_eq!(lane_of(&object("docs", "u", 1, DOCS)), Lane::Fresh);
+        assert_eq!(lane_of(&object("docs", "u", 1, DOCS)), Priority::Fresh);
     }
 
     #[test]

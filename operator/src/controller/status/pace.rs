@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::difference::Difference;
-use crate::controller::queue::Lane;
+use crate::controller::queue::Priority;
 
 /// What is not done yet is written only when it stays so for this long.
 pub const LINGER: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ pub(super) struct Due {
     /// Write it now.
     pub(super) write: bool,
     /// Look again then though nothing happens.
-    pub(super) again: Option<(Instant, Lane)>,
+    pub(super) again: Option<(Instant, Priority)>,
 }
 
 /// Of one object.
@@ -54,20 +54,20 @@ impl Pace {
         !self.under_way
     }
 
-    /// What to do about the object, which is of `lane` and was looked at.
-    pub(super) fn due(&mut self, look: Look, lane: Lane, now: Instant) -> Due {
-        let recheck = look.recheck.map(|at| (at, Lane::Later));
-        let (due, lane) = match look.difference {
+    /// What to do about the object, which is of `priority` and was looked at.
+    pub(super) fn due(&mut self, look: Look, priority: Priority, now: Instant) -> Due {
+        let recheck = look.recheck.map(|at| (at, Priority::Later));
+        let (due, priority) = match look.difference {
             Difference::None => {
                 self.noticed = None;
                 return Due { write: false, again: recheck };
             }
-            Difference::Facts if look.settled => (now, lane),
-            Difference::Facts => (*self.noticed.get_or_insert(now) + LINGER, lane),
-            Difference::Words => (*self.written.get_or_insert(now) + WORDS_EVERY, Lane::Later),
+            Difference::Facts if look.settled => (now, priority),
+            Difference::Facts => (*self.noticed.get_or_insert(now) + LINGER, priority),
+            Difference::Words => (*self.written.get_or_insert(now) + WORDS_EVERY, Priority::Later),
         };
         let write = now >= due;
-        let wait = (!write).then_some((due, lane));
+        let wait = (!write).then_some((due, priority));
         Due { write, again: recheck.into_iter().chain(wait).min_by_key(|(at, _)| *at) }
     }
 
@@ -144,7 +144,7 @@ mod tests {
             let mut pace = Pace::default();
             for (at, difference, settled, written) in looks {
                 let now = start() + *at;
-                let due = pace.due(look(*difference, *settled), Lane::Fresh, now);
+                let due = pace.due(look(*difference, *settled), Priority::Fresh, now);
                 assert_eq!(due.write, *written, "{what}, after {at:?}");
                 let waits = !written && *difference != None;
                 let later = due.again.is_some_and(|(again, _)| again > now);
@@ -158,9 +158,9 @@ mod tests {
         use Difference::{Facts, None, Words};
         let now = start();
         let (soon, late) = (now + TICK, now + WORDS_EVERY * 2);
-        let linger = Some((now + LINGER, Lane::Fresh));
-        let words = Some((now + WORDS_EVERY, Lane::Later));
-        let recheck = |at| Some((at, Lane::Later));
+        let linger = Some((now + LINGER, Priority::Fresh));
+        let words = Some((now + WORDS_EVERY, Priority::Later));
+        let recheck = |at| Some((at, Priority::Later));
         let cases = [
             (None, true, Option::None, Option::None),
             (None, false, Some(late), recheck(late)),
@@ -176,11 +176,11 @@ mod tests {
         for (difference, settled, recheck, again) in cases {
             let mut pace = Pace::default();
             let look = Look { difference, settled, recheck };
-            let due = pace.due(look, Lane::Fresh, now);
+            let due = pace.due(look, Priority::Fresh, now);
             assert_eq!(due, Due { write: difference == Facts && settled, again }, "{look:?}");
         }
-        let due = Pace::default().due(look(Facts, false), Lane::Later, now);
-        assert_eq!(due.again, Some((now + LINGER, Lane::Later)));
+        let due = Pace::default().due(look(Facts, false), Priority::Later, now);
+        assert_eq!(due.again, Some((now + LINGER, Priority::Later)));
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         use Difference::{Facts, Words};
         let (start, later) = (start(), start() + LINGER * 3);
         let again = |pace: &mut Pace, difference| {
-            let due = pace.due(look(difference, false), Lane::Fresh, later);
+            let due = pace.due(look(difference, false), Priority::Fresh, later);
             due.again.map(|(at, _)| at)
         };
         // What was unsettled when it was written.
@@ -209,7 +209,7 @@ mod tests {
         // So does what is unsettled after a write, or after it was gone.
         for written in [true, false] {
             let mut pace = Pace::default();
-            pace.due(look(Facts, false), Lane::Fresh, start);
+            pace.due(look(Facts, false), Priority::Fresh, start);
             if written {
                 pace.begin(false, start + LINGER);
             } else {

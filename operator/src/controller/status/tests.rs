@@ -73,7 +73,7 @@ impl World {
                 claims: [(Owner::Object(uid), claim)].into_iter().collect(),
                 allocations: holders
                     .clone()
-                    .map(|(number, _)| Allocation { peer: id(number), leaving: false, since: 1 })
+                    .map(|(number, _)| Allocation { peer: id(number), leaving: false, at_entry: 1 })
                     .collect(),
                 created: WALL,
             },
@@ -311,7 +311,7 @@ fn what_was_written_of_a_copy_that_was_let_go_is_not_said_of_a_new_one() {
         PinReason::Pinned,
         "given before this leader began"
     );
-    world.pin.allocations[0].since = 2;
+    world.pin.allocations[0].at_entry = 2;
     for (entries_at_start, by) in [(1, "this leader"), (2, "an earlier one that wrote nothing")] {
         world.entries = [2, entries_at_start];
         assert_eq!(world.judge(&object, NOW).reason, PinReason::Queued, "given by {by}");

@@ -108,7 +108,7 @@ async fn questions_are_sent_in_these_words() {
     let _ = client.unpin(cid(CID)).await;
     let _ = client.pins().collect::<Vec<_>>().await;
     let _ = client.repository().await;
-    let _ = client.collect_garbage().await;
+    let _ = client.run_gc().await;
     let _ = client.connect(vec!["/ip4/10.0.0.1/tcp/4001".to_owned()]).await;
     let expected = [
         "id?".to_owned(),
@@ -129,7 +129,7 @@ async fn questions_are_sent_in_these_words() {
     assert_eq!(script.client().pinned(vec![cid(CID)]).await, Ok(vec![Held::No]));
     assert_eq!(script.asked()[1], format!("pin/ls?arg={CID}&type=direct&stream=true"));
     let script = Script::new([vec![], vec![text("[]")], vec![]]);
-    assert_eq!(script.client().collect_garbage().await, Ok(Collected::default()));
+    assert_eq!(script.client().run_gc().await, Ok(GcReport::default()));
     let asked = ["diag/cmds/clear?", "diag/cmds?", "repo/gc?stream-errors=true"];
     assert_eq!(*script.asked(), asked);
 }
@@ -241,8 +241,8 @@ async fn a_collection_may_be_silent_for_hours() {
     let block = || text("{\"Key\":{}}\n");
     let pieces = vec![hours(5), block(), hours(5), block()];
     let script = Script::new([vec![], vec![text("[]")], pieces]);
-    let collected = Collected { removed: 2, errors: vec![] };
-    assert_eq!(script.client().collect_garbage().await, Ok(collected));
+    let collected = GcReport { removed: 2, errors: vec![] };
+    assert_eq!(script.client().run_gc().await, Ok(collected));
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,11 +251,11 @@ async fn a_collection_begins_only_when_nobody_holds_the_lock() {
     let free = || vec![text("[{\"Command\":\"pin/add\",\"Active\":false}]")];
     let begin = Instant::now();
     let script = Script::new([vec![], busy(), busy(), free(), vec![]]);
-    assert_eq!(script.client().collect_garbage().await, Ok(Collected::default()));
+    assert_eq!(script.client().run_gc().await, Ok(GcReport::default()));
     assert_eq!(begin.elapsed(), Duration::from_millis(200));
     let begin = Instant::now();
     let script = Script::new(std::iter::once(vec![]).chain((0..1000).map(|_| busy())));
-    let error = script.client().collect_garbage().await.unwrap_err();
+    let error = script.client().run_gc().await.unwrap_err();
     assert!(matches!(&error, IpfsError::Failed(text) if text.contains("pin/add is under way")));
     assert_eq!(begin.elapsed(), Duration::from_secs(10));
     assert!(!script.asked().iter().any(|asked| asked.starts_with("repo/gc")));

@@ -143,10 +143,10 @@ fn a_collection_counts_blocks_keeps_some_errors_and_ends_with_those_alone() {
     };
     let done = |removed, errors: &[&str]| {
         let errors = errors.iter().map(|error| (*error).to_owned()).collect();
-        Ok(Collected { removed, errors })
+        Ok(GcReport { removed, errors })
     };
     let late = || Err(failed("encountered errors during gc run"));
-    type Row<'a> = (&'a [&'a str], Result<(), IpfsError>, Result<Collected, IpfsError>);
+    type Row<'a> = (&'a [&'a str], Result<(), IpfsError>, Result<GcReport, IpfsError>);
     let table: [Row<'_>; 7] = [
         (&[], Ok(()), done(0, &[])),
         (&["", ""], Ok(()), done(2, &[])),
@@ -162,7 +162,7 @@ fn a_collection_counts_blocks_keeps_some_errors_and_ends_with_those_alone() {
     }
     let many: Vec<String> = (0..100).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let kept = &many[..Collected::ERRORS_MAX];
+    let kept = &many[..GcReport::ERRORS_MAX];
     assert_eq!(heard(&many).end(Ok(())), done(0, kept));
 }
 

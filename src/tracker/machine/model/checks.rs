@@ -6,7 +6,7 @@ impl Model {
     /// A collection and a pin would wait for each other.
     pub(super) fn check_lock(&self, action: &Action) {
         let changes = |a: &Action| matches!(a, Action::Pin(_) | Action::Unpin(_));
-        let collects = |a: &Action| *a == Action::CollectGarbage;
+        let collects = |a: &Action| *a == Action::RunGc;
         let beside = |which: &dyn Fn(&Action) -> bool| self.under_way.iter().any(which);
         assert!(!(changes(action) && beside(&collects)), "{action:?} beside a collection");
         assert!(!(collects(action) && beside(&changes)), "{:?}", self.under_way);
@@ -28,7 +28,7 @@ impl Model {
     }
 
     /// Whether an entry is where its phase says, or something under way leads on from there.
-    pub(super) fn check_place(&self, cid: &Cid, entry: &Entry) {
+    pub(super) fn check_place(&self, cid: &Cid, entry: &Tracked) {
         let machine = &self.machine;
         let under_way = |action: Action| self.under_way.contains(&action);
         let asked = |action: &Action| matches!(action, Action::Ask(cids) if cids.contains(cid));

@@ -126,15 +126,14 @@ impl Model {
                 self.tell(cid, false);
                 self.feed(Event::UnpinDone(cid, Ok(())));
             }
-            Action::CollectGarbage => self.feed(Event::Collected(match (up, fail) {
+            Action::RunGc => self.feed(Event::GcReport(match (up, fail) {
                 (false, _) => Err(down()),
                 (true, true) => Err(failed()),
-                (true, false) => Ok(Collected::default()),
+                (true, false) => Ok(GcReport::default()),
             })),
-            Action::CancelPin(_)
-            | Action::CancelDaemon
-            | Action::CancelCollection
-            | Action::EndCollection(_) => unreachable!(),
+            Action::CancelPin(_) | Action::CancelDaemon | Action::CancelGc | Action::EndGc(_) => {
+                unreachable!()
+            }
         }
     }
 

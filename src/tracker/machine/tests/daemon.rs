@@ -32,7 +32,7 @@ fn after_an_unpin_without_an_answer_the_daemon_is_listed_often_for_a_while() {
 
 #[test]
 fn what_the_list_has_named_before_it_was_wanted_is_pinned_at_once() {
-    let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
+    let entry = ledger::LedgerEntry { origin: Origin::Ours, since: Timestamp(0) };
     let ledger = vec![(cid(1), entry), (cid(2), entry)];
     let mut bench = Bench::with_ledger(config(), ledger);
     bench.want(1);
@@ -217,8 +217,8 @@ fn only_a_broken_connection_means_that_the_daemon_is_away() {
             bench.feed(Event::ListEnded(Err(error)));
         },
         |bench, error| {
-            bench.feed(Event::CollectGarbage);
-            bench.feed(Event::Collected(Err(error)));
+            bench.feed(Event::RunGc);
+            bench.feed(Event::GcReport(Err(error)));
         },
     ];
     for (n, question) in questions.into_iter().enumerate() {

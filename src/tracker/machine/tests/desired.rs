@@ -18,7 +18,7 @@ fn ranges_say_what_is_wanted_and_nothing_beyond() {
 
 #[test]
 fn the_ledger_at_start_is_checked_against_what_is_wanted() {
-    let entry = |origin| ledger::Entry { origin, since: Timestamp(0) };
+    let entry = |origin| ledger::LedgerEntry { origin, since: Timestamp(0) };
     let ledger = vec![
         (cid(1), entry(Origin::Ours)),
         (cid(2), entry(Origin::Ours)),
@@ -42,7 +42,7 @@ fn the_ledger_at_start_is_checked_against_what_is_wanted() {
 
 #[test]
 fn what_a_former_peer_pinned_stays_until_it_was_wanted_and_released() {
-    let entry = ledger::Entry { origin: Origin::Former, since: Timestamp(0) };
+    let entry = ledger::LedgerEntry { origin: Origin::Former, since: Timestamp(0) };
     let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
     let mut bench = Bench::new(config());
     let ledger = vec![(cid(1), entry), (cid(2), entry)];

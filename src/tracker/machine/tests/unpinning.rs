@@ -21,7 +21,7 @@ fn what_came_of_an_unpin_without_an_answer_is_asked_a_little_later() {
 
 /// Ours by the ledger, wanted by nobody, and behind a barrier that is under way.
 fn confirming(count: u16) -> Bench {
-    let entry = ledger::Entry { origin: Origin::Ours, since: Timestamp(0) };
+    let entry = ledger::LedgerEntry { origin: Origin::Ours, since: Timestamp(0) };
     let ledger = (1..=count).map(|n| (cid(n), entry)).collect();
     let mut bench = Bench::with_ledger(config(), ledger);
     bench.feed(Event::DesiredRange { after: None, until: None, wanted: vec![] });

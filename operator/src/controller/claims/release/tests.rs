@@ -136,7 +136,7 @@ fn where_a_claim_went_refused_ones_have_their_turn() {
         assert!(stand.lead.claims.is_empty());
         assert!(release(&stand.lead, &[watched("docs")]).await);
         let key = |name| pin(name, "", 1, "").key;
-        assert_eq!(stand.lead.claims.pop(true), Some((Lane::Fresh, key("refused"))));
+        assert_eq!(stand.lead.claims.pop(true), Some((Priority::Fresh, key("refused"))));
         assert!(stand.lead.claims.is_empty());
     });
 }

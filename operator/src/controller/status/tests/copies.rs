@@ -268,7 +268,7 @@ fn what_another_cluster_has_written_is_not_said_of_this_ones_copies() {
         let object = object(1, 1);
         let mut object = written(&object, world.judge(&object, NOW));
         object.status.as_mut().unwrap().observed_entries = observed;
-        world.pin.allocations[0].since = since;
+        world.pin.allocations[0].at_entry = since;
         world.entries = [5, began];
         world.peers.get_mut(&id(1)).unwrap().reported = reported;
         if reported {
@@ -286,7 +286,7 @@ fn what_another_cluster_has_written_is_not_said_of_this_ones_copies() {
     let mut world = World::new(2, &[PinState::Pinned; 2]);
     let object = object(2, 2);
     let object = written(&object, world.judge(&object, NOW));
-    world.pin.allocations[1].since = 3;
+    world.pin.allocations[1].at_entry = 3;
     world.entries = [5, 1];
     world.reports.clear();
     world.peers.values_mut().for_each(|peer| peer.reported = false);
@@ -311,7 +311,7 @@ fn no_more_copies_are_shown_than_the_definition_allows_and_all_count() {
     let other = |number: u16| {
         let mut peer = [1; 32];
         peer[..2].copy_from_slice(&number.to_be_bytes());
-        Allocation { peer: PeerId(peer), leaving: false, since: 1 }
+        Allocation { peer: PeerId(peer), leaving: false, at_entry: 1 }
     };
     let most = u16::try_from(crd::ALLOCATIONS_LEN_MAX).unwrap();
     world.pin.allocations.extend((1000..1000 + most).map(other));

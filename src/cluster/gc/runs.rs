@@ -50,7 +50,7 @@ impl<J: Clone, T: Clone> Runs<J, T> {
             }
             if busy {
                 let reason = "garbage is being collected already; try again later";
-                answer = Err(Refusal::Collecting(reason.to_owned()));
+                answer = Err(Refusal::GcRunning(reason.to_owned()));
                 return false;
             }
             *known = Some(Known { ticket: run.ticket, job, outcome: None });
@@ -110,7 +110,7 @@ mod tests {
         // A repetition, after a lost answer, begins nothing new.
         assert_eq!(runs.ask(run(1, true), "a"), Ok(()));
         assert_eq!(runs.next().await, "a");
-        assert!(matches!(runs.ask(run(2, true), "b"), Err(Refusal::Collecting(_))));
+        assert!(matches!(runs.ask(run(2, true), "b"), Err(Refusal::GcRunning(_))));
         assert_eq!(runs.outcome(1).await, None);
         runs.end(7);
         assert_eq!((runs.outcome(1).await, runs.outcome(2).await), (Some(7), None));

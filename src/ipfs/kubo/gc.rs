@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{QUICK_DEADLINE, Rpc, SLOW_DEADLINE, verdict, wire};
-use crate::{ipfs::IpfsError, types::Collected};
+use crate::{ipfs::IpfsError, types::GcReport};
 
 /// How long other commands may still run before the collection is given up; a pin that was just
 /// broken off ends within milliseconds.
@@ -20,7 +20,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// asks has a shorter deadline.
 const SILENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) async fn collect(rpc: &Rpc) -> Result<Collected, IpfsError> {
+pub(super) async fn run(rpc: &Rpc) -> Result<GcReport, IpfsError> {
     wait_for_lock(rpc).await?;
     let query = [("stream-errors", "true")];
     let lines = rpc.open("repo/gc", &query, SILENCE_MAX).await?;

@@ -8,7 +8,7 @@ use crate::types::{PinState, Progress, Timestamp};
 /// Who goes first: what came of a failed attempt, new work, what was there before, what is tried
 /// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Lane {
+pub(super) enum Turn {
     Check,
     Fresh,
     Again,
@@ -86,9 +86,9 @@ impl Kind {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct Tracked {
     pub(super) phase: Phase,
-    pub(super) lane: Lane,
+    pub(super) lane: Turn,
     pub(super) wanted: bool,
     pub(super) origin: Option<Origin>,
     /// An attempt was begun since the daemon said last that it is not pinned, or may have been. What
@@ -127,11 +127,11 @@ pub(super) struct Failure {
     pub(super) progress: Progress,
 }
 
-impl Entry {
+impl Tracked {
     pub(super) fn new(phase: Phase, now: Now) -> Self {
         Self {
             phase,
-            lane: Lane::Fresh,
+            lane: Turn::Fresh,
             wanted: false,
             origin: None,
             attempted: false,

@@ -1,4 +1,4 @@
-//! Garbage collection: what is asked, what came of it, and what a peer tells of its daemon's garbage.
+//! Garbage collection: what is asked, the results, and what a peer reports of its daemon.
 
 use std::collections::BTreeMap;
 
@@ -19,29 +19,29 @@ pub struct Run {
 
 /// What a collection did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub struct Collected {
+pub struct GcReport {
     /// Blocks removed.
     #[n(0)]
     pub removed: u64,
-    /// What the daemon could not do, at most [`Collected::ERRORS_MAX`] texts.
+    /// What the daemon could not do, at most [`GcReport::ERRORS_MAX`] texts.
     #[n(1)]
     pub errors: Vec<String>,
 }
 
-impl Collected {
+impl GcReport {
     /// Errors that are kept.
     pub const ERRORS_MAX: usize = 16;
 }
 
 /// What came of a collection; or why it was not done, for people.
-pub type CollectResult = Result<Collected, String>;
+pub type GcResult = Result<GcReport, String>;
 
 /// The result of a collection on each member.
-pub type CollectResults = BTreeMap<PeerId, CollectResult>;
+pub type GcResults = BTreeMap<PeerId, GcResult>;
 
 /// How a collection goes.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Collecting<T> {
+pub enum GcProgress<T> {
     /// It is under way: ask again.
     #[n(0)]
     Running,
@@ -50,12 +50,12 @@ pub enum Collecting<T> {
     Ended(#[n(0)] T),
 }
 
-/// What a peer tells of its daemon's garbage.
+/// What a peer reports of garbage collection of its daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub struct Garbage {
+pub struct GcState {
     /// A collection is under way.
     #[n(0)]
-    pub collecting: bool,
+    pub running: bool,
     /// Something may have been unpinned since the last successful collection; also said while
     /// nothing is known, after the peer's start.
     #[n(1)]
@@ -68,7 +68,7 @@ pub struct Garbage {
 
 /// Collections since the start, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Collections {
+pub struct GcCounters {
     /// Under way now.
     pub running: bool,
     /// Those that ended well.

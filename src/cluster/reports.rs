@@ -1,4 +1,4 @@
-//! What each peer reported of its pins to this leader.
+//! The peers' reports of their pins to this leader.
 //!
 //! Soft state: empty when a leadership begins, and filled by the peers' full sets. Absent means "not
 //! reported", never "not pinned".
@@ -18,9 +18,9 @@ use crate::{
 /// Batches of changes a slow subscriber may be behind before it must look at everything.
 const CHANGES_MAX: usize = 1024;
 
-/// The board.
+/// The reports of all peers in this leadership.
 #[derive(Debug)]
-pub struct Board {
+pub struct Reports {
     peers: Mutex<BTreeMap<PeerId, Reported>>,
     changes: broadcast::Sender<Changed>,
 }
@@ -34,7 +34,7 @@ struct Report {
 
 /// What peers reported of one pin.
 #[derive(Debug, Default)]
-pub struct Reports(Vec<(PeerId, Report)>);
+pub struct PinReports(Vec<(PeerId, Report)>);
 
 #[derive(Debug)]
 struct Reported {
@@ -47,21 +47,21 @@ struct Reported {
     arriving: CidMap<Report>,
 }
 
-impl Default for Board {
+impl Default for Reports {
     fn default() -> Self {
         Self { peers: Mutex::default(), changes: broadcast::channel(CHANGES_MAX).0 }
     }
 }
 
-impl Board {
+impl Reports {
     /// What peers reported of one pin.
     #[must_use]
-    pub fn reports(&self, cid: &Cid) -> Reports {
+    pub fn of_pin(&self, cid: &Cid) -> PinReports {
         let peers = self.lock();
         let of = |(peer, reported): (&PeerId, &Reported)| {
             Some((*peer, reported.statuses.get(cid)?.clone()))
         };
-        Reports(peers.iter().filter_map(of).collect())
+        PinReports(peers.iter().filter_map(of).collect())
     }
 
     /// Whether a peer's full set has arrived in this leadership.
@@ -112,7 +112,7 @@ impl Board {
     }
 }
 
-impl Reports {
+impl PinReports {
     /// What counts now that the pin is this: what a peer told before it saw that the pin was given to
     /// it is of an earlier time, and so is that it holds what is not given to it.
     #[must_use]
@@ -120,7 +120,7 @@ impl Reports {
         let counts = |peer: &PeerId, report: &Report| {
             let mut allocations = pin.into_iter().flat_map(|pin| &pin.allocations);
             match allocations.find(|allocation| allocation.peer == *peer) {
-                Some(allocation) => allocation.since <= report.entries,
+                Some(allocation) => allocation.at_entry <= report.entries,
                 None => report.status.state != PinState::Pinned,
             }
         };
@@ -188,23 +188,23 @@ mod tests {
     }
 
     /// Of the pin, given to a peer by the first entry.
-    fn statuses(board: &Board) -> BTreeMap<PeerId, PinStatus> {
-        board.reports(&cid()).of(Some(&pin(1)))
+    fn statuses(reports: &Reports) -> BTreeMap<PeerId, PinStatus> {
+        reports.of_pin(&cid()).of(Some(&pin(1)))
     }
 
     fn pin(since: u64) -> Pin {
-        let allocations = vec![Allocation { peer: A, leaving: false, since }];
+        let allocations = vec![Allocation { peer: A, leaving: false, at_entry: since }];
         Pin { claims: Claims::default(), allocations, created: Timestamp(1) }
     }
 
     #[test]
     fn what_was_told_before_the_pin_was_given_to_the_peer_does_not_count() {
-        let board = Board::default();
+        let reports = Reports::default();
         let told = |sequence, entries, state| {
             let batch = StatusBatch { entries, ..batch(1, sequence, false, Some(state)) };
-            board.take(A, batch);
+            reports.take(A, batch);
         };
-        let shown = |pin: Option<&Pin>| board.reports(&cid()).of(pin).get(&A).map(|s| s.state);
+        let shown = |pin: Option<&Pin>| reports.of_pin(&cid()).of(pin).get(&A).map(|s| s.state);
         told(0, 8, PinState::Pinned);
         assert_eq!(shown(Some(&pin(8))), Some(PinState::Pinned));
         assert_eq!(shown(Some(&pin(9))), None);
@@ -217,51 +217,51 @@ mod tests {
 
     #[test]
     fn a_full_set_counts_when_it_is_whole_and_then_changes_follow() {
-        let board = Board::default();
-        assert_eq!(board.take(A, batch(1, 3, false, None)), StatusReply::SendAll);
-        assert_eq!(board.take(A, batch(1, 0, true, Some(PinState::Pinned))), StatusReply::Taken);
-        assert!(!board.reported(&A) && statuses(&board).is_empty());
-        assert_eq!(board.take(A, batch(1, 1, false, Some(PinState::Pinned))), StatusReply::Taken);
-        assert!(board.reported(&A));
-        assert_eq!(statuses(&board)[&A].state, PinState::Pinned);
-        assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::Taken);
-        assert!(statuses(&board).is_empty());
+        let reports = Reports::default();
+        assert_eq!(reports.take(A, batch(1, 3, false, None)), StatusReply::SendAll);
+        assert_eq!(reports.take(A, batch(1, 0, true, Some(PinState::Pinned))), StatusReply::Taken);
+        assert!(!reports.reported(&A) && statuses(&reports).is_empty());
+        assert_eq!(reports.take(A, batch(1, 1, false, Some(PinState::Pinned))), StatusReply::Taken);
+        assert!(reports.reported(&A));
+        assert_eq!(statuses(&reports)[&A].state, PinState::Pinned);
+        assert_eq!(reports.take(A, batch(1, 2, false, None)), StatusReply::Taken);
+        assert!(statuses(&reports).is_empty());
     }
 
     #[test]
     fn an_empty_batch_asks_whether_anything_is_missing() {
-        let board = Board::default();
+        let reports = Reports::default();
         let empty =
             |sequence| StatusBatch { statuses: Vec::new(), ..batch(1, sequence, false, None) };
-        board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
-        let mut changes = board.subscribe();
-        assert_eq!(board.take(A, empty(1)), StatusReply::Taken);
-        assert!(changes.try_recv().is_err() && board.reported(&A));
-        assert_eq!(board.take(A, empty(3)), StatusReply::SendAll);
+        reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
+        let mut changes = reports.subscribe();
+        assert_eq!(reports.take(A, empty(1)), StatusReply::Taken);
+        assert!(changes.try_recv().is_err() && reports.reported(&A));
+        assert_eq!(reports.take(A, empty(3)), StatusReply::SendAll);
     }
 
     #[test]
     fn a_gap_another_stream_or_a_new_leadership_asks_for_everything() {
-        let board = Board::default();
-        assert_eq!(board.take(A, batch(1, 0, false, Some(PinState::Queued))), StatusReply::Taken);
-        assert_eq!(board.take(A, batch(1, 2, false, None)), StatusReply::SendAll);
-        assert_eq!(board.take(A, batch(2, 1, false, None)), StatusReply::SendAll);
-        board.clear();
-        assert_eq!(board.take(A, batch(1, 1, false, None)), StatusReply::SendAll);
+        let reports = Reports::default();
+        assert_eq!(reports.take(A, batch(1, 0, false, Some(PinState::Queued))), StatusReply::Taken);
+        assert_eq!(reports.take(A, batch(1, 2, false, None)), StatusReply::SendAll);
+        assert_eq!(reports.take(A, batch(2, 1, false, None)), StatusReply::SendAll);
+        reports.clear();
+        assert_eq!(reports.take(A, batch(1, 1, false, None)), StatusReply::SendAll);
     }
 
     #[test]
     fn a_new_full_set_takes_the_place_of_the_old_one_and_of_one_that_was_broken_off() {
         let other = Cid::from(cid::Cid::new_v1(0x55, Default::default()));
         let third = Cid::from(cid::Cid::new_v1(0x71, Default::default()));
-        let board = Board::default();
+        let reports = Reports::default();
         let told = |stream, sequence, more, of: Cid| {
             let mut batch = batch(stream, sequence, more, Some(PinState::Pinned));
             batch.statuses[0].0 = of;
-            assert_eq!(board.take(A, batch), StatusReply::Taken);
+            assert_eq!(reports.take(A, batch), StatusReply::Taken);
         };
         let shown = || {
-            let shown = |cid: &&Cid| !board.reports(cid).of(Some(&pin(1))).is_empty();
+            let shown = |cid: &&Cid| !reports.of_pin(cid).of(Some(&pin(1))).is_empty();
             [cid(), other, third].iter().filter(shown).copied().collect::<Vec<_>>()
         };
         told(1, 0, false, cid());
@@ -280,39 +280,39 @@ mod tests {
     #[test]
     fn a_peer_is_told_of_for_itself_and_a_status_that_is_over_is_in_no_full_set() {
         const B: PeerId = PeerId([2; 32]);
-        let board = Board::default();
-        board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
-        board.take(B, batch(1, 0, false, None));
-        assert!(board.reported(&A) && board.reported(&B));
-        assert!(statuses(&board).contains_key(&A));
-        assert_eq!(board.take(B, batch(1, 1, false, Some(PinState::Queued))), StatusReply::Taken);
-        assert_eq!(board.take(B, batch(1, 2, false, None)), StatusReply::Taken);
-        assert_eq!(statuses(&board)[&A].state, PinState::Pinned);
+        let reports = Reports::default();
+        reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
+        reports.take(B, batch(1, 0, false, None));
+        assert!(reports.reported(&A) && reports.reported(&B));
+        assert!(statuses(&reports).contains_key(&A));
+        assert_eq!(reports.take(B, batch(1, 1, false, Some(PinState::Queued))), StatusReply::Taken);
+        assert_eq!(reports.take(B, batch(1, 2, false, None)), StatusReply::Taken);
+        assert_eq!(statuses(&reports)[&A].state, PinState::Pinned);
     }
 
     #[test]
     fn whoever_listens_is_told_what_changed() {
-        let board = Board::default();
-        let mut changes = board.subscribe();
+        let reports = Reports::default();
+        let mut changes = reports.subscribe();
         let mut told = || changes.try_recv().ok();
-        board.take(A, batch(1, 0, true, Some(PinState::Pinned)));
+        reports.take(A, batch(1, 0, true, Some(PinState::Pinned)));
         assert_eq!(told(), None, "half of a full set is not shown");
-        board.take(A, batch(1, 1, false, Some(PinState::Pinned)));
+        reports.take(A, batch(1, 1, false, Some(PinState::Pinned)));
         assert_eq!(told(), Some(Changed::Everything));
-        board.take(A, batch(1, 2, false, None));
+        reports.take(A, batch(1, 2, false, None));
         assert_eq!(told(), Some(Changed::Cids([cid()].into())));
-        board.take(A, batch(1, 9, false, None));
+        reports.take(A, batch(1, 9, false, None));
         assert_eq!(told(), None, "that was not taken");
-        board.clear();
+        reports.clear();
         assert_eq!(told(), Some(Changed::Everything));
     }
 
     #[test]
     fn while_a_new_full_set_arrives_the_old_one_is_shown_but_not_complete() {
-        let board = Board::default();
-        board.take(A, batch(1, 0, false, Some(PinState::Pinned)));
-        board.take(A, batch(2, 0, true, Some(PinState::Queued)));
-        assert!(!board.reported(&A));
-        assert_eq!(statuses(&board)[&A].state, PinState::Pinned);
+        let reports = Reports::default();
+        reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
+        reports.take(A, batch(2, 0, true, Some(PinState::Queued)));
+        assert!(!reports.reported(&A));
+        assert_eq!(statuses(&reports)[&A].state, PinState::Pinned);
     }
 }

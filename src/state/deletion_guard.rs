@@ -1,4 +1,4 @@
-//! The brake: how much may be unpinned within an hour because objects are gone, before a person is
+//! The deletion guard: how much may be unpinned within an hour because objects are gone, before a person is
 //! asked.
 //!
 //! A CID counts when it loses its last claim because its object is gone, and would be unpinned. It also
@@ -118,7 +118,7 @@ impl Lost {
     }
 }
 
-/// Whether the brake holds.
+/// Whether the deletion guard holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
     /// What was lost by watched deletions.

@@ -1,20 +1,20 @@
-//! The time that the brake counts by.
+//! The time that the deletion guard counts by.
 //!
 //! It begins with a leadership and goes on as time passes, whatever the wall clock does. Invariant: it
 //! never goes back, also not behind what earlier leaderships have counted; else a clock that jumps
-//! could open the brake.
+//! could open the deletion guard.
 
 use pinkeeper::types::{Timestamp, millis};
 use tokio::time::Instant;
 
 /// A leadership's time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BrakeTime {
+pub(super) struct GuardTime {
     from: Timestamp,
     since: Instant,
 }
 
-impl BrakeTime {
+impl GuardTime {
     /// Begins: at the wall clock's time, or at that of the last that was counted if it is later.
     pub(super) fn begin(wall: Timestamp, counted: Timestamp) -> Self {
         Self { from: wall.max(counted), since: Instant::now() }
@@ -62,15 +62,15 @@ mod tests {
 
     /// Whether it would have to wait if the comparison took the last one.
     fn holds(pins: &PinSet, at: Timestamp) -> bool {
-        pins.brake(Lost { watched: 0, compared: 1 }, at, &Limits::default()).compared
+        pins.guard(Lost { watched: 0, compared: 1 }, at, &Limits::default()).compared
     }
 
-    fn begin(pins: &PinSet, wall: Timestamp) -> BrakeTime {
-        BrakeTime::begin(wall, pins.window().latest())
+    fn begin(pins: &PinSet, wall: Timestamp) -> GuardTime {
+        GuardTime::begin(wall, pins.window().latest())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clocks_that_jump_neither_open_the_brake_nor_jam_it() {
+    async fn clocks_that_jump_neither_open_the_deletion_guard_nor_jam_it() {
         // The next leader's clock is right, or a day behind, or long before there were any.
         for wall in [WALL, Timestamp(WALL.0 / 24), Timestamp(0)] {
             let mut pins = PinSet::default();

@@ -19,10 +19,7 @@ use super::{Cluster, FatalError, MemberView, NOT_JOINED, Standing, UseCaseError}
 use crate::{
     consensus::random_u64,
     rpc::{AskError, CallError},
-    types::{
-        CollectGarbage, CollectHere, CollectResult, CollectResults, Collecting, Metrics, PeerId,
-        Refusal, Run,
-    },
+    types::{GcProgress, GcResult, GcResults, Metrics, PeerId, Refusal, Run, RunGc, RunGcHere},
 };
 
 /// Between two looks at whose garbage is to be collected unasked.
@@ -43,16 +40,16 @@ impl Cluster {
     /// # Errors
     /// When garbage is being collected already, and as in [`UseCaseError`]. What went wrong at single
     /// peers is in the results.
-    pub async fn collect_garbage(&self, local: bool) -> Result<CollectResults, UseCaseError> {
+    pub async fn run_gc(&self, local: bool) -> Result<GcResults, UseCaseError> {
         if self.standing() == Standing::Blank {
             return Err(UseCaseError::Unavailable(NOT_JOINED.to_owned()));
         }
         let only = local.then(|| self.id());
         let mut run = Run { ticket: random_u64(), begin: true };
         loop {
-            match self.ask_leader(CollectGarbage { run, only }).await {
-                Ok(Collecting::Running) => run.begin = false,
-                Ok(Collecting::Ended(results)) => return Ok(results),
+            match self.ask_leader(RunGc { run, only }).await {
+                Ok(GcProgress::Running) => run.begin = false,
+                Ok(GcProgress::Ended(results)) => return Ok(results),
                 // It was well asked once.
                 Err(UseCaseError::Invalid(reason)) if !run.begin => {
                     return Err(UseCaseError::Failed(reason));
@@ -63,44 +60,44 @@ impl Cluster {
     }
 
     /// On the leader: begins a round, or says how it goes.
-    pub(super) async fn collect_as_leader(
+    pub(super) async fn run_gc_as_leader(
         &self,
         run: Run,
         only: Option<PeerId>,
-    ) -> Result<Collecting<CollectResults>, Refusal> {
-        let rounds = &self.0.collection_rounds;
+    ) -> Result<GcProgress<GcResults>, Refusal> {
+        let rounds = &self.0.gc_rounds;
         if run.begin && !rounds.knows(run.ticket) {
-            self.may_collect(only)?;
+            self.may_run_gc(only)?;
         }
         rounds.ask(run, only)?;
         let results = rounds.outcome(run.ticket).await;
-        Ok(results.map_or(Collecting::Running, Collecting::Ended))
+        Ok(results.map_or(GcProgress::Running, GcProgress::Ended))
     }
 
     /// Whether a round may begin: an earlier leader's may still be under way at some peer.
-    fn may_collect(&self, only: Option<PeerId>) -> Result<(), Refusal> {
+    fn may_run_gc(&self, only: Option<PeerId>) -> Result<(), Refusal> {
         check_round(only, self.0.monitor.has_heard(), &self.members(), &self.peer_metrics())
     }
 
     /// Begins to collect the garbage of this peer's daemon for the leader, or says how it goes.
-    pub(super) async fn collect_here(
+    pub(super) async fn run_gc_here(
         &self,
         from: PeerId,
         run: Run,
-    ) -> Result<Collecting<CollectResult>, Refusal> {
+    ) -> Result<GcProgress<GcResult>, Refusal> {
         check_from_leader(from, self.0.leadership.borrow().leader)?;
-        let own = &self.0.own_collection;
+        let own = &self.0.own_gc;
         own.ask(run, ())?;
-        Ok(own.outcome(run.ticket).await.map_or(Collecting::Running, Collecting::Ended))
+        Ok(own.outcome(run.ticket).await.map_or(GcProgress::Running, GcProgress::Ended))
     }
 
     /// Collects this peer's garbage when it was asked for.
-    pub(super) async fn collect_own(self, token: CancellationToken) -> Result<(), FatalError> {
-        let own = &self.0.own_collection;
+    pub(super) async fn run_own_gc(self, token: CancellationToken) -> Result<(), FatalError> {
+        let own = &self.0.own_gc;
         let work = async {
             loop {
                 own.next().await;
-                own.end(self.0.parts.tracker.collect_garbage().await);
+                own.end(self.0.parts.tracker.run_gc().await);
             }
         };
         token.run_until_cancelled(work).await;
@@ -108,16 +105,16 @@ impl Cluster {
     }
 
     /// Leads rounds that were asked for, or are due.
-    pub(super) async fn lead_collections(self, token: CancellationToken) -> Result<(), FatalError> {
-        let rounds = &self.0.collection_rounds;
+    pub(super) async fn lead_gc(self, token: CancellationToken) -> Result<(), FatalError> {
+        let rounds = &self.0.gc_rounds;
         let mut looks = interval(LOOK_PERIOD);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let work = async {
             loop {
                 tokio::select! {
                     biased;
-                    only = rounds.next() => rounds.end(self.collect_round(only).await),
-                    _ = looks.tick(), if self.0.parts.gc.is_some() => self.collect_if_due(),
+                    only = rounds.next() => rounds.end(self.gc_round(only).await),
+                    _ = looks.tick(), if self.0.parts.gc.is_some() => self.run_gc_if_due(),
                 }
             }
         };
@@ -125,23 +122,22 @@ impl Cluster {
         Ok(())
     }
 
-    fn collect_if_due(&self) {
+    fn run_gc_if_due(&self) {
         let Some(policy) = self.0.parts.gc else { return };
         if !self.0.leadership.borrow().local {
             return;
         }
         let Some(peer) = policy::next(policy, &self.peer_metrics()) else { return };
         let run = Run { ticket: random_u64(), begin: true };
-        let begun = self
-            .may_collect(Some(peer))
-            .and_then(|()| self.0.collection_rounds.ask(run, Some(peer)));
+        let begun =
+            self.may_run_gc(Some(peer)).and_then(|()| self.0.gc_rounds.ask(run, Some(peer)));
         match begun {
             Ok(()) => tracing::info!(%peer, "its space is scarce: its garbage is collected"),
             Err(error) => tracing::debug!(%peer, %error, "garbage is not collected now"),
         }
     }
 
-    async fn collect_round(&self, only: Option<PeerId>) -> CollectResults {
+    async fn gc_round(&self, only: Option<PeerId>) -> GcResults {
         let term = self.0.leadership.borrow().term;
         let peers = match only {
             Some(peer) => vec![peer],
@@ -153,7 +149,7 @@ impl Cluster {
             let result = match lost {
                 // Two daemons at once would make pins wait everywhere.
                 Some(lost) => Err(format!("garbage may still be collected at {lost}")),
-                None => self.collect_at(peer, term).await.unwrap_or_else(|LostSight(reason)| {
+                None => self.run_gc_at(peer, term).await.unwrap_or_else(|LostSight(reason)| {
                     lost = Some(peer);
                     Err(reason)
                 }),
@@ -166,7 +162,7 @@ impl Cluster {
         results
     }
 
-    async fn collect_at(&self, peer: PeerId, term: u64) -> Result<CollectResult, LostSight> {
+    async fn run_gc_at(&self, peer: PeerId, term: u64) -> Result<GcResult, LostSight> {
         if !self.peer_metrics().contains_key(&peer) {
             return Ok(Err("the peer is down".to_owned()));
         }
@@ -179,11 +175,11 @@ impl Cluster {
                 return Ok(Err(reason.to_owned()));
             }
             let answer = if peer == self.id() {
-                self.collect_here(peer, run).await.map_err(AskError::from)
+                self.run_gc_here(peer, run).await.map_err(AskError::from)
             } else {
-                self.ask_peer(peer, CollectHere { run }).await
+                self.ask_peer(peer, RunGcHere { run }).await
             };
-            if matches!(answer, Ok(Collecting::Ended(_))) {
+            if matches!(answer, Ok(GcProgress::Ended(_))) {
                 self.0.monitor.collected(&peer);
             }
             match trying.answered(answer) {
@@ -210,12 +206,12 @@ fn check_round(
     if let Some(peer) = only.filter(|peer| !members.contains_key(peer)) {
         return Err(Refusal::Invalid(format!("{peer} is no member")));
     }
-    match metrics.iter().find(|(_, metrics)| metrics.garbage.collecting) {
+    match metrics.iter().find(|(_, metrics)| metrics.gc.running) {
         None => Ok(()),
         Some((peer, _)) => {
             let name = members.get(peer).map_or("", |view| view.member.name.as_str());
             let reason = format!("garbage is being collected already, at {name}; try again later");
-            Err(Refusal::Collecting(reason))
+            Err(Refusal::GcRunning(reason))
         }
     }
 }
@@ -240,18 +236,18 @@ enum Next {
     Ask,
     /// The same again, a little later.
     Retry,
-    Ended(CollectResult),
+    Ended(GcResult),
     LostSight(LostSight),
 }
 
 impl Trying {
-    fn answered(&mut self, answer: Result<Collecting<CollectResult>, AskError>) -> Next {
+    fn answered(&mut self, answer: Result<GcProgress<GcResult>, AskError>) -> Next {
         let reason = match answer {
-            Ok(Collecting::Running) => {
+            Ok(GcProgress::Running) => {
                 *self = Self { failures: 0, may_have_begun: true };
                 return Next::Ask;
             }
-            Ok(Collecting::Ended(result)) => return Next::Ended(result),
+            Ok(GcProgress::Ended(result)) => return Next::Ended(result),
             Err(AskError::Refused(refusal @ (Refusal::Busy | Refusal::NotLeader(_)))) => {
                 refusal.to_string()
             }
@@ -275,7 +271,7 @@ impl Trying {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Collected, Garbage, Member};
+    use crate::types::{GcReport, GcState, Member};
 
     fn peer(n: u8) -> PeerId {
         PeerId([n; 32])
@@ -289,8 +285,8 @@ mod tests {
         };
         let members = [view(1), view(2)].into();
         let idle = Metrics::default();
-        let garbage = Garbage { collecting: true, ..Garbage::default() };
-        let busy = Metrics { garbage, ..Metrics::default() };
+        let gc = GcState { running: true, ..GcState::default() };
+        let busy = Metrics { gc, ..Metrics::default() };
         let check = |only: Option<u8>, has_heard, first: &Metrics, second: &Metrics| {
             let metrics = [(peer(1), first.clone()), (peer(2), second.clone())].into();
             check_round(only.map(peer), has_heard, &members, &metrics)
@@ -301,7 +297,7 @@ mod tests {
             assert!(matches!(early, Err(Refusal::NotYet(_))), "{early:?}");
             let second = check(only, true, &idle, &busy);
             assert!(
-                matches!(&second, Err(Refusal::Collecting(at)) if at.contains("pod-2")),
+                matches!(&second, Err(Refusal::GcRunning(at)) if at.contains("pod-2")),
                 "{second:?}"
             );
         }
@@ -320,9 +316,9 @@ mod tests {
         };
         let timeout = || Err(CallError::Timeout { peer: peer(1), deadline: RETRY }.into());
         let refused = |refusal: Refusal| Err(refusal.into());
-        let collecting = || Ok(Collecting::Running);
-        let collected = || Ok(Collecting::Ended(Ok(Collected::default())));
-        let last_of = |answers: Vec<Result<Collecting<CollectResult>, AskError>>| {
+        let collecting = || Ok(GcProgress::Running);
+        let collected = || Ok(GcProgress::Ended(Ok(GcReport::default())));
+        let last_of = |answers: Vec<Result<GcProgress<GcResult>, AskError>>| {
             let mut trying = Trying::default();
             let mut last = Next::Retry;
             for answer in answers {
@@ -340,11 +336,11 @@ mod tests {
         let table = [
             (vec![collecting()], "ask"),
             (vec![collecting(), collected()], "done"),
-            (vec![Ok(Collecting::Ended(Err("no".to_owned())))], "not done"),
+            (vec![Ok(GcProgress::Ended(Err("no".to_owned())))], "not done"),
             (vec![refused(Refusal::Busy)], "again"),
             (vec![refused(Refusal::NotLeader(None))], "again"),
             (vec![refused(Refusal::Invalid(String::new()))], "not done"),
-            (vec![refused(Refusal::Collecting(String::new()))], "not done"),
+            (vec![refused(Refusal::GcRunning(String::new()))], "not done"),
             (vec![Err(AskError::Unexpected("Done".to_owned()))], "not done"),
             (vec![unreachable(false); 4], "again"),
             (vec![unreachable(false); 5], "not done"),

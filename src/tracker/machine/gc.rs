@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::{Action, Daemon, Machine, Phase};
 use crate::{
     ipfs::IpfsError,
-    types::{Cid, CollectResult, Collected, Collections, Garbage, PackedCid},
+    types::{Cid, GcCounters, GcReport, GcResult, GcState, PackedCid},
 };
 
 /// Where a collection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Collection {
+pub(super) enum Gc {
     None,
     /// What is in flight has time until then.
     Draining {
@@ -29,7 +29,7 @@ pub(super) enum Collection {
 /// What is remembered of collections.
 #[derive(Debug)]
 pub(super) struct Memory {
-    pub(super) totals: Collections,
+    pub(super) totals: GcCounters,
     pub(super) unpinned: bool,
     pub(super) ended_at: Option<Duration>,
 }
@@ -37,17 +37,17 @@ pub(super) struct Memory {
 impl Default for Memory {
     /// Before the first collection nobody knows what was unpinned earlier.
     fn default() -> Self {
-        Self { totals: Collections::default(), unpinned: true, ended_at: None }
+        Self { totals: GcCounters::default(), unpinned: true, ended_at: None }
     }
 }
 
 impl Machine {
     /// What others are told of the daemon's garbage.
     #[must_use]
-    pub fn garbage(&self) -> Garbage {
+    pub fn gc(&self) -> GcState {
         let minutes = |ended: Duration| self.now.at.saturating_sub(ended).as_secs() / 60;
-        Garbage {
-            collecting: self.is_collecting(),
+        GcState {
+            running: self.is_collecting(),
             unpinned: self.memory.unpinned,
             idle_minutes: self.memory.ended_at.map(|at| minutes(at).try_into().unwrap_or(u32::MAX)),
         }
@@ -55,74 +55,73 @@ impl Machine {
 
     /// Collections so far.
     #[must_use]
-    pub fn collections(&self) -> Collections {
-        Collections { running: self.is_collecting(), ..self.memory.totals }
+    pub fn collections(&self) -> GcCounters {
+        GcCounters { running: self.is_collecting(), ..self.memory.totals }
     }
 
     pub(super) fn is_collecting(&self) -> bool {
-        self.collection != Collection::None
+        self.gc != Gc::None
     }
 
-    pub(super) fn begin_collection(&mut self) {
+    pub(super) fn begin_gc(&mut self) {
         match &self.daemon {
             Daemon::Up { .. } => {
-                self.collection =
-                    Collection::Draining { until: self.now.at + self.config.drain_time };
+                self.gc = Gc::Draining { until: self.now.at + self.config.drain_time };
                 self.touch_waiting();
             }
             Daemon::Down { reason } => {
                 let reason = format!("the daemon is away: {reason}");
-                self.end_collection(Err(reason));
+                self.end_gc(Err(reason));
             }
             Daemon::Binding { .. } => {
-                self.end_collection(Err("the ledger is being bound to the daemon".to_owned()));
+                self.end_gc(Err("the ledger is being bound to the daemon".to_owned()));
             }
         }
     }
 
-    pub(super) fn advance_collection(&mut self) {
-        match self.collection {
-            Collection::Draining { until } => {
+    pub(super) fn advance_gc(&mut self) {
+        match self.gc {
+            Gc::Draining { until } => {
                 let drained = self.flights.is_empty() && self.unpinning == 0;
                 if until <= self.now.at && self.unpinning > 0 {
                     // It cannot be taken back, and must not be beside a collection.
-                    self.end_collection(Err("an unpin does not end".to_owned()));
+                    self.end_gc(Err("an unpin does not end".to_owned()));
                 } else if drained || until <= self.now.at {
                     self.give_way();
                     let until = self.now.at + self.config.collect_time;
-                    self.collection = Collection::Running { until };
-                    self.actions.push(Action::CollectGarbage);
+                    self.gc = Gc::Running { until };
+                    self.actions.push(Action::RunGc);
                 }
             }
-            Collection::Running { until } if until <= self.now.at => {
-                self.actions.push(Action::CancelCollection);
+            Gc::Running { until } if until <= self.now.at => {
+                self.actions.push(Action::CancelGc);
                 let time = self.config.collect_time.as_secs();
-                self.end_collection(Err(format!("it did not end within {time} s")));
+                self.end_gc(Err(format!("it did not end within {time} s")));
             }
-            Collection::None | Collection::Running { .. } => {}
+            Gc::None | Gc::Running { .. } => {}
         }
     }
 
     /// When a collection goes on by itself.
-    pub(super) fn collection_deadline(&self) -> Option<Duration> {
-        match self.collection {
-            Collection::None => None,
-            Collection::Draining { until } | Collection::Running { until } => Some(until),
+    pub(super) fn gc_deadline(&self) -> Option<Duration> {
+        match self.gc {
+            Gc::None => None,
+            Gc::Draining { until } | Gc::Running { until } => Some(until),
         }
     }
 
-    pub(super) fn collected(&mut self, result: Result<Collected, IpfsError>) {
+    pub(super) fn collected(&mut self, result: Result<GcReport, IpfsError>) {
         match result {
             // That ends the collection too.
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
-            Err(error) => self.end_collection(Err(error.to_string())),
-            Ok(collected) => self.end_collection(Ok(collected)),
+            Err(error) => self.end_gc(Err(error.to_string())),
+            Ok(collected) => self.end_gc(Ok(collected)),
         }
     }
 
     /// Ends what is asked for or under way, and goes on with pins.
-    pub(super) fn end_collection(&mut self, result: CollectResult) {
-        self.collection = Collection::None;
+    pub(super) fn end_gc(&mut self, result: GcResult) {
+        self.gc = Gc::None;
         let memory = &mut self.memory;
         memory.ended_at = Some(self.now.at);
         match &result {
@@ -137,7 +136,7 @@ impl Machine {
         // What was confirmed before is old by now.
         self.doubt_all();
         self.touch_waiting();
-        self.actions.push(Action::EndCollection(result));
+        self.actions.push(Action::EndGc(result));
     }
 
     /// Pins in flight go back to the queue: it is no fault of theirs.

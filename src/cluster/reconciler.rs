@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Cluster, FatalError, MemberView, SubmitError, placement::Placement};
+use super::{Cluster, FatalError, MemberView, Reports, SubmitError, placement::Placement};
 use crate::{
     state::{Changed, Op},
     types::{Allocation, Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
@@ -42,7 +42,7 @@ struct Work {
 impl Cluster {
     pub(super) async fn look_after(self, token: CancellationToken) -> Result<(), FatalError> {
         let mut state_changes = self.state().subscribe();
-        let mut board_changes = self.board().subscribe();
+        let mut report_changes = self.reports().subscribe();
         let mut work = Work::everything();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -53,7 +53,7 @@ impl Cluster {
                 biased;
                 () = token.cancelled() => return Ok(()),
                 changed = state_changes.recv() => work.add(changed),
-                changed = board_changes.recv() => work.add(changed),
+                changed = report_changes.recv() => work.add(changed),
                 _ = ticks.tick() => {
                     let now: BTreeSet<PeerId> = self.takers();
                     work.all |= now != takers || Instant::now() >= full_due;
@@ -134,7 +134,7 @@ impl Cluster {
 
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
         let placement = self.placement();
-        let present = present(self.takers(), self.board());
+        let present = present(self.takers(), self.reports());
         let unsettled = self.unsettled(placement.members, &cids);
         let ops: Vec<Op> = unsettled
             .iter()
@@ -159,7 +159,7 @@ impl Cluster {
 
     fn needed(&self, placement: &Placement, present: &Present, cid: &Cid, pin: &Pin) -> Vec<Op> {
         let members = placement.members;
-        let statuses = self.board().reports(cid).of(Some(pin));
+        let statuses = self.reports().of_pin(cid).of(Some(pin));
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
             self.candidates_in(placement, cid, pin.replication())
         } else {
@@ -197,12 +197,12 @@ fn takers(
 }
 
 /// Peers whose statuses count: heard of lately, with a daemon, and with their full set told since
-/// they started. What is left on the board of others says what was, and nobody may let a copy go
+/// they started. What other peers reported before says what was, and nobody may let a copy go
 /// because of it.
 struct Present(BTreeSet<PeerId>);
 
-fn present(mut takers: BTreeSet<PeerId>, board: &Board) -> Present {
-    takers.retain(|peer| board.reported(peer));
+fn present(mut takers: BTreeSet<PeerId>, reports: &Reports) -> Present {
+    takers.retain(|peer| reports.reported(peer));
     Present(takers)
 }
 

@@ -47,7 +47,7 @@ pub fn message(pins: &PinSet, settings: &Settings) -> Option<String> {
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
-    let mut brake = Brake {
+    let mut brake = Approvals {
         lead: lead.clone(),
         notes,
         seen: (None, Instant::now()),
@@ -71,7 +71,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
     }
 }
 
-struct Brake {
+struct Approvals {
     lead: Arc<Leading>,
     notes: mpsc::Sender<Told>,
     /// What waits, and since when it is that.
@@ -83,7 +83,7 @@ struct Brake {
     passed_over: Option<String>,
 }
 
-impl Brake {
+impl Approvals {
     async fn look(&mut self) -> Result<(), RecordError> {
         let lead = self.lead.clone();
         self.tell_held().await?;

@@ -283,7 +283,7 @@ async fn deleting_the_definition_under_a_leader_unpins_nothing() {
     let claims = || running.context.cluster.state().read(|pins| pins.objects().count());
     assert_eq!((claims(), waiting(&running)), (6, None));
 
-    // That the definition is another one is meant; the rest is for the brake.
+    // That the definition is another one is meant; the rest is for the deletion guard.
     let patch = Patch::Merge(json!({"data": {"pinDefinitionUID": null}}));
     world.record().patch("demo-cluster", &PatchParams::default(), &patch).await.unwrap();
     eventually("the old claims go", async || (claims() == 2).then_some(())).await;

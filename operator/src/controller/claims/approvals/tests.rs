@@ -26,11 +26,11 @@ async fn two_wait(stand: &Stand) -> Waiting {
 }
 
 /// One that has just begun, and what it tells.
-fn brake(stand: &Stand) -> (Brake, mpsc::Receiver<Told>) {
+fn brake(stand: &Stand) -> (Approvals, mpsc::Receiver<Told>) {
     let (notes, told) = mpsc::channel(10);
     let now = Instant::now();
     let (lead, seen) = (stand.lead.clone(), (None, now));
-    let brake = Brake { lead, notes, seen, told: None, held: None, passed_over: None };
+    let brake = Approvals { lead, notes, seen, told: None, held: None, passed_over: None };
     (brake, told)
 }
 

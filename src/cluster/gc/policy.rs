@@ -15,7 +15,7 @@ pub struct GcPolicy {
 
 /// The peer that collects next; none while one collects.
 pub(super) fn next(policy: GcPolicy, metrics: &BTreeMap<PeerId, Metrics>) -> Option<PeerId> {
-    if metrics.values().any(|metrics| metrics.garbage.collecting) {
+    if metrics.values().any(|metrics| metrics.gc.running) {
         return None;
     }
     let due = metrics.iter().filter(|(_, metrics)| is_due(policy, metrics));
@@ -25,8 +25,8 @@ pub(super) fn next(policy: GcPolicy, metrics: &BTreeMap<PeerId, Metrics>) -> Opt
 fn is_due(policy: GcPolicy, metrics: &Metrics) -> bool {
     metrics.daemon.is_some()
         && metrics.full_percent.is_some_and(|full| full >= policy.watermark_percent)
-        && metrics.garbage.unpinned
-        && metrics.garbage.idle_minutes.is_none_or(|idle| idle >= policy.pause_minutes)
+        && metrics.gc.unpinned
+        && metrics.gc.idle_minutes.is_none_or(|idle| idle >= policy.pause_minutes)
 }
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::{DaemonInfo, Garbage};
+    use crate::types::{DaemonInfo, GcState};
 
     const POLICY: GcPolicy = GcPolicy { watermark_percent: 80, pause_minutes: 60 };
 
@@ -47,7 +47,7 @@ mod tests {
         Metrics {
             daemon: Some(daemon),
             full_percent: Some(full),
-            garbage: Garbage { collecting: false, unpinned, idle_minutes },
+            gc: GcState { running: false, unpinned, idle_minutes },
             ..Metrics::default()
         }
     }
@@ -61,7 +61,7 @@ mod tests {
     fn full_unpinned_and_rested_daemons_take_turns_the_fullest_first() {
         let due = |full| metrics(full, true, Some(60));
         let collecting = |mut metrics: Metrics| {
-            metrics.garbage.collecting = true;
+            metrics.gc.running = true;
             metrics
         };
         let away = |metrics| Metrics { daemon: None, ..metrics };
@@ -97,7 +97,7 @@ mod tests {
             let all: BTreeMap<PeerId, Metrics> = all.into_iter().zip(1..).map(
                 |((up, full_percent, collecting, unpinned, idle_minutes), n)| {
                     let mut metrics = metrics(0, unpinned, idle_minutes);
-                    metrics.garbage.collecting = collecting;
+                    metrics.gc.running = collecting;
                     metrics.full_percent = full_percent;
                     if !up {
                         metrics.daemon = None;
@@ -105,11 +105,11 @@ mod tests {
                     (peer(n), metrics)
                 },
             ).collect();
-            let busy = all.values().any(|metrics| metrics.garbage.collecting);
+            let busy = all.values().any(|metrics| metrics.gc.running);
             let due = |metrics: &Metrics| {
-                metrics.daemon.is_some() && metrics.garbage.unpinned
+                metrics.daemon.is_some() && metrics.gc.unpinned
                     && metrics.full_percent >= Some(80)
-                    && metrics.garbage.idle_minutes.unwrap_or(60) >= 60
+                    && metrics.gc.idle_minutes.unwrap_or(60) >= 60
             };
             match next(POLICY, &all) {
                 Some(chosen) => prop_assert!(!busy && due(&all[&chosen])),

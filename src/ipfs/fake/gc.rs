@@ -63,7 +63,7 @@ impl StandInDaemon {
         let daemon = self.clone();
         daemon.world().log(Request::Collect);
         let pieces = async move {
-            let ended = daemon.remove_garbage(life).await;
+            let ended = daemon.remove_unpinned(life).await;
             // A clean end without a word says so too.
             if matches!(ended, Ok(_) | Err(End::Clean(None))) {
                 daemon.world().collected_at = Some(Instant::now());
@@ -81,7 +81,7 @@ impl StandInDaemon {
         stream::once(pieces).flat_map(stream::iter)
     }
 
-    async fn remove_garbage(&self, life: u64) -> Result<Vec<Cid>, End> {
+    async fn remove_unpinned(&self, life: u64) -> Result<Vec<Cid>, End> {
         self.until(life, |world| !world.collecting).await?;
         self.world().collecting = true;
         let _collecting = Collecting(self.clone());

@@ -1,10 +1,10 @@
 //! Whose a pin is, and what state is told, by all that is known of a CID.
 
 use super::*;
-use crate::tracker::machine::entry::Kind;
+use crate::tracker::machine::tracked::Kind;
 
-fn entry() -> Entry {
-    Entry::new(Phase::Queued, Now { at: Duration::ZERO, wall: Timestamp(0) })
+fn entry() -> Tracked {
+    Tracked::new(Phase::Queued, Now { at: Duration::ZERO, wall: Timestamp(0) })
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn only_an_attempt_makes_what_was_intended_ours() {
         (Some(Former), false, None),
     ];
     for (origin, attempted, whose) in table {
-        let known = Entry { origin, attempted, ..entry() };
+        let known = Tracked { origin, attempted, ..entry() };
         assert_eq!(known.whose(), whose, "{origin:?} {attempted}");
     }
 }
@@ -69,7 +69,7 @@ fn what_is_wanted_says_that_it_is_pinned_only_when_it_is() {
     ];
     for phase in PHASES {
         for failed in kinds {
-            let state = Entry { wanted: true, phase, failed, ..entry() }.state();
+            let state = Tracked { wanted: true, phase, failed, ..entry() }.state();
             let expected = match (phase, failed) {
                 (Phase::Pinned, _) => PinState::Pinned,
                 (_, Some(Kind::Stalled)) => PinState::NotFound,
@@ -90,7 +90,7 @@ fn what_is_not_wanted_says_so_as_long_as_it_may_be_ours() {
         for origin in [None, Some(Origin::Ours), Some(Origin::Foreign), Some(Origin::Former)] {
             for (attempted, failed) in [(false, false), (true, false), (true, true)] {
                 let kind = failed.then_some(Kind::Failed);
-                let known = Entry { phase, origin, attempted, failed: kind, ..entry() };
+                let known = Tracked { phase, origin, attempted, failed: kind, ..entry() };
                 let ours = origin == Some(Origin::Ours);
                 let expected = match phase {
                     Phase::UnpinQueued

@@ -41,10 +41,10 @@ fn members_with_a_daemon_that_answers_take_content() {
 
 #[test]
 fn only_a_full_set_makes_the_word_of_a_peer_count() {
-    let board = Board::default();
+    let reports = Reports::default();
     let tell = |n, stream, sequence, more| {
         let (entries, statuses) = (1, Vec::new());
-        board.take(peer(n), StatusBatch { stream, sequence, more, entries, statuses });
+        reports.take(peer(n), StatusBatch { stream, sequence, more, entries, statuses });
     };
     tell(1, 1, 0, false);
     // Half of one; one that is begun anew, as after a start; changes without one; nothing at all.
@@ -52,12 +52,12 @@ fn only_a_full_set_makes_the_word_of_a_peer_count() {
     tell(3, 1, 0, false);
     tell(3, 2, 0, true);
     tell(4, 1, 1, false);
-    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &board).0, peers(&[1]));
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &reports).0, peers(&[1]));
     tell(2, 1, 1, false);
-    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &board).0, peers(&[1, 2]));
-    assert_eq!(present(peers(&[2, 5]), &board).0, peers(&[2]), "the first is away");
-    board.clear();
-    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &board).0, peers(&[]), "another leadership");
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &reports).0, peers(&[1, 2]));
+    assert_eq!(present(peers(&[2, 5]), &reports).0, peers(&[2]), "the first is away");
+    reports.clear();
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &reports).0, peers(&[]), "another leadership");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn pin(min: u16, max: u16, holders: &[u8], leaving: &[u8]) -> Pin {
     let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
     let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
     let claim = Claim { options, generation: 0, since: Timestamp(0) };
-    let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving, since: 1 };
+    let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving, at_entry: 1 };
     let holding = holders.iter().map(|n| allocation(n, false));
     Pin {
         claims: [(Owner::Rest, claim)].into_iter().collect(),
