@@ -27,8 +27,10 @@ use crate::{
 struct Sample {
     kind: &'static str,
     bytes: Vec<u8>,
-    reads: fn(&[u8]) -> bool,
+    reads: Reads,
 }
+
+type Reads = fn(&[u8]) -> bool;
 
 fn sample<T: minicbor::Encode<()> + encoding::Readable>(kind: &'static str, value: &T) -> Sample {
     let reads = |bytes: &[u8]| encoding::from_slice::<T>(bytes).is_ok();
@@ -144,7 +146,7 @@ fn in_files() -> Vec<Sample> {
     let log = |bytes: &[u8]| consensus::fuzzing::log(bytes) > 0;
     let state = |bytes: &[u8]| consensus::fuzzing::state(bytes) > 0;
     let snapshot = |bytes: &[u8]| consensus::fuzzing::snapshot(bytes) > 0;
-    let kinds: [(&str, fn(&[u8]) -> bool); 7] = [
+    let kinds: [(&str, Reads); 7] = [
         ("file log membership", log),
         ("file log ops", log),
         ("file log vote", log),

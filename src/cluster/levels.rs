@@ -127,7 +127,8 @@ mod tests {
         let program = Program { level: 3, raise_after: WAIT };
         // What is heard of whom, after how long the leader looks, and what it raises to.
         let second = Duration::from_secs(1);
-        let steps: [(&[(u8, u32)], Duration, Option<u32>); 9] = [
+        type Said = &'static [(u8, u32)];
+        let steps: [(Said, Duration, Option<u32>); 9] = [
             (&[(0, 3), (1, 3)], Duration::ZERO, None),
             // One member was not heard yet, however long that takes.
             (&[], 3 * WAIT, None),
