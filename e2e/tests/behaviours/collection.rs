@@ -61,7 +61,7 @@ async fn what_is_unpinned_is_gone_after_a_collection_and_nothing_else() {
         assert!(daemon.holds(&root).await);
     }
     let garbage = tracked.handle.gc();
-    assert!(!garbage.collecting && !garbage.unpinned, "{garbage:?}");
+    assert!(!garbage.running && !garbage.unpinned, "{garbage:?}");
     assert_eq!(tracked.state_of(kept), Some(PinState::Pinned));
     tracked.stop().await;
 }
