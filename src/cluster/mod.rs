@@ -4,19 +4,10 @@
 //! Invariants: whatever changes the state goes through the leader's log; whatever a peer reports to
 //! the leader is soft and rebuilt by a new leader from full sets.
 
-mod acquaint;
-mod addresses;
-mod barrier;
-mod candidacy;
-mod gc;
-mod join;
-mod levels;
-mod placement;
-mod reconciler;
-mod report;
-mod reports;
+mod leader;
+mod member;
+mod runs;
 mod serve;
-mod stuck;
 mod use_cases;
 mod writes;
 
@@ -34,11 +25,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    acquaint::Acquaintance, addresses::Said, levels::Levels, placement::Proposed,
+    leader::Leader,
+    member::{Acquaintance, Said},
+    runs::Runs,
     writes::QueuedWrite,
 };
 pub use self::{
-    addresses::AddressBook, barrier::ReadBarrier, gc::GcPolicy, reports::Reports,
+    leader::{GcPolicy, Reports},
+    member::{AddressBook, ReadBarrier},
     use_cases::UseCaseError,
 };
 pub use crate::{
@@ -50,13 +44,12 @@ use crate::{
     clock::Clock,
     consensus::{Consensus, LogProgress, OpenError, ProposeError, random_u64},
     ipfs::SharedIpfs,
-    monitor::{Monitor, informer},
+    monitor::informer,
     rpc::{self, AskError, Inbound, SharedTransport},
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
     types::{
-        ClusterId, DaemonInfo, GcCounters, GcResult, GcResults, Member, Metrics, PeerId, Program,
-        Question,
+        ClusterId, DaemonInfo, GcCounters, GcResult, Member, Metrics, PeerId, Program, Question,
     },
 };
 
@@ -214,9 +207,8 @@ struct Inner {
     parts: Parts,
     join: watch::Sender<JoinPolicy>,
     leadership: watch::Sender<Leadership>,
-    reports: Reports,
-    monitor: Monitor,
-    levels: Levels,
+    /// What the leader of the present term knows.
+    leader: watch::Sender<Arc<Leader>>,
     /// Peers that are or were connected.
     acquaintance: Acquaintance,
     /// Daemons of the other peers.
@@ -225,14 +217,10 @@ struct Inner {
     answered: watch::Sender<Option<Instant>>,
     /// Since when another peer is said to use this peer's daemon.
     daemon_taken: DaemonTakenSince,
-    /// Allocations proposed lately.
-    proposed: Mutex<Proposed>,
     /// Writes of users that wait for their batch.
     writes: mpsc::Sender<QueuedWrite>,
     /// Collections of this peer's garbage.
-    own_gc: gc::Runs<(), GcResult>,
-    /// On the leader: collections of all peers' garbage, or of the one named.
-    gc_rounds: gc::Runs<Option<PeerId>, GcResults>,
+    own_gc: Runs<(), GcResult>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -279,7 +267,7 @@ fn readiness(standing: Standing, is_led: bool, progress: LogProgress) -> Result<
 /// The first after `me`, in a circle, of those that lag no more than others or little.
 fn successor(me: PeerId, mut lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
     let least = *lags.values().min()?;
-    lags.retain(|_, lag| *lag <= least + reconciler::LAG_MAX);
+    lags.retain(|_, lag| *lag <= least + leader::LAG_MAX);
     let next = lags.range(me..).next().or_else(|| lags.first_key_value());
     next.map(|(peer, _)| *peer)
 }
@@ -306,17 +294,13 @@ impl Cluster {
         let inner = Inner {
             join: watch::Sender::new(parts.join),
             leadership: watch::Sender::new(parts.consensus.leadership()),
-            reports: Reports::default(),
-            monitor: Monitor::default(),
-            levels: Levels::default(),
+            leader: watch::Sender::default(),
             acquaintance: Acquaintance::default(),
             daemons: watch::Sender::default(),
             answered: watch::Sender::default(),
             daemon_taken: DaemonTakenSince::default(),
-            proposed: Mutex::default(),
             writes,
-            own_gc: gc::Runs::default(),
-            gc_rounds: gc::Runs::default(),
+            own_gc: Runs::default(),
             parts,
         };
         let cluster = Self(Arc::new(inner));
@@ -331,10 +315,8 @@ impl Cluster {
         tasks.spawn(until(token.clone(), cluster.clone().report()));
         tasks.spawn(until(token.clone(), cluster.clone().push_metrics()));
         tasks.spawn(until(token.clone(), cluster.clone().connect_daemons()));
-        tasks.spawn(cluster.clone().look_after(token.clone()));
-        tasks.spawn(cluster.clone().run_own_gc(token.clone()));
-        tasks.spawn(cluster.clone().lead_gc(token.clone()));
-        tasks.spawn(until(token.clone(), cluster.clone().raise_level()));
+        tasks.spawn(cluster.clone().lead(token.clone()));
+        tasks.spawn(until(token.clone(), cluster.clone().run_own_gc()));
         tasks.spawn(until(token.clone(), cluster.clone().stop_at_the_unknown()));
         cluster
     }
@@ -414,8 +396,8 @@ impl Cluster {
 
     /// On the leader: what each peer reported of its pins.
     #[must_use]
-    pub fn reports(&self) -> &Reports {
-        &self.0.reports
+    pub fn reports(&self) -> Arc<Reports> {
+        self.leader().reports.clone()
     }
 
     /// All members.
@@ -427,7 +409,7 @@ impl Cluster {
     /// On the leader: metrics of the peers that are not down.
     #[must_use]
     pub fn peer_metrics(&self) -> BTreeMap<PeerId, Metrics> {
-        self.0.monitor.valid()
+        self.leader().metrics.valid()
     }
 
     /// The daemons of all peers, as the leader told of them last; of this peer's as it is now.
@@ -552,9 +534,7 @@ impl Cluster {
                 let changed = *known != now;
                 if now.term != known.term {
                     // What was reported to another leader is not known to this one.
-                    self.0.reports.clear();
-                    self.0.monitor.clear();
-                    self.0.levels.clear();
+                    self.0.leader.send_replace(Arc::default());
                 }
                 *known = now;
                 changed

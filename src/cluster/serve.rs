@@ -103,7 +103,7 @@ impl Cluster {
         check_leads(self.id(), *self.0.leadership.borrow())?;
         match request {
             LeaderRequest::Statuses(batch) => {
-                Ok(Response::Statuses(self.0.reports.take(from, batch)))
+                Ok(Response::Statuses(self.leader().reports.take(from, batch)))
             }
             LeaderRequest::Metrics(metrics) => {
                 self.take_metrics(from, metrics).map(Response::Metrics)
@@ -131,9 +131,10 @@ impl Cluster {
     fn take_metrics(&self, from: PeerId, metrics: Metrics) -> Result<MetricsReply, Refusal> {
         metrics.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.check_level(metrics.level)?;
-        self.0.levels.note(from, metrics.level);
+        let leader = self.leader();
+        leader.levels.note(from, metrics.level);
         self.learn_addresses([(from, metrics.addresses.clone())].into());
-        self.0.monitor.take(from, metrics).map_err(|taken| Refusal::DaemonTaken(taken.0))?;
+        leader.metrics.take(from, metrics).map_err(|taken| Refusal::DaemonTaken(taken.0))?;
         let daemons = self
             .peer_metrics()
             .into_iter()

@@ -26,7 +26,7 @@ fn leadership_goes_round_among_those_that_have_most_of_the_log() {
     assert_eq!(successor(id(2), lags(&[(1, 0), (3, 7)])), Some(id(3)));
     assert_eq!(successor(id(3), lags(&[(1, 5), (2, 0)])), Some(id(1)));
     assert_eq!(successor(id(1), lags(&[(2, 9_000), (3, 0)])), Some(id(3)));
-    let little = 7 + reconciler::LAG_MAX;
+    let little = 7 + leader::LAG_MAX;
     assert_eq!(successor(id(1), lags(&[(2, little), (3, 7)])), Some(id(2)));
     assert_eq!(successor(id(1), lags(&[(2, little + 1), (3, 7)])), Some(id(3)));
 }

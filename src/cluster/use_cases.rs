@@ -9,15 +9,17 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    CALL_DEADLINE, Cluster, MemberView, NOT_JOINED,
+    CALL_DEADLINE, Cluster, MemberView, NOT_JOINED, Standing,
     serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX, refusal},
     writes::Written,
 };
 use crate::{
+    consensus::random_u64,
     rpc::{AskError, CallError, answer_to},
     types::{
-        Cid, LeaderQuestion, Metrics, OnePin, PeerId, Pin, PinEntry, PinRequest, PinState,
-        PinStatus, PinsAfter, Refusal, Timestamp, Write, encoding,
+        Cid, GcProgress, GcResults, LeaderQuestion, Metrics, OnePin, PeerId, Pin, PinEntry,
+        PinRequest, PinState, PinStatus, PinsAfter, Refusal, Run, RunGc, Timestamp, Write,
+        encoding,
     },
 };
 
@@ -137,6 +139,31 @@ impl Cluster {
         PinEntry { cid, pin, statuses }
     }
 
+    /// Has all daemons collect their garbage, one after the other, or only this peer's; returns when
+    /// all are done.
+    ///
+    /// # Errors
+    /// When garbage is being collected already, and as in [`UseCaseError`]. What went wrong at single
+    /// peers is in the results.
+    pub async fn run_gc(&self, local: bool) -> Result<GcResults, UseCaseError> {
+        if self.standing() == Standing::Blank {
+            return Err(UseCaseError::Unavailable(NOT_JOINED.to_owned()));
+        }
+        let only = local.then(|| self.id());
+        let mut run = Run { ticket: random_u64(), begin: true };
+        loop {
+            match self.ask_leader(RunGc { run, only }).await {
+                Ok(GcProgress::Running) => run.begin = false,
+                Ok(GcProgress::Ended(results)) => return Ok(results),
+                // It was well asked once.
+                Err(UseCaseError::Invalid(reason)) if !run.begin => {
+                    return Err(UseCaseError::Failed(reason));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     pub(super) async fn ask_leader<Q: LeaderQuestion + Clone>(
         &self,
         question: Q,
@@ -216,7 +243,7 @@ impl Cluster {
     /// Members that this leader has heard nothing of for too long: what they told is no longer so for
     /// sure.
     pub(super) fn silent(&self) -> BTreeSet<PeerId> {
-        silent(self.0.monitor.has_heard(), &self.peer_metrics(), &self.members())
+        silent(self.leader().metrics.has_heard(), &self.peer_metrics(), &self.members())
     }
 
     /// A pin with the reports of its peers.

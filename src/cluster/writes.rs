@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, placement::Placement, serve::refusal};
+use super::{Cluster, FatalError, leader::Placement, serve::refusal};
 use crate::{
     state::{Applied, Op, Outcome, PinSet, Refused},
     types::{Cid, Factor, Owner, Pin, PinRequest, Refusal, Write, Writes},

@@ -19,12 +19,12 @@ pub mod informer;
 pub struct Monitor {
     latest: Mutex<BTreeMap<PeerId, (Metrics, Instant)>>,
     /// When it began to listen.
-    since: Mutex<Instant>,
+    since: Instant,
 }
 
 impl Default for Monitor {
     fn default() -> Self {
-        Self { latest: Mutex::default(), since: Mutex::new(Instant::now()) }
+        Self { latest: Mutex::default(), since: Instant::now() }
     }
 }
 
@@ -82,13 +82,7 @@ impl Monitor {
     /// Whether a peer without metrics is down: a new leader has to give each the time to report.
     #[must_use]
     pub fn has_heard(&self) -> bool {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > informer::TTL
-    }
-
-    /// Forgets everything: a new leader starts from nothing.
-    pub fn clear(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.since.elapsed() > informer::TTL
     }
 }
 
@@ -161,17 +155,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_leader_knows_who_is_down_when_all_have_had_time_to_report() {
-        let a = PeerId([1; 32]);
         let monitor = Monitor::default();
         let instant = Duration::from_millis(1);
         tokio::time::advance(informer::TTL).await;
         assert!(!monitor.has_heard());
         tokio::time::advance(instant).await;
-        assert!(monitor.has_heard());
-        monitor.take(a, metrics("x")).unwrap();
-        monitor.clear();
-        assert!(monitor.valid().is_empty() && !monitor.has_heard());
-        tokio::time::advance(informer::TTL + instant).await;
         assert!(monitor.has_heard());
     }
 

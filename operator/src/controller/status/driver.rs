@@ -73,7 +73,9 @@ struct Driver {
 /// Runs until the leadership ends; writes under way are dropped then.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
     let mut state = lead.context.cluster.state().subscribe();
-    let mut reports = lead.context.cluster.reports().subscribe();
+    // Held: those of the next term are others.
+    let of_this_term = lead.context.cluster.reports();
+    let mut reports = of_this_term.subscribe();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut driver = Driver::new(lead.clone(), notes);

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Cluster, FatalError, Leadership};
+use crate::cluster::{Cluster, FatalError, Leadership};
 use crate::{
     consensus::random_u64,
     monitor::informer,
@@ -67,7 +67,7 @@ enum Tell {
 
 impl Cluster {
     /// Keeps the leader informed of this peer's pins.
-    pub(super) async fn report(self) -> Result<(), FatalError> {
+    pub(in crate::cluster) async fn report(self) -> Result<(), FatalError> {
         let mut leadership = self.leadership();
         let mut changes = self.0.parts.tracker.subscribe();
         let mut pending = BTreeSet::new();
@@ -190,7 +190,7 @@ impl Cluster {
 
     /// Pushes this peer's metrics: at half their time to live, at once when they changed or somebody
     /// else leads.
-    pub(super) async fn push_metrics(self) -> Result<(), FatalError> {
+    pub(in crate::cluster) async fn push_metrics(self) -> Result<(), FatalError> {
         let mut leadership = self.leadership();
         let mut metrics = self.local_metrics();
         loop {
@@ -234,7 +234,7 @@ impl Cluster {
 
     /// Keeps the daemons connected to each other: nothing else makes sure that a second replica finds
     /// the content.
-    pub(super) async fn connect_daemons(self) -> Result<(), FatalError> {
+    pub(in crate::cluster) async fn connect_daemons(self) -> Result<(), FatalError> {
         let mut daemons = self.0.daemons.subscribe();
         let mut metrics = self.local_metrics();
         let mut due = Instant::now();

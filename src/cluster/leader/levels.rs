@@ -5,14 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep};
 
-use super::{Cluster, FatalError};
+use super::Leader;
 use crate::{
+    cluster::{Cluster, FatalError},
     state::Op,
     types::{PeerId, Program, Refusal, TooOld},
 };
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The levels that members reported in one term.
 #[derive(Debug, Default)]
-pub(super) struct Levels(Mutex<Heard>);
+pub(in crate::cluster) struct Levels(Mutex<Heard>);
 
 #[derive(Debug, Default)]
 struct Heard {
@@ -36,12 +37,7 @@ impl Levels {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new term begins.
-    pub(super) fn clear(&self) {
-        *self.heard() = Heard::default();
-    }
-
-    pub(super) fn note(&self, peer: PeerId, level: u32) {
+    pub(in crate::cluster) fn note(&self, peer: PeerId, level: u32) {
         self.heard().levels.insert(peer, level);
     }
 }
@@ -71,7 +67,7 @@ impl Heard {
 
 impl Cluster {
     /// On the leader: whether the program of a peer knows the ops of this cluster.
-    pub(super) fn check_level(&self, level: u32) -> Result<(), Refusal> {
+    pub(in crate::cluster) fn check_level(&self, level: u32) -> Result<(), Refusal> {
         let program = Program { level, ..self.program() };
         let cluster = self.state().read(|pins| pins.level());
         program
@@ -88,21 +84,20 @@ impl Cluster {
         }
     }
 
-    pub(super) async fn raise_level(self) -> Result<(), FatalError> {
+    pub(super) async fn raise_level(
+        self,
+        leader: Arc<Leader>,
+        term: u64,
+    ) -> Result<(), FatalError> {
         loop {
             sleep(LOOK).await;
-            let leadership = *self.0.leadership.borrow();
-            if !leadership.local {
-                continue;
-            }
             let current = self.state().read(|pins| pins.level());
             #[cfg(feature = "next-level")]
-            self.use_next_level(current, leadership.term).await;
+            self.use_next_level(current, term).await;
             let members = self.members().into_keys();
-            let due = self.0.levels.heard().due(members, current, self.program(), Instant::now());
+            let due = leader.levels.heard().due(members, current, self.program(), Instant::now());
             if let Some(level) = due {
-                let raise = Op::Raise { level, term: leadership.term };
-                match self.submit(leadership.term, vec![raise]).await {
+                match self.submit(term, vec![Op::Raise { level, term }]).await {
                     Ok(_) => tracing::info!(level, "cluster level raised: no downgrade from here"),
                     Err(error) => tracing::debug!(level, %error, "cluster level not raised"),
                 }

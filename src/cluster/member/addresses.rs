@@ -14,11 +14,11 @@ use std::{
 use crate::{consensus::block, files, types::PeerId};
 
 /// Multiaddrs without `/p2p/…`, by peer.
-pub(super) type Addresses = BTreeMap<PeerId, Vec<String>>;
+pub(in crate::cluster) type Addresses = BTreeMap<PeerId, Vec<String>>;
 
 /// Who said where a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(in crate::cluster) enum Said {
     /// The peer itself, now.
     Itself,
     /// Another one, which may know less.
@@ -52,12 +52,12 @@ impl AddressBook {
     }
 
     /// All that is known.
-    pub(super) fn all(&self) -> Addresses {
+    pub(in crate::cluster) fn all(&self) -> Addresses {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes in addresses of others than `me`; returns all of them if that changed anything.
-    pub(super) fn learn(
+    pub(in crate::cluster) fn learn(
         &self,
         me: PeerId,
         said: Said,
@@ -99,7 +99,7 @@ impl AddressBook {
     }
 
     /// Forgets all that are not to be kept; returns them.
-    pub(super) fn forget(&self, keep: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+    pub(in crate::cluster) fn forget(&self, keep: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
         let (gone, left) = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let gone: Vec<PeerId> = known.keys().filter(|peer| !keep(peer)).copied().collect();

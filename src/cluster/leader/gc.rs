@@ -6,20 +6,18 @@
 //! following ask how it goes.
 
 mod policy;
-mod runs;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tokio_util::sync::CancellationToken;
 
 pub use self::policy::GcPolicy;
-pub(super) use self::runs::Runs;
-use super::{Cluster, FatalError, MemberView, NOT_JOINED, Standing, UseCaseError};
+use super::Leader;
 use crate::{
+    cluster::{Cluster, FatalError, MemberView},
     consensus::random_u64,
     rpc::{AskError, CallError},
-    types::{GcProgress, GcResult, GcResults, Metrics, PeerId, Refusal, Run, RunGc, RunGcHere},
+    types::{GcProgress, GcResult, GcResults, Metrics, PeerId, Refusal, Run, RunGcHere},
 };
 
 /// Between two looks at whose garbage is to be collected unasked.
@@ -34,40 +32,16 @@ const RETRY: Duration = Duration::from_secs(1);
 struct LostSight(String);
 
 impl Cluster {
-    /// Has all daemons collect their garbage, one after the other, or only this peer's; returns when
-    /// all are done.
-    ///
-    /// # Errors
-    /// When garbage is being collected already, and as in [`UseCaseError`]. What went wrong at single
-    /// peers is in the results.
-    pub async fn run_gc(&self, local: bool) -> Result<GcResults, UseCaseError> {
-        if self.standing() == Standing::Blank {
-            return Err(UseCaseError::Unavailable(NOT_JOINED.to_owned()));
-        }
-        let only = local.then(|| self.id());
-        let mut run = Run { ticket: random_u64(), begin: true };
-        loop {
-            match self.ask_leader(RunGc { run, only }).await {
-                Ok(GcProgress::Running) => run.begin = false,
-                Ok(GcProgress::Ended(results)) => return Ok(results),
-                // It was well asked once.
-                Err(UseCaseError::Invalid(reason)) if !run.begin => {
-                    return Err(UseCaseError::Failed(reason));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// On the leader: begins a round, or says how it goes.
-    pub(super) async fn run_gc_as_leader(
+    pub(in crate::cluster) async fn run_gc_as_leader(
         &self,
         run: Run,
         only: Option<PeerId>,
     ) -> Result<GcProgress<GcResults>, Refusal> {
-        let rounds = &self.0.gc_rounds;
+        let leader = self.leader();
+        let rounds = &leader.gc_rounds;
         if run.begin && !rounds.knows(run.ticket) {
-            self.may_run_gc(only)?;
+            self.may_run_gc(&leader, only)?;
         }
         rounds.ask(run, only)?;
         let results = rounds.outcome(run.ticket).await;
@@ -75,69 +49,41 @@ impl Cluster {
     }
 
     /// Whether a round may begin: an earlier leader's may still be under way at some peer.
-    fn may_run_gc(&self, only: Option<PeerId>) -> Result<(), Refusal> {
-        check_round(only, self.0.monitor.has_heard(), &self.members(), &self.peer_metrics())
-    }
-
-    /// Begins to collect the garbage of this peer's daemon for the leader, or says how it goes.
-    pub(super) async fn run_gc_here(
-        &self,
-        from: PeerId,
-        run: Run,
-    ) -> Result<GcProgress<GcResult>, Refusal> {
-        check_from_leader(from, self.0.leadership.borrow().leader)?;
-        let own = &self.0.own_gc;
-        own.ask(run, ())?;
-        Ok(own.outcome(run.ticket).await.map_or(GcProgress::Running, GcProgress::Ended))
-    }
-
-    /// Collects this peer's garbage when it was asked for.
-    pub(super) async fn run_own_gc(self, token: CancellationToken) -> Result<(), FatalError> {
-        let own = &self.0.own_gc;
-        let work = async {
-            loop {
-                own.next().await;
-                own.end(self.0.parts.tracker.run_gc().await);
-            }
-        };
-        token.run_until_cancelled(work).await;
-        Ok(())
+    fn may_run_gc(&self, leader: &Leader, only: Option<PeerId>) -> Result<(), Refusal> {
+        check_round(only, leader.metrics.has_heard(), &self.members(), &leader.metrics.valid())
     }
 
     /// Leads rounds that were asked for, or are due.
-    pub(super) async fn lead_gc(self, token: CancellationToken) -> Result<(), FatalError> {
-        let rounds = &self.0.gc_rounds;
+    pub(in crate::cluster) async fn lead_gc(self, leader: Arc<Leader>) -> Result<(), FatalError> {
+        let rounds = &leader.gc_rounds;
         let mut looks = interval(LOOK_PERIOD);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let work = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    only = rounds.next() => rounds.end(self.gc_round(only).await),
-                    _ = looks.tick(), if self.0.parts.gc.is_some() => self.run_gc_if_due(),
-                }
+        loop {
+            tokio::select! {
+                biased;
+                only = rounds.next() => rounds.end(self.gc_round(&leader, only).await),
+                _ = looks.tick(), if self.0.parts.gc.is_some() => self.run_gc_if_due(&leader),
             }
-        };
-        token.run_until_cancelled(work).await;
-        Ok(())
+        }
     }
 
-    fn run_gc_if_due(&self) {
+    fn run_gc_if_due(&self, leader: &Leader) {
         let Some(policy) = self.0.parts.gc else { return };
         if !self.0.leadership.borrow().local {
             return;
         }
         let Some(peer) = policy::next(policy, &self.peer_metrics()) else { return };
         let run = Run { ticket: random_u64(), begin: true };
-        let begun =
-            self.may_run_gc(Some(peer)).and_then(|()| self.0.gc_rounds.ask(run, Some(peer)));
+        let begun = self
+            .may_run_gc(leader, Some(peer))
+            .and_then(|()| leader.gc_rounds.ask(run, Some(peer)));
         match begun {
             Ok(()) => tracing::info!(%peer, "its space is scarce: its garbage is collected"),
             Err(error) => tracing::debug!(%peer, %error, "garbage is not collected now"),
         }
     }
 
-    async fn gc_round(&self, only: Option<PeerId>) -> GcResults {
+    async fn gc_round(&self, leader: &Leader, only: Option<PeerId>) -> GcResults {
         let term = self.0.leadership.borrow().term;
         let peers = match only {
             Some(peer) => vec![peer],
@@ -149,10 +95,12 @@ impl Cluster {
             let result = match lost {
                 // Two daemons at once would make pins wait everywhere.
                 Some(lost) => Err(format!("garbage may still be collected at {lost}")),
-                None => self.run_gc_at(peer, term).await.unwrap_or_else(|LostSight(reason)| {
-                    lost = Some(peer);
-                    Err(reason)
-                }),
+                None => {
+                    self.run_gc_at(leader, peer, term).await.unwrap_or_else(|LostSight(reason)| {
+                        lost = Some(peer);
+                        Err(reason)
+                    })
+                }
             };
             if let Err(reason) = &result {
                 tracing::warn!(%peer, reason, "its garbage was not collected");
@@ -162,7 +110,12 @@ impl Cluster {
         results
     }
 
-    async fn run_gc_at(&self, peer: PeerId, term: u64) -> Result<GcResult, LostSight> {
+    async fn run_gc_at(
+        &self,
+        leader: &Leader,
+        peer: PeerId,
+        term: u64,
+    ) -> Result<GcResult, LostSight> {
         if !self.peer_metrics().contains_key(&peer) {
             return Ok(Err("the peer is down".to_owned()));
         }
@@ -180,7 +133,7 @@ impl Cluster {
                 self.ask_peer(peer, RunGcHere { run }).await
             };
             if matches!(answer, Ok(GcProgress::Ended(_))) {
-                self.0.monitor.collected(&peer);
+                leader.metrics.collected(&peer);
             }
             match trying.answered(answer) {
                 Next::Ended(result) => return Ok(result),
@@ -214,11 +167,6 @@ fn check_round(
             Err(Refusal::GcRunning(reason))
         }
     }
-}
-
-/// A peer heeds only the leader that it knows.
-fn check_from_leader(from: PeerId, leader: Option<PeerId>) -> Result<(), Refusal> {
-    if leader == Some(from) { Ok(()) } else { Err(Refusal::NotLeader(leader)) }
 }
 
 /// How asking one peer goes.
@@ -302,10 +250,6 @@ mod tests {
             );
         }
         assert!(matches!(check(Some(3), true, &idle, &idle), Err(Refusal::Invalid(_))));
-        assert_eq!(check_from_leader(peer(1), Some(peer(1))), Ok(()));
-        for leader in [None, Some(peer(2))] {
-            assert_eq!(check_from_leader(peer(1), leader), Err(Refusal::NotLeader(leader)));
-        }
     }
 
     #[test]

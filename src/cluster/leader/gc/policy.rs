@@ -14,7 +14,10 @@ pub struct GcPolicy {
 }
 
 /// The peer that collects next; none while one collects.
-pub(super) fn next(policy: GcPolicy, metrics: &BTreeMap<PeerId, Metrics>) -> Option<PeerId> {
+pub(in crate::cluster) fn next(
+    policy: GcPolicy,
+    metrics: &BTreeMap<PeerId, Metrics>,
+) -> Option<PeerId> {
     if metrics.values().any(|metrics| metrics.gc.running) {
         return None;
     }

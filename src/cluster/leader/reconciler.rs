@@ -6,14 +6,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
-use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, MemberView, Reports, SubmitError, placement::Placement};
+use super::{Leader, Placement, Reports};
 use crate::{
+    cluster::{Cluster, FatalError, MemberView, SubmitError},
     state::{Changed, Op},
     types::{Allocation, Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
 };
@@ -28,7 +29,7 @@ const BATCH_LEN: usize = 500;
 const WORK_MAX: usize = 256 * 1024;
 /// Entries a learner may be behind when it becomes a voter, or a voter behind another when it takes
 /// leadership over: it gets them first.
-pub(super) const LAG_MAX: u64 = 100;
+pub(in crate::cluster) const LAG_MAX: u64 = 100;
 /// Voters at most: more make each write slower and survive hardly more.
 const VOTERS_MAX: usize = 5;
 
@@ -40,9 +41,9 @@ struct Work {
 }
 
 impl Cluster {
-    pub(super) async fn look_after(self, token: CancellationToken) -> Result<(), FatalError> {
+    pub(super) async fn reconcile(self, leader: Arc<Leader>) -> Result<(), FatalError> {
         let mut state_changes = self.state().subscribe();
-        let mut report_changes = self.reports().subscribe();
+        let mut report_changes = leader.reports.subscribe();
         let mut work = Work::everything();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -51,7 +52,6 @@ impl Cluster {
         loop {
             tokio::select! {
                 biased;
-                () = token.cancelled() => return Ok(()),
                 changed = state_changes.recv() => work.add(changed),
                 changed = report_changes.recv() => work.add(changed),
                 _ = ticks.tick() => {
@@ -59,23 +59,14 @@ impl Cluster {
                     work.all |= now != takers || Instant::now() >= full_due;
                     takers = now;
                     if !self.0.leadership.borrow().local {
-                        // A new leader begins by looking at everything.
                         work = Work::everything();
                         continue;
                     }
                     if work.all {
                         full_due = Instant::now() + FULL_PERIOD;
                     }
-                    let look = async {
-                        self.promote().await;
-                        self.settle(&mut work).await;
-                    };
-                    // Without a majority what it proposes is never answered.
-                    tokio::select! {
-                        biased;
-                        () = token.cancelled() => return Ok(()),
-                        () = look => {}
-                    }
+                    self.promote().await;
+                    self.settle(&mut work).await;
                 }
             }
         }
@@ -134,7 +125,7 @@ impl Cluster {
 
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
         let placement = self.placement();
-        let present = present(self.takers(), self.reports());
+        let present = present(self.takers(), &self.reports());
         let unsettled = self.unsettled(placement.members, &cids);
         let ops: Vec<Op> = unsettled
             .iter()

@@ -20,8 +20,9 @@ use std::{
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::{Cluster, FatalError, Said, addresses::Addresses};
+use super::{Said, addresses::Addresses};
 use crate::{
+    cluster::{Cluster, FatalError},
     rpc::AskError,
     types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal},
 };
@@ -41,7 +42,7 @@ const OTHERS_MAX: usize = 64;
 
 /// What a peer knows beside its own log and address book.
 #[derive(Debug, Default)]
-pub(super) struct Acquaintance {
+pub(in crate::cluster) struct Acquaintance {
     known: Mutex<Known>,
     /// This peer was told to found a cluster, so that it may have founded one too many.
     founder: AtomicBool,
@@ -114,7 +115,7 @@ fn rival(others: &BTreeMap<PeerId, Other>, size: u64) -> Option<(PeerId, &Other)
 
 impl Cluster {
     /// Tells whoever is connected, and learns from it.
-    pub(super) async fn keep_acquainted(self) -> Result<(), FatalError> {
+    pub(in crate::cluster) async fn keep_acquainted(self) -> Result<(), FatalError> {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told: BTreeMap<PeerId, u64> = BTreeMap::new();
@@ -156,7 +157,7 @@ impl Cluster {
     }
 
     /// What this peer says of itself.
-    pub(super) fn presentation(&self) -> Hello {
+    pub(in crate::cluster) fn presentation(&self) -> Hello {
         Hello {
             member: self.member().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -170,7 +171,7 @@ impl Cluster {
     }
 
     /// The members, each with the addresses it has now as far as this peer knows.
-    pub(super) fn whereabouts(&self) -> BTreeMap<PeerId, Member> {
+    pub(in crate::cluster) fn whereabouts(&self) -> BTreeMap<PeerId, Member> {
         let mut book = self.0.parts.addresses.all();
         book.insert(self.id(), self.member().addresses.clone());
         let members = self.members().into_iter().map(|(peer, view)| {
@@ -190,12 +191,12 @@ impl Cluster {
     }
 
     /// Whether a peer is one of them.
-    pub(super) fn is_known(&self, peer: &PeerId) -> bool {
+    pub(in crate::cluster) fn is_known(&self, peer: &PeerId) -> bool {
         self.members().contains_key(peer) || self.0.acquaintance.known().vouched.contains(peer)
     }
 
     /// A peer has said who and where it is, and who its fellow members are.
-    pub(super) fn met(
+    pub(in crate::cluster) fn met(
         &self,
         peer: PeerId,
         of: Option<ClusterId>,
@@ -217,7 +218,7 @@ impl Cluster {
     }
 
     /// This peer joins through one that has answered: until it has the log, it takes its word.
-    pub(super) fn joins_through(&self, peer: PeerId, reply: &HelloReply) {
+    pub(in crate::cluster) fn joins_through(&self, peer: PeerId, reply: &HelloReply) {
         self.vouch([peer]);
         self.learn_addresses([(peer, reply.member.addresses.clone())].into());
         self.believe(&reply.members);
@@ -231,7 +232,7 @@ impl Cluster {
     }
 
     /// The transport takes long messages of members only, and names them to people.
-    pub(super) fn name_members(&self) {
+    pub(in crate::cluster) fn name_members(&self) {
         let members = self.members().into_iter().map(|(peer, view)| (peer, view.member.name));
         let mut names: BTreeMap<PeerId, String> = members.collect();
         for peer in &self.0.acquaintance.known().vouched {
@@ -249,13 +250,13 @@ impl Cluster {
     }
 
     /// What another says of where peers are. Those that are connected have said it themselves.
-    pub(super) fn hear_addresses(&self, mut addresses: Addresses) {
+    pub(in crate::cluster) fn hear_addresses(&self, mut addresses: Addresses) {
         let (connected, known) = (self.0.parts.transport.connected(), self.known_peers());
         addresses.retain(|peer, _| !connected.contains(peer) && known.contains(peer));
         self.take_addresses(Said::Another, addresses);
     }
 
-    pub(super) fn take_addresses(&self, said: Said, addresses: Addresses) {
+    pub(in crate::cluster) fn take_addresses(&self, said: Said, addresses: Addresses) {
         let (book, known) = (&self.0.parts.addresses, self.known_peers());
         let learnt = book.learn(self.id(), said, addresses, |peer| known.contains(peer));
         let Some(all) = learnt else { return };
@@ -270,7 +271,7 @@ impl Cluster {
     }
 
     /// A peer that is not known speaks as a member: the members may know it.
-    pub(super) fn ask_about_unknown(&self) {
+    pub(in crate::cluster) fn ask_about_unknown(&self) {
         let mut known = self.0.acquaintance.known();
         if known.asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
             known.asked = Some(Instant::now());
@@ -300,7 +301,13 @@ impl Cluster {
     }
 
     /// A peer belongs to another cluster than this one, or than this one is to join.
-    pub(super) fn met_another(&self, peer: PeerId, member: &Member, cluster: ClusterId, size: u64) {
+    pub(in crate::cluster) fn met_another(
+        &self,
+        peer: PeerId,
+        member: &Member,
+        cluster: ClusterId,
+        size: u64,
+    ) {
         let Some(own) = self.wanted_cluster() else { return };
         let mut known = self.0.acquaintance.known();
         known.remember(peer, Other { name: member.name.clone(), cluster, size });
@@ -341,7 +348,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The reason, for people.
-    pub(super) fn check_cluster(&self) -> Result<(), String> {
+    pub(in crate::cluster) fn check_cluster(&self) -> Result<(), String> {
         let Some(own) = self.cluster_id() else { return Ok(()) };
         let size = self.members().len() as u64;
         let known = self.0.acquaintance.known();

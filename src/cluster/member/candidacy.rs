@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, MemberView};
+use crate::cluster::{Cluster, FatalError, MemberView};
 use crate::types::PeerId;
 
 /// Between two looks, and between two pre-votes.
@@ -24,7 +24,10 @@ const TURN: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
-    pub(super) async fn stand(self, token: CancellationToken) -> Result<(), FatalError> {
+    pub(in crate::cluster) async fn stand(
+        self,
+        token: CancellationToken,
+    ) -> Result<(), FatalError> {
         let mut lost: Option<(PeerId, Instant)> = None;
         loop {
             tokio::select! {

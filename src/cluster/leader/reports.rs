@@ -76,14 +76,8 @@ impl Reports {
         self.changes.subscribe()
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&self) {
-        self.lock().clear();
-        self.tell(Changed::Everything);
-    }
-
     /// Takes a batch of a peer.
-    pub(super) fn take(&self, from: PeerId, batch: StatusBatch) -> StatusReply {
+    pub(in crate::cluster) fn take(&self, from: PeerId, batch: StatusBatch) -> StatusReply {
         let changed = {
             let mut peers = self.lock();
             if batch.sequence == 0 {
@@ -246,8 +240,8 @@ mod tests {
         assert_eq!(reports.take(A, batch(1, 0, false, Some(PinState::Queued))), StatusReply::Taken);
         assert_eq!(reports.take(A, batch(1, 2, false, None)), StatusReply::SendAll);
         assert_eq!(reports.take(A, batch(2, 1, false, None)), StatusReply::SendAll);
-        reports.clear();
-        assert_eq!(reports.take(A, batch(1, 1, false, None)), StatusReply::SendAll);
+        let of_another = Reports::default();
+        assert_eq!(of_another.take(A, batch(1, 1, false, None)), StatusReply::SendAll);
     }
 
     #[test]
@@ -303,8 +297,6 @@ mod tests {
         assert_eq!(told(), Some(Changed::Cids([cid()].into())));
         reports.take(A, batch(1, 9, false, None));
         assert_eq!(told(), None, "that was not taken");
-        reports.clear();
-        assert_eq!(told(), Some(Changed::Everything));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Cluster, FatalError};
+use crate::cluster::{Cluster, FatalError};
 use crate::consensus::LogProgress;
 
 /// Between two looks.
@@ -38,7 +38,7 @@ impl Applying {
 }
 
 impl Cluster {
-    pub(super) async fn notice_stuck_disk(self) -> Result<(), FatalError> {
+    pub(in crate::cluster) async fn notice_stuck_disk(self) -> Result<(), FatalError> {
         let mut applying = Applying::default();
         loop {
             sleep(LOOK).await;

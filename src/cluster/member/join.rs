@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, JoinPolicy, Standing};
+use crate::cluster::{Cluster, FatalError, JoinPolicy, Standing};
 use crate::{
     rpc::AskError,
     types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, TooOld},
@@ -19,7 +19,7 @@ const DAEMON_DEADLINE: Duration = Duration::from_secs(3);
 impl Cluster {
     /// Asks around until this peer is a member: not only by an entry that a leader sent it and lost
     /// again with its own disk.
-    pub(super) async fn join_until_member(
+    pub(in crate::cluster) async fn join_until_member(
         self,
         token: CancellationToken,
     ) -> Result<(), FatalError> {
@@ -62,7 +62,7 @@ impl Cluster {
         may_join(self.standing(), *self.0.join.borrow())
     }
 
-    pub(super) fn wanted_cluster(&self) -> Option<ClusterId> {
+    pub(in crate::cluster) fn wanted_cluster(&self) -> Option<ClusterId> {
         wanted_cluster(self.standing(), *self.0.join.borrow())
     }
 
@@ -118,7 +118,7 @@ impl Cluster {
     }
 
     /// Answers a peer that presents itself; the leader takes it in if it asks for it.
-    pub(super) async fn answer_hello(
+    pub(in crate::cluster) async fn answer_hello(
         &self,
         from: PeerId,
         of: Option<ClusterId>,
@@ -127,7 +127,8 @@ impl Cluster {
         hello.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.met(from, of, &hello.member, hello.size, &hello.members);
         let leadership = *self.0.leadership.borrow();
-        let user = hello.daemon.as_ref().and_then(|daemon| self.0.monitor.user_of(daemon, from));
+        let user =
+            hello.daemon.as_ref().and_then(|daemon| self.leader().metrics.user_of(daemon, from));
         let known = self.members().remove(&from).map(|view| view.member);
         let mut members = self.whereabouts();
         match admission(&hello, self.cluster_id(), leadership.local, user, known.as_ref()) {

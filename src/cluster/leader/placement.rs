@@ -1,14 +1,10 @@
 //! Which members can take content, as the leader knows them from their metrics.
 
-use std::{
-    collections::BTreeMap,
-    sync::{MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Cluster, MemberView};
+use crate::cluster::{Cluster, MemberView};
 use crate::{
     allocate::{self, Candidate, Obstacle},
     types::{Cid, Metrics, PeerId, Replication},
@@ -19,9 +15,9 @@ const PROPOSED_TTL: Duration = Duration::from_secs(1);
 
 /// The members that can take content at one moment: gathered once for many pins.
 #[derive(Debug)]
-pub(super) struct Placement {
+pub(in crate::cluster) struct Placement {
     /// How many members there are, whether they can take content or not.
-    pub(super) members: usize,
+    pub(in crate::cluster) members: usize,
     /// Without their allocations, which differ from pin to pin.
     takers: Vec<Candidate>,
     zones: BTreeMap<PeerId, String>,
@@ -29,7 +25,7 @@ pub(super) struct Placement {
 
 /// Allocations proposed lately, by peer, and since when.
 #[derive(Debug)]
-pub(super) struct Proposed {
+pub(in crate::cluster) struct Proposed {
     counts: BTreeMap<PeerId, u64>,
     since: Instant,
 }
@@ -54,12 +50,12 @@ impl Cluster {
         obstacles(self.members().into_keys(), &self.peer_metrics())
     }
 
-    pub(super) fn placement(&self) -> Placement {
+    pub(in crate::cluster) fn placement(&self) -> Placement {
         Placement::of(&self.members(), &self.peer_metrics())
     }
 
     /// [`Self::candidates`], for many pins in a row.
-    pub(super) fn candidates_in(
+    pub(in crate::cluster) fn candidates_in(
         &self,
         placement: &Placement,
         cid: &Cid,
@@ -71,11 +67,9 @@ impl Cluster {
             (placement.free(&holders, pins.allocations_by_peer()), holders)
         });
         let zones = placement.zones_of(&holders);
-        self.proposed().order(cid, &zones, candidates, replication.max.of(placement.members))
-    }
-
-    fn proposed(&self) -> MutexGuard<'_, Proposed> {
-        self.0.proposed.lock().unwrap_or_else(PoisonError::into_inner)
+        let leader = self.leader();
+        let mut proposed = leader.proposed.lock().unwrap_or_else(PoisonError::into_inner);
+        proposed.order(cid, &zones, candidates, replication.max.of(placement.members))
     }
 }
 

@@ -1,0 +1,85 @@
+//! What the leader does unasked, and what it knows for that.
+//!
+//! [`Leader`] is made when a term begins and dropped when the next one begins, so nothing of an earlier
+//! term is left in it. Every peer has one, since any may become the leader; only the leader fills it.
+//!
+//! Nothing here is stored: all that must survive a change of the leader is in the log.
+
+mod gc;
+mod levels;
+mod placement;
+mod reconciler;
+mod reports;
+
+use std::sync::{Arc, Mutex};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{gc::GcPolicy, reports::Reports};
+use self::{levels::Levels, placement::Proposed};
+pub(super) use self::{placement::Placement, reconciler::LAG_MAX};
+use super::{Cluster, FatalError, runs::Runs, until};
+use crate::{
+    monitor::Monitor,
+    types::{GcResults, PeerId},
+};
+
+/// What peers said to the leader of one term.
+#[derive(Debug, Default)]
+pub(super) struct Leader {
+    /// Their reports of their pins.
+    pub(super) reports: Arc<Reports>,
+    /// Their metrics.
+    pub(super) metrics: Monitor,
+    /// The levels of their programs.
+    pub(super) levels: Levels,
+    /// Allocations proposed lately.
+    proposed: Mutex<Proposed>,
+    /// Rounds of garbage collection: of all members, or of the one named.
+    gc_rounds: Runs<Option<PeerId>, GcResults>,
+}
+
+impl Cluster {
+    /// Of the present term.
+    pub(super) fn leader(&self) -> Arc<Leader> {
+        self.0.leader.borrow().clone()
+    }
+
+    /// Runs the leader's tasks, one set for each term in which this peer leads.
+    pub(super) async fn lead(self, token: CancellationToken) -> Result<(), FatalError> {
+        let mut leadership = self.leadership();
+        loop {
+            let now = *leadership.borrow_and_update();
+            if now.local {
+                self.lead_in(now.term, token.child_token()).await?;
+            }
+            let changed = token.run_until_cancelled(leadership.changed()).await;
+            if !matches!(changed, Some(Ok(()))) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The tasks of one term, until it is over.
+    async fn lead_in(&self, term: u64, token: CancellationToken) -> Result<(), FatalError> {
+        let leader = self.leader();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(until(token.clone(), self.clone().reconcile(leader.clone())));
+        tasks.spawn(until(token.clone(), self.clone().lead_gc(leader.clone())));
+        tasks.spawn(until(token.clone(), self.clone().raise_level(leader, term)));
+        let mut leadership = self.leadership();
+        let ended = tokio::select! {
+            biased;
+            () = token.cancelled() => Ok(()),
+            // Also when the peer is gone.
+            _ = leadership.wait_for(|now| now.term != term) => Ok(()),
+            Some(ended) = tasks.join_next() => {
+                ended.unwrap_or_else(|error| Err(FatalError::Stopped(format!("a leader's task: {error}"))))
+            }
+        };
+        token.cancel();
+        while tasks.join_next().await.is_some() {}
+        ended
+    }
+}
