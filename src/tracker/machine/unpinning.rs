@@ -46,7 +46,7 @@ impl Machine {
         }
     }
 
-    /// It may have been wanted since the barrier that says it is not: another one has to say so.
+    /// The CID may have been wanted since the barrier that denied it: another barrier must confirm it.
     pub(super) fn doubt(&mut self, cid: Cid) {
         if let Some(Phase::Confirming | Phase::Confirmed) = self.phase(&cid) {
             self.take_out(&cid);
@@ -62,7 +62,7 @@ impl Machine {
         }
     }
 
-    /// Ours and not wanted: unpin it when a barrier has confirmed that.
+    /// Queues a pin of ours for unpinning, which needs a barrier first.
     pub(super) fn enqueue_unpin(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| {
