@@ -125,7 +125,7 @@ pub(crate) fn parse(text: &str) -> Result<[u8; 32], &'static str> {
     let rest = text.strip_prefix(HEADER).ok_or("it does not begin with its header")?;
     let mut words = rest.split_ascii_whitespace();
     let (Some(key), Some(sum), None) = (words.next(), words.next(), words.next()) else {
-        return Err("it is cut off or has more than it should");
+        return Err("it is truncated or too long");
     };
     let mut bytes = [0; 32];
     hex::decode_to_slice(key, &mut bytes).map_err(|_| "its key is not 64 hex characters")?;

@@ -34,7 +34,7 @@ pub enum OpenError {
     Record(#[from] CodecError),
     /// Log and state belong to different disks.
     #[error(
-        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they are not of one disk; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
+        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they come from different disks; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
     )]
     Mixed {
         /// The log's cluster.
@@ -44,7 +44,7 @@ pub enum OpenError {
     },
     /// The log lost entries that the state includes.
     #[error(
-        "the Raft log ends at {log:?}, before the state's {state:?}: entries that were acknowledged are lost on this disk; give the peer an empty data folder so that it joins anew"
+        "the Raft log ends at {log:?}, before the state's {state:?}: acknowledged entries are lost on this disk; give the peer an empty data folder so that it joins anew"
     )]
     LogTooShort {
         /// The log's last position.
@@ -54,7 +54,7 @@ pub enum OpenError {
     },
     /// The state lacks entries that were purged from the log.
     #[error(
-        "the Raft log begins after {log:?}, and the state ends at {state:?} before it: what lies between is lost on this disk; give the peer an empty data folder so that it joins anew"
+        "the Raft log begins after {log:?}, but the state ends before that, at {state:?}: the entries between are lost on this disk; give the peer an empty data folder so that it joins anew"
     )]
     StateTooOld {
         /// The last position purged from the log.
@@ -64,7 +64,7 @@ pub enum OpenError {
     },
     /// The state file is missing.
     #[error(
-        "the state in {path} is gone, and this peer has taken part before; put it back, or give the peer an empty data folder so that it joins anew as another peer"
+        "the state in {path} is gone, but this peer has taken part before; put it back, or give the peer an empty data folder so that it joins anew as another peer"
     )]
     StateGone {
         /// Its file.
@@ -72,7 +72,7 @@ pub enum OpenError {
     },
     /// Log and state belong to another peer.
     #[error(
-        "the identity in {folder} is gone, and the log and state there belong to it; put it back, or give the peer an empty data folder so that it joins anew as another peer"
+        "the identity in {folder} is gone, but the log and state there belong to it; put it back, or give the peer an empty data folder so that it joins anew as another peer"
     )]
     IdentityGone {
         /// The data folder.

@@ -75,7 +75,7 @@ fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusa
                 "term {} is more than {TERMS_AHEAD_MAX} ahead of term {term}: no elections explain that",
                 vote.term
             );
-            tracing::warn!(%from, reason, "a message of Raft is refused");
+            tracing::warn!(%from, reason, "refused a Raft message");
             Err(Refusal::Invalid(reason))
         }
         _ => Ok(()),

@@ -71,8 +71,8 @@ fn bind(ledger: &Ledger, daemon: &str, me: PeerId) -> Result<bool, LedgerError> 
     } else if let Some(former) = peer.filter(|peer| *peer != me) {
         tracing::warn!(
             %former,
-            "this daemon was that peer's, which is gone: what it pinned stays pinned unless it is wanted \
-             here and released again; if it is not needed, remove it with `ipfs pin rm`"
+            "the ledger is a former peer's: pins of that peer stay until they are wanted here and released \
+             again; remove unneeded ones with `ipfs pin rm`"
         );
     }
     Ok(void.is_some())

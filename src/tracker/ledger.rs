@@ -71,7 +71,7 @@ pub enum LedgerError {
     /// The file cannot be opened as a database.
     #[error(
         "the ledger {place} cannot be opened: {reason}; if the file is damaged, move it away and \
-         start again: content pinned before is then taken for somebody else's and stays pinned"
+         start again: earlier pins then count as foreign and stay pinned"
     )]
     Open {
         /// The file.
@@ -82,8 +82,7 @@ pub enum LedgerError {
     /// The file is a database, but this version cannot read it as a ledger.
     #[error(
         "the ledger {place} is not understood: {what}; use the version of pinkeeper that wrote it, \
-         or move it away and start again: content pinned before is then taken for somebody else's \
-         and stays pinned"
+         or move it away and start again: earlier pins then count as foreign and stay pinned"
     )]
     NotUnderstood {
         /// The file.
@@ -93,9 +92,9 @@ pub enum LedgerError {
     },
     /// The file is older than the last synced write.
     #[error(
-        "the ledger {place} has lost writes: {synced} were on disk once, it knows of {found}; \
-         restore it, or move it away and start again: content pinned before is then taken for \
-         somebody else's and stays pinned"
+        "the ledger {place} has lost writes: {synced} were on disk, it has {found}; \
+         restore it, or move it away and start again: earlier pins then count as foreign and stay \
+         pinned"
     )]
     Lost {
         /// The file.

@@ -37,7 +37,7 @@ pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64>
         if found < synced {
             let reason = error.map_or_else(|| "it ends there".to_owned(), |e| e.to_string());
             return Err(damaged(format!(
-                "{} is whole for {whole} bytes only, and {} were on disk once ({reason})",
+                "{} has only {whole} whole bytes, but {} were on disk ({reason})",
                 chunk.name,
                 synced - chunk.start
             )));
@@ -48,7 +48,7 @@ pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64>
         }
     }
     if found < synced {
-        return Err(damaged(format!("{synced} bytes were on disk once, and its files are gone")));
+        return Err(damaged(format!("{synced} bytes were on disk, but its files are gone")));
     }
     // The log creates a file when the one before is full, and writes into it once that one is synced.
     // So a file without a whole record was never begun, and the one before it may be torn.
@@ -126,7 +126,7 @@ fn whole_records(path: &Path) -> io::Result<(u64, Option<io::Error>)> {
 
 fn cut(path: &Path, len: u64, error: &io::Error) -> io::Result<()> {
     let path_shown = path.display();
-    tracing::warn!(path = %path_shown, len, %error, "the end of the log was torn before it was synced: cut off");
+    tracing::warn!(path = %path_shown, len, %error, "cut off an end of the log that was torn before it was synced");
     let file = File::options().write(true).open(path)?;
     file.set_len(len)?;
     file.sync_all()

@@ -190,7 +190,7 @@ impl Machine {
             }
             Err(IpfsError::Down(reason)) => return self.daemon_down(&reason),
             Err(error) => {
-                tracing::warn!(%error, "the daemon's list of pins broke off");
+                tracing::warn!(%error, "listing the daemon's pins failed");
                 self.list_failures = self.list_failures.saturating_add(1);
                 let period = self.config.compare_period;
                 self.list_at = self.now.at + growing(LIST_RETRY_MIN, self.list_failures, period);

@@ -85,7 +85,7 @@ impl Machine {
                 let drained = self.flights.is_empty() && self.unpinning == 0;
                 if until <= self.now.at && self.unpinning > 0 {
                     // An unpin cannot be cancelled, and must not run beside a collection.
-                    self.end_gc(Err("an unpin does not end".to_owned()));
+                    self.end_gc(Err("an unpin did not end".to_owned()));
                 } else if drained || until <= self.now.at {
                     self.give_way();
                     let until = self.now.at + self.config.collect_time;

@@ -333,7 +333,7 @@ impl Machine {
             write_retry_at: None,
             write_error: None,
             up_sequence: 0,
-            daemon: Daemon::Down { reason: "it was not asked yet".into() },
+            daemon: Daemon::Down { reason: "not asked yet".into() },
             bound,
             former: false,
             binding: None,

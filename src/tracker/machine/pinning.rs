@@ -58,7 +58,8 @@ impl Machine {
                 }
             }
             Ok(_) => {
-                let error = IpfsError::Failed("it answered another number of questions".to_owned());
+                let error =
+                    IpfsError::Failed("it answered the wrong number of questions".to_owned());
                 self.ask_failed(cids, &error);
             }
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),

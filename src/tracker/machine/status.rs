@@ -96,9 +96,9 @@ impl Machine {
                 self.failures.get(cid).map_or_else(String::new, |f| self.failure(entry, f))
             }
             PinState::Unpinning if self.confirm_failures > 0 => {
-                "waits until the leader confirms that nobody wants it".to_owned()
+                "waits until the leader confirms that it is no longer wanted".to_owned()
             }
-            PinState::Rechecking => "asks the daemon whether it still has it".to_owned(),
+            PinState::Rechecking => "asks the daemon whether it still holds the pin".to_owned(),
             PinState::Queued => self.queued_because(entry),
             _ => String::new(),
         }

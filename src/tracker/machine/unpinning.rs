@@ -38,7 +38,7 @@ impl Machine {
             super::pump::CONFIRM_RETRY_MAX,
         );
         self.confirm_at = self.now.at + wait;
-        tracing::debug!(reason, "unpins wait: the leader cannot be asked");
+        tracing::debug!(reason, "unpins wait: the read barrier failed");
         for cid in std::mem::take(&mut self.confirming) {
             if self.phase(&cid) == Some(Phase::Confirming) {
                 self.enqueue_unpin(cid);

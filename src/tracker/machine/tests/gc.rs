@@ -74,10 +74,7 @@ fn a_collection_ends_in_any_case_and_pins_go_on() {
     let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
     let mut machine = Machine::new(config(), now, None, Vec::new());
     let (first, second) = reason(machine.handle(now, Event::RunGc));
-    assert_eq!(
-        (first.as_deref(), second),
-        (Some("the daemon is away: it was not asked yet"), None)
-    );
+    assert_eq!((first.as_deref(), second), (Some("the daemon is away: not asked yet"), None));
     assert_eq!(machine.collections().failed, 1);
 }
 
@@ -91,7 +88,7 @@ fn no_collection_begins_beside_an_unpin_that_does_not_end() {
     bench.advance(60);
     let actions = bench.take();
     assert!(!actions.contains(&Action::RunGc), "{actions:?}");
-    let failed = Action::EndGc(Err("an unpin does not end".to_owned()));
+    let failed = Action::EndGc(Err("an unpin did not end".to_owned()));
     assert!(actions.contains(&failed), "{actions:?}");
 }
 

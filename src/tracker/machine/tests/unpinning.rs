@@ -83,7 +83,7 @@ fn without_a_barrier_nothing_is_unpinned_and_it_is_asked_for_ever_more_rarely() 
     for _ in 0..7 {
         bench.feed(Event::ConfirmFailed("no leader".to_owned()));
         let state = (bench.state(1), bench.message(1));
-        let waits_for = "waits until the leader confirms that nobody wants it".to_owned();
+        let waits_for = "waits until the leader confirms that it is no longer wanted".to_owned();
         assert_eq!(state, (Some(PinState::Unpinning), waits_for));
         bench.actions.retain(|action| !matches!(action, Action::List));
         assert_eq!(bench.take(), []);
