@@ -1,7 +1,7 @@
 //! The tracker makes the daemon beside this peer hold what the state allocates to this peer, and
 //! reports truthfully what the daemon holds.
 //!
-//! [`machine`] decides (pure), [`ledger`] records on disk who owns each pin, and the driver runs
+//! [`machine`] decides (pure), [`ledger`] records on disk which pins are ours, and the driver runs
 //! actions and feeds events. It is level-triggered: it reads the desired pins from the state at start,
 //! on each change, after a snapshot or missed changes, and periodically; it asks the daemon what is
 //! held. It must not change the state or talk to other peers: the barrier is a port.

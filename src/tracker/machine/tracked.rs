@@ -142,8 +142,8 @@ impl Tracked {
         }
     }
 
-    /// The owner of the pin, if it is pinned. An intent makes it ours only with an attempt. A former
-    /// peer's pin has no owner until it is taken over.
+    /// The origin of the pin, if it is pinned. An intent makes it ours only with an attempt. A former
+    /// peer's pin has none until it is taken over.
     pub(super) fn whose(&self) -> Option<Origin> {
         self.origin.filter(|origin| *origin == Origin::Foreign || self.attempted)
     }

@@ -1,4 +1,4 @@
-//! What is wanted, and who owns it.
+//! What is wanted, and its origin.
 
 use super::*;
 

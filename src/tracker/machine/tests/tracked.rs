@@ -1,4 +1,4 @@
-//! The owner of a pin, and the reported state, for all that may be known of a CID.
+//! The origin of a pin, and the reported state, for all that may be known of a CID.
 
 use super::*;
 use crate::tracker::machine::tracked::Kind;
