@@ -1,6 +1,6 @@
-//! Where a pin goes: a total order of the peers that can take it. Pure.
+//! Allocation: a total order of the peers that can take a pin. Pure.
 //!
-//! Copies are spread over zones first (the tag `zone`), then go where there is space.
+//! Copies are spread over zones first (the tag `zone`), then placed by free space.
 //!
 //! Invariant: the same candidates give the same order, whatever order they come in.
 
@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 
 use crate::types::{Cid, Metrics, PeerId, SpaceLimit};
 
-/// A peer with less free space takes no new content: room for the daemon's own work.
+/// A peer with less free space takes no new content: the daemon needs room for its own work.
 pub const FREE_SPACE_MIN: u64 = 64 * 1024 * 1024;
 
-/// The tag that names a peer's zone.
+/// The tag with a peer's zone.
 pub const ZONE_TAG: &str = "zone";
 
 /// Free space counts in steps, so that two nearly equal disks share the load.
@@ -24,29 +24,29 @@ const FREE_SPACE_STEPS: u128 = 20;
 pub struct Candidate {
     /// The peer.
     pub peer: PeerId,
-    /// Its tag `zone`; peers without one are each on their own.
+    /// Its tag `zone`; each peer without one is its own zone.
     pub zone: Option<String>,
     /// Free space in steps of 5 % of the whole.
     pub free_steps: u8,
-    /// Pins allocated to it, those just proposed included.
+    /// Pins allocated to it, including those just proposed.
     pub allocations: u64,
 }
 
-/// Why a peer can take no content now.
+/// Why a peer can currently take no content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Nothing is heard of it.
+    /// The leader has no peer metrics of it.
     Silent,
     /// Its daemon does not answer.
     DaemonDown,
-    /// Its daemon has not told its space yet.
+    /// Its daemon has not reported its space yet.
     SpaceUnknown,
     /// Less than [`FREE_SPACE_MIN`] is left.
     Full(SpaceLimit),
 }
 
 impl Obstacle {
-    /// What keeps a peer with these metrics from taking content.
+    /// The obstacle shown by a peer's metrics, if any.
     #[must_use]
     pub fn of(metrics: &Metrics) -> Option<Self> {
         if metrics.daemon.is_none() {
@@ -78,7 +78,7 @@ impl fmt::Display for Obstacle {
 }
 
 impl Candidate {
-    /// Judges a peer by its metrics; `None` when an [`Obstacle`] keeps it from taking anything.
+    /// The candidate for a peer's metrics; `None` if there is an [`Obstacle`].
     #[must_use]
     pub fn judge(peer: PeerId, metrics: &Metrics, allocations: u64) -> Option<Self> {
         if Obstacle::of(metrics).is_some() {
@@ -101,8 +101,7 @@ struct Rank {
     peer: PeerId,
 }
 
-/// Orders candidates for a CID, best first. `zones` are those that have a copy already, once for
-/// each.
+/// Orders candidates for a CID, best first. `zones` has the zone of each existing copy.
 #[must_use]
 pub fn order(cid: &Cid, zones: &[String], candidates: &[Candidate]) -> Vec<PeerId> {
     let mut ranks: Vec<(Rank, Option<&String>)> = candidates
@@ -114,7 +113,7 @@ pub fn order(cid: &Cid, zones: &[String], candidates: &[Candidate]) -> Vec<PeerI
     let mut ordered = Vec::with_capacity(ranks.len());
     while !ranks.is_empty() {
         let copies = |zone: &Option<&String>| used.iter().filter(|u| Some(**u) == *zone).count();
-        // The first of the least used zones; `min_by_key` gives the first of equals.
+        // The first candidate of the least used zones; `min_by_key` returns the first of equals.
         let Some(next) = (0..ranks.len()).min_by_key(|n| copies(&ranks[*n].1)) else { break };
         let (rank, zone) = ranks.remove(next);
         used.extend(zone);
@@ -198,7 +197,7 @@ mod tests {
         assert_eq!(order(&cid, &[], &candidates), [peer(1), peer(3), peer(4), peer(2)]);
         let held = ["a".to_owned()];
         assert_eq!(order(&cid, &held, &candidates)[..2], [peer(3), peer(4)]);
-        // Two copies are more than one, and peers without a zone are each on their own.
+        // Two copies are more than one, and each peer without a zone is its own zone.
         let held = ["a", "b", "b", "c"].map(str::to_owned);
         let mut candidates = candidates.to_vec();
         assert_eq!(order(&cid, &held, &candidates)[..2], [peer(1), peer(4)]);

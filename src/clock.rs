@@ -12,17 +12,16 @@ use tokio::time::Instant;
 
 use crate::types::{Timestamp, millis};
 
-/// Where wall-clock time comes from.
+/// The source of wall-clock time.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The machine's clock.
     System,
-    /// A simulated machine's.
+    /// A simulated machine's clock.
     Simulated(SimulatedClock),
 }
 
-/// Advances with tokio's (paused) clock from a given time on, and can be set; clones are the same
-/// clock.
+/// Advances with tokio's (paused) clock from a given time on, and can be set; clones share the clock.
 #[derive(Clone, Debug)]
 pub struct SimulatedClock {
     origin: Instant,
@@ -31,7 +30,7 @@ pub struct SimulatedClock {
 }
 
 impl Clock {
-    /// Now, in milliseconds since the Unix epoch.
+    /// The current time in milliseconds since the Unix epoch.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match self {
@@ -51,7 +50,7 @@ impl SimulatedClock {
         Self { origin: Instant::now(), start: Arc::new(AtomicU64::new(start.0)) }
     }
 
-    /// Sets the clock forward or, with a negative number, back by that many milliseconds.
+    /// Moves the clock by so many milliseconds, back if negative.
     pub fn jump(&self, by: i64) {
         let start = self.start.load(Ordering::Relaxed);
         self.start.store(start.saturating_add_signed(by), Ordering::Relaxed);

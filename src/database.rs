@@ -1,7 +1,7 @@
-//! A redb file that is there whole or not at all.
+//! A redb file that is complete or absent.
 //!
-//! redb gives a new file its length before it writes the first page, so a full disk or a crash in between
-//! leaves a file that no later opening takes for a database. So it is made under another name.
+//! redb sets a new file's length before it writes the first page, so a full disk or a crash in between
+//! leaves a file that can never be opened as a database. So a new file is created under another name.
 
 use std::{fs, io, path::Path};
 
@@ -9,7 +9,7 @@ use redb::{Builder, Database, DatabaseError, StorageError, backends::FileBackend
 
 use crate::files;
 
-/// Opens the file; makes it if it is not there.
+/// Opens the file, or creates it if it does not exist.
 ///
 /// # Errors
 /// When it is damaged, or cannot be read or written.
@@ -26,14 +26,14 @@ pub fn open_or_create(builder: &Builder, path: &Path) -> Result<Database, Databa
     open(builder, path)
 }
 
-/// Opens a file that must be there.
+/// Opens an existing file.
 ///
 /// # Errors
 /// As [`open_or_create`].
 pub fn open(builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
     let file = files::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.len() == 0 {
-        // redb would take it for a new one.
+        // redb would treat it as a new one.
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")));
     }
     builder.create_with_backend(FileBackend::new(file)?)
@@ -68,7 +68,7 @@ mod tests {
     fn it_is_made_under_another_name_and_nothing_that_is_there_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let (path, other) = (folder.path().join("state.redb"), folder.path().join("other"));
-        // Whoever makes it under its own name writes through the link.
+        // Creating the file under its own name would write through the link.
         std::os::unix::fs::symlink(&other, &path).unwrap();
         drop(open_or_create(&Database::builder(), &path).unwrap());
         assert!(fs::symlink_metadata(&path).unwrap().is_file() && !other.exists());

@@ -1,8 +1,8 @@
-//! Files of this peer in its own folders: for its user alone, and never reached through a link.
+//! Files of this peer in its own folders: private to its user, and never opened through a link.
 //!
-//! Whoever may write to such a folder could lay a link there, so that the peer overwrites another file of its
-//! own. Invariants: what is opened here is no link; what is made here was not there before; files are
-//! readable by their owner only.
+//! Anyone who can write to such a folder could place a link there, so that the peer overwrites another
+//! of its own files. Invariants: an opened file is not a link; a created file did not exist before;
+//! files are readable by their owner only.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -34,12 +34,12 @@ fn options() -> OpenOptions {
 /// Opens a file for reading and writing.
 ///
 /// # Errors
-/// When it is not there, is a link, or cannot be opened.
+/// When it does not exist, is a link, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     options().write(true).open(path).and_then(private).map_err(|error| named(error, path))
 }
 
-/// As [`open`]; makes the file if it is not there.
+/// As [`open`]; creates the file if it does not exist.
 ///
 /// # Errors
 /// When it is a link, or cannot be opened.
@@ -48,11 +48,11 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
     opened.and_then(private).map_err(|error| named(error, path))
 }
 
-/// Makes a file; one that a stop left behind under that name goes first, and so does a link, but not what
-/// it leads to.
+/// Creates a file. A leftover file or link with that name is removed first, but not the target of a
+/// link.
 ///
 /// # Errors
-/// When it cannot be made, or somebody else makes it.
+/// When it cannot be created, or another process creates it.
 pub fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -61,10 +61,10 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
     options().write(true).create_new(true).open(path)
 }
 
-/// What a file holds.
+/// Reads a file.
 ///
 /// # Errors
-/// When it is not there, is a link, or cannot be read.
+/// When it does not exist, is a link, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut file = options().open(path).map_err(|error| named(error, path))?;
@@ -72,11 +72,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Makes a folder, with those around it, unless it is there. Whatever lies in it must be no link: libraries
-/// open files there by name.
+/// Creates a folder and its parents if they are missing. It must not contain links, since libraries
+/// open files in it by name.
 ///
 /// # Errors
-/// When it cannot be made or read, or holds a link.
+/// When it cannot be created or read, or contains a link.
 pub fn folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
     for entry in fs::read_dir(path)? {
@@ -89,7 +89,7 @@ pub fn folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps a folder for this process, until it ends in whatever way.
+/// Reserves a folder for this process until the process ends.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
@@ -97,11 +97,11 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Whether the folder still is the one that was taken: files that are open outlive a folder that was
-    /// deleted, and what is written to them then is lost.
+    /// Whether the folder is still the one that was locked: open files survive the deletion of their
+    /// folder, and anything written to them then is lost.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system cannot tell.
     pub fn is_in_place(&self) -> io::Result<bool> {
         let ours = self.file.metadata()?;
         match fs::symlink_metadata(&self.path) {
@@ -118,24 +118,24 @@ impl FolderLock {
     }
 }
 
-/// Why a folder is not ours.
+/// Why a folder cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process has locked it.
     #[error("another process{} uses it; stop that one first", pid.map_or_else(String::new, |pid| format!(" (PID {pid})")))]
     Taken {
-        /// Its ID, if it could be read.
+        /// That process' ID, if readable.
         pid: Option<u32>,
     },
-    /// The system does not say.
+    /// The check failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Takes a folder for this process, and notes its ID there for people.
+/// Locks a folder for this process, and writes its process ID there for people.
 ///
 /// # Errors
-/// When another process has it.
+/// When another process has locked it.
 pub fn lock(folder: &Path) -> Result<FolderLock, LockError> {
     let path = folder.join("lock");
     let mut file = open_or_create(&path)?;
@@ -149,12 +149,12 @@ pub fn lock(folder: &Path) -> Result<FolderLock, LockError> {
         }
         Err(error) => return Err(LockError::Io(error.into())),
     }
-    // The lock holds without it, as on a full disk.
+    // The lock holds without the ID, as on a full disk.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(FolderLock { file, path })
 }
 
-/// Files of versions that did not care are made private; whoever does not own one cannot.
+/// Makes files of older versions private; that fails for files of another owner.
 fn private(file: File) -> io::Result<File> {
     let permissions = file.metadata()?.permissions();
     if permissions.mode() & 0o077 != 0 {
@@ -163,7 +163,7 @@ fn private(file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// The system says "too many levels of symbolic links" of any link.
+/// Names the link in the error: the system reports "too many levels of symbolic links" for any link.
 fn named(error: io::Error, path: &Path) -> io::Error {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => {
@@ -214,7 +214,7 @@ mod tests {
         drop(held);
         let held = lock(folder.path()).unwrap();
         assert!(held.is_in_place().unwrap());
-        // Deleted, and made anew by somebody else.
+        // Deleted, and created again by another process.
         fs::remove_file(folder.path().join("lock")).unwrap();
         assert!(!held.is_in_place().unwrap());
         fs::write(folder.path().join("lock"), "").unwrap();

@@ -1,8 +1,8 @@
-//! Everything that strangers, disks, daemons and people can hand a peer, as functions of arbitrary
-//! bytes: each reads them as one kind of input. What is no such input must be refused; what is one
-//! must come back the same when it is written and read again. Anything else is a panic here.
+//! Every input that a peer receives from other programs, disks, daemons and people, as functions of
+//! arbitrary bytes: each reads the bytes as one kind of input. Invalid input must be refused; valid
+//! input must be unchanged after encoding and decoding. Any violation panics here.
 //!
-//! `make test` calls them with some bytes, `make fuzz` searches for worse ones (`fuzz/`).
+//! `make test` calls them with some bytes; `make fuzz` searches for inputs that violate this (`fuzz/`).
 
 #![allow(clippy::unwrap_used, reason = "a failure is what is looked for")]
 
@@ -20,7 +20,7 @@ use crate::{
     types::{Cid, Envelope, PeerId, RaftMessage, Request, Response},
 };
 
-/// Reads bytes as one kind of input; says how many of that kind were found in them.
+/// Reads bytes as one kind of input; returns how many valid ones they contain.
 pub type Input = fn(&[u8]) -> usize;
 
 /// All of them, by the names of the fuzz targets.
@@ -37,10 +37,10 @@ pub const INPUTS: [(&str, Input); 10] = [
     ("settings", settings),
 ];
 
-/// Calls the input of that name.
+/// Calls the input with that name.
 ///
 /// # Panics
-/// When there is none, or the bytes show a defect.
+/// When there is none, or the bytes reveal a defect.
 pub fn call(name: &str, bytes: &[u8]) {
     taken(name, bytes);
 }
@@ -50,7 +50,7 @@ fn taken(name: &str, bytes: &[u8]) -> usize {
     input.unwrap()(bytes)
 }
 
-/// A stream from another peer, and one message alone.
+/// A stream from another peer, and a single message.
 fn frames(bytes: &[u8]) -> usize {
     let (mut stream, mut taken) = (bytes, 0);
     while let Ok(Some(frame)) = block_on(frame::read(&mut stream)) {
@@ -87,7 +87,7 @@ fn ledger(bytes: &[u8]) -> usize {
     1
 }
 
-/// CIDs and peer IDs, in bytes and in text.
+/// CIDs and peer IDs, as bytes and as text.
 fn ids(bytes: &[u8]) -> usize {
     let mut taken = 0;
     if let Ok(cid) = Cid::from_bytes(bytes) {
@@ -117,8 +117,8 @@ fn url(bytes: &[u8]) -> usize {
     str::from_utf8(bytes).map_or(0, rest::fuzzing::url)
 }
 
-/// The configuration file, each of its keys as a flag or variable, and the identity file. The errors
-/// are one line.
+/// The configuration file, each of its keys as a flag or variable, and the identity file. Errors must
+/// be one line.
 fn settings(bytes: &[u8]) -> usize {
     let Ok(text) = str::from_utf8(bytes) else { return 0 };
     let identity = identity::parse(text);
@@ -146,8 +146,8 @@ mod tests {
         types::{Question as _, ReadIndex, Timestamp},
     };
 
-    /// Sound inputs of every kind by the names of those that take them. Each function is also given
-    /// those of the others.
+    /// Valid inputs of every kind, with the name of the function that takes them. Each function is also
+    /// given those of the others.
     fn sound() -> Vec<(&'static str, Vec<u8>)> {
         let stored = ["log", "log", "log", "state", "state", "state", "snapshot"];
         let mut sound: Vec<_> = stored.into_iter().zip(consensus::fuzzing::samples()).collect();
@@ -180,17 +180,17 @@ mod tests {
         sound
     }
 
-    /// These and some others to begin from.
+    /// These and some others as a starting point.
     fn samples() -> Vec<Vec<u8>> {
         let mut samples: Vec<Vec<u8>> = sound().into_iter().map(|(_, sample)| sample).collect();
         samples.extend(kubo::fuzzing::samples().into_iter().map(|(_, sample)| sample));
         samples.push(vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        // Found: a log filter at which its parser panics.
+        // Found by fuzzing: a log filter on which its parser panics.
         samples.push(" 0\u{d46}=".as_bytes().to_vec());
         samples
     }
 
-    /// Gives bytes to each input.
+    /// Passes bytes to each input.
     fn all(bytes: &[u8]) {
         for (_, input) in INPUTS {
             input(bytes);

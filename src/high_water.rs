@@ -1,13 +1,13 @@
-//! A small file beside a store that says how much of it was on disk already.
+//! A small file beside a store that records how much of the store was on disk.
 //!
-//! A store that ends early looks like one whose last writes a crash took before they were synced,
-//! and the libraries below go on with what is left. The mark tells the two apart: what it counts was
-//! synced once, so a store that holds less has lost it.
+//! A store that ends early looks like one whose last writes were lost in a crash before they were
+//! synced, and the libraries below continue with what is left. The mark distinguishes the two:
+//! everything up to it was synced, so a store that holds less has lost data.
 //!
-//! Invariant: the mark is never ahead of what is synced, since it is raised afterwards. Only the first one,
-//! of nothing, is synced itself; the others would cost a second sync per write: when the process crashes it is exact,
-//! when the machine does it may be behind by what the system had not written out, and then guards
-//! less. For the same reason a damaged mark is taken for none.
+//! Invariant: the mark is never ahead of what is synced, since it is raised afterwards. Only the first
+//! mark, zero, is synced itself; syncing the others would double the syncs. So the mark is exact after
+//! a crash of the process. After a crash of the machine it may be older, and then protects less. For
+//! the same reason a damaged mark counts as none.
 
 use std::{
     fs::File,
@@ -22,7 +22,7 @@ use crate::files;
 /// The number, big endian, and its CRC-32.
 const LEN: usize = 12;
 
-/// The open file. Only the owner of the store raises it.
+/// The open file. Only the store's owner raises the mark.
 #[derive(Debug)]
 pub struct HighWater {
     file: File,
@@ -30,7 +30,7 @@ pub struct HighWater {
 }
 
 impl HighWater {
-    /// Opens or makes the file; also returns what it says, if it says anything.
+    /// Opens or creates the file; also returns the mark, if there is one.
     ///
     /// # Errors
     /// When it cannot be opened or read.
@@ -43,7 +43,7 @@ impl HighWater {
             Err(error) => return Err(error),
         };
         if mark.is_none() && file.metadata()?.len() > 0 {
-            tracing::warn!(path = %path.display(), "the mark is damaged; it is begun anew");
+            tracing::warn!(path = %path.display(), "the mark is damaged; starting a new one");
         } else if mark.is_none() {
             file.write_all_at(&encode(0), 0)?;
             file.sync_all()?;
@@ -52,14 +52,14 @@ impl HighWater {
         Ok((Self { file, failed: AtomicBool::new(false) }, mark))
     }
 
-    /// Says that the store is synced up to `mark`.
+    /// Records that the store is synced up to `mark`.
     pub fn raise(&self, mark: u64) {
         let bytes = encode(mark);
-        // An old mark is true too, so a failure is no reason to stop; it is told once.
+        // An older mark is still true, so a failure does not stop the store; it is logged once.
         if let Err(error) = self.file.write_all_at(&bytes, 0)
             && !self.failed.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(%error, "a store's mark cannot be raised");
+            tracing::warn!(%error, "cannot raise the mark of a store");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Who this peer is: its ed25519 key, kept on the Raft volume, and the secret of the cluster.
+//! A peer's identity: its ed25519 key, kept on the Raft volume, and the secret of the cluster.
 //!
-//! Invariants: an identity file is never replaced, whatever it holds, because a node ID must never
-//! come back over another disk's log; it is on disk before anybody is told the ID. The secret and
-//! the private key never reach a log or an error.
+//! Invariants: an identity file is never replaced, whatever it contains, because a node ID must never
+//! return with another disk's log; it is on disk before the ID is used. The secret and the private key
+//! never reach a log or an error.
 
 use std::{
     fmt, fs,
@@ -15,11 +15,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{files, types::PeerId};
 
-/// The name of the file inside the data folder.
+/// Name of the file in the data folder.
 pub const IDENTITY_FILE: &str = "identity";
 
-/// First word of an identity file, and the version of the form that follows:
-/// `pinkeeper-identity 1 <private key: 64 hex> <CRC-32 of the key: 8 hex>`.
+/// Start of an identity file with the version of its format: `pinkeeper-identity 1 <private key: 64
+/// hex> <CRC-32 of the key: 8 hex>`.
 const HEADER: &str = "pinkeeper-identity 1";
 
 /// Why there is no identity.
@@ -28,14 +28,14 @@ pub enum IdentityError {
     /// The file or its folder cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is there and is not an identity.
+    /// The file exists but is not a valid identity.
     #[error(
         "the identity file {} is damaged ({reason}); restore it from a backup, or move the whole \
          folder away so that the peer starts anew and joins as another one",
@@ -63,10 +63,10 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the identity of `folder`, or makes one if there is none. The folder must exist.
+    /// Reads the identity of `folder`, or creates one if there is none. The folder must exist.
     ///
     /// # Errors
-    /// When the file cannot be read or made, or is damaged. A damaged file is left as it is.
+    /// When the file cannot be read or created, or is damaged. A damaged file is left unchanged.
     pub fn load_or_create(folder: &Path) -> Result<Self, IdentityError> {
         match Self::load(folder)? {
             Some(identity) => Ok(identity),
@@ -92,7 +92,7 @@ impl Identity {
         }
     }
 
-    /// The identity of a private key.
+    /// Creates the identity of a private key.
     #[must_use]
     pub fn from_key(mut key: [u8; 32]) -> Self {
         #[expect(clippy::expect_used, reason = "any 32 bytes are an ed25519 private key")]
@@ -120,12 +120,12 @@ fn id_of(keypair: &Keypair) -> PeerId {
     PeerId(key.to_bytes())
 }
 
-/// The private key in the text of an identity file.
+/// Parses the private key in an identity file.
 pub(crate) fn parse(text: &str) -> Result<[u8; 32], &'static str> {
     let rest = text.strip_prefix(HEADER).ok_or("it does not begin with its header")?;
     let mut words = rest.split_ascii_whitespace();
     let (Some(key), Some(sum), None) = (words.next(), words.next(), words.next()) else {
-        return Err("it is cut off or has more than it should");
+        return Err("it is truncated or too long");
     };
     let mut bytes = [0; 32];
     hex::decode_to_slice(key, &mut bytes).map_err(|_| "its key is not 64 hex characters")?;
@@ -136,8 +136,8 @@ pub(crate) fn parse(text: &str) -> Result<[u8; 32], &'static str> {
     }
 }
 
-/// Makes an identity: complete and on disk under another name first, then linked to its own, which
-/// fails rather than replaces if another process was quicker.
+/// Creates an identity: writes and syncs it under another name, then links it to its own name. The link
+/// fails if another process was faster, instead of replacing its file.
 fn create(folder: &Path) -> Result<Identity, IdentityError> {
     let path = folder.join(IDENTITY_FILE);
     let unfinished = folder.join(format!("{IDENTITY_FILE}.{}", std::process::id()));
@@ -166,16 +166,16 @@ fn create(folder: &Path) -> Result<Identity, IdentityError> {
     fs::File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(io_error("sync", folder))?;
-    // What is on disk now counts, also if it is another process' identity.
+    // The file on disk counts, even if it is another process' identity.
     Identity::load(folder)?.ok_or_else(|| {
         io_error("read", &path)(io::Error::new(io::ErrorKind::NotFound, "it vanished"))
     })
 }
 
-/// Shortest row of hex digits that may be a secret, or a part of one that was mistyped.
+/// Shortest run of hex digits that may be a secret, or part of a mistyped one.
 const SECRET_DIGITS_MIN: usize = 32;
 
-/// A text that may be shown: without what may be a secret in it.
+/// The text with anything hidden that may be a secret.
 #[must_use]
 pub fn concealed(text: &str) -> String {
     let is_digit = |c: char| c.is_ascii_hexdigit();
@@ -192,12 +192,12 @@ pub fn concealed(text: &str) -> String {
     shown + rest
 }
 
-/// The cluster secret: who knows it may connect. 32 bytes, written as 64 hex characters, which is
-/// IPFS Cluster's form.
+/// The cluster secret: its holders may connect. 32 bytes, written as 64 hex characters, as in IPFS
+/// Cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClusterSecret([u8; 32]);
 
-/// Why a file holds no cluster secret. Never shows what it holds.
+/// Why a cluster secret cannot be used. Never contains the file's contents.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// It cannot be read.
@@ -205,10 +205,10 @@ pub enum SecretError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It holds something else.
+    /// It contains something else.
     #[error("the cluster secret {} must be 64 hex characters, {found}", path.display())]
     Malformed {
         /// The file.
@@ -222,10 +222,10 @@ impl ClusterSecret {
     /// Reads a file with 64 hex characters; white space around them is ignored.
     ///
     /// # Errors
-    /// When it cannot be read or holds something else.
+    /// When it cannot be read or contains something else.
     pub fn from_file(path: &Path) -> Result<Self, SecretError> {
         let bytes = fs::read(path).map_err(|source| {
-            // Somebody may have put the secret where its file should be named.
+            // The path itself may be a secret that was set by mistake.
             SecretError::Unreadable { path: concealed(&path.to_string_lossy()).into(), source }
         })?;
         let text = bytes.trim_ascii();
@@ -251,7 +251,7 @@ impl ClusterSecret {
         &self.0
     }
 
-    /// Eight hex characters that tell secrets apart and may be logged.
+    /// Eight hex characters that distinguish secrets and may be logged.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         hex::encode(&Sha256::digest(self.0)[..4])

@@ -1,7 +1,7 @@
 //! Logs and Prometheus metrics of the process.
 //!
-//! Each part has its own metrics and registers them; here is only what they share. Logs go to
-//! standard error, as text or as one JSON object a line.
+//! Each part has and registers its own metrics; this module has only the shared parts. Logs go to
+//! standard error, as text or as one JSON object per line.
 
 use std::str::FromStr;
 
@@ -12,13 +12,13 @@ use tracing_subscriber::EnvFilter;
 /// The content type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The commit that the program was built from; `make release` says it.
+/// The commit of the build, set by `make release`.
 pub const COMMIT: &str = match option_env!("PINKEEPER_COMMIT") {
     Some(commit) => commit,
     None => "development",
 };
 
-/// How a log line is written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -29,7 +29,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged: a level, or levels by module as in `info,pinkeeper::rpc=debug`.
+/// A log level, or levels by module as in `info,pinkeeper::rpc=debug`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct LogFilter(String);
@@ -41,9 +41,9 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
-    /// A level alone is that of Pinkeeper: libraries say no more than warnings. Openraft warns at every
-    /// try to reach a peer that is down; what people need of that, our own parts say. Whoever wants more
-    /// names it.
+    /// A level alone applies to Pinkeeper: libraries log warnings only. openraft warns at every failed
+    /// attempt to reach a peer, and our own parts already log what people need. Naming openraft in the
+    /// filter shows more.
     fn directives(&self) -> String {
         let own = match self.0.as_str() {
             level if level.contains([',', '=']) => self.0.clone(),
@@ -59,13 +59,13 @@ impl TryFrom<String> for LogFilter {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // The parser panics at some letters outside ASCII, which no module's name has.
+        // The parser panics on some non-ASCII letters, which no module name contains.
         if !text.is_ascii() {
-            return Err(format!("{text:?} is no log level or filter: it is not ASCII"));
+            return Err(format!("{text:?} is not a log level or filter: it is not ASCII"));
         }
         match EnvFilter::try_new(&text) {
             Ok(_) => Ok(Self(text)),
-            Err(error) => Err(format!("{text:?} is no log level or filter: {error}")),
+            Err(error) => Err(format!("{text:?} is not a log level or filter: {error}")),
         }
     }
 }
@@ -78,15 +78,15 @@ impl FromStr for LogFilter {
     }
 }
 
-/// The process logs already.
+/// The log of the process is already set up.
 #[derive(Debug, thiserror::Error)]
-#[error("the log is set up already")]
+#[error("the log is already set up")]
 pub struct LogError;
 
 /// Sets up the log of the process.
 ///
 /// # Errors
-/// When it was set up before.
+/// When it was already set up.
 pub fn log_to_stderr(filter: &LogFilter, format: LogFormat) -> Result<(), LogError> {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter.directives()))
@@ -98,19 +98,19 @@ pub fn log_to_stderr(filter: &LogFilter, format: LogFormat) -> Result<(), LogErr
     .map_err(|_| LogError)
 }
 
-/// A registry whose metrics are called `pinkeeper_…`, with the version in it.
+/// A registry with the prefix `pinkeeper_` for all metrics, and with the version.
 #[must_use]
 pub fn registry() -> Registry {
     let mut registry = Registry::with_prefix("pinkeeper");
     let version = Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]);
-    registry.register("build", "The version that runs", version);
+    registry.register("build", "The running version", version);
     registry
 }
 
-/// The metrics of all these registries as one OpenMetrics text.
+/// Encodes the metrics of all these registries as one OpenMetrics text.
 ///
 /// # Errors
-/// When a metric cannot be written as text.
+/// When a metric cannot be encoded.
 pub fn encode(registries: &[&Registry]) -> Result<String, std::fmt::Error> {
     let mut body = String::new();
     for registry in registries {

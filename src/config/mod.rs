@@ -1,7 +1,7 @@
-//! How a peer is set up: a YAML file, overridden by the environment, overridden by flags.
+//! Configuration of a peer: a YAML file, overridden by the environment, overridden by flags.
 //!
-//! [`PeerOptions`] is what can be said, each key optional; [`PeerConfig`] is what the peer runs on,
-//! checked once and complete. Every error is one line that names the key and where it was said.
+//! [`PeerOptions`] holds the given settings, each key optional; [`PeerConfig`] is complete and checked
+//! once, and the peer runs on it. Every error is one line with the key and where it was set.
 
 mod values;
 
@@ -27,88 +27,88 @@ use crate::{
     types::{Factor, Replication},
 };
 
-/// IPFS Cluster's port, on loopback: there is no authentication.
+/// IPFS Cluster's port, on loopback because there is no authentication.
 const REST_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9094);
-/// Probes come from the node, by IPv6 or IPv4.
+/// Probes come from the node, over IPv6 or IPv4.
 const HEALTH_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 9095);
-/// Where peers listen for each other.
+/// The port for other peers.
 const PEER_PORT: u16 = 9096;
-/// Pins a peer may work on at once, at most.
+/// Upper limit of `concurrent_pins`.
 const CONCURRENT_PINS_MAX: usize = 1024;
-/// Between two garbage collections of one daemon.
+/// Time between two garbage collections of one daemon.
 const GC_PAUSE: Duration = Duration::from_secs(3600);
-/// A garbage collection walks all that is pinned, and pins wait for it.
+/// A collection walks all pinned content, and pins wait for it.
 const GC_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// Tags of one peer, at most: they travel with every push of its metrics.
+/// Most tags of one peer: they are sent with every push of its metrics.
 const TAGS_MAX: usize = 64;
-/// Characters of a name, a tag's name or a tag's value, at most.
+/// Longest name, tag name or tag value, in characters.
 const WORD_LEN_MAX: usize = 253;
-/// Milliseconds an election may wait, at most.
+/// Upper limit of `election_max_ms`.
 const ELECTION_MS_MAX: u64 = 60_000;
 
-/// Settings as they are given; absent ones have defaults. A file cannot hold other keys.
+/// The given settings; absent ones have defaults. A file cannot contain other keys.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PeerOptions {
-    /// What people call the peer.
+    /// Name of the peer, for people.
     pub name: Option<String>,
-    /// Folder of identity, log and state (the Raft volume).
+    /// Folder of the identity, the log and the state (the Raft volume).
     pub data_dir: Option<PathBuf>,
-    /// Folder of the ledger, beside the daemon's repository; the data folder unless given.
+    /// Folder of the ledger, beside the daemon's repository; default: the data folder.
     pub ledger_dir: Option<PathBuf>,
     /// File with the cluster secret: 64 hex characters.
     pub secret_file: Option<PathBuf>,
-    /// Where to listen for peers.
+    /// Addresses to listen on for peers.
     pub listen: Option<Vec<PeerAddress>>,
-    /// Addresses told to others; those listened on unless given.
+    /// Addresses announced to other peers; default: those listened on.
     pub announce: Option<Vec<PeerAddress>>,
-    /// Peers to join by.
+    /// Addresses of peers to join.
     pub bootstrap: Option<Vec<PeerAddress>>,
     /// Found a cluster if the disk is empty.
     pub found: Option<bool>,
-    /// Kubo's RPC.
+    /// Address of Kubo's RPC.
     pub ipfs_api: Option<KuboApi>,
-    /// Folder on the daemon's volume, whose free space is told to others.
+    /// Folder on the daemon's volume; its free space is reported to other peers.
     pub ipfs_path: Option<PathBuf>,
-    /// Where the REST API listens.
+    /// Address of the REST API.
     pub rest_listen: Option<SocketAddr>,
-    /// Hosts by whose names the REST API is asked, beside loopback and the address it listens on.
+    /// Host names accepted by the REST API, besides loopback and the listen address.
     pub rest_hosts: Option<Vec<HostName>>,
-    /// Where health and Prometheus metrics are served.
+    /// Address of health probes and Prometheus metrics.
     pub health_listen: Option<SocketAddr>,
     /// Milliseconds between a leader's heartbeats.
     pub heartbeat_ms: Option<u64>,
-    /// Milliseconds that a peer waits, once a leader counts as lost, before it stands for election: at
-    /// least.
+    /// Shortest wait of a peer, in milliseconds, between the leader's loss and standing for election.
     pub election_min_ms: Option<u64>,
-    /// The same: at most; and milliseconds without a heartbeat until a leader counts as lost.
+    /// Longest such wait; also the milliseconds without a heartbeat after which a leader counts as
+    /// lost.
     pub election_max_ms: Option<u64>,
-    /// How long a pin may make no progress before it is stopped and tried again later.
+    /// A pin without progress for this time is stopped and retried later.
     pub pin_stall_timeout: Option<Period>,
-    /// Pins in work at once.
+    /// Largest number of pins under way.
     pub concurrent_pins: Option<usize>,
-    /// Copies needed of a REST pin that does not say; -1 is every peer.
+    /// Default for the copies needed of a REST pin; -1 is every peer.
     pub replication_min: Option<i32>,
-    /// Copies wanted of a REST pin that does not say; -1 is every peer.
+    /// Default for the copies wanted of a REST pin; -1 is every peer.
     pub replication_max: Option<i32>,
-    /// How full the daemon's space is, in per cent, when garbage is collected unasked; 0: never.
+    /// Used space of the daemon, in per cent, that triggers garbage collection; 0: never.
     pub gc_watermark: Option<u8>,
-    /// Time between two such collections of one daemon.
+    /// Time between two triggered collections of one daemon.
     pub gc_pause: Option<Period>,
-    /// Time a collection may take.
+    /// Deadline of a collection.
     pub gc_timeout: Option<Period>,
     /// Labels for placement.
     pub tags: Option<BTreeMap<String, String>>,
-    /// What is logged.
+    /// Log level, or levels by module.
     pub log_level: Option<LogFilter>,
-    /// How a log line is written.
+    /// Format of log lines.
     pub log_format: Option<LogFormat>,
 }
 
-/// How a key's value is spelled in a flag or variable.
+/// How a flag or variable spells a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// As it is.
+    /// Taken literally.
     Text,
     /// A whole number.
     Number,
@@ -123,11 +123,11 @@ pub enum Spelling {
 /// One key: a flag `--data-dir`, a variable `PINKEEPER_DATA_DIR` and `data_dir` in the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// As in the file.
+    /// The name in the file.
     pub name: &'static str,
-    /// How a flag or variable spells it.
+    /// The spelling in flags and variables.
     pub spelling: Spelling,
-    /// For the help text.
+    /// The help text.
     pub help: &'static str,
 }
 
@@ -135,110 +135,118 @@ const fn key(name: &'static str, spelling: Spelling, help: &'static str) -> Key 
     Key { name, spelling, help }
 }
 
-/// Every key of [`PeerOptions`], so that flags and variables cannot differ from the file.
+/// Every key of [`PeerOptions`], so that flags and variables match the file.
 pub const KEYS: [Key; 26] = [
-    key("name", Spelling::Text, "what people call the peer"),
-    key("data_dir", Spelling::Text, "folder of identity, log and state"),
+    key("name", Spelling::Text, "name of the peer, for people"),
+    key("data_dir", Spelling::Text, "folder of the identity, the log and the state"),
     key("ledger_dir", Spelling::Text, "folder of the ledger (default: the data folder)"),
     key("secret_file", Spelling::Text, "file with the cluster secret: 64 hex characters"),
     key(
         "listen",
         Spelling::List,
-        "where to listen for peers (default: port 9096 of every address)",
+        "addresses to listen on for peers (default: port 9096 of every address)",
     ),
-    key("announce", Spelling::List, "addresses told to others (default: those listened on)"),
-    key("bootstrap", Spelling::List, "peers to join by: multiaddrs, /p2p/<id> is optional"),
+    key("announce", Spelling::List, "addresses for other peers (default: those listened on)"),
+    key("bootstrap", Spelling::List, "peers to join: multiaddrs, /p2p/<id> is optional"),
     key("found", Spelling::Truth, "found a cluster if the disk is empty (default: false)"),
     key(
         "ipfs_api",
         Spelling::Text,
         "Kubo's RPC, URL or multiaddr (default: http://127.0.0.1:5001)",
     ),
-    key("ipfs_path", Spelling::Text, "folder on the daemon's volume, for its free space"),
-    key("rest_listen", Spelling::Text, "where the REST API listens (default: 127.0.0.1:9094)"),
-    key("rest_hosts", Spelling::List, "further host names that the REST API is asked by"),
-    key("health_listen", Spelling::Text, "health and metrics (default: [::]:9095, IPv4 too)"),
-    key("heartbeat_ms", Spelling::Number, "between a leader's heartbeats (default: 100)"),
-    key("election_min_ms", Spelling::Number, "shortest wait before standing (default: 300)"),
-    key("election_max_ms", Spelling::Number, "longest such wait, and lease (default: 500)"),
-    key("pin_stall_timeout", Spelling::Text, "a pin without progress stops after (default: 2m)"),
-    key("concurrent_pins", Spelling::Number, "pins in work at once (default: 10)"),
+    key("ipfs_path", Spelling::Text, "folder on the daemon's volume, to measure free space"),
+    key("rest_listen", Spelling::Text, "address of the REST API (default: 127.0.0.1:9094)"),
+    key("rest_hosts", Spelling::List, "further host names that the REST API accepts"),
+    key(
+        "health_listen",
+        Spelling::Text,
+        "address of probes and metrics (default: [::]:9095, IPv4 too)",
+    ),
+    key("heartbeat_ms", Spelling::Number, "time between a leader's heartbeats (default: 100)"),
+    key("election_min_ms", Spelling::Number, "shortest wait before an election (default: 300)"),
+    key("election_max_ms", Spelling::Number, "longest such wait, and the lease (default: 500)"),
+    key(
+        "pin_stall_timeout",
+        Spelling::Text,
+        "stop a pin after this time without progress (default: 2m)",
+    ),
+    key("concurrent_pins", Spelling::Number, "largest number of pins under way (default: 10)"),
     key(
         "replication_min",
         Spelling::Number,
-        "copies needed if a REST pin does not say (default: -1)",
+        "copies needed of a REST pin, unless it sets them (default: -1)",
     ),
     key(
         "replication_max",
         Spelling::Number,
-        "copies wanted if a REST pin does not say (default: -1)",
+        "copies wanted of a REST pin, unless it sets them (default: -1)",
     ),
     key(
         "gc_watermark",
         Spelling::Number,
-        "collect garbage when so full, in per cent (default: 0, only when asked)",
+        "collect garbage at this percentage of used space (default: 0, only on request)",
     ),
-    key("gc_pause", Spelling::Text, "between two such collections of a daemon (default: 1h)"),
+    key("gc_pause", Spelling::Text, "time between two such collections of a daemon (default: 1h)"),
     key("gc_timeout", Spelling::Text, "time a garbage collection may take (default: 30m)"),
     key("tags", Spelling::Map, "labels for placement, as in zone=a,disk=ssd"),
-    key("log_level", Spelling::Text, "what is logged, as in info,pinkeeper::rpc=debug"),
-    key("log_format", Spelling::Text, "text or json"),
+    key("log_level", Spelling::Text, "log level or filter, as in info,pinkeeper::rpc=debug"),
+    key("log_format", Spelling::Text, "format of log lines: text or json"),
 ];
 
-/// A peer's settings, checked.
+/// A peer's checked settings.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
-    /// What people call the peer.
+    /// Name of the peer, for people.
     pub name: String,
-    /// Folder of identity, log and state; exists and is writable.
+    /// Folder of the identity, the log and the state; exists and is writable.
     pub data_dir: PathBuf,
     /// Folder of the ledger; exists and is writable.
     pub ledger_dir: PathBuf,
     /// The cluster secret.
     pub secret: ClusterSecret,
-    /// Where to listen for peers; at least one.
+    /// Addresses to listen on for peers; at least one.
     pub listen: Vec<Multiaddr>,
-    /// Addresses told to others; empty: those listened on.
+    /// Addresses announced to other peers; empty: those listened on.
     pub announce: Vec<Multiaddr>,
-    /// Peers to join by; with `/p2p/…` if it was given.
+    /// Addresses of peers to join; with `/p2p/…` if it was given.
     pub bootstrap: Vec<Multiaddr>,
-    /// May found a cluster if the disk is empty.
+    /// Whether to found a cluster if the disk is empty.
     pub found: bool,
-    /// Kubo's RPC.
+    /// Address of Kubo's RPC.
     pub ipfs_api: KuboApi,
     /// Folder on the daemon's volume.
     pub ipfs_path: Option<PathBuf>,
-    /// Where the REST API listens.
+    /// Address of the REST API.
     pub rest_listen: SocketAddr,
-    /// Further host names by which the REST API is asked.
+    /// Further host names accepted by the REST API.
     pub rest_hosts: Vec<String>,
-    /// Where health and Prometheus metrics are served.
+    /// Address of health probes and Prometheus metrics.
     pub health_listen: SocketAddr,
-    /// Between a leader's heartbeats.
+    /// Time between a leader's heartbeats.
     pub heartbeat: Duration,
-    /// Shortest and longest wait for a leader.
+    /// Shortest and longest wait before an election.
     pub election: (Duration, Duration),
-    /// How long a pin may make no progress.
+    /// A pin without progress for this time is stopped.
     pub pin_stall_timeout: Duration,
-    /// Pins in work at once.
+    /// Largest number of pins under way.
     pub concurrent_pins: usize,
-    /// Of REST pins that do not say.
+    /// Default for REST pins.
     pub replication: Replication,
-    /// From so full on, in per cent, garbage is collected unasked; absent: never.
+    /// Used space, in per cent, that triggers garbage collection; absent: never.
     pub gc_watermark: Option<u8>,
-    /// Time between two such collections of one daemon.
+    /// Time between two triggered collections of one daemon.
     pub gc_pause: Duration,
-    /// Time a collection may take.
+    /// Deadline of a collection.
     pub gc_timeout: Duration,
     /// Labels for placement.
     pub tags: BTreeMap<String, String>,
-    /// What is logged.
+    /// Log level, or levels by module.
     pub log_level: LogFilter,
-    /// How a log line is written.
+    /// Format of log lines.
     pub log_format: LogFormat,
 }
 
-/// Why a peer cannot be set up. The process ends with exit code 2.
+/// Why a configuration cannot be used. The process ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -246,10 +254,10 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file holds something that is not understood.
+    /// The file contains something invalid.
     #[error("config file {}, line {line} ({text:?}): {reason}", path.display())]
     File {
         /// The file.
@@ -261,7 +269,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A flag or variable holds something that is not understood.
+    /// A flag or variable contains something invalid.
     #[error("{origin} ({text:?}): {reason}")]
     Setting {
         /// The flag or variable.
@@ -271,11 +279,11 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A setting is missing, or does not go with another.
+    /// A setting is missing, or contradicts another.
     #[error("{key}: {reason} (config file, --{flag}, or PINKEEPER_{variable})",
         flag = key.replace('_', "-"), variable = key.to_uppercase())]
     Invalid {
-        /// As in the file.
+        /// The key in the file.
         key: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -283,20 +291,20 @@ pub enum ConfigError {
     /// A folder cannot be used.
     #[error("{key}: cannot use the folder {}: {source}", path.display())]
     Folder {
-        /// As in the file.
+        /// The key in the file.
         key: &'static str,
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is no cluster secret.
+    /// The cluster secret cannot be used.
     #[error("secret_file: {0}")]
     Secret(#[from] SecretError),
 }
 
 impl ConfigError {
-    /// The exit code of a process that cannot be set up.
+    /// The exit code for an unusable configuration.
     pub const EXIT_CODE: u8 = 2;
 }
 
@@ -308,14 +316,14 @@ impl PeerOptions {
     /// Reads a config file.
     ///
     /// # Errors
-    /// When it cannot be read or holds what is not understood.
+    /// When it cannot be read or contains something invalid.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         Self::from_yaml(path, &text)
     }
 
-    /// The settings in the text of a file; `path` names it in errors.
+    /// Parses the text of a file; `path` names it in errors.
     ///
     /// # Errors
     /// As [`Self::from_file`].
@@ -337,10 +345,10 @@ impl PeerOptions {
         })
     }
 
-    /// One key from a flag or variable; `origin` names it in errors.
+    /// Parses one key from a flag or variable; `origin` names it in errors.
     ///
     /// # Errors
-    /// When the text is no value of that key.
+    /// When the text is not a value of that key.
     pub fn from_text(key: &Key, text: &str, origin: &str) -> Result<Self, ConfigError> {
         let value = values::spelled(key.spelling, text).and_then(|value| {
             let object = serde_json::Map::from_iter([(key.name.to_owned(), value)]);
@@ -353,7 +361,7 @@ impl PeerOptions {
         })
     }
 
-    /// These settings, and `other`'s where these say nothing.
+    /// These settings, completed by those of `other`.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -388,11 +396,11 @@ impl PeerOptions {
 }
 
 impl PeerConfig {
-    /// The settings of a file, if one is given, under `overrides`: checked and completed. Makes the
-    /// folders if they are missing, and reads the cluster secret.
+    /// Combines a file, if given, with `overrides`; checks and completes the settings. Creates missing
+    /// folders and reads the cluster secret.
     ///
     /// # Errors
-    /// At the first setting that is missing or cannot be used.
+    /// At the first setting that is missing or invalid.
     pub fn resolve(file: Option<&Path>, overrides: PeerOptions) -> Result<Self, ConfigError> {
         let given = match file {
             Some(path) => overrides.or(PeerOptions::from_file(path)?),
@@ -457,7 +465,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The parser ends its messages with the place, which is said already.
+/// Removes the place from a message of the parser, since our text has it already.
 fn without_place(reason: &str) -> &str {
     reason.rfind(" at line ").map_or(reason, |at| &reason[..at])
 }
@@ -474,7 +482,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     if tags.len() > TAGS_MAX {
         return Err(invalid(
             "tags",
-            format!("{} are given, at most {TAGS_MAX} can be", tags.len()),
+            format!("{} given; at most {TAGS_MAX} are allowed", tags.len()),
         ));
     }
     tags.iter().try_for_each(|(name, value)| {
@@ -529,7 +537,7 @@ fn replication(min: i32, max: i32) -> Result<Replication, ConfigError> {
     Ok(replication)
 }
 
-/// Makes the folder if it is missing and tries that files can be made in it.
+/// Creates the folder if it is missing, and checks that files can be created in it.
 fn writable(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     let probe = path.join(format!(".pinkeeper-probe-{}", std::process::id()));
     files::folder(path)

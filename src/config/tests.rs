@@ -15,7 +15,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// The least a file can say, and more lines.
+    /// The mandatory settings and some more lines.
     fn resolve(&self, lines: &str) -> Result<PeerConfig, ConfigError> {
         let file = self.path("peer.yaml");
         let (data, secret) = (self.path("data"), self.path("secret"));

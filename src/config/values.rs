@@ -1,4 +1,4 @@
-//! Values of settings, parsed once: addresses, Kubo's RPC, periods.
+//! Values of settings, parsed once: addresses, Kubo's RPC, time spans.
 
 use std::{
     fmt,
@@ -28,7 +28,7 @@ impl TryFrom<String> for PeerAddress {
 
     fn try_from(text: String) -> Result<Self, String> {
         let address: Multiaddr =
-            text.parse().map_err(|error| format!("{text:?} is no multiaddr: {error}"))?;
+            text.parse().map_err(|error| format!("{text:?} is not a multiaddr: {error}"))?;
         let parts: Vec<Protocol<'_>> = address.iter().collect();
         let (unspecified, rest) = match parts.as_slice() {
             [Protocol::Ip4(ip), rest @ ..] => (ip.is_unspecified(), rest),
@@ -62,9 +62,9 @@ pub(super) fn listen(addresses: Vec<PeerAddress>) -> Result<Vec<Multiaddr>, Conf
     addresses.into_iter().map(check).collect()
 }
 
-/// Every address of this machine, by IPv6 where it has that, and by IPv4.
+/// All addresses of this machine: IPv6, where available, and IPv4.
 pub(super) fn everywhere(port: u16) -> Vec<Multiaddr> {
-    // A system may know the family and give no interface an address of it.
+    // A system may support IPv6 without any interface having an address.
     let has_v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     let v6 = has_v6.then_some(Protocol::Ip6(Ipv6Addr::UNSPECIFIED));
     let both = v6.into_iter().chain([Protocol::Ip4(Ipv4Addr::UNSPECIFIED)]);
@@ -87,18 +87,21 @@ pub(super) fn bootstrap(addresses: Vec<PeerAddress>) -> Result<Vec<Multiaddr>, C
 
 fn reachable(key: &'static str, given: PeerAddress) -> Result<Multiaddr, ConfigError> {
     if given.unspecified || given.port == 0 {
-        return Err(invalid(key, format!("{} is no address one can reach", given.address)));
+        return Err(invalid(
+            key,
+            format!("{} is not an address that can be reached", given.address),
+        ));
     }
     Ok(given.address)
 }
 
-/// Kubo's RPC as a URL without a path, from a URL or a multiaddr.
+/// Kubo's RPC as a URL without a path, parsed from a URL or a multiaddr.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct KuboApi(String);
 
 impl KuboApi {
-    /// As in `http://127.0.0.1:5001`, without a slash at the end.
+    /// As in `http://127.0.0.1:5001`, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0
@@ -135,7 +138,7 @@ impl TryFrom<String> for KuboApi {
 
 fn url_of_multiaddr(text: &str) -> Result<String, String> {
     let address: Multiaddr =
-        text.parse().map_err(|error| format!("{text:?} is no multiaddr: {error}"))?;
+        text.parse().map_err(|error| format!("{text:?} is not a multiaddr: {error}"))?;
     let parts: Vec<Protocol<'_>> = address.iter().collect();
     let (host, rest) = match parts.as_slice() {
         [Protocol::Ip4(ip), rest @ ..] => (ip.to_string(), rest),
@@ -153,7 +156,7 @@ fn url_of_multiaddr(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host's name or address, in lower case and without a port.
+/// A host name or address, in lower case and without a port.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct HostName(String);
@@ -180,12 +183,12 @@ pub(super) fn names(hosts: Vec<HostName>) -> Vec<String> {
     hosts.into_iter().map(|HostName(name)| name).collect()
 }
 
-/// A time span over zero, as in `500ms`, `90s`, `2m` or `1h`.
+/// A positive time span, as in `500ms`, `90s`, `2m` or `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Period(pub Duration);
 
-/// Two minutes without a block: IPFS Cluster's `pin_timeout`.
+/// Two minutes, as IPFS Cluster's `pin_timeout`.
 impl Default for Period {
     fn default() -> Self {
         Self(Duration::from_secs(120))
@@ -214,7 +217,7 @@ impl TryFrom<String> for Period {
     }
 }
 
-/// A flag's or variable's text as the value that a file would hold.
+/// Converts the text of a flag or variable to the value a file would contain.
 pub(super) fn spelled(spelling: Spelling, text: &str) -> Result<Value, String> {
     let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
     match spelling {

@@ -1,9 +1,10 @@
 //! The Raft log on disk, in raft-log: entries, votes and the commit position in one stream of
 //! checksummed records, synced by raft-log's own thread.
 //!
-//! Invariants: a vote is on disk when `save_vote` returns; entries are on disk when their callback is
-//! called; what was on disk once and is not there whole is refused (see [`whole`]). The log is bound
-//! to the same cluster as the state beside it.
+//! Invariants:
+//! - A vote is on disk when `save_vote` returns; entries are on disk when their callback runs.
+//! - Data that was once on disk and is no longer whole is refused (see [`whole`]).
+//! - The log is bound to the same cluster as the state beside it.
 
 mod whole;
 
@@ -40,18 +41,17 @@ use crate::{
     types::{ClusterId, Entry, EntryBody, LogPosition, Vote},
 };
 
-/// Bytes of entries kept in memory for followers that are slightly behind; raft-log's default is
-/// 1 GiB.
+/// Bytes of entries kept in memory for followers that are slightly behind; raft-log's default is 1 GiB.
 const CACHE_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Entries kept in memory.
 const CACHE_ENTRIES_MAX: usize = 16 * 1024;
-/// A chunk is one file; whole chunks are removed once purged.
+/// A chunk is one file; a chunk is removed once it is purged completely.
 const CHUNK_LEN_MAX: usize = 16 * 1024 * 1024;
 /// Records per chunk.
 const CHUNK_RECORDS_MAX: usize = 128 * 1024;
-/// Buffer for replaying a chunk at a start; raft-log's default is 64 MiB.
+/// Buffer for replaying a chunk at the start; raft-log's default is 64 MiB.
 const READ_BUFFER_LEN: usize = 1024 * 1024;
-/// Bytes waiting for the disk; a writer that would exceed it waits.
+/// Bytes queued for the disk; a writer that would exceed the limit waits.
 const FLUSH_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
 /// Largest stored record accepted when reading.
 const RECORD_LEN_MAX: u32 = 64 * 1024 * 1024;
@@ -60,20 +60,19 @@ pub(super) const BODY_VERSION: u8 = 1;
 pub(super) const VOTE_VERSION: u8 = 1;
 const CLUSTER_VERSION: u8 = 1;
 
-/// What raft-log stores: our own types, each as a length and our versioned form.
+/// The types stored by raft-log: ours, each as a length and our versioned encoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Records;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct StoredPosition(LogPosition);
 
-/// What an entry holds.
+/// The body of an entry.
 #[derive(Clone, Debug)]
 enum StoredBody {
-    /// As it was appended.
+    /// As appended.
     Appended(Payload),
-    /// As it was read from the disk; understood by whoever needs it, because a form that is not
-    /// understood is no damage.
+    /// As read from disk. The reader decodes it, since an unknown encoding is not damage.
     Read(Vec<u8>),
 }
 
@@ -85,19 +84,19 @@ struct StoredCluster(Vec<u8>);
 
 /// Called by raft-log's thread after a sync.
 struct Synced {
-    /// The log's end in bytes, counted since its beginning.
+    /// The log's end in bytes since its beginning.
     upto: u64,
     mark: Arc<HighWater>,
     then: Then,
 }
 
-/// Who waits for a sync.
+/// Receiver of a sync.
 enum Then {
     Entries {
         callback: IOFlushed<TypeConfig>,
         last: Option<u64>,
         flushed: watch::Sender<Option<u64>>,
-        /// Truncations so far, and how many there were when the entries were appended.
+        /// Number of truncations, and its value when the entries were appended.
         truncations: Arc<AtomicU64>,
         then: u64,
     },
@@ -128,7 +127,7 @@ impl Types for Records {
 
 impl raft_log::Callback for Synced {
     fn send(self, result: io::Result<()>) {
-        // First, so that the mark covers whatever is acknowledged.
+        // First, so that the mark covers everything acknowledged.
         if result.is_ok() {
             self.mark.raise(self.upto);
         }
@@ -145,7 +144,7 @@ impl raft_log::Callback for Synced {
                 }
                 callback.io_completed(result);
             }
-            // The waiter is gone only when openraft stops.
+            // The receiver is gone only when openraft stops.
             Then::Vote(waiter) => drop(waiter.send(result)),
             Then::Nothing => {}
         }
@@ -237,7 +236,7 @@ impl Decode for StoredCluster {
     }
 }
 
-/// Reads records as long as there are any; each is written and read the same.
+/// Reads all records; each must encode to the bytes it was read from.
 #[cfg(any(test, feature = "simulation"))]
 pub(super) fn read_and_write(mut bytes: &[u8]) -> io::Result<()> {
     while let Ok(record) = raft_log::RaftLogRecord::<Records>::decode(&mut bytes) {
@@ -254,7 +253,7 @@ pub(super) fn read_and_write(mut bytes: &[u8]) -> io::Result<()> {
 pub struct DiskLog {
     log: Arc<Mutex<RaftLog<Records>>>,
     flushed: watch::Sender<Option<u64>>,
-    /// So far, in this process.
+    /// Truncations so far in this process.
     truncations: Arc<AtomicU64>,
     mark: Arc<HighWater>,
 }
@@ -266,12 +265,12 @@ impl Debug for DiskLog {
 }
 
 impl DiskLog {
-    /// Opens or makes the log in a folder of its own, with the mark of what was on disk beside it
-    /// (`<folder>.synced`). A record torn by a crash at the very end is cut off; damage anywhere else
-    /// is refused.
+    /// Opens or creates the log in its own folder, with the mark of what was on disk beside it
+    /// (`<folder>.synced`). A record torn by a crash at the very end is cut off; any other damage is
+    /// refused.
     ///
     /// # Errors
-    /// When it is in use by another process, damaged, or cannot be read or written.
+    /// When another process uses it, or it is damaged or cannot be read or written.
     pub fn open(folder: &Path) -> io::Result<Self> {
         Self::open_with(folder, CHUNK_LEN_MAX)
     }
@@ -310,7 +309,7 @@ impl DiskLog {
     /// The cluster the log belongs to; absent in a blank log.
     ///
     /// # Errors
-    /// When it was written by another version.
+    /// When another version wrote it.
     pub fn cluster(&self) -> Result<Option<(ClusterId, u64)>, CodecError> {
         let stored = self.lock().log_state().user_data.clone();
         stored.map(|stored| decode("the log's cluster", CLUSTER_VERSION, &stored.0)).transpose()
@@ -328,26 +327,26 @@ impl DiskLog {
         })
     }
 
-    /// Writes to the log. An error is the one that ended the log's thread, if it has ended: later
-    /// requests only learn that nobody takes them.
+    /// Writes to the log. Returns the error that ended the log's thread, if it has ended: later
+    /// requests would only fail to reach it.
     fn write<T>(&self, act: impl FnOnce(&mut RaftLog<Records>) -> io::Result<T>) -> io::Result<T> {
         let mut log = self.lock();
         act(&mut log).map_err(|error| log.wait_worker_idle().err().unwrap_or(error))
     }
 
-    /// Has everything up to `written` synced, which is the last record.
+    /// Requests a sync of everything up to `written`, the last record.
     fn sync(&self, log: &mut RaftLog<Records>, written: Segment, then: Then) -> io::Result<()> {
         let upto = written.offset + written.size;
         log.flush(true, Some(Synced { upto, mark: self.mark.clone(), then }))
     }
 
-    /// The position of the last entry purged: the state includes it, the log does not any more.
+    /// The position of the last purged entry: included in the state, and no longer in the log.
     #[must_use]
     pub fn purged(&self) -> Option<LogPosition> {
         self.lock().log_state().purged().map(|position| position.0)
     }
 
-    /// The position of the last entry, or of the last one purged.
+    /// The position of the last entry, or of the last purged one.
     #[must_use]
     pub fn last(&self) -> Option<LogPosition> {
         self.lock().log_state().last().map(|position| position.0)
@@ -422,8 +421,8 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
         let Some(committed) = committed else { return Ok(()) };
         self.write(|log| {
-            // On disk with what is written next, and worth no write of its own: a lost commit position
-            // is learnt again.
+            // Reaches the disk with the next write; it needs no sync of its own, since a lost commit
+            // position is learnt again.
             log.commit(StoredPosition(position_out(committed))).map(drop)
         })
     }
@@ -461,12 +460,12 @@ impl RaftLogStorage<TypeConfig> for DiskLog {
             if log.log_state().last().is_none_or(|position| position.0.index < first_removed) {
                 return Ok(());
             }
-            // What takes the place of the removed entries is not on disk because they were. Said first,
-            // since an error does not mean that nothing was removed.
+            // Entries that replace removed ones are not on disk just because those were. Counted first,
+            // since after an error some may have been removed nevertheless.
             self.truncations.fetch_add(1, Ordering::SeqCst);
             self.flushed.send_modify(|flushed| *flushed = (*flushed).min(last.map(|id| id.index)));
             log.truncate(first_removed)?;
-            // On disk with the entries that take the place of the removed ones.
+            // Reaches the disk with the entries that replace the removed ones.
             log.flush(false, None)
         })
     }

@@ -1,5 +1,5 @@
-//! Why consensus does not start, and why it refuses a proposal. What a person can do about a disk is
-//! said in the error, because nobody above knows more.
+//! Why consensus does not start, and why it refuses a proposal. The error texts say what a person can
+//! do about a disk, because no caller knows more.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::types::{ClusterId, LogPosition, PeerId};
 /// Why consensus cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The log.
+    /// The log cannot be used.
     #[error(
         "the Raft log in {folder} cannot be used: {source}; if the disk is sound, restore the folder or give the peer an empty data folder so that it joins anew"
     )]
@@ -24,27 +24,27 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
-    /// The state.
+    /// The state cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A record of the log.
+    /// A record of the log cannot be decoded.
     #[error(
         "the Raft log beside the state is not understood: {0}; if the disk is sound, restore the data folder or give the peer an empty one so that it joins anew"
     )]
     Record(#[from] CodecError),
-    /// Log and state are not of one disk.
+    /// Log and state belong to different disks.
     #[error(
-        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they are not of one disk; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
+        "the Raft log belongs to cluster {log:?} and the state to {state:?}: they come from different disks; put back the folder that belongs here, or give the peer an empty data folder so that it joins anew"
     )]
     Mixed {
-        /// What the log says.
+        /// The log's cluster.
         log: Option<(ClusterId, u64)>,
-        /// What the state says.
+        /// The state's cluster.
         state: Option<(ClusterId, u64)>,
     },
     /// The log lost entries that the state includes.
     #[error(
-        "the Raft log ends at {log:?}, before the state's {state:?}: entries that were acknowledged are lost on this disk; give the peer an empty data folder so that it joins anew"
+        "the Raft log ends at {log:?}, before the state's {state:?}: acknowledged entries are lost on this disk; give the peer an empty data folder so that it joins anew"
     )]
     LogTooShort {
         /// The log's last position.
@@ -52,9 +52,9 @@ pub enum OpenError {
         /// The state's position.
         state: Option<LogPosition>,
     },
-    /// The state lacks what the log has given away.
+    /// The state lacks entries that were purged from the log.
     #[error(
-        "the Raft log begins after {log:?}, and the state ends at {state:?} before it: what lies between is lost on this disk; give the peer an empty data folder so that it joins anew"
+        "the Raft log begins after {log:?}, but the state ends before that, at {state:?}: the entries between are lost on this disk; give the peer an empty data folder so that it joins anew"
     )]
     StateTooOld {
         /// The last position purged from the log.
@@ -62,32 +62,32 @@ pub enum OpenError {
         /// The state's position.
         state: Option<LogPosition>,
     },
-    /// There was a state.
+    /// The state file is missing.
     #[error(
-        "the state in {path} is gone, and this peer has taken part before; put it back, or give the peer an empty data folder so that it joins anew as another peer"
+        "the state in {path} is gone, but this peer has taken part before; put it back, or give the peer an empty data folder so that it joins anew as another peer"
     )]
     StateGone {
         /// Its file.
         path: String,
     },
-    /// Log and state are another peer's.
+    /// Log and state belong to another peer.
     #[error(
-        "the identity in {folder} is gone, and the log and state there belong to it; put it back, or give the peer an empty data folder so that it joins anew as another peer"
+        "the identity in {folder} is gone, but the log and state there belong to it; put it back, or give the peer an empty data folder so that it joins anew as another peer"
     )]
     IdentityGone {
         /// The data folder.
         folder: String,
     },
-    /// What was agreed on holds what this program does not know.
+    /// Committed entries contain something that this program does not support.
     #[error("{0}")]
     NotKnown(String),
-    /// openraft refused.
+    /// openraft refused to start.
     #[error("consensus cannot start: {0}")]
     Raft(String),
 }
 
 impl OpenError {
-    /// The disk is full, which may be relieved without anybody who looks at this peer.
+    /// Whether the disk is full, which may end without any action on this peer.
     #[must_use]
     pub fn is_full_disk(&self) -> bool {
         match self {
@@ -101,16 +101,16 @@ impl OpenError {
 /// Why a proposal was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This peer is not the leader, or no longer; nothing was written.
+    /// This peer is not, or no longer, the leader; nothing was written.
     #[error("this peer is not the leader")]
     NotLeader(Option<PeerId>),
-    /// Leadership was lost meanwhile; whether it was written is unknown.
+    /// Leadership was lost during the write; whether it took effect is unknown.
     #[error("leadership was lost; whether the write took effect is unknown")]
     Unknown,
-    /// More at once than an entry may hold; nothing was written.
+    /// The ops exceed the size of an entry; nothing was written.
     #[error("{0} bytes are too long for an entry of the log")]
     TooLong(usize),
-    /// An op of a level that the cluster is not at yet; nothing was written.
+    /// An op of a level that the cluster has not reached; nothing was written.
     #[error("an op of level {op} was proposed, and the cluster is at level {cluster}")]
     TooEarly {
         /// The op's level.
@@ -121,10 +121,10 @@ pub enum ProposeError {
     /// The log was not applied in time.
     #[error("the log was not applied in time: {0}")]
     Late(String),
-    /// The peer stops.
+    /// The peer is stopping.
     #[error("the peer is stopping: {0}")]
     Stopped(String),
-    /// The membership cannot be changed so, or a change is under way.
+    /// The membership cannot be changed this way, or another change is under way.
     #[error("the membership cannot be changed now: {0}")]
     Membership(String),
 }

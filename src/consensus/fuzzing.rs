@@ -1,4 +1,4 @@
-//! What the disk and other peers hand consensus, for [`crate::fuzzing`].
+//! Bytes that consensus reads from the disk and from other peers, for [`crate::fuzzing`].
 
 #![allow(clippy::unwrap_used, reason = "a failure is what is looked for")]
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::types::{Entry, EntryBody, LogPosition, Pin, Vote, encoding::Readable};
 
-/// Reads a stored record; what is read is written and read the same.
+/// Decodes a stored record; the value must survive encoding and decoding.
 fn same_again<T: minicbor::Encode<()> + Readable + PartialEq + Debug>(
     version: u8,
     bytes: &[u8],
@@ -25,7 +25,7 @@ fn same_again<T: minicbor::Encode<()> + Readable + PartialEq + Debug>(
     Some(value)
 }
 
-/// Records of the log: with their checksums as on disk, and what is inside them alone.
+/// Records of the log: with their checksums as on disk, and their contents alone.
 pub(crate) fn log(bytes: &[u8]) -> usize {
     read_and_write(bytes).unwrap();
     let vote = same_again::<Vote>(VOTE_VERSION, bytes);
@@ -37,7 +37,7 @@ pub(crate) fn log(bytes: &[u8]) -> usize {
     taken
 }
 
-/// An entry, which also comes from a leader.
+/// An entry, which may also come from a leader.
 pub(crate) fn entry(entry: Entry) {
     if let Ok(read) = entry_in(entry) {
         let again = entry_in(entry_out(&read)).unwrap();
@@ -65,8 +65,8 @@ pub(crate) fn state(bytes: &[u8]) -> usize {
     taken
 }
 
-/// A snapshot: as it comes, and with right checksums around the bytes. The first byte says where
-/// its head ends.
+/// A snapshot: as received, and with correct checksums around the bytes. The first byte gives the end
+/// of its head.
 pub(crate) fn snapshot(bytes: &[u8]) -> usize {
     assert!(image::read(bytes).is_err() || bytes.len() > 40);
     let Some((&at, rest)) = bytes.split_first() else { return 0 };
@@ -83,7 +83,7 @@ pub(crate) fn snapshot(bytes: &[u8]) -> usize {
     taken
 }
 
-/// Sound bytes of each kind, to begin from.
+/// Valid bytes of each kind as a starting point.
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<Vec<u8>> {
     use std::collections::BTreeMap;

@@ -21,9 +21,9 @@ use crate::{
 const MAGIC: &[u8; 8] = b"PKIMAGE1";
 const VERSION: u8 = 1;
 const WHAT: &str = "a snapshot";
-/// Payload after which a block of pins is closed.
+/// Payload length at which a block of pins is closed.
 const BLOCK_LEN: usize = 64 * 1024;
-/// Largest payload a reader takes: a block plus one record of the largest size.
+/// Largest payload accepted: a block plus one record of the largest size.
 const BLOCK_LEN_MAX: usize = 4 * 1024 * 1024;
 
 const TAG_HEAD: u8 = 1;
@@ -56,7 +56,7 @@ pub(super) fn write(view: &View, cluster: (ClusterId, u64)) -> Result<Vec<u8>, S
     Ok(image)
 }
 
-/// What an image holds.
+/// The contents of an image.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) cluster: (ClusterId, u64),
@@ -64,7 +64,7 @@ pub(super) struct Image {
     pub(super) pins: PinSet,
 }
 
-/// Reads an image; nothing of a damaged one is used.
+/// Reads an image; a damaged one is refused as a whole.
 pub(super) fn read(bytes: &[u8]) -> Result<Image, CodecError> {
     let mut rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it is no image"))?;
     let (tag, payload) = take_block(&mut rest)?;
@@ -132,7 +132,7 @@ fn damaged(reason: &str) -> CodecError {
     CodecError::Damaged { what: WHAT, reason: reason.to_owned() }
 }
 
-/// An image whose checksums are right, of blocks with any payload.
+/// An image with correct checksums, of blocks with any payload.
 #[cfg(any(test, feature = "simulation"))]
 pub(super) fn of_payloads<'a>(payloads: impl Iterator<Item = &'a [u8]>, count: u64) -> Vec<u8> {
     let mut image = MAGIC.to_vec();
@@ -156,7 +156,7 @@ mod tests {
         },
     };
 
-    /// The deletion guard has counted one.
+    /// The deletion guard has counted one CID.
     fn beside() -> Beside {
         let (uid, at) = (Uid("a".to_owned()), Timestamp(1));
         let fence = Fence { term: 1, generation: 1 };
@@ -233,14 +233,14 @@ mod tests {
         }
     }
 
-    /// An image of these blocks, whose checksums are right.
+    /// An image of these blocks, with correct checksums.
     fn of_blocks(blocks: &[(u8, Vec<u8>)]) -> Vec<u8> {
         let mut image = MAGIC.to_vec();
         blocks.iter().for_each(|(tag, payload)| put_block(&mut image, *tag, payload));
         image
     }
 
-    /// With a tail that says this count, and the right hash unless `hash` is another.
+    /// Appends a tail with this count, and with the correct hash unless `hash` is given.
     fn ended(mut image: Vec<u8>, count: u64, hash: Option<[u8; 32]>) -> Vec<u8> {
         let right: [u8; 32] = Sha256::digest(&image).into();
         let tail = encode(VERSION, &(count, hash.unwrap_or(right)));
@@ -248,7 +248,7 @@ mod tests {
         image
     }
 
-    /// Nobody is trusted for the checksums being right.
+    /// Correct checksums alone are not trusted.
     #[test]
     fn an_image_whose_blocks_do_not_fit_together_is_refused() {
         let head = (TAG_HEAD, encode(VERSION, &((ClusterId([1; 16]), 7_u64), Head::default())));

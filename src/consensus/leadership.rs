@@ -1,7 +1,7 @@
-//! Who leads, as one peer can know it.
+//! Leadership as one peer can know it.
 //!
-//! Invariant: a leader that no majority has answered for a while does not act as one, since another may
-//! have been elected.
+//! Invariant: a leader that no majority has answered for a while stops acting as leader, since another
+//! may have been elected.
 
 use std::{error::Error as _, time::Duration};
 
@@ -16,25 +16,25 @@ use tokio::time::sleep;
 use super::raft_types::TypeConfig;
 use crate::types::PeerId;
 
-/// Of the longest election timeout: a leader that no majority has answered for so many of them acts as
-/// one no more, since another may have been elected.
+/// In longest election timeouts: a leader that no majority has answered for so long stops acting as
+/// leader, since another may have been elected.
 const UNANSWERED_MAX: u32 = 2;
 
 type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 
-/// Who leads, as this peer knows.
+/// Leadership as this peer knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
-    /// The leader.
+    /// The leader, if known.
     pub leader: Option<PeerId>,
     /// The term.
     pub term: u64,
-    /// This peer leads, has applied everything that was acknowledged in earlier terms, and was answered
-    /// by a majority lately.
+    /// This peer leads, has applied everything acknowledged in earlier terms, and a majority answered
+    /// it recently.
     pub local: bool,
 }
 
-/// Follows what consensus knows.
+/// Follows leadership, membership and progress.
 pub struct ConsensusWatch {
     id: PeerId,
     patience: Duration,
@@ -55,7 +55,7 @@ impl ConsensusWatch {
     /// Waits for a change.
     ///
     /// # Errors
-    /// When consensus has stopped; says why.
+    /// When consensus has stopped; gives the reason.
     pub async fn changed(&mut self) -> Result<(), String> {
         let rest = self.leadership().local.then(|| self.rest()).flatten();
         tokio::select! {
@@ -66,7 +66,7 @@ impl ConsensusWatch {
         match &self.metrics.borrow_watched().running_state {
             Ok(()) => Ok(()),
             Err(Fatal::Stopped) => Err("it was stopped".to_owned()),
-            // Its source is what the disk said; the rest is openraft's own.
+            // The source names the disk's error; the rest is openraft's wording.
             Err(Fatal::StorageError(error)) => {
                 Err(error.source().map_or_else(|| error.to_string(), ToString::to_string))
             }
@@ -74,13 +74,13 @@ impl ConsensusWatch {
         }
     }
 
-    /// Who leads, now.
+    /// The current leadership.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
         leadership_of(&self.metrics.borrow_watched(), self.id, self.patience)
     }
 
-    /// Time until this leader is unanswered for too long; without end for the only voter.
+    /// Time until this leader has been unanswered for too long; unlimited for the only voter.
     fn rest(&self) -> Option<Duration> {
         let metrics = self.metrics.borrow_watched();
         let answered = metrics.last_quorum_acked.filter(|_| !is_only_voter(&metrics));
@@ -90,7 +90,7 @@ impl ConsensusWatch {
 
 fn leadership_of(metrics: &RaftMetrics<TypeConfig>, id: PeerId, patience: Duration) -> Leadership {
     let term = metrics.current_term;
-    // A leader's first entry is of its own term; once applied, so is everything before it.
+    // A leader's first entry is of its own term; once it is applied, so are all earlier ones.
     let caught_up = metrics.last_applied.is_some_and(|applied| *applied.leader_id == term);
     let answered = metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < patience);
     let leader = metrics.current_leader;
@@ -125,7 +125,7 @@ mod tests {
         Some((InstantOf::<TypeConfig>::now() - time).into())
     }
 
-    /// A leader of the third term that everything is right with.
+    /// A leader of the third term in perfect order.
     fn leads(voters: &[PeerId]) -> RaftMetrics<TypeConfig> {
         let mut metrics = RaftMetrics::new_initial(OWN);
         metrics.current_term = 3;
@@ -148,7 +148,7 @@ mod tests {
         let nearly = PATIENCE - Duration::from_millis(1);
         type Change = Box<dyn Fn(&mut RaftMetrics<TypeConfig>)>;
         let cases: Vec<(&str, Change, bool, bool)> = vec![
-            // Acts as leader among two voters, and as the only one.
+            // Whether it acts as leader among two voters, and as the only voter.
             ("all is right", Box::new(|_| ()), true, true),
             ("it follows", Box::new(|m| m.state = ServerState::Follower), false, false),
             ("another leads", Box::new(|m| m.current_leader = Some(OTHER)), false, false),

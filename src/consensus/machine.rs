@@ -1,8 +1,8 @@
-//! The state machine as openraft sees it: applies committed entries to the state in memory and to
-//! its checkpoint on disk.
+//! The state machine for openraft: applies committed entries to the state in memory and to its
+//! checkpoint on disk.
 //!
-//! Applying has no side effects: it changes the state and tells that it changed. What must then be
-//! done is decided by those who watch the state.
+//! Applying has no side effects: it changes the state and notifies watchers. Watchers of the state
+//! decide what to do then.
 
 use std::{
     io,
@@ -32,13 +32,13 @@ use crate::{
     types::{Cid, ClusterId, LogPosition, PackedCid, Program},
 };
 
-/// Changed pins that are stored at once at the latest: a transaction copies each page it touches, so
-/// the more pins the fewer pages, and the longer nothing is applied meanwhile.
+/// Most changed pins before a transaction. A transaction copies each page that it touches: with more
+/// pins each page is copied less often, but applying pauses for longer.
 const PINS_PER_TRANSACTION: usize = 256 * 1024;
-/// The least time between two transactions with fewer.
+/// Shortest time between two smaller transactions.
 const STORE_PERIOD: Duration = Duration::from_secs(5);
 
-/// What this program cannot apply, once it met such a thing; clones share it.
+/// What this program cannot apply, once it met it; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NotKnown(Arc<watch::Sender<Option<String>>>);
 
@@ -52,7 +52,7 @@ impl NotKnown {
     }
 }
 
-/// What this program knows, and where to say what it does not.
+/// What this program supports, and where to report what it does not.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Knows {
     pub(super) program: Program,
@@ -64,7 +64,7 @@ pub(super) struct Knows {
 pub(super) enum SnapshotData {
     /// A view of this peer's own state.
     Own(Box<View>),
-    /// What an image held that came from a leader.
+    /// The contents of an image from a leader.
     Received(Box<Image>),
 }
 
@@ -75,13 +75,14 @@ pub(super) struct Machine {
     state: SharedState,
     head: Head,
     membership: RaftMembership,
-    /// Pins changed since the last transaction, perhaps with repetitions. The log has what changed them until a checkpoint.
+    /// Pins changed since the last transaction, possibly repeated. Until a checkpoint, the log has
+    /// their changes.
     unstored: Vec<PackedCid>,
     stored_at: Instant,
-    /// The last entry whose effect is stored.
+    /// Last entry whose effect is stored.
     stored: Option<LogPosition>,
-    /// The log's last index on disk; what is stored must not be ahead of it, or a crash or a failing
-    /// disk would leave a log shorter than the state.
+    /// The log's last index on disk. The stored state must not be ahead of it, or a crash or disk
+    /// failure could leave a log shorter than the state.
     flushed: watch::Receiver<Option<u64>>,
     cluster: Arc<OnceLock<(ClusterId, u64)>>,
     knows: Knows,
@@ -118,13 +119,13 @@ impl Machine {
         })
     }
 
-    /// The state, shared with everybody who reads it.
+    /// The state, shared with all readers.
     #[must_use]
     pub(super) fn state(&self) -> SharedState {
         self.state.clone()
     }
 
-    /// Pins are shown only if somebody has asked.
+    /// Returns pins only if the proposer asked for them.
     fn apply_ops(&mut self, position: LogPosition, ops: &[Op], asked: bool) -> Outcomes {
         let (outcomes, cids) = self.state.write(position.index + 1, |pins| {
             let mut cids = Vec::with_capacity(ops.len());
@@ -143,8 +144,8 @@ impl Machine {
         outcomes
     }
 
-    /// Stores what is applied, once the log on disk goes as far: when the process ends the store is
-    /// synced as it is, and a state ahead of its log counts as one whose log was lost.
+    /// Stores the applied state once the log on disk reaches it: a store is synced when the process
+    /// ends, and a state ahead of its log is refused as one whose log was lost.
     async fn store(&mut self) -> Result<(), io::Error> {
         if self.stored == self.head.applied {
             return Ok(());
@@ -173,7 +174,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A program that does not know the cluster's new level stops. The level is on disk then, so that
+    /// Stops a program that does not support the cluster's new level. The level is on disk by then, so
     /// the next start is refused at once.
     async fn check_level(&mut self) -> Result<(), io::Error> {
         let level = self.state.read(|pins| pins.level());
@@ -197,7 +198,7 @@ impl Machine {
         }
     }
 
-    /// What a snapshot holds.
+    /// The contents of a snapshot.
     fn contents(&self, snapshot: SnapshotData) -> Result<(Head, PinSet), io::Error> {
         match snapshot {
             SnapshotData::Own(view) => {
@@ -250,7 +251,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             self.state.set_entries(self.head.entries());
             self.check_level().await?;
             if self.unstored.len() >= PINS_PER_TRANSACTION {
-                // What the entries before this one have woken must not wait on this thread meanwhile.
+                // Tasks woken by earlier entries must not wait for this thread meanwhile.
                 tokio::task::yield_now().await;
                 self.store().await?;
             }
@@ -262,8 +263,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
             self.store().await?;
         }
         if is_first {
-            // From here on a lost log is noticed: an empty one beside this state is refused, and does
-            // not pass for that of a peer that has not taken part yet.
+            // From here on a lost log is noticed: an empty log beside this state is refused, and cannot
+            // pass for that of a peer that has not taken part yet.
             self.checkpoint().await?;
         }
         Ok(())
@@ -297,14 +298,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if self.head.applied.is_none() {
             return Ok(None);
         }
-        // It is for a peer that lacks what it holds: a majority has that on its disks.
+        // A snapshot is for a peer that lacks its entries; a majority has them on disk.
         self.store().await?;
         self.viewed().map(Some)
     }
 }
 
 impl Machine {
-    /// Syncs the state up to what is applied, and views it.
+    /// Syncs the state up to the applied position, and takes a view of it.
     async fn checkpoint(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         self.store().await?;
         block(|| self.store.checkpoint()).map_err(io::Error::other)?;
@@ -318,7 +319,7 @@ impl Machine {
     }
 }
 
-/// Hands over the view taken when it was made.
+/// Returns the view taken when the builder was made.
 #[derive(Debug)]
 pub(super) struct Builder {
     snapshot: Option<Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error>>,

@@ -1,8 +1,10 @@
 //! Agreement: Raft (openraft) over the peers' log, state and transport.
 //!
-//! This is the only module that imports openraft. Acknowledged means: on the disks of a majority.
-//! Invariants: a peer's node ID is its key, so it never returns over an empty log; log and state on
-//! one disk belong to one cluster and epoch; the log is never shorter than the state beside it.
+//! This is the only module that imports openraft. Acknowledged means on the disks of a majority.
+//! Invariants:
+//! - A peer's node ID is its key, so no node returns with an empty log.
+//! - Log and state on one disk belong to one cluster and epoch.
+//! - The log is never shorter than the state beside it.
 
 mod disk_log;
 mod errors;
@@ -55,23 +57,23 @@ use crate::{
     types::{ClusterId, LogPosition, Member, PeerId, Program, SnapshotChunk, millis},
 };
 
-/// Largest number of entries in one message; how many of them fit, the network decides.
+/// Largest number of entries in one message; the network may send fewer.
 const ENTRIES_PER_MESSAGE: u64 = 300;
-/// Bytes of an entry: it must fit in a message beside everything else that this says, or nothing behind
-/// it would ever be committed. Ops that name many peers can take more together.
+/// Largest entry in bytes: it must fit in a message with its other fields, or no later entry would ever
+/// be committed. A batch of ops that name many peers can be larger.
 const ENTRY_LEN_MAX: usize = 3 * 1024 * 1024;
-/// Time the installation of a whole snapshot may take.
+/// Time for the installation of a whole snapshot.
 const SNAPSHOT_DEADLINE_MS: u64 = 120_000;
 
 /// Raft's timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between heartbeats of a leader.
+    /// Interval between a leader's heartbeats.
     pub heartbeat: Duration,
-    /// After the leader's lease has ended a follower waits at least so long before it stands for
-    /// election.
+    /// Shortest wait of a follower, after the leader's lease has ended, before it stands for election.
     pub election_min: Duration,
-    /// The longest such wait, and the lease: so long after a leader's last word nobody else gets votes.
+    /// Longest such wait, and the lease: for so long after a leader's last message no other peer gets
+    /// votes.
     pub election_max: Duration,
 }
 
@@ -80,13 +82,13 @@ pub struct Timing {
 pub struct Checkpoints {
     /// Entries after which the state is checkpointed and the log before it may be purged.
     pub every: u64,
-    /// Entries kept behind a checkpoint, so that a peer that was away briefly needs no snapshot.
+    /// Entries kept before a checkpoint, so that a peer that was away briefly needs no snapshot.
     pub kept: u64,
-    /// Bytes of a snapshot in one message, at most [`SnapshotChunk::LEN_MAX`].
+    /// Bytes of a snapshot per message, at most [`SnapshotChunk::LEN_MAX`].
     pub piece_len: usize,
 }
 
-/// Of every process; only worlds have others.
+/// For every process; only worlds use other values.
 impl Default for Checkpoints {
     fn default() -> Self {
         Self { every: 5_000, kept: 2_000, piece_len: SnapshotChunk::LEN_MAX }
@@ -98,11 +100,11 @@ impl Default for Checkpoints {
 pub struct MemberView {
     /// Name and addresses.
     pub member: Member,
-    /// It votes; learners only follow.
+    /// Whether it votes; learners only follow.
     pub voter: bool,
 }
 
-/// How far this peer's log is applied.
+/// How far this peer's log has been applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogProgress {
     /// Last index in the log.
@@ -113,12 +115,12 @@ pub struct LogProgress {
     pub committed: Option<u64>,
 }
 
-/// The log, state and cluster binding that consensus runs on.
+/// The log, state and cluster binding of consensus.
 #[derive(Debug)]
 pub struct Stores<L> {
     /// The log.
     pub log: L,
-    /// The last index of the log that is on disk.
+    /// Last index of the log that is on disk.
     pub flushed: watch::Receiver<Option<u64>>,
     /// The state's checkpoint.
     pub state: StateStore,
@@ -128,7 +130,7 @@ pub struct Stores<L> {
 #[derive(Clone)]
 pub struct Consensus {
     id: PeerId,
-    /// How long after a leader's last word nobody else gets votes.
+    /// For so long after a leader's last message no other peer gets votes.
     lease: Duration,
     raft: Raft<TypeConfig, Machine>,
     state: SharedState,
@@ -137,7 +139,7 @@ pub struct Consensus {
     bind_log: Arc<dyn Fn(ClusterId, u64) -> io::Result<()> + Send + Sync>,
     inbox: Arc<Mutex<SnapshotInbox>>,
     program: Program,
-    /// What this program cannot apply, once it met that.
+    /// Set once this program met something it cannot apply.
     not_known: NotKnown,
 }
 
@@ -147,12 +149,12 @@ impl std::fmt::Debug for Consensus {
     }
 }
 
-/// What a log must offer beside openraft's own trait.
+/// What a log must offer besides openraft's own trait.
 pub trait BoundLog: RaftLogStorage<TypeConfig> + Clone + Sync {
     /// The cluster the log belongs to.
     ///
     /// # Errors
-    /// When it was written by another version.
+    /// When another version wrote it.
     fn cluster(&self) -> Result<Option<(ClusterId, u64)>, CodecError>;
     /// Binds it to a cluster.
     ///
@@ -184,8 +186,8 @@ impl BoundLog for DiskLog {
 }
 
 impl Consensus {
-    /// Opens consensus on what the disk holds. A blank peer waits until it founds a cluster or a
-    /// leader takes it in.
+    /// Opens consensus on the disk's contents. A blank peer waits until it founds a cluster or a leader
+    /// adds it.
     ///
     /// # Errors
     /// When the disk's contents cannot be used; nothing is changed then.
@@ -201,7 +203,7 @@ impl Consensus {
         let cluster = Arc::new(OnceLock::new());
         if let Some((id, epoch)) = stores.state.cluster()? {
             cluster.get_or_init(|| (id, epoch));
-            // A crash may have come between binding the one and the other.
+            // A crash may have happened between the two bindings.
             if stores.log.cluster()?.is_none() {
                 let failed = |source| OpenError::Log { folder: "the log".to_owned(), source };
                 stores.log.set_cluster(id, epoch).map_err(failed)?;
@@ -237,19 +239,19 @@ impl Consensus {
         })
     }
 
-    /// This peer.
+    /// The ID of this peer.
     #[must_use]
     pub fn id(&self) -> PeerId {
         self.id
     }
 
-    /// What this peer's program knows.
+    /// What this peer's program supports.
     #[must_use]
     pub fn program(&self) -> Program {
         self.program
     }
 
-    /// What this program cannot apply, once it met such a thing: then the peer must not go on.
+    /// Set once this program met something it cannot apply: the peer must stop then.
     #[must_use]
     pub fn not_known(&self) -> watch::Receiver<Option<String>> {
         self.not_known.subscribe()
@@ -261,13 +263,13 @@ impl Consensus {
         self.cluster.get().copied()
     }
 
-    /// The state, for reading.
+    /// Read access to the state.
     #[must_use]
     pub fn state(&self) -> &SharedState {
         &self.state
     }
 
-    /// Binds a blank disk to a cluster, durably. From now on Raft messages of it are served.
+    /// Binds a blank disk to a cluster, durably. From now on Raft messages of that cluster are served.
     ///
     /// # Errors
     /// When the disk fails.
@@ -275,8 +277,8 @@ impl Consensus {
         if self.cluster.get().is_some() {
             return Ok(());
         }
-        // The state first: a crash in between leaves a log without a cluster and without entries,
-        // which `check_stores` accepts.
+        // The state first: a crash in between leaves a log without cluster and entries, which
+        // `check_stores` accepts.
         self.store.set_cluster(cluster, epoch)?;
         (self.bind_log)(cluster, epoch)
             .map_err(|source| OpenError::Log { folder: "the log".to_owned(), source })?;
@@ -287,7 +289,7 @@ impl Consensus {
     /// Makes this peer the first and only voter of its (bound) cluster.
     ///
     /// # Errors
-    /// When it is a member of one already.
+    /// When it is already a member of one.
     pub async fn initialize(&self, member: Member) -> Result<(), ProposeError> {
         match self.raft.initialize(BTreeMap::from([(self.id, member)])).await {
             Ok(()) => Ok(()),
@@ -296,11 +298,11 @@ impl Consensus {
         }
     }
 
-    /// Writes ops as one entry, or as several one after the other if they are too long for one; returns
-    /// what became of each once they are acknowledged and applied.
+    /// Writes ops as one entry, or as several in sequence if they are too long for one. Returns the
+    /// result of each once they are acknowledged and applied.
     ///
     /// # Errors
-    /// See [`ProposeError`]; the entries before the one that failed stay written.
+    /// See [`ProposeError`]; entries before the failed one stay written.
     pub async fn propose(&self, ops: Vec<Op>) -> Result<Vec<Applied>, ProposeError> {
         let level = self.state.read(|pins| pins.level());
         if let Some(op) = ops.iter().find(|op| op.level() > level) {
@@ -318,7 +320,7 @@ impl Consensus {
         Ok(applied)
     }
 
-    /// On the leader: the position that includes every write acknowledged before the call.
+    /// On the leader: a position that includes every write acknowledged before the call.
     ///
     /// # Errors
     /// When this peer is not the leader or cannot reach a majority.
@@ -351,7 +353,7 @@ impl Consensus {
         }
     }
 
-    /// Who leads, now.
+    /// The current leadership.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
         self.watch().leadership()
@@ -363,7 +365,7 @@ impl Consensus {
         ConsensusWatch::new(self.id, self.lease, self.raft.metrics())
     }
 
-    /// All members, by this peer's log.
+    /// All members according to this peer's log.
     #[must_use]
     pub fn members(&self) -> BTreeMap<PeerId, MemberView> {
         let metrics = self.raft.metrics();
@@ -378,8 +380,7 @@ impl Consensus {
             .collect()
     }
 
-    /// Whether a change of the voters is under way, or was broken off: then two sets of voters have to
-    /// agree to everything.
+    /// Whether a change of the voters is unfinished: then two sets of voters must agree to everything.
     #[must_use]
     pub fn is_joint(&self) -> bool {
         let metrics = self.raft.metrics();
@@ -387,8 +388,8 @@ impl Consensus {
         metrics.membership_config.membership().get_joint_config().len() > 1
     }
 
-    /// Whether this peer is a member by an entry that it has applied. By one that is in its log only,
-    /// it may yet turn out that it never became one.
+    /// Whether an applied entry makes this peer a member. An entry that is only in its log may still be
+    /// replaced.
     #[must_use]
     pub fn is_member(&self) -> bool {
         let metrics = self.raft.metrics();
@@ -398,7 +399,7 @@ impl Consensus {
         applied && membership.nodes().any(|(id, _)| *id == self.id)
     }
 
-    /// How far this peer is.
+    /// The progress of this peer.
     #[must_use]
     pub fn progress(&self) -> LogProgress {
         let metrics = self.raft.metrics();
@@ -410,7 +411,7 @@ impl Consensus {
         }
     }
 
-    /// On the leader: entries that a member does not have yet; absent when it was never reached.
+    /// On the leader: entries that a member lacks; absent if it was never reached.
     #[must_use]
     pub fn lag(&self, peer: PeerId) -> Option<u64> {
         let metrics = self.raft.metrics();
@@ -419,7 +420,7 @@ impl Consensus {
         Some(metrics.last_log_index.unwrap_or_default().saturating_sub(matched))
     }
 
-    /// On the leader: takes a peer in as a learner, or notes its new name and addresses.
+    /// On the leader: adds a peer as a learner, or updates its name and addresses.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -431,7 +432,7 @@ impl Consensus {
         self.change_membership(change).await
     }
 
-    /// On the leader: makes exactly these members voters; the others stay as learners.
+    /// On the leader: makes exactly these members voters; the others become learners.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -461,14 +462,14 @@ impl Consensus {
             .map_err(|error| ProposeError::Stopped(error.to_string()))
     }
 
-    /// How long after a leader's last word nobody else gets votes.
+    /// For so long after a leader's last message no other peer gets votes.
     #[must_use]
     pub fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Asks the others for a pre-vote, and if a majority would vote for this peer, for their votes.
-    /// Without effect while this peer leads or a majority hears the leader.
+    /// Asks the others for pre-votes and, if a majority would vote for this peer, for votes. Has no
+    /// effect while this peer leads or a majority hears the leader.
     ///
     /// # Errors
     /// When the peer stops.
@@ -477,7 +478,7 @@ impl Consensus {
         stood.map_err(|error| ProposeError::Stopped(error.to_string()))
     }
 
-    /// Stops; what was acknowledged is on disk already.
+    /// Stops; everything acknowledged is on disk already.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not stop cleanly");
@@ -496,7 +497,7 @@ fn config(timing: Timing, checkpoints: Checkpoints) -> Result<Config, OpenError>
         max_in_snapshot_log_to_keep: checkpoints.kept,
         install_snapshot_timeout: SNAPSHOT_DEADLINE_MS,
         enable_pre_vote: Some(true),
-        // A leader that restarts must be elected again: its lease may have been given away.
+        // A leader that restarts must be elected again: another peer may hold the lease.
         enable_leader_restore: Some(false),
         ..Config::default()
     };
@@ -516,41 +517,41 @@ fn check_stores<L: BoundLog>(stores: &Stores<L>) -> Result<(), OpenError> {
     })
 }
 
-/// What log and state say side by side.
+/// Cluster and positions of log and state.
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
     /// The cluster and epoch of the log.
     log: Option<(ClusterId, u64)>,
     /// Those of the state.
     state: Option<(ClusterId, u64)>,
-    /// The log begins after it.
+    /// The log begins after this position.
     purged: Option<LogPosition>,
-    /// The log ends there.
+    /// The log ends at this position.
     last: Option<LogPosition>,
-    /// The state includes all up to it.
+    /// The state includes everything up to this position.
     applied: Option<LogPosition>,
-    /// Up to there by a snapshot.
+    /// A snapshot brought everything up to this position.
     installed: Option<LogPosition>,
 }
 
 fn fit(side: Side) -> Result<(), OpenError> {
     let Side { log, state, purged, last, applied, installed } = side;
-    // Binding writes the state first, so a blank log beside a bound but empty state is fine.
+    // Binding writes the state first, so a blank log beside a bound, empty state is valid.
     if log != state && !(log.is_none() && last.is_none() && applied.is_none()) {
         return Err(OpenError::Mixed { log, state });
     }
-    // After installing a snapshot the state is ahead of the log until the log is purged to it.
+    // After a snapshot is installed, the state is ahead of the log until the log is purged up to it.
     if applied > last && applied != installed {
         return Err(OpenError::LogTooShort { log: last, state: applied });
     }
-    // redb falls back to the checkpoint before the last if that is damaged after a crash.
+    // After a crash redb falls back to the previous checkpoint if the last one is damaged.
     if purged > applied {
         return Err(OpenError::StateTooOld { log: purged, state: applied });
     }
     Ok(())
 }
 
-/// What a simulated log implements; openraft's names go no further than `crate::sim`.
+/// The parts that a simulated log implements; openraft's names are used only here and in `crate::sim`.
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod sim {
     pub(crate) use openraft::{
@@ -577,7 +578,7 @@ pub(crate) mod sim {
     }
 }
 
-/// The ops, in order, as entries that are not too long unless one op is.
+/// The ops in order, as entries within the limit unless a single op exceeds it.
 fn in_entries(ops: Vec<Op>) -> Vec<Batch> {
     let batch = Batch::new(ops);
     if batch.len() <= ENTRY_LEN_MAX || batch.ops().len() == 1 {

@@ -27,26 +27,26 @@ use crate::{
     },
 };
 
-/// Time one snapshot piece has: an fsync of a slow disk and a busy network.
+/// Deadline of one snapshot piece: an fsync of a slow disk and a busy network.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Time entries have at least: an fsync of a slow or busy disk. openraft gives them a heartbeat's,
-/// and what comes late is sent again.
+/// Shortest deadline of entries: an fsync of a slow or busy disk. openraft allows a heartbeat's time
+/// and resends what is late.
 const APPEND_DEADLINE_MIN: Duration = Duration::from_secs(1);
 
-/// Bytes of ops in one message, so that it stays below the largest frame.
+/// Bytes of ops per message, so that it stays below the largest frame.
 const OPS_LEN_MAX: usize = 2 * 1024 * 1024;
 
-/// Makes connections for openraft.
+/// Creates connections for openraft.
 #[derive(Clone)]
 pub(super) struct Network {
     pub(super) transport: SharedTransport,
     pub(super) cluster: Arc<std::sync::OnceLock<(ClusterId, u64)>>,
-    /// Bytes of a snapshot in one message.
+    /// Bytes of a snapshot per message.
     pub(super) piece_len: usize,
 }
 
-/// Raft's way to one peer.
+/// Raft's connection to one peer.
 pub(super) struct Connection {
     network: Network,
     target: PeerId,
@@ -69,7 +69,7 @@ impl Connection {
         let answer = rpc::ask(&**transport, self.target, cluster, question, deadline).await;
         answer.map_err(|error| match error {
             AskError::Call(error @ CallError::Timeout { .. }) => NetworkError::new(&error).into(),
-            // Openraft waits before it tries an unreachable peer again; others it tries at once.
+            // openraft waits before it retries an unreachable peer; other errors it retries at once.
             AskError::Call(error) => Unreachable::new(&error).into(),
             AskError::Refused(refusal) => Unreachable::new(&refusal).into(),
             AskError::Unexpected(_) => NetworkError::new(&error).into(),
@@ -89,7 +89,7 @@ impl Connection {
         }
     }
 
-    /// An image is much work, and consensus asks for one again and again while a peer is away.
+    /// Writing an image is much work, and openraft asks for one repeatedly while a peer is away.
     fn check_connected(&self) -> Result<(), Unreachable<TypeConfig>> {
         let peer = self.target;
         if self.network.transport.connected().contains(&peer) {
@@ -99,7 +99,7 @@ impl Connection {
         Err(Unreachable::new(&CallError::Unreachable { peer, reason, sent: false }))
     }
 
-    /// The last piece has `deadline`: it is answered when all is installed.
+    /// The last piece has `deadline`, since it is answered once everything is installed.
     async fn send_image(
         &self,
         vote: RaftVote,
@@ -132,7 +132,8 @@ impl Connection {
     }
 }
 
-/// As many entries as go into one frame, at least one; and the last of them, if not all do.
+/// As many entries as fit into one frame, at least one, and the position of the last of them if not all
+/// fit.
 fn fitting(entries: impl Iterator<Item = Entry>) -> (Vec<Entry>, Option<LogPosition>) {
     let mut len = 0;
     let mut taken: Vec<Entry> = Vec::new();
@@ -152,7 +153,7 @@ fn fitting(entries: impl Iterator<Item = Entry>) -> (Vec<Entry>, Option<LogPosit
     (taken, None)
 }
 
-/// What an answer says of the entries; `cut` is the last one sent, if not all were.
+/// The result of an answer for the entries sent; `cut` is the last one sent, if not all were.
 fn appended(reply: AppendReply, cut: Option<LogPosition>) -> AppendEntriesResponse<TypeConfig> {
     match (reply, cut) {
         (AppendReply::Success, None) => AppendEntriesResponse::Success,

@@ -1,7 +1,7 @@
 //! openraft's type configuration and the conversions between its types and ours.
 //!
-//! On disk and on the wire there are only our own types ([`crate::types`]), in our own versioned
-//! form; openraft's never leave `consensus`.
+//! Disk and wire carry only our own types ([`crate::types`]) in our own versioned encoding; openraft's
+//! types never leave `consensus`.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -18,8 +18,8 @@ use crate::{
     types::{Entry, EntryBody, FIRST_LEVEL, LogPosition, Member, PeerId, Vote, encoding},
 };
 
-/// Ops that are applied together, in order; with their form on disk and on the wire, so that an entry
-/// is written or read once on each peer, however often it is logged, sent and applied.
+/// Ops applied together, in order, with their encoding for disk and wire: each peer encodes or decodes
+/// an entry once, however often it is logged, sent and applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     ops: Arc<[Op]>,
@@ -37,7 +37,7 @@ impl Batch {
         Ok(Self { ops: ops.into(), bytes: bytes.into() })
     }
 
-    /// Bytes of its form on disk and on the wire.
+    /// Length of its encoding in bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -46,7 +46,7 @@ impl Batch {
         &self.ops
     }
 
-    /// Bytes of memory that it takes, roughly.
+    /// Approximate memory in bytes.
     pub(super) fn size(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.ops)
     }
@@ -58,7 +58,7 @@ impl fmt::Display for Batch {
     }
 }
 
-/// What became of each op of a batch, in order. Empty for entries without ops.
+/// The result of each op of a batch, in order. Empty for entries without ops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcomes(pub Vec<Applied>);
 
@@ -69,7 +69,7 @@ impl fmt::Display for Outcomes {
 }
 
 openraft::declare_raft_types!(
-    /// The types Raft works with: one leader per term, node ID = peer ID.
+    /// The types of Raft: one leader per term, node ID = peer ID.
     pub TypeConfig:
         D = Batch,
         R = Outcomes,
@@ -87,7 +87,7 @@ pub(crate) type RaftMembership = StoredMembershipOf<TypeConfig>;
 /// Version of the op batches inside log entries. A batch of another version stops the peer.
 const BATCH_VERSION: u8 = 1;
 
-/// Why stored or received bytes are not what they should be.
+/// Why stored or received bytes cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// Written by a newer version.
@@ -102,7 +102,7 @@ pub enum CodecError {
         /// The version known.
         known: u8,
     },
-    /// Damaged, or holding something this version does not know.
+    /// Damaged, or containing something this version does not know.
     #[error(
         "{what} cannot be read: {reason}; it is damaged, or a newer version of pinkeeper wrote it"
     )]
@@ -120,14 +120,14 @@ impl From<CodecError> for std::io::Error {
     }
 }
 
-/// Writes a version byte and the form of `value`.
+/// Encodes `value` behind a version byte.
 pub(super) fn encode<T: minicbor::Encode<()>>(version: u8, value: &T) -> Vec<u8> {
     let mut bytes = vec![version];
     encoding::append(value, &mut bytes);
     bytes
 }
 
-/// Reads what [`encode`] wrote; refuses other versions and bytes left over.
+/// Decodes what [`encode`] wrote; refuses other versions and trailing bytes.
 pub(super) fn decode<T: encoding::Readable>(
     what: &'static str,
     version: u8,
@@ -188,11 +188,11 @@ fn membership_out(membership: &Membership<PeerId, Member>) -> EntryBody {
     }
 }
 
-/// Reads an entry from the wire or the disk.
+/// Decodes an entry from the wire or the disk.
 ///
 /// # Errors
-/// When its ops are of a form this version does not know: applying something else would make
-/// replicas differ, so the caller must stop.
+/// When this version does not know the encoding of its ops. The caller must stop then: applying
+/// anything else would make replicas differ.
 pub(super) fn entry_in(entry: Entry) -> Result<RaftEntry, CodecError> {
     Ok(RaftEntry { log_id: position_in(entry.id), payload: body_in(entry.body)? })
 }
@@ -237,7 +237,7 @@ pub(super) fn stored_membership_in(
 
 #[cfg(test)]
 impl From<u64> for PeerId {
-    /// openraft's store suite numbers its nodes.
+    /// For openraft's store suite, which numbers its nodes.
     fn from(number: u64) -> Self {
         let mut key = [0; 32];
         key[24..].copy_from_slice(&number.to_be_bytes());

@@ -1,5 +1,5 @@
-//! openraft's runtime: tokio, with random numbers (election timeouts) from one source that a
-//! simulated world can seed, and a way to wait for the disk.
+//! openraft's runtime: tokio, with one source of random numbers (for election timeouts) that a
+//! simulated world can seed, and with a way to wait for the disk.
 
 use std::{cell::RefCell, convert::Infallible, future::Future, time::Duration};
 
@@ -14,19 +14,19 @@ thread_local! {
     static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_rng(&mut rand::rng()));
 }
 
-/// Makes the random numbers of this thread follow from `seed`. A simulated world runs on one thread.
+/// Seeds the random numbers of this thread. A simulated world runs on one thread.
 pub fn seed_randomness(seed: u64) {
     RANDOM.with_borrow_mut(|random| *random = StdRng::seed_from_u64(seed));
 }
 
-/// A random number from the source of this thread.
+/// A random number from this thread's source.
 #[must_use]
 pub fn random_u64() -> u64 {
     RANDOM.with_borrow_mut(Rng::next_u64)
 }
 
-/// Does work that may wait for the disk, or takes long, without taking a thread from the runtime's
-/// tasks. On a runtime of one thread, as in simulated worlds, everything waits for it.
+/// Runs work that waits for the disk or takes long, without blocking the runtime's other tasks. On a
+/// runtime of one thread, as in simulated worlds, everything waits for it.
 pub(crate) fn block<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
@@ -34,7 +34,7 @@ pub(crate) fn block<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// The handle openraft draws from.
+/// openraft's handle to the random numbers.
 #[derive(Debug, Default)]
 pub struct ThreadRandom;
 

@@ -1,4 +1,4 @@
-//! Serves Raft messages and snapshots that come from other peers.
+//! Serves Raft messages and snapshots from other peers.
 
 use std::sync::PoisonError;
 
@@ -23,17 +23,17 @@ use crate::types::{
     SnapshotReply, TooOld, Vote,
 };
 
-/// Largest image a peer takes in: about ten million pins.
+/// Largest image a peer accepts: about ten million pins.
 const IMAGE_LEN_MAX: usize = 2 * 1024 * 1024 * 1024;
 
-/// Terms that a message may be ahead of a member. Each election takes the shortest election timeout at
-/// least, which is tenths of a second, and a term rises only when a majority answers: so many are days
-/// of nothing but elections, which somebody would have noticed. A leap is never taken back, and behind
-/// the last term there is no leader ever again.
+/// How many terms a message may be ahead of a member. An election takes at least the shortest election
+/// timeout, tenths of a second, and the term rises only if a majority answers: so many terms take days
+/// of constant elections, which would be noticed. A leap in terms cannot be undone, and after the last
+/// term no leader is possible.
 const TERMS_AHEAD_MAX: u64 = 1_000_000;
 
-/// Pieces of the snapshot that is arriving. There is one leader, so there is one transfer; a new one
-/// replaces what is left of an old one, and entries show that none is under way any more.
+/// The pieces received of a snapshot. There is one leader and so one transfer: a new transfer replaces
+/// an unfinished one, and entries show that none is under way any more.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotInbox {
     transfer: u64,
@@ -41,7 +41,7 @@ pub(super) struct SnapshotInbox {
 }
 
 impl SnapshotInbox {
-    /// Takes a piece; returns the whole image with the last one.
+    /// Accepts a piece; returns the whole image with the last one.
     fn take(&mut self, chunk: SnapshotChunk) -> Result<Option<Vec<u8>>, Refusal> {
         if chunk.offset == 0 {
             *self = Self { transfer: chunk.transfer, image: Vec::new() };
@@ -62,8 +62,8 @@ fn failed(error: &impl std::fmt::Display) -> Refusal {
     Refusal::Failed(error.to_string())
 }
 
-/// Whether a vote can be that of its sender; `term` is that of this peer, if it is a member. One that
-/// is just joining knows of no term yet.
+/// Whether a vote can be its sender's. `term` is this peer's term if it is a member; a peer that is
+/// joining knows no term yet.
 fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusal> {
     if vote.candidate != from {
         let reason = format!("a vote of {} does not come from {from}", vote.candidate);
@@ -75,17 +75,17 @@ fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusa
                 "term {} is more than {TERMS_AHEAD_MAX} ahead of term {term}: no elections explain that",
                 vote.term
             );
-            tracing::warn!(%from, reason, "a message of Raft is refused");
+            tracing::warn!(%from, reason, "refused a Raft message");
             Err(Refusal::Invalid(reason))
         }
         _ => Ok(()),
     }
 }
 
-/// Why an entry that the leader sent cannot be applied.
+/// Why an entry from the leader cannot be applied.
 #[derive(Debug, thiserror::Error)]
 enum NotUnderstood {
-    /// It is of another form, or holds what this program does not know.
+    /// It has another encoding, or contains something this program does not support.
     #[error("{0}; run the version of pinkeeper that the other peers run, or a newer one")]
     Form(#[from] CodecError),
     /// It is of a higher level.
@@ -103,7 +103,7 @@ impl Consensus {
         self.try_serve(message).await
     }
 
-    /// This peer's term, once its log says that it is a member.
+    /// This peer's term, once its log makes it a member.
     fn member_term(&self) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -154,14 +154,14 @@ impl Consensus {
         Ok(RaftReply::Append(append_reply(reply)))
     }
 
-    /// Reads an entry that the leader sent.
+    /// Decodes an entry from the leader.
     fn understand(&self, entry: Entry) -> Result<RaftEntry, NotUnderstood> {
         let entry = entry_in(entry)?;
         self.program.check(level_of(&entry))?;
         Ok(entry)
     }
 
-    /// Takes a piece of a snapshot; installs it with the last one.
+    /// Accepts a piece of a snapshot; installs the snapshot with the last one.
     ///
     /// # Errors
     /// When the vote cannot be the sender's, a piece is missing, or the image is damaged.
@@ -227,7 +227,7 @@ mod tests {
     fn an_image_is_taken_only_when_all_pieces_of_one_transfer_came_in_order() {
         let part = Ok(None);
         let missing = Err(());
-        // What comes, one after the other, and what becomes of it.
+        // The pieces in order, and the result of each.
         let cases: [(&str, Vec<_>); 7] = [
             ("at once", vec![(piece(1, 0, b"abc", true), Ok(Some("abc")))]),
             (
@@ -281,7 +281,7 @@ mod tests {
     fn a_vote_is_its_senders_and_of_a_term_that_elections_explain() {
         let (sender, another) = (PeerId([1; 32]), PeerId([2; 32]));
         let far = 5 + TERMS_AHEAD_MAX;
-        // Who sends a vote of the first, of which term, to whom; whether it counts.
+        // The vote's candidate and term, the peer's own term, and whether it is accepted.
         let table = [
             (sender, 6, Some(5), true),
             (sender, 1, Some(5), true),

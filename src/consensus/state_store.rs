@@ -1,10 +1,11 @@
 //! The state's checkpoint on disk, in redb.
 //!
-//! Invariants: the pins, what the deletion guard counts, the position they include and the membership change
-//! in one transaction, so
-//! that a crash leaves the state of one position. Transactions of applied entries are not synced
-//! (the log is what makes them durable); [`StateStore::checkpoint`] syncs all before it. The log may
-//! be purged only up to a checkpoint.
+//! Invariants:
+//! - The pins, the deletion guard's counts, the position they include and the membership change in one
+//!   transaction, so that a crash leaves the state of one position.
+//! - Transactions of applied entries are not synced, since the log makes them durable;
+//!   [`StateStore::checkpoint`] syncs all before it.
+//! - The log may be purged only up to a checkpoint.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -27,7 +28,7 @@ const PINS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pins");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const HEAD: &str = "head";
 const CLUSTER: &str = "cluster";
-/// What the state holds beside the pins; absent in a new store.
+/// The state besides the pins; absent in a new store.
 const BESIDE: &str = "beside";
 
 pub(super) const PIN_VERSION: u8 = 1;
@@ -35,13 +36,13 @@ pub(super) const HEAD_VERSION: u8 = 1;
 const CLUSTER_VERSION: u8 = 1;
 const BESIDE_VERSION: u8 = 1;
 
-/// Memory redb may use for its cache; its default is 1 GiB.
+/// redb's cache in bytes; its default is 1 GiB.
 const CACHE_LEN_MAX: usize = 32 * 1024 * 1024;
 
-/// What can go wrong with the store.
+/// Errors of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database itself.
+    /// A failure of the database.
     #[error(
         "the state in {path} cannot be used: {source}; if the disk is sound, restore this file or give the peer an empty data folder so that it joins anew"
     )]
@@ -51,7 +52,7 @@ pub enum StoreError {
         /// Why.
         source: Box<redb::Error>,
     },
-    /// Its disk is full.
+    /// The disk is full.
     #[error(
         "there is no space for the state in {path}; free some space or enlarge the volume, then start the peer again"
     )]
@@ -59,7 +60,7 @@ pub enum StoreError {
         /// The file.
         path: String,
     },
-    /// A record in it.
+    /// A record cannot be decoded.
     #[error(
         "the state in {path} is not understood: {source}; if the disk is sound, restore this file or give the peer an empty data folder so that it joins anew"
     )]
@@ -71,7 +72,7 @@ pub enum StoreError {
     },
 }
 
-/// Which position the stored state includes.
+/// The position that the stored state includes.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(super) struct Head {
     /// The last entry applied.
@@ -80,8 +81,8 @@ pub(super) struct Head {
     /// The last membership applied, and its position.
     #[n(1)]
     pub(super) membership: (Option<LogPosition>, EntryBody),
-    /// The position of the last snapshot installed: up to there the state does not come from this
-    /// peer's own log.
+    /// The position of the last installed snapshot: up to it, the state does not come from this peer's
+    /// own log.
     #[n(2)]
     pub(super) installed: Option<LogPosition>,
 }
@@ -93,11 +94,11 @@ pub struct StateStore {
     path: Arc<str>,
 }
 
-/// A consistent view of the store at one position, with what snapshots say of it.
+/// A consistent view of the store at one position, with the metadata of its snapshot.
 pub(super) struct View {
     pub(super) head: Head,
     transaction: ReadTransaction,
-    /// A transaction reads nothing once its database is dropped.
+    /// Reads of a transaction fail once its database is dropped.
     _database: Arc<Database>,
     path: Arc<str>,
 }
@@ -109,7 +110,7 @@ impl std::fmt::Debug for View {
 }
 
 impl StateStore {
-    /// Opens or makes the file.
+    /// Opens or creates the file.
     ///
     /// # Errors
     /// When it is damaged or cannot be read or written.
@@ -119,17 +120,17 @@ impl StateStore {
         Self::prepared(opened.map_err(|error| failed(&name, error))?, name)
     }
 
-    /// Opens or makes the store in another place than a file.
+    /// Opens or creates the store in a backend.
     ///
     /// # Errors
-    /// When what is there is damaged.
+    /// When the contents are damaged.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let name: Arc<str> = "memory".into();
         let opened = builder().create_with_backend(backend);
         Self::prepared(opened.map_err(|error| failed(&name, error))?, name)
     }
 
-    /// Tables exist from here on, so that reading never meets a missing one.
+    /// Creates the tables, so that reads never meet a missing one.
     fn prepared(database: Database, path: Arc<str>) -> Result<Self, StoreError> {
         let store = Self { database: Arc::new(database), path };
         store.write(Durability::Immediate, |transaction| {
@@ -186,8 +187,8 @@ impl StateStore {
         })
     }
 
-    /// Stores pins as they are after applying up to `head`; an absent pin is removed. Not synced
-    /// before the next checkpoint, or before the store is closed.
+    /// Stores the pins after applying up to `head`; an absent pin is removed. Synced only by the next
+    /// checkpoint, or when the store is closed.
     pub(super) fn apply<'a>(
         &self,
         pins: impl IntoIterator<Item = (Cid, Option<&'a Pin>)>,
@@ -211,7 +212,7 @@ impl StateStore {
         })
     }
 
-    /// Replaces everything by an installed snapshot, durably.
+    /// Replaces the whole state by an installed snapshot, durably.
     pub(super) fn replace(&self, pins: &PinSet, head: &Head) -> Result<(), StoreError> {
         self.write(Durability::Immediate, |transaction| {
             transaction.delete_table(PINS)?;
@@ -234,7 +235,7 @@ impl StateStore {
         self.write(Durability::Immediate, |_| Ok(()))
     }
 
-    /// The state as it is now.
+    /// The current state.
     pub(super) fn view(&self) -> Result<View, StoreError> {
         let read = || {
             let transaction = self.database.begin_read()?;
@@ -262,7 +263,7 @@ impl Default for Head {
 }
 
 impl Head {
-    /// Entries of the log that are included.
+    /// Number of log entries included.
     pub(super) fn entries(&self) -> u64 {
         self.applied.map_or(0, |position| position.index + 1)
     }
@@ -273,7 +274,7 @@ impl Head {
 }
 
 impl View {
-    /// Calls `each` with the pins in order, until it fails.
+    /// Calls `each` with the pins in order until it fails.
     pub(super) fn for_each(
         &self,
         mut each: impl FnMut(Cid, Pin) -> Result<(), StoreError>,
@@ -289,7 +290,7 @@ impl View {
         Ok(())
     }
 
-    /// What the state held beside the pins.
+    /// The stored state besides the pins.
     pub(super) fn beside(&self) -> Result<Beside, StoreError> {
         let bytes = get(&self.transaction, BESIDE).map_err(|error| failed(&self.path, error))?;
         let beside =
@@ -332,8 +333,8 @@ pub(super) fn record_of(key: &[u8], value: &[u8]) -> Result<(Cid, Pin), CodecErr
     Ok((cid, decode("a pin", PIN_VERSION, value)?))
 }
 
-/// How the file is opened. redb trusts what it reads unless every page's checksum is compared at
-/// the opening, as it does itself after a crash; then the whole state is read anyway.
+/// Compares every page's checksum at the opening, which redb otherwise does only after a crash. It
+/// costs little: the whole state is read at the start anyway.
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_LEN_MAX).set_check_integrity_on_open(true);

@@ -1,4 +1,4 @@
-//! openraft's own store suite, and what a disk that is not whole does.
+//! openraft's own store suite, and the checks of a damaged disk.
 
 #![allow(clippy::unwrap_used)]
 
@@ -143,8 +143,8 @@ fn a_log_shorter_than_the_state_is_refused_unless_a_snapshot_was_installed() {
     check_stores(&stores).unwrap();
 }
 
-/// A closed store is synced as it is: with more than the log has on disk, the peer would not start again
-/// once the log has lost that.
+/// A closed store is synced as it is: if it were ahead of the log on disk, the peer could not start
+/// again after the log has lost entries.
 #[tokio::test(start_paused = true)]
 async fn what_the_log_has_not_on_disk_is_not_stored_either() {
     let folder = TempDir::new().unwrap();

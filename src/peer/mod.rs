@@ -1,7 +1,7 @@
-//! The composition root: builds every part of a peer complete, owns their tasks and stops them.
+//! The composition root: builds every part of a peer, owns their tasks and stops them.
 //!
-//! [`Peer::start`] is a process: disks, libp2p, Kubo and HTTP servers from a configuration.
-//! [`Peer::assemble`] takes these as they are given, so that a world can bring simulated ones.
+//! [`Peer::start`] builds a process: disks, libp2p, Kubo and HTTP servers from a configuration.
+//! [`Peer::assemble`] takes these as parameters, so that a world can supply simulated ones.
 
 mod start;
 
@@ -27,41 +27,41 @@ use crate::{
 
 pub use self::start::StartError;
 
-/// What a peer is assembled from. Processes bring disks, libp2p and Kubo; worlds bring simulated ones.
+/// The parts of a peer. Processes supply disks, libp2p and Kubo; worlds supply simulated ones.
 pub struct Assembly<L> {
-    /// Who it is.
+    /// The peer's ID.
     pub id: PeerId,
-    /// Its name and the addresses others reach it at.
+    /// Its name, and the addresses at which others reach it.
     pub member: Member,
     /// Raft's timing.
     pub timing: Timing,
-    /// When Raft's log is shortened.
+    /// When Raft's log is purged.
     pub checkpoints: Checkpoints,
-    /// What its program knows.
+    /// What its program supports.
     pub program: Program,
     /// Log and state.
     pub stores: Stores<L>,
-    /// The way to other peers.
+    /// Calls other peers.
     pub transport: SharedTransport,
-    /// Requests of other peers.
+    /// Requests from other peers.
     pub inbound: mpsc::Receiver<Inbound>,
     /// The daemon beside it.
     pub ipfs: SharedIpfs,
-    /// What it pinned on that daemon.
+    /// The ledger of its pins on that daemon.
     pub ledger: LedgerPort,
     /// The tracker's limits.
     pub tracker: tracker::Config,
-    /// Where peers were last.
+    /// Last known addresses of peers.
     pub addresses: AddressBook,
-    /// A folder on the daemon's volume, for its free space.
+    /// A folder on the daemon's volume, to measure free space.
     pub volume: Option<PathBuf>,
     /// Labels for placement.
     pub tags: BTreeMap<String, String>,
     /// Wall-clock time for timestamps.
     pub clock: Clock,
-    /// Which cluster to join while blank.
+    /// Which cluster to join while the disk is blank.
     pub join: JoinPolicy,
-    /// When garbage is collected unasked; absent: never.
+    /// When garbage is collected automatically; absent: never.
     pub gc: Option<GcPolicy>,
 }
 
@@ -74,7 +74,7 @@ impl<L> std::fmt::Debug for Assembly<L> {
 /// Why a peer did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
-    /// Log or state.
+    /// The log or the state.
     #[error(transparent)]
     Consensus(#[from] OpenError),
     /// The ledger.
@@ -85,16 +85,16 @@ pub enum AssembleError {
 /// A running peer.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its part in the cluster.
+    /// Its part in the cluster: the use cases.
     pub cluster: Cluster,
-    /// What it holds.
+    /// The statuses of its pins.
     pub tracker: TrackerHandle,
     consensus: Consensus,
     tasks: JoinSet<Result<(), FatalError>>,
     token: CancellationToken,
-    /// The transport's task and its token: it ends after everything that speaks through it.
+    /// The transport's task and token; it ends after all parts that use it.
     network: Option<(JoinHandle<()>, CancellationToken)>,
-    /// Where its data is, for people.
+    /// The data folder, for people.
     folder: Option<String>,
 }
 
@@ -102,7 +102,7 @@ impl Peer {
     /// Builds and starts a peer.
     ///
     /// # Errors
-    /// When what its disks hold cannot be used.
+    /// When the contents of its disks cannot be used.
     pub async fn assemble<L: BoundLog>(assembly: Assembly<L>) -> Result<Self, AssembleError> {
         let Assembly {
             id,
@@ -176,7 +176,7 @@ impl Peer {
         Ok(Self { cluster, tracker, consensus, tasks, token, network: None, folder: None })
     }
 
-    /// Resolves when the peer cannot go on; says why.
+    /// Resolves when the peer cannot continue; returns the reason.
     pub async fn failed(&mut self) -> FatalError {
         loop {
             let network = self.network.as_mut().map(|(task, _)| task);
@@ -204,7 +204,7 @@ impl Peer {
         }
     }
 
-    /// Hands leadership over if it has it, then stops every task and consensus.
+    /// Hands over leadership if it has it, then stops every task and consensus.
     pub async fn stop(mut self) {
         self.cluster.hand_over().await;
         self.token.cancel();
@@ -219,7 +219,7 @@ impl Peer {
     }
 }
 
-/// A peer that is dropped does nothing more, as after a crash.
+/// A dropped peer does nothing more, as after a crash.
 impl Drop for Peer {
     fn drop(&mut self) {
         self.token.cancel();

@@ -1,4 +1,4 @@
-//! A peer as a process: opens its disks, listens, and speaks to a real daemon.
+//! A peer as a process: opens its disks, listens, and connects to a real daemon.
 
 use std::{
     collections::BTreeSet,
@@ -31,21 +31,21 @@ use crate::{
     types::{ADDRESSES_MAX, Member, PeerId, Program},
 };
 
-/// Requests of other peers that wait to be served.
+/// Most queued requests from other peers.
 const INBOUND_MAX: usize = 1024;
 
-/// Bytes the data folder must have free: opening the stores writes to them, and a peer that runs out
-/// of space at once would only start again and again.
+/// Free bytes required in the data folder. Opening the stores writes to them; without space the peer
+/// would only restart again and again.
 const SPACE_MIN: u64 = 1024 * 1024;
 
-/// How often a peer looks whether its folders are still there.
+/// Time between two checks that the peer's folders still exist.
 const FOLDERS_EVERY: Duration = Duration::from_secs(5);
 
-/// Why a process did not become a peer. A person must mend it: the exit code is 2, except for a full
-/// disk, which may be relieved while nobody looks.
+/// Why a process could not start its peer. A person must fix it, so the exit code is 2, except for a
+/// full disk, which may be freed without one.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no space for log and state.
+    /// There is no space for the log and the state.
     #[error(
         "{free} bytes are free in {folder}, and a peer needs {SPACE_MIN} to start; free some space or enlarge the volume, then start it again"
     )]
@@ -55,33 +55,33 @@ pub enum StartError {
         /// Bytes free.
         free: u64,
     },
-    /// Another process runs on this peer's folder.
+    /// Another process uses this peer's folder.
     #[error("{folder}: {source}")]
     InUse {
         /// The data folder, or the ledger's.
         folder: String,
-        /// Who, if that is known.
+        /// The process, if known.
         source: LockError,
     },
-    /// The key on disk.
+    /// The key on disk cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Log or state on disk.
+    /// The log or the state on disk cannot be used.
     #[error(transparent)]
     Disk(#[from] OpenError),
-    /// The ledger on disk.
+    /// The ledger on disk cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The address for peers.
+    /// The address for peers cannot be used.
     #[error("listen: {0}")]
     Listen(#[from] swarm::StartError),
-    /// An address for HTTP.
+    /// An address for HTTP cannot be used.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The daemon's address.
+    /// The daemon's address is invalid.
     #[error("ipfs_api: {0}")]
     Kubo(#[from] KuboUrlError),
-    /// Founding as configured.
+    /// Founding, as configured, failed.
     #[error("found: {0}")]
     Found(#[from] FoundError),
 }
@@ -97,7 +97,7 @@ impl From<AssembleError> for StartError {
 
 impl Peer {
     /// Starts a peer from its configuration; `registry` holds the other Prometheus metrics of the
-    /// process. A blank peer joins by `join`, or founds a cluster where the configuration says so.
+    /// process. A blank peer joins by `join`, or founds a cluster if configured.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -120,16 +120,16 @@ impl Peer {
             peer.found_alone().await?;
         } else if alone && peer.cluster.cluster_id().is_none() {
             tracing::warn!(
-                "this peer is of no cluster and has neither found nor bootstrap: it waits until another \
-                 peer reaches it"
+                "this peer belongs to no cluster, and neither found nor bootstrap is set: waiting for \
+                 another peer to connect"
             );
         }
-        // The founder's too: after a stop of all it must find the others like anybody.
+        // The founder's too: after all peers have stopped, it must find the others like any peer.
         let own = &peer.cluster.member().addresses;
         bootstrap.transport.set_seeds(without(bootstrap.addresses, own));
         let api = rest::api_router(peer.cluster.clone(), replication, rest_metrics, hosts);
         if let (Ok(rest), Ok(health)) = (rest_listener.local_addr(), health_listener.local_addr()) {
-            tracing::info!(%rest, %health, "the REST API and the probes listen");
+            tracing::info!(%rest, %health, "listening for REST and probes");
         }
         peer.serve(rest_listener, api);
         let health = rest::health_router(peer.cluster.clone(), SharedRegistry::new(registry));
@@ -137,15 +137,15 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Founds a cluster if the disk is blank, or if a crash broke that off; without members nobody
-    /// else can have taken this peer in.
+    /// Founds a cluster if the disk is blank, or if a crash interrupted the founding; without members
+    /// nobody else can have added this peer.
     async fn found_alone(&self) -> Result<(), StartError> {
         if !self.cluster.members().is_empty() {
             return Ok(());
         }
         let cluster = self.cluster.cluster_id().unwrap_or_else(new_cluster_id);
         self.cluster.found(cluster, 1).await?;
-        tracing::info!(%cluster, "a cluster was founded");
+        tracing::info!(%cluster, "founded a cluster");
         Ok(())
     }
 
@@ -158,7 +158,7 @@ impl Peer {
     }
 }
 
-/// Peers to join by, by address alone.
+/// Peers to join, by address alone.
 struct Bootstrap {
     transport: Arc<SwarmTransport>,
     addresses: Vec<Multiaddr>,
@@ -173,7 +173,7 @@ async fn open(
     let locks = lock_folders(&config)?;
     let known = Identity::load(&config.data_dir)?.is_some();
     let stores = open_stores(&config, known)?;
-    // Made after the stores: an identity without them has lost them.
+    // Created after the stores: an identity without stores means that they were lost.
     let identity = Identity::load_or_create(&config.data_dir)?;
     let id = identity.id();
     let daemon_metrics = DaemonMetrics::default();
@@ -236,7 +236,7 @@ async fn open(
     Ok((peer, Bootstrap { transport, addresses: config.bootstrap }))
 }
 
-/// The list of all peers may be the same on each, and so name this one, too.
+/// Removes this peer's own addresses, since the same list may be given to all peers.
 fn without(mut seeds: Vec<Multiaddr>, own: &[String]) -> Vec<Multiaddr> {
     let is_own = |seed: &Multiaddr| {
         let place: Multiaddr =
@@ -247,7 +247,7 @@ fn without(mut seeds: Vec<Multiaddr>, own: &[String]) -> Vec<Multiaddr> {
     seeds
 }
 
-/// Two processes on one folder would be one peer twice.
+/// Two processes on one folder would run the same peer twice.
 fn lock_folders(config: &PeerConfig) -> Result<Vec<FolderLock>, StartError> {
     let folders = BTreeSet::from([&config.data_dir, &config.ledger_dir]);
     let lock = |folder: &PathBuf| {
@@ -257,13 +257,13 @@ fn lock_folders(config: &PeerConfig) -> Result<Vec<FolderLock>, StartError> {
     folders.into_iter().map(lock).collect()
 }
 
-/// Keeps the folders for this process; ends when one is not there any more.
+/// Watches the folders; ends when one no longer exists.
 async fn watch_folders(locks: Vec<FolderLock>) -> Result<(), FatalError> {
     let locks = Arc::new(locks);
     loop {
         sleep(FOLDERS_EVERY).await;
         let looked_at = locks.clone();
-        // A disk that hangs holds this up and nothing else.
+        // A hanging disk blocks only this task.
         let gone = spawn_blocking(move || {
             let gone = |lock: &&FolderLock| matches!(lock.is_in_place(), Ok(false));
             looked_at.iter().find(gone).map(|lock| lock.folder().display().to_string())
@@ -279,13 +279,13 @@ fn check_space(folder: &Path) -> Result<(), StartError> {
         Some(volume) if volume.free < SPACE_MIN => {
             Err(StartError::DiskFull { folder: folder.display().to_string(), free: volume.free })
         }
-        // A system that does not say will say so when it is written to.
+        // If the check fails, a later write will show the problem.
         _ => Ok(()),
     }
 }
 
-/// A ledger is opened on a full disk too: there it holds up this peer's pins and nothing else. One that
-/// cannot be may have found no space for the first time.
+/// Opens the ledger, on a full disk too: it then delays only this peer's pins. If the ledger cannot be
+/// opened, the disk may have been full at its creation.
 fn open_ledger(folder: &Path) -> Result<Ledger, StartError> {
     Ledger::open(&folder.join("ledger.redb")).map_err(|error| match check_space(folder) {
         Err(full) => full,
@@ -308,13 +308,12 @@ fn open_stores(config: &PeerConfig, known: bool) -> Result<Stores<DiskLog>, Open
     Ok(Stores { flushed: log.flushed(), log, state })
 }
 
-/// Addresses as other peers are told them: without this peer's ID, and loopback only if there is
-/// nothing else.
+/// The addresses to announce: without this peer's ID, and loopback only if there is nothing else.
 fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
     let is_local = |address: &Multiaddr| {
         address.iter().any(|part| match part {
             Protocol::Ip4(ip) => ip.is_loopback(),
-            // What is only good on one link names no link here.
+            // Link-local addresses are useless without the name of the link.
             Protocol::Ip6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
             _ => false,
         })
@@ -327,7 +326,7 @@ fn announced(own: PeerId, addresses: Vec<Multiaddr>) -> Vec<String> {
     let texts: BTreeSet<String> =
         chosen.into_iter().map(|address| bare(address).to_string()).collect();
     if texts.is_empty() {
-        tracing::warn!(%own, "no address is known that others could reach this peer at");
+        tracing::warn!(%own, "no address is known at which other peers can reach this peer");
     }
     texts.into_iter().take(ADDRESSES_MAX).collect()
 }

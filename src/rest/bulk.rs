@@ -1,10 +1,11 @@
-//! `POST /pins` with NDJSON: many pins in one request, one a line.
+//! `POST /pins` with NDJSON: many pins in one request, one per line.
 //!
-//! Each line is answered by one line, in order, while the request is still being read; lines that have
-//! arrived together are pinned together. Invariants: a line that is wrong gets its error and stops no
-//! other; at most [`GROUPS_MAX`] groups wait for their answers, beyond that nothing is read, so that a
-//! client which does not read its answers is held back; a client that goes away ends it as soon as an
-//! answer cannot be written.
+//! Each line is answered by one line, in order, while the request is still being read; lines that
+//! arrive together are pinned together. Invariants:
+//! - An invalid line gets its own error and does not affect others.
+//! - At most [`GROUPS_MAX`] groups wait for their answers; beyond that nothing is read, which slows
+//!   down a client that does not read its answers.
+//! - If a client goes away, the request ends once an answer cannot be written.
 
 use std::{fmt, io, pin::pin};
 
@@ -20,13 +21,13 @@ use serde::{Deserialize, Serialize, de};
 use super::{Api, error::ApiError, pins::Given, query::Parameters};
 use crate::types::{Cid, PinRequest, Replication, Write};
 
-/// What a request and its answer are made of.
+/// The content type of request and answer.
 const NDJSON: &str = "application/x-ndjson";
-/// Groups of lines that may wait for their answers: one is gathered while others are written.
+/// Most groups of lines that wait for their answers: one is gathered while others are written.
 pub(super) const GROUPS_MAX: usize = 4;
-/// Bytes in an answer, roughly.
+/// Approximate length of an answer in bytes.
 const ANSWER_LEN: usize = 100;
-/// Bytes in one line: room for the longest name, escaped.
+/// Longest line in bytes: room for the longest name, escaped.
 pub(super) const LINE_LEN_MAX: usize = 16 * 1024;
 
 pub(super) async fn pin_all(
@@ -39,7 +40,7 @@ pub(super) async fn pin_all(
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case(NDJSON) {
-        let message = format!("the content type is {kind:?}, it must be {NDJSON}");
+        let message = format!("the content type is {kind:?}; it must be {NDJSON}");
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let answers = Lines::new(body)
@@ -50,7 +51,7 @@ pub(super) async fn pin_all(
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(answers)).into_response())
 }
 
-/// What became of one line.
+/// The result of one line.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     pub(super) line: u64,
@@ -69,8 +70,8 @@ impl Answer {
     }
 }
 
-/// Acknowledged pins become an answer with a CID, others one with an error. What the client sent and
-/// is not whole breaks the answer off.
+/// An acknowledged pin is answered with its CID, another with an error. An incomplete request breaks
+/// the answer off.
 async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<Bytes> {
     let mut requests = Vec::with_capacity(lines.len());
     let mut answers = Vec::with_capacity(lines.len());
@@ -99,22 +100,23 @@ async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<
     Ok(text.into())
 }
 
-/// What a line asks for; `default` for what it does not say.
+/// The request of a line; `default` applies to missing values.
 pub(super) fn parse(line: Line, default: Replication) -> Result<PinRequest, ApiError> {
     let Line::Whole(text) = line else {
         return Err(ApiError::bad_request(format!("the line is longer than {LINE_LEN_MAX} bytes")));
     };
-    let Fields(fields) = serde_json::from_slice(&text)
-        .map_err(|error| ApiError::bad_request(format!("the line is no JSON object: {error}")))?;
+    let Fields(fields) = serde_json::from_slice(&text).map_err(|error| {
+        ApiError::bad_request(format!("the line is not a JSON object: {error}"))
+    })?;
     let mut given = Parameters::new(fields)?;
     let cid = given.take_cid()?;
     Ok(PinRequest { cid, options: given.pin(default)? })
 }
 
-/// A line's fields, spelled as the query parameters of a single pin are.
+/// A line's fields, named like the query parameters of a single pin.
 struct Fields(Vec<(String, String)>);
 
-/// A field's value: the text of the parameter, or a number.
+/// A field's value: a text or a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Value {
@@ -133,7 +135,7 @@ impl<'de> Deserialize<'de> for Fields {
                 f.write_str("an object of texts and numbers")
             }
 
-            // All of them, also repeated ones: those are refused, as in a query.
+            // Keeps repeated fields too: they are refused later, as in a query.
             fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Vec::new();
                 while let Some((name, value)) = map.next_entry()? {
@@ -155,16 +157,16 @@ impl<'de> Deserialize<'de> for Fields {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     Whole(Vec<u8>),
-    /// More than [`LINE_LEN_MAX`]; what it held is gone.
+    /// More than [`LINE_LEN_MAX`]; its content was dropped.
     TooLong,
 }
 
-/// The lines of a body, numbered from 1; blank ones are left out.
+/// The lines of a body, numbered from 1, without blank ones.
 pub(super) struct Lines {
     body: BodyDataStream,
-    /// What has arrived and was not looked at.
+    /// Received bytes that were not yet examined.
     piece: Bytes,
-    /// The beginning of a line whose end has not arrived; none when it is too long.
+    /// The start of an unfinished line; none when it is too long.
     begun: Option<Vec<u8>>,
     number: u64,
     over: bool,

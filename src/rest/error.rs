@@ -42,7 +42,7 @@ impl From<UseCaseError> for ApiError {
             UseCaseError::Unavailable(_) | UseCaseError::Unknown(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            // IPFS Cluster's words: clients compare them.
+            // IPFS Cluster's text: clients compare it.
             UseCaseError::NotFound => {
                 return Self::new(StatusCode::NOT_FOUND, "pin is not part of the pinset");
             }

@@ -1,4 +1,4 @@
-//! What HTTP clients hand the REST API, for [`crate::fuzzing`].
+//! Input of HTTP clients to the REST API, for [`crate::fuzzing`].
 
 #![allow(clippy::unwrap_used, reason = "a failure is what is looked for")]
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::types::{Factor, PinRequest, Replication};
 
-/// The part of a URL that a client makes up: `{cid}?{parameters}`.
+/// The part of a URL under a client's control: `{cid}?{parameters}`.
 pub(crate) fn url(text: &str) -> usize {
     let Ok(uri) = format!("/pins/{text}").parse::<Uri>() else { return 0 };
     if let Some(name) = uri.path().rsplit('/').next() {
@@ -38,8 +38,8 @@ pub(crate) fn url(text: &str) -> usize {
     taken
 }
 
-/// The body of `POST /pins`, cut into pieces in some way. The first byte says how, and how often the
-/// rest is repeated, so that lines too long come up.
+/// The body of `POST /pins`, cut into pieces. The first byte says how, and how often the rest is
+/// repeated, so that lines exceed the limit.
 pub(crate) fn bulk(bytes: &[u8]) -> usize {
     let Some((&how, bytes)) = bytes.split_first() else { return 0 };
     let body = bytes.repeat(1 + usize::from(how >> 2));
@@ -51,7 +51,7 @@ pub(crate) fn bulk(bytes: &[u8]) -> usize {
     lines.into_iter().map(|(number, line)| usize::from(answer(number, line))).sum()
 }
 
-/// What the lines of a body are, wherever it is cut.
+/// The lines of a body, wherever it is cut.
 fn lines_of(body: &[u8]) -> Vec<(u64, Line)> {
     let line = |(number, text): (u64, &[u8])| match text {
         _ if text.len() > LINE_LEN_MAX => Some((number, Line::TooLong)),
@@ -61,8 +61,8 @@ fn lines_of(body: &[u8]) -> Vec<(u64, Line)> {
     (1..).zip(body.split(|byte| *byte == b'\n')).filter_map(line).collect()
 }
 
-/// Every line has an answer of one line, which is in proportion and names the CID. Says whether it asks
-/// for a pin.
+/// Every line has an answer of one line, of proportionate length and with the CID. Returns whether the
+/// line asks for a pin.
 fn answer(line: u64, content: Line) -> bool {
     let default = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
     let too_long = content == Line::TooLong;
@@ -83,7 +83,7 @@ fn answer(line: u64, content: Line) -> bool {
     asks
 }
 
-/// A sound body.
+/// A valid body.
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<Vec<u8>> {
     let cid = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";

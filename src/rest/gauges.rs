@@ -1,4 +1,4 @@
-//! Prometheus metrics of the peer's present state, read when they are asked for.
+//! Prometheus metrics of the peer's current state, read at each request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ use prometheus_client::{
 use super::source::Source;
 use crate::types::{GcCounters, PinState};
 
-/// What a pin's state is called in the metric of statuses.
+/// Names of pin states in the metric of statuses.
 const STATUSES: [(PinState, &str); 9] = [
     (PinState::Queued, "queued"),
     (PinState::Rechecking, "rechecking"),
@@ -23,7 +23,7 @@ const STATUSES: [(PinState, &str); 9] = [
     (PinState::Unpinning, "unpinning"),
     (PinState::UnpinFailed, "unpin_failed"),
 ];
-/// What attempts that fail leave a pin in; the reason is called like that.
+/// States after a failed attempt; they are also the names of the reasons.
 const FAILURES: [PinState; 3] = [PinState::NotFound, PinState::Failed, PinState::Unpinnable];
 
 /// A gauge that is absent while its value is unknown.
@@ -47,7 +47,7 @@ struct Reason {
     reason: &'static str,
 }
 
-/// The peer's present state.
+/// The peer's current state.
 #[derive(Clone, Default)]
 pub(super) struct PeerGauges {
     leader: Gauge,
@@ -73,7 +73,7 @@ impl PeerGauges {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("ready", "A leader is known and the log caught up", self.ready.clone());
         registry.register("leader", "This peer leads the cluster", self.leader.clone());
-        registry.register("raft_term", "The term of Raft", self.term.clone());
+        registry.register("raft_term", "The Raft term", self.term.clone());
         registry.register("members", "Members of the cluster", self.members.clone());
         registry.register("voters", "Members that vote", self.voters.clone());
         registry.register("daemon_up", "The daemon answers", self.daemon_up.clone());
@@ -82,7 +82,7 @@ impl PeerGauges {
             "Pins the daemon was last confirmed to hold for this peer",
             self.pins.clone(),
         );
-        registry.register("pin_queue", "Pins queued or in work", self.pin_queue.clone());
+        registry.register("pin_queue", "Pins queued or under way", self.pin_queue.clone());
         registry.register(
             "free_space_bytes",
             "Bytes free for content; absent while unknown",
@@ -90,7 +90,7 @@ impl PeerGauges {
         );
         registry.register(
             "repository_size_bytes",
-            "Bytes the daemon's repository takes; absent while unknown",
+            "Bytes used by the daemon's repository; absent while unknown",
             self.repository_size.clone(),
         );
         registry.register(
@@ -100,12 +100,12 @@ impl PeerGauges {
         );
         registry.register(
             "pins",
-            "Pins this peer has to do with, by status",
+            "Pins tracked by this peer, by status",
             self.pins_by_status.clone(),
         );
         registry.register(
             "pin_failures",
-            "Attempts to pin that failed since the start, by reason",
+            "Failed attempts to pin since the start, by reason",
             self.failures.clone(),
         );
         self.register_gc(registry);
@@ -116,11 +116,11 @@ impl PeerGauges {
         registry.register("gc_running", help, self.gc_running.clone());
         let help = "Garbage collections of the daemon by outcome";
         registry.register("gc_runs", help, self.gc_runs.clone());
-        let help = "Blocks that garbage collection removed";
+        let help = "Blocks removed by garbage collection";
         registry.register("gc_removed_blocks", help, self.gc_removed_blocks.clone());
         registry.register(
             "gc_last_success_timestamp_seconds",
-            "When the last garbage collection that went well ended; absent before the first",
+            "End of the last successful garbage collection; absent before the first",
             self.gc_last_success.clone(),
         );
     }

@@ -1,7 +1,7 @@
 //! The handler of `/ipfs/gc`.
 //!
-//! A collection may take long, and a connection without a byte is closed by us and by proxies. So an
-//! answer that is not there soon begins with line feeds, which JSON allows.
+//! A collection may take long, and both this server and proxies close silent connections. So an answer
+//! that takes long begins with line feeds, which JSON allows.
 
 use std::{io, time::Duration};
 
@@ -46,8 +46,8 @@ pub(super) async fn collect(
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
 }
 
-/// A line feed, or the answer at the end. An error cannot change the status any more: the transfer
-/// is broken off, so that nobody takes it for whole.
+/// A line feed, or at the end the answer. An error cannot change the status any more, so it breaks the
+/// transfer off: no client then takes it for whole.
 async fn next_piece(mut collecting: Collecting) -> Option<(io::Result<Bytes>, Option<Collecting>)> {
     let Ok(result) = timeout(SILENCE_MAX, &mut collecting).await else {
         return Some((Ok(Bytes::from_static(b"\n")), Some(collecting)));
@@ -58,7 +58,7 @@ async fn next_piece(mut collecting: Collecting) -> Option<(io::Result<Bytes>, Op
     });
     let piece = piece.and_then(|view| Ok(Bytes::from(serde_json::to_vec(&view)?)));
     if piece.is_err() {
-        // What is written goes out before that.
+        // Sends buffered data first.
         yield_now().await;
     }
     Some((piece, None))

@@ -1,8 +1,7 @@
 //! Probes and Prometheus metrics.
 //!
-//! `/healthz` answers as long as the process' own loop runs, `/readyz` says why the peer is not
-//! ready, `/metrics` is OpenMetrics text. What describes the peer's present state is read when it is
-//! asked for.
+//! `/healthz` answers while the process' own loop runs, `/readyz` says why the peer is not ready, and
+//! `/metrics` is OpenMetrics text. Metrics of the peer's current state are read at each request.
 
 use std::{
     fmt,
@@ -26,7 +25,7 @@ use crate::{cluster::Cluster, telemetry};
 pub struct SharedRegistry(Arc<Mutex<Registry>>);
 
 impl SharedRegistry {
-    /// Takes a registry in which every other part has registered its metrics.
+    /// Takes a registry in which all other parts have registered their metrics.
     #[must_use]
     pub fn new(registry: Registry) -> Self {
         Self(Arc::new(Mutex::new(registry)))
@@ -79,7 +78,7 @@ async fn metrics(State(health): State<Health>) -> Response {
     match health.registry.with(|registry| telemetry::encode(&[&of_process, registry])) {
         Ok(body) => ([(header::CONTENT_TYPE, telemetry::CONTENT_TYPE)], body).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be written as text");
+            tracing::error!(%error, "cannot encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -1,8 +1,9 @@
-//! Which names the API answers to, so that no web page speaks to it through a person's browser.
+//! The host names that the API accepts, so that no web page can use it through a person's browser.
 //!
-//! A browser names in `Host` what it was told to open, and in `Origin` whose page asks. A page of a stranger
-//! can have its own name lead to this address, or send requests here whose answers it cannot read. Invariant:
-//! a request passes only with a `Host` that is this API's, and without an `Origin` or with one that is.
+//! A browser sends in `Host` the name it was told to open, and in `Origin` the site of the page. A
+//! foreign page can point its own name at this address, or send requests whose answers it cannot read.
+//! Invariant: a request passes only if its `Host` belongs to this API and its `Origin`, if any, does
+//! too.
 
 use std::{
     collections::BTreeSet,
@@ -27,14 +28,14 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Those of loopback, the address it listens on, and `names`: of hosts, in lower case, without a port.
+    /// Loopback, the listen address, and `names`: host names in lower case, without a port.
     #[must_use]
     pub fn new(listen: SocketAddr, names: impl IntoIterator<Item = String>) -> Self {
         Self { listen: listen.ip().to_canonical(), names: Arc::new(names.into_iter().collect()) }
     }
 
-    /// Whether a host is this API. By its address nobody can be led astray: where it listens on every one,
-    /// any is its own.
+    /// Whether a host is this API. An address cannot be redirected by a foreign page: if the API
+    /// listens on all addresses, any address counts.
     fn knows(&self, host: &str) -> bool {
         if self.is_named(host) {
             return true;
@@ -61,7 +62,7 @@ impl Hosts {
         let Some(authority) = authority else {
             return Some(format!("the Host header {given:?} is not understood"));
         };
-        // A URI may name a host too, as requests to a proxy do.
+        // A URI may also name a host, as in requests to a proxy.
         let named = [Some(&authority), uri.authority()].into_iter().flatten();
         if let Some(unknown) = named.map(host_of).find(|host| !self.knows(host)) {
             return Some(format!("this API is not known as {unknown:?}; {}", to_do(&unknown)));
@@ -83,7 +84,7 @@ impl Hosts {
     }
 }
 
-/// The host of an authority as it is compared: in lower case, an address in its shortest form.
+/// The host of an authority in comparable form: in lower case, an address in its shortest form.
 fn host_of(authority: &Authority) -> String {
     let host = authority.host().to_ascii_lowercase();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -99,7 +100,8 @@ fn to_do(host: &str) -> String {
     )
 }
 
-/// Refuses what a stranger's page may have sent. `/health` has nothing to tell and takes nothing.
+/// Refuses requests that a foreign page may have sent. `/health` is exempt: it reveals and changes
+/// nothing.
 pub(super) async fn check(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     if request.uri().path() != "/health"
         && let Some(reason) = hosts.refusal(request.uri(), request.headers())

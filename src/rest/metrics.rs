@@ -14,11 +14,10 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-/// From a read of one pin to a write that waits for a leader, in seconds.
+/// In seconds; from a read of one pin to a write that waits for a leader.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
 
-/// Requests by route, method and status, and how long they took until the answer began. Clones count
-/// together.
+/// Requests by route, method and status, and the time until the answer began. Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct RestMetrics {
     requests: Family<Labels, Counter>,
@@ -46,11 +45,11 @@ struct Labels {
 }
 
 impl RestMetrics {
-    /// Makes them visible.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Requests of the REST API by route, method and status";
         registry.register("rest_requests", help, self.requests.clone());
-        let help = "Seconds until the answer to a request began, by route and method";
+        let help = "Time until the answer to a request began, by route and method";
         registry.register("rest_request_seconds", help, self.seconds.clone());
     }
 }
@@ -61,7 +60,7 @@ pub(super) async fn count(
     request: Request,
     next: Next,
 ) -> Response {
-    // The route and not the path, and known methods only: labels must be few.
+    // The route instead of the path, and known methods only: labels must be few.
     let route = match request.uri().path() {
         "/id" => "/id",
         "/health" => "/health",

@@ -1,4 +1,4 @@
-//! HTTP: IPFS Cluster's REST API (what of it is here), and the server for probes and Prometheus.
+//! HTTP: the supported part of IPFS Cluster's REST API, and the server for probes and Prometheus.
 //!
 //! | method, path | answer |
 //! |---|---|
@@ -7,14 +7,14 @@
 //! | `GET /pins/{cid}?local=` | one pin and its statuses |
 //! | `POST /pins/{cid}?replication=&replication-min=&replication-max=&name=&mode=` | the pin |
 //! | `DELETE /pins/{cid}` | the pin as it was |
-//! | `POST /pins` (NDJSON) | pins many, see [`bulk`] |
-//! | `POST /ipfs/gc?local=` | what garbage collection did at each peer |
+//! | `POST /pins` (NDJSON) | one answer per line, see [`bulk`] |
+//! | `POST /ipfs/gc?local=` | the results of garbage collection at each peer |
 //! | `GET /health` | 204 |
 //!
-//! The JSON is that of IPFS Cluster 1.1. Other than there, a parameter that is unknown or asks for
-//! what is not done is refused and never ignored; and `/ipfs/gc` counts the blocks it removed instead
-//! of naming each, there may be millions. Errors are `{"code":…,"message":…}`. There is no
-//! authentication: whoever reaches the address may pin and unpin, but for web pages of others ([`Hosts`]).
+//! The JSON is that of IPFS Cluster 1.1. Unlike there, a parameter that is unknown or not supported is
+//! refused instead of ignored, and `/ipfs/gc` counts the removed blocks instead of naming each, since
+//! there may be millions. Errors are `{"code":…,"message":…}`. There is no authentication: every client
+//! that reaches the address may pin and unpin, except web pages of other sites ([`Hosts`]).
 
 mod bulk;
 mod error;
@@ -56,15 +56,15 @@ pub use self::{
 };
 use crate::{cluster::Cluster, types::Replication};
 
-/// What every handler has.
+/// State of every handler.
 #[derive(Clone, Debug)]
 struct Api {
     source: Source,
-    /// Of pins that do not say.
+    /// Default for pins.
     replication: Replication,
 }
 
-/// The REST API of `hosts`; `replication` is that of pins that do not say.
+/// The REST API for `hosts`; `replication` is the default for pins.
 pub fn api_router(
     cluster: Cluster,
     replication: Replication,

@@ -1,4 +1,4 @@
-//! How long one waits for a client: for bytes of a request's body, and for it to take an answer's.
+//! Time limits for clients: for the bytes of a request's body, and for reading an answer.
 
 use std::{
     io,
@@ -17,17 +17,17 @@ use tokio::{
 
 use super::places::UnderWay;
 
-/// Time without a byte of a body that is waited for.
+/// Longest pause within a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time without a byte of an answer being taken.
+/// Longest time in which a client reads nothing of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs while something is waited for.
+/// Runs during a wait.
 #[derive(Default)]
 struct Silence(Option<Pin<Box<Sleep>>>);
 
 impl Silence {
-    /// What was polled, or an error once it has been pending for `limit`.
+    /// The polled value, or an error once it has been pending for `limit`.
     fn bound<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -44,7 +44,7 @@ impl Silence {
     }
 }
 
-/// A request's body, which is an error when its client falls silent.
+/// A request's body, which fails when its client falls silent.
 pub(super) struct Asked<B> {
     body: B,
     silence: Silence,
@@ -84,7 +84,7 @@ where
     }
 }
 
-/// An answer's body, until whose end its request is under way.
+/// An answer's body; the request is under way until its end.
 pub(super) struct Answer {
     pub(super) body: Body,
     pub(super) _under_way: UnderWay,
@@ -110,7 +110,7 @@ impl http_body::Body for Answer {
     }
 }
 
-/// A connection, which fails when its client does not take what it is sent.
+/// A connection, which fails when its client does not read what is sent.
 pub(super) struct Connection {
     stream: TcpStream,
     silence: Silence,

@@ -25,7 +25,7 @@ use crate::{
     types::{Cid, PinRequest},
 };
 
-/// Says after a list why it ended early; empty when it did not.
+/// The trailer with the reason why a list ended early; empty if it is complete.
 const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
 
 /// The parameters of a request.
@@ -81,7 +81,8 @@ pub(super) async fn status(
     }))
 }
 
-/// Every pin, a page at a time: nothing holds them all. Without any it is 204, as in IPFS Cluster.
+/// Every pin, one page at a time, so that memory stays bounded. Without any pin the answer is 204, as
+/// in IPFS Cluster.
 pub(super) async fn list(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -92,7 +93,7 @@ pub(super) async fn list(
     let peers = api.peers(query.local);
     let wanted = (!query.cids.is_empty()).then(|| query.cids.iter().copied().collect());
     let mut pages = Pages { api, peers, query, wanted, after: None };
-    // The first page tells which status it is.
+    // The first page decides the status.
     let Some(first) = pages.next().await? else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
@@ -107,7 +108,7 @@ pub(super) async fn list(
             Ok(Some(bytes)) => (Ok(Frame::data(bytes)), Some((pages, None))),
             Ok(None) => (Ok(last_frame("")), None),
             Err(error) => {
-                // What is written goes out before the end, also when the transfer is broken off.
+                // Sends buffered data before the end, which may break the transfer off.
                 tokio::task::yield_now().await;
                 (broken(&error, trailers), None)
             }
@@ -117,7 +118,7 @@ pub(super) async fn list(
     Ok((headers, Body::new(StreamBody::new(frames))).into_response())
 }
 
-/// Whether the client says that it reads trailers: hyper sends none to others.
+/// Whether the client declares that it reads trailers: hyper sends none to others.
 fn takes_trailers(headers: &HeaderMap) -> bool {
     let te = headers.get_all(header::TE).iter();
     te.filter_map(|value| value.to_str().ok())
@@ -131,8 +132,8 @@ fn last_frame(error: &str) -> Frame<Bytes> {
     Frame::trailers(HeaderMap::from_iter([(STREAM_ERROR, value)]))
 }
 
-/// The end of a list that is incomplete. A client without trailers must not take it for whole, so
-/// the transfer is broken off.
+/// The end of an incomplete list. For a client that ignores trailers the transfer is broken off, so
+/// that it does not take the list for whole.
 fn broken(error: &UseCaseError, trailers: bool) -> Result<Frame<Bytes>, io::Error> {
     tracing::warn!(%error, "a list of pins ended early");
     if trailers {
@@ -159,13 +160,13 @@ struct Pages {
     api: Api,
     peers: Peers,
     query: ListQuery,
-    /// Present: only these, looked up one by one.
+    /// If present: only these CIDs, looked up one by one.
     wanted: Option<VecDeque<Cid>>,
     after: Option<Cid>,
 }
 
 impl Pages {
-    /// The next piece that is not empty.
+    /// The next piece with any text.
     async fn next(&mut self) -> Result<Option<Bytes>, UseCaseError> {
         loop {
             let views = match &mut self.wanted {

@@ -1,7 +1,7 @@
-//! Who may have a connection open: so many in all, and so many of one address.
+//! Limits on open connections: one in total, and one per address.
 //!
-//! Invariants: never more than that are counted; a connection with a request under way keeps its place;
-//! of the others, the one that has been without a request for longest gives way when there is none left.
+//! Invariants: neither limit is ever exceeded; a connection with a request under way keeps its place;
+//! if no place is left, the connection that has been idle for longest gives way.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ pub(super) struct Places {
 
 #[derive(Debug, Default)]
 struct Taken {
-    /// Counts what happens, so that it is known what was earlier.
+    /// Counts events, as a clock for their order.
     now: u64,
     connections: BTreeMap<u64, Connection>,
 }
@@ -29,7 +29,7 @@ struct Taken {
 #[derive(Debug)]
 struct Connection {
     client: IpAddr,
-    /// When its last request ended, or it was opened; absent while one is under way.
+    /// When its last request ended or it was opened; absent during a request.
     idle_since: Option<u64>,
     end: CancellationToken,
 }
@@ -39,7 +39,7 @@ impl Places {
         Arc::new(Self { in_all, per_client, taken: Mutex::default() })
     }
 
-    /// A place for a connection of that address; none while requests are under way on all of them.
+    /// A place for a connection from that address; none if all its places have requests under way.
     pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
         let client = client.to_canonical();
         let mut taken = self.taken();
@@ -70,7 +70,7 @@ impl Taken {
         self.now
     }
 
-    /// Ends the connection that has been idle for longest; says whether there was one.
+    /// Ends the connection that has been idle for longest; returns whether there was one.
     fn end_idlest(&mut self, among: impl Fn(&Connection) -> bool) -> bool {
         let idle = self.connections.iter().filter(|(_, connection)| among(connection));
         let idlest = idle.filter_map(|(id, connection)| Some((connection.idle_since?, *id))).min();
@@ -79,7 +79,7 @@ impl Taken {
     }
 }
 
-/// One connection's place, until it is dropped.
+/// The place of one connection, held until dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
@@ -88,12 +88,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Cancelled when the connection has to give way.
+    /// Cancelled when the connection must give way.
     pub(super) fn end(&self) -> CancellationToken {
         self.end.clone()
     }
 
-    /// A request begins; it ends when what is returned is dropped.
+    /// Begins a request; it ends when the returned value is dropped.
     pub(super) fn begin(&self) -> UnderWay {
         if let Some(connection) = self.places.taken().connections.get_mut(&self.id) {
             connection.idle_since = None;
@@ -114,7 +114,7 @@ impl Drop for Place {
     }
 }
 
-/// A request that has not ended.
+/// A request under way.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     places: Arc<Places>,
@@ -153,7 +153,7 @@ mod tests {
         let under_way = b.begin();
         let d = places.take(client(4)).unwrap();
         assert_eq!(ended(&[&a, &b, &c, &d]), [false, false, true, false]);
-        // What was ended takes nobody's place when it goes.
+        // An ended connection takes no other's place when it is dropped.
         drop(c);
         let e = places.take(client(5)).unwrap();
         assert_eq!(ended(&[&a, &b, &d, &e]), [true, false, false, false]);

@@ -1,4 +1,4 @@
-//! Prometheus metrics of the process, by the names that all client libraries use (`process_…`).
+//! Prometheus metrics of the process, with the names that all client libraries use (`process_…`).
 
 use std::{fs, sync::atomic::AtomicU64};
 
@@ -7,13 +7,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// Ticks a second in what the kernel tells programs: fixed on Linux, whatever its own clock does.
+/// Ticks per second in the kernel's interface: fixed on Linux, whatever the kernel's own tick is.
 const TICKS: f64 = 100.0;
 
-/// What does not change, read once.
+/// Constant values, read once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProcessMetrics {
-    /// In seconds since the epoch.
+    /// Seconds since the epoch.
     started_at: Option<f64>,
 }
 
@@ -25,7 +25,7 @@ impl Default for ProcessMetrics {
     }
 }
 
-/// In seconds, the start since the system's.
+/// In seconds; the start counts from the system's boot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Times {
     processor: f64,
@@ -37,7 +37,7 @@ impl Times {
         Self::read(&read("/proc/self/stat")?)
     }
 
-    /// Fields 14, 15 and 22 of proc(5); the second, in brackets, may hold anything.
+    /// Fields 14, 15 and 22 of proc(5); the second field, in brackets, may contain anything.
     fn read(stat: &str) -> Option<Self> {
         let (_, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -47,7 +47,7 @@ impl Times {
 }
 
 impl ProcessMetrics {
-    /// All of them, as they are now; what the system does not tell is absent.
+    /// All current values; those that the system does not provide are absent.
     pub(super) fn registry(self) -> Registry {
         let mut registry = Registry::with_prefix("process");
         let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: Option<f64>| {
@@ -83,7 +83,7 @@ fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The number on the line that begins so.
+/// The number on the line with this start.
 fn number_after(text: &str, start: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(start))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,18 +1,18 @@
 //! Query parameters, parsed once. Pure.
 //!
-//! A parameter that is empty counts as absent, as in IPFS Cluster, whose client sends all of them.
+//! An empty parameter counts as absent, as in IPFS Cluster, whose client sends all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{error::ApiError, view::Status};
 use crate::types::{Cid, ClaimName, ClaimOptions, Factor, Replication};
 
-/// CIDs one request may name.
+/// Most CIDs in one request.
 const CIDS_MAX: usize = 1000;
-/// Characters of a pin's name.
+/// Longest name of a pin, in characters.
 const NAME_LEN_MAX: usize = 1024;
 
-/// Options of IPFS Cluster that are not there yet, with the values that ask for nothing.
+/// Unsupported options of IPFS Cluster, with the values that have no effect.
 const NOT_SUPPORTED: [(&str, &[&str]); 7] = [
     ("shard-size", &["0"]),
     ("user-allocations", &[]),
@@ -23,18 +23,18 @@ const NOT_SUPPORTED: [(&str, &[&str]); 7] = [
     ("meta-", &[]),
 ];
 
-/// Parameters by name, each once, empty ones left out.
+/// Parameters by name, each once, without empty ones.
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
-/// Of `GET /pins`.
+/// Parameters of `GET /pins`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ListQuery {
     /// Only this peer's status.
     pub(super) local: bool,
     /// Only pins with one of these statuses; all when empty.
     pub(super) filter: BTreeSet<Status>,
-    /// Only these, in this order; all when empty.
+    /// Only these CIDs, in this order; all when empty.
     pub(super) cids: Vec<Cid>,
 }
 
@@ -54,7 +54,7 @@ impl Parameters {
         self.0.remove(name).filter(|value| !value.is_empty())
     }
 
-    /// Of a line of `POST /pins`.
+    /// The CID in a line of `POST /pins`.
     pub(super) fn take_cid(&mut self) -> Result<Cid, ApiError> {
         match self.take("cid") {
             Some(cid) => parse_cid(&cid),
@@ -70,7 +70,7 @@ impl Parameters {
         }
     }
 
-    /// Refuses what was not taken.
+    /// Refuses parameters that are left.
     fn finish(self) -> Result<(), ApiError> {
         match self.0.keys().next() {
             None => Ok(()),
@@ -78,18 +78,18 @@ impl Parameters {
         }
     }
 
-    /// Nothing may be given.
+    /// Refuses any parameter.
     pub(super) fn none(self) -> Result<(), ApiError> {
         self.finish()
     }
 
-    /// Of `GET /pins/{cid}` and `POST /ipfs/gc`: only this peer?
+    /// For `GET /pins/{cid}` and `POST /ipfs/gc`: whether only this peer is asked.
     pub(super) fn local_only(mut self) -> Result<bool, ApiError> {
         let local = self.take_local()?;
         self.finish().map(|()| local)
     }
 
-    /// Of `GET /pins`.
+    /// For `GET /pins`.
     pub(super) fn list(mut self) -> Result<ListQuery, ApiError> {
         let local = self.take_local()?;
         let filter = match self.take("filter") {
@@ -101,13 +101,13 @@ impl Parameters {
             None => Vec::new(),
         };
         if cids.len() > CIDS_MAX {
-            let message = format!("{} cids are given, at most {CIDS_MAX} can be", cids.len());
+            let message = format!("{} cids given; at most {CIDS_MAX} are allowed", cids.len());
             return Err(ApiError::bad_request(message));
         }
         self.finish().map(|()| ListQuery { local, filter, cids })
     }
 
-    /// Of `POST /pins/{cid}` and of a line of `POST /pins`; `default` for what is not said.
+    /// For `POST /pins/{cid}` and a line of `POST /pins`; `default` applies to missing values.
     pub(super) fn pin(mut self, default: Replication) -> Result<ClaimOptions, ApiError> {
         let name = self.take("name").unwrap_or_default();
         if name.chars().count() > NAME_LEN_MAX {
@@ -116,14 +116,16 @@ impl Parameters {
         }
         match self.take("mode").as_deref() {
             None | Some("recursive") => {}
-            Some(other) => return Err(bad("mode", other, "recursive, other modes are not there")),
+            Some(other) => {
+                return Err(bad("mode", other, "recursive; other modes are not supported"));
+            }
         }
         let both = self.take_factor("replication")?;
         let min = self.take_factor("replication-min")?;
         let max = self.take_factor("replication-max")?;
         if both.is_some() && (min.is_some() || max.is_some()) {
             let message = "parameter \"replication\" sets replication-min and replication-max; \
-                           give it or them";
+                           give either it or these two";
             return Err(ApiError::bad_request(message));
         }
         let replication = replication(both.or(min), both.or(max), default)?;
@@ -151,7 +153,7 @@ impl Parameters {
         }
     }
 
-    /// `name` may end with a dash: then it is a prefix.
+    /// If `name` ends with a dash, it is a prefix.
     fn refuse_unless_neutral(&mut self, name: &str, neutral: &[&str]) -> Result<(), ApiError> {
         let matches =
             |given: &str| given == name || (name.ends_with('-') && given.starts_with(name));
@@ -189,7 +191,7 @@ fn filter(names: &str) -> Result<BTreeSet<Status>, ApiError> {
     Ok(statuses)
 }
 
-/// What is not said follows the default, and what is said where they contradict.
+/// A missing value is the default, or the given value if the default contradicts it.
 fn replication(
     min: Option<Factor>,
     max: Option<Factor>,
@@ -262,7 +264,7 @@ mod tests {
             ("replication=-2", "replication"),
             ("replication=70000", "replication"),
             ("replication-min=3&replication-max=2", "larger"),
-            ("replication=2&replication-max=2", "give it or them"),
+            ("replication=2&replication-max=2", "give either it or these two"),
             ("mode=direct", "mode"),
             ("mode=Recursive", "mode"),
             ("shard-size=5", "shard-size"),

@@ -1,8 +1,8 @@
-//! Listening and serving, with bounds on connections and on how long a client may be silent.
+//! Listening and serving, with limits on connections and on a client's silence.
 //!
-//! Invariants: what a client does not send or read holds nothing for longer than seconds; connections
-//! without a request under way never keep another one out (`places`). How long an
-//! answer takes is the handlers' own affair.
+//! Invariants: a client that does not send or read holds resources for seconds at most; connections
+//! without a request under way never keep another one out (`places`). The handlers decide how long an
+//! answer takes.
 
 use std::{
     convert::Infallible,
@@ -35,29 +35,29 @@ use super::{
     places::{Place, Places, UnderWay},
 };
 
-/// Connections one server has open.
+/// Most open connections of one server.
 const CONNECTIONS_MAX: usize = 512;
-/// Those of one address: what comes through a port-forward is all of one.
+/// Most open connections of one address: everything through a port-forward has one address.
 const CONNECTIONS_PER_CLIENT_MAX: usize = 256;
-/// Time for the whole head of a request, and between two requests of a connection.
+/// Deadline for the whole head of a request, and for the next request of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way when the process stops have so long to end.
+/// Time for requests under way when the process stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: cannot listen on {address}: {source}")]
 pub struct BindError {
-    /// The setting it comes from.
+    /// The setting with the address.
     key: &'static str,
     /// The address.
     address: SocketAddr,
-    /// What the system says.
+    /// The system's error.
     source: io::Error,
 }
 
-/// Listens on the address of a setting; `[::]` is every address, by IPv4 too, and by that alone where there
-/// is no IPv6.
+/// Listens on the address of a setting. `[::]` is every address, including IPv4; without IPv6 it is
+/// every IPv4 address.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -73,7 +73,7 @@ pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener,
     bound.map_err(|source| BindError { key, address, source })
 }
 
-/// Serves until the token is cancelled; requests under way may end.
+/// Serves until the token is cancelled; requests under way may then finish.
 pub async fn serve(mut listener: TcpListener, router: Router, token: CancellationToken) {
     let places = Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX);
     let mut connections = JoinSet::new();
@@ -82,26 +82,28 @@ pub async fn serve(mut listener: TcpListener, router: Router, token: Cancellatio
             biased;
             () = token.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            // Waits by itself when the system has no more of them to give.
+            // Waits by itself while the system has no file descriptors left.
             accepted = Listener::accept(&mut listener) => accepted,
         };
         match places.take(client.ip()) {
             Some(place) => {
                 connections.spawn(connection(stream, router.clone(), place, token.clone()));
             }
-            None => tracing::debug!(%client, "too many requests are under way; hung up"),
+            None => {
+                tracing::debug!(%client, "closed a connection: too many requests are under way")
+            }
         }
     }
     drop(listener);
     let ended = timeout(STOP_TIMEOUT, async { while connections.join_next().await.is_some() {} });
     if ended.await.is_err() {
-        tracing::debug!("requests were cut off at the end");
+        tracing::debug!("stopped with requests under way");
     }
 }
 
-/// Serves one connection until its end, or until it has to give way to another.
+/// Serves one connection until it ends or must give way.
 async fn connection(stream: TcpStream, router: Router, place: Place, stop: CancellationToken) {
-    // Answers are small and written whole.
+    // Answers are small and written at once.
     let _ = stream.set_nodelay(true);
     let end = place.end();
     let service = service_fn(|request| answer(router.clone(), request, place.begin()));
@@ -128,7 +130,7 @@ async fn connection(stream: TcpStream, router: Router, place: Place, stop: Cance
     }
 }
 
-/// Asks the routes. The request is under way until its answer's last byte was handed over.
+/// Calls the routes. The request is under way until the last byte of its answer was handed over.
 async fn answer(
     router: Router,
     request: Request<Incoming>,
@@ -194,7 +196,7 @@ mod tests {
         let probe = async { rest_of(server.open(PROBE).await).await };
         let answer = timeout(Duration::from_secs(1), probe).await.expect("no answer in time");
         assert!(answer.ends_with("ok\n"), "{answer}");
-        // None of them is waited for at the end either.
+        // None of them is waited for at the stop either.
         timeout(STOP_TIMEOUT / 2, server.stop()).await.unwrap();
     }
 
@@ -206,7 +208,7 @@ mod tests {
         if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
             assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.is_ok());
         }
-        // Where somebody else has the port by IPv6 it is not taken by IPv4 alone.
+        // If another process has the port on IPv6, IPv4 alone is not taken.
         if let Ok(other) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await {
             let taken =
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, other.local_addr().unwrap().port()));

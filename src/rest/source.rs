@@ -1,4 +1,4 @@
-//! What the HTTP servers ask of the peer; the only place here that knows its use cases.
+//! The HTTP servers' access to the peer; the only place here that calls its use cases.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub(super) enum Source {
     StandIn(StandIn),
 }
 
-/// The same question to whichever it is.
+/// Calls the same method on either variant.
 macro_rules! ask {
     ($source:expr, $peer:ident => $answer:expr) => {
         match $source {
@@ -39,7 +39,7 @@ impl Source {
         ask!(self, peer => peer.member())
     }
 
-    /// All members; this peer alone while it has not joined.
+    /// All members; only this peer while it has not joined.
     pub(super) fn members(&self) -> BTreeMap<PeerId, Member> {
         let members = ask!(self, peer => peer.members());
         let mut members: BTreeMap<PeerId, Member> =
@@ -53,7 +53,7 @@ impl Source {
         members
     }
 
-    /// How many members vote.
+    /// Number of voters.
     pub(super) fn voters(&self) -> usize {
         ask!(self, peer => peer.members()).values().filter(|view| view.voter).count()
     }
@@ -67,7 +67,7 @@ impl Source {
         ask!(self, peer => peer.local_metrics().borrow().clone())
     }
 
-    /// Garbage collections of this peer so far.
+    /// Totals of this peer's garbage collections.
     pub(super) fn collections(&self) -> GcCounters {
         ask!(self, peer => peer.collections())
     }
@@ -76,12 +76,12 @@ impl Source {
         ask!(self, peer => peer.run_gc(local).await)
     }
 
-    /// Who leads, as far as this peer knows.
+    /// The leader, as far as this peer knows.
     pub(super) fn leadership(&self) -> Leadership {
         *ask!(self, peer => peer.leadership()).borrow()
     }
 
-    /// What the tracker counts.
+    /// The tracker's counters.
     pub(super) fn counters(&self) -> Counters {
         ask!(self, peer => peer.counters())
     }
@@ -95,7 +95,7 @@ impl Source {
         ask!(self, peer => peer.pin(request).await)
     }
 
-    /// One answer for each, in order; at most [`crate::types::Write::BATCH_LEN_MAX`].
+    /// One result for each, in order; at most [`crate::types::Write::BATCH_LEN_MAX`].
     pub(super) async fn pin_all(
         &self,
         requests: Vec<PinRequest>,
@@ -107,7 +107,7 @@ impl Source {
         ask!(self, peer => peer.unpin(cid).await)
     }
 
-    /// One pin; `local`: as this peer alone knows it, which needs no leader.
+    /// One pin; with `local`, only as this peer knows it, which needs no leader.
     pub(super) async fn pin_entry(
         &self,
         cid: Cid,
@@ -119,7 +119,7 @@ impl Source {
         }
     }
 
-    /// The next pins after a CID; `local` as for one.
+    /// The next pins after a CID; `local` as for one pin.
     pub(super) async fn pins_after(
         &self,
         after: Option<Cid>,

@@ -1,4 +1,4 @@
-//! The JSON of IPFS Cluster 1.1 (its `api/types.go`), made of our words. Pure.
+//! The JSON of IPFS Cluster 1.1 (its `api/types.go`), built from our types. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use crate::types::{
     PinState, PinStatus, Timestamp,
 };
 
-/// Go's zero time: no such instant.
+/// Go's zero time: no time is known.
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// A status as IPFS Cluster names it.
+/// A status by its name in IPFS Cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Status {
@@ -23,7 +23,7 @@ pub(super) enum Status {
     Pinning,
     Unpinning,
     Unpinned,
-    /// Allocated to others.
+    /// Allocated to other peers.
     Remote,
     PinQueued,
     UnpinQueued,
@@ -33,7 +33,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// What a filter may name.
+    /// The names allowed in a filter.
     pub(super) const NAMES: [&str; 15] = [
         "cluster_error",
         "pin_error",
@@ -52,7 +52,7 @@ impl Status {
         "undefined",
     ];
 
-    /// The statuses of a name, which can be that of a group.
+    /// The statuses for a name, which may be a group.
     pub(super) fn named(name: &str) -> Option<Vec<Self>> {
         Some(match name {
             "cluster_error" => vec![Self::ClusterError],
@@ -121,7 +121,7 @@ pub(super) struct PinInfoView {
     peer_map: BTreeMap<PeerId, PeerPinView>,
 }
 
-/// What one peer says of a pin (Go's `PinInfoShort`).
+/// A pin's status at one peer (Go's `PinInfoShort`).
 #[derive(Debug, Serialize)]
 struct PeerPinView {
     peername: String,
@@ -159,18 +159,19 @@ struct DaemonView {
     error: &'static str,
 }
 
-/// What garbage collection did (Go's `GlobalRepoGC`).
+/// The results of garbage collection (Go's `GlobalRepoGC`).
 #[derive(Debug, Serialize)]
 pub(super) struct GcView {
     peer_map: BTreeMap<PeerId, PeerGcView>,
 }
 
-/// What it did at one peer (Go's `RepoGC`, and the number of blocks).
+/// The result at one peer (Go's `RepoGC`, and the number of blocks).
 #[derive(Debug, Serialize)]
 struct PeerGcView {
     peer: PeerId,
     peername: String,
-    /// What could not be removed and why. Removed blocks are counted only: there may be millions.
+    /// Blocks that could not be removed, with the reason. Removed blocks are only counted: there may be
+    /// millions.
     keys: Vec<KeyErrorView>,
     removed: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -183,7 +184,7 @@ struct KeyErrorView {
     error: String,
 }
 
-/// A pin as its REST claim has it; as a whole if it has none.
+/// A pin with the options of its REST claim; without one, those of the whole pin.
 pub(super) fn pin(cid: Cid, pin: &Pin) -> PinView {
     let claim = pin.claims.get(&Owner::Rest);
     let replication = claim.map_or_else(|| pin.replication(), |claim| claim.options.replication);
@@ -214,21 +215,21 @@ fn number(factor: Factor) -> i32 {
     }
 }
 
-/// The name given by REST; otherwise the first claim's.
+/// The name given by REST; without one, the first claim's.
 fn name(pin: &Pin) -> String {
     let rest = pin.claims.get(&Owner::Rest);
     let claim = rest.or_else(|| pin.claims.values().next());
     claim.map(|claim| claim.options.name.to_string()).unwrap_or_default()
 }
 
-/// The peers that statuses are shown of.
+/// The peers whose statuses are shown.
 #[derive(Debug)]
 pub(super) struct Peers {
     /// Members, or this peer alone.
     pub(super) members: BTreeMap<PeerId, Member>,
-    /// As far as they are known here.
+    /// As far as known here.
     pub(super) daemons: BTreeMap<PeerId, DaemonInfo>,
-    /// Statuses without an instant of their own are of now.
+    /// The time of statuses that have none.
     pub(super) now: Timestamp,
 }
 
@@ -239,7 +240,7 @@ impl Peers {
         let peer_map = self.members.iter().map(|(peer, member)| {
             let view = match statuses.get(peer) {
                 Some(status) => self.reported(*peer, member, status),
-                // What was allocated and not yet heard of waits there.
+                // An allocation without a report is queued.
                 None if pin.is_on(*peer) => self.quiet(*peer, member, Status::PinQueued),
                 None => self.quiet(*peer, member, Status::Remote),
             };
@@ -256,7 +257,7 @@ impl Peers {
         }
     }
 
-    /// What is not in the state is unpinned everywhere: IPFS Cluster answers so, and not 404.
+    /// A CID outside the state is unpinned everywhere: IPFS Cluster answers this instead of 404.
     pub(super) fn unpinned(&self, cid: Cid) -> PinInfoView {
         let peer_map = self
             .members
@@ -277,7 +278,7 @@ impl Peers {
         let named = Status::of(status.state);
         let failed = matches!(named, Status::ClusterError | Status::PinError | Status::UnpinError);
         PeerPinView {
-            // Clients take any text here for an error; progress is none.
+            // Clients treat any text here as an error; progress is not one.
             error: if failed { status.message.clone() } else { String::new() },
             timestamp: status.since.to_string(),
             attempt_count: status.attempts,
@@ -304,13 +305,13 @@ impl Peers {
 }
 
 impl PinInfoView {
-    /// Whether a peer has one of these statuses; any if none are named.
+    /// Whether a peer has one of these statuses; always true for an empty filter.
     pub(super) fn matches(&self, filter: &BTreeSet<Status>) -> bool {
         filter.is_empty() || self.peer_map.values().any(|peer| filter.contains(&peer.status))
     }
 }
 
-/// What garbage collection did at each of the peers asked.
+/// The results of garbage collection at each of the peers asked.
 pub(super) fn collected(
     results: &BTreeMap<PeerId, GcResult>,
     members: &BTreeMap<PeerId, Member>,

@@ -3,9 +3,9 @@
 //! ```text
 //! u32 length of what follows │ u64 request id │ u8 kind │ payload (CBOR)
 //! ```
-//! Integers are big-endian. Kind 0 is a request (an [`Envelope`]), 1 the answer (a [`Response`])
-//! with the request's id. Invariant: a length over what its sender may send is refused before anything
-//! is allocated for it.
+//! Integers are big-endian. Kind 0 is a request (an [`Envelope`]), 1 the answer (a [`Response`]) with
+//! the request's id. Invariant: a length above the sender's limit is refused before anything is
+//! allocated for it.
 
 use std::io;
 
@@ -18,17 +18,17 @@ use crate::types::{
     encoding::{self, EncodingError, Readable},
 };
 
-/// Most bytes after the length field: far above a snapshot's piece or a full batch of log entries,
-/// small enough that a few of them at once are no burden.
+/// Most bytes after the length field: far above a snapshot's piece or a full batch of log entries, yet
+/// small enough for several at once.
 pub const FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
 
-/// As many of somebody who is no member: a greeting, and far more than that.
+/// The limit for non-members: far more than a greeting needs.
 pub const FRAME_LEN_STRANGER_MAX: usize = 64 * 1024;
 
 /// Bytes of id and kind.
 const FIXED_LEN: usize = 9;
 
-/// Bytes reserved before the payload has arrived; it grows as it does.
+/// Bytes reserved before the payload has arrived; the buffer grows with it.
 const RESERVE_LEN: usize = 64 * 1024;
 
 /// What a frame carries.
@@ -43,26 +43,26 @@ pub enum Kind {
 /// A frame whose payload is still to be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The request's id, drawn by who asks.
+    /// The request's id, chosen by the caller.
     pub id: u64,
     /// What the payload is.
     pub kind: Kind,
-    /// In the form of [`encoding`].
+    /// Encoded with [`encoding`].
     pub payload: Vec<u8>,
 }
 
-/// Why a stream cannot be read on. None of these can be answered.
+/// Why reading a stream cannot continue. None of these can be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The stream broke, or ended inside a frame.
     #[error("the stream broke: {0}")]
     Io(#[from] io::Error),
-    /// A length that no frame of this sender has.
+    /// A length outside the sender's limits.
     #[error("a frame of {len} bytes ({FIXED_LEN} to {most} are allowed)")]
     Length {
         /// The length.
         len: usize,
-        /// What is allowed.
+        /// The limit.
         most: usize,
     },
     /// A kind that does not exist.
@@ -73,17 +73,17 @@ pub enum FrameError {
 /// Why a message cannot be framed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// It is larger than a frame may be.
+    /// It exceeds the largest frame.
     #[error("a message of {0} bytes is too long (at most {FRAME_LEN_MAX})")]
     TooLong(usize),
 }
 
-/// Why a payload is not the message it should be: damaged, or of a newer version.
+/// Why a payload is not the expected message: damaged, or of a newer version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message that this version does not know ({0})")]
 pub struct PayloadError(#[from] EncodingError);
 
-/// A request as a whole frame.
+/// Encodes a request as a whole frame.
 ///
 /// # Errors
 /// When it is too long.
@@ -91,7 +91,7 @@ pub fn encode_request(id: u64, envelope: &Envelope) -> Result<Vec<u8>, EncodeErr
     encode(id, 0, envelope)
 }
 
-/// An answer as a whole frame.
+/// Encodes an answer as a whole frame.
 ///
 /// # Errors
 /// When it is too long.
@@ -114,15 +114,15 @@ fn encode<T: Encode<()>>(id: u64, kind: u8, message: &T) -> Result<Vec<u8>, Enco
     }
 }
 
-/// Reads the next frame; none when the stream ended between frames.
+/// Reads the next frame; none if the stream ended between frames.
 ///
 /// # Errors
-/// When the stream broke or holds no frame.
+/// When the stream broke or does not hold a frame.
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Frame>, FrameError> {
     read_within(stream, || FRAME_LEN_MAX).await
 }
 
-/// [`read`], of a sender whose frames have at most so many bytes once the next one begins.
+/// [`read`] for a sender with a limit; `most` is called when the next frame begins.
 ///
 /// # Errors
 /// As of [`read`].
@@ -158,10 +158,10 @@ pub async fn read_within<R: AsyncRead + Unpin>(
     Ok(Some(Frame { id: u64::from_be_bytes(id), kind, payload }))
 }
 
-/// The message of a payload.
+/// Decodes a payload.
 ///
 /// # Errors
-/// When it is another message, or there are bytes left over.
+/// When it is another message, or has trailing bytes.
 pub fn decode<T: Readable>(payload: &[u8]) -> Result<T, PayloadError> {
     Ok(encoding::from_slice(payload)?)
 }

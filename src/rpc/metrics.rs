@@ -11,7 +11,7 @@ use prometheus_client::{
 use super::CallError;
 use crate::types::{Lane, Response};
 
-/// Connected peers, calls by lane and outcome, and how long answered ones took. Clones count together.
+/// Connected peers, calls by lane and outcome, and the time to the answers. Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct RpcMetrics {
     calls: Family<CallLabels, Counter>,
@@ -30,7 +30,7 @@ struct LaneLabels {
     lane: Word,
 }
 
-/// A label's value as it is shown.
+/// The value of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Word(&'static str);
 
@@ -40,7 +40,7 @@ impl EncodeLabelValue for Word {
     }
 }
 
-/// From loopback to a slow disk at the other end, in seconds.
+/// In seconds; from loopback to a slow disk at the other end.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
 
 impl Default for RpcMetrics {
@@ -55,15 +55,15 @@ impl Default for RpcMetrics {
 }
 
 impl RpcMetrics {
-    /// Makes them visible.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("rpc_calls", "Calls to peers by lane and outcome", self.calls.clone());
         registry.register(
             "rpc_call_seconds",
-            "Time to the answer of a peer, by lane",
+            "Time until a peer's answer, by lane",
             self.seconds.clone(),
         );
-        let help = "Peers there is a connection to";
+        let help = "Connected peers";
         registry.register("rpc_connected_peers", help, self.connected.clone());
     }
 

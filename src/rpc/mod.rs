@@ -1,7 +1,7 @@
 //! Requests between peers.
 //!
-//! [`Transport`] is a port: [`swarm`] is libp2p; worlds bring a simulated network. The messages are
-//! in [`crate::types`]; what is answered is decided by `cluster`.
+//! [`Transport`] is a port: [`swarm`] implements it with libp2p; worlds bring a simulated network. The
+//! messages are in [`crate::types`]; `cluster` decides the answers.
 
 pub mod frame;
 mod metrics;
@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 pub use self::metrics::RpcMetrics;
 use crate::types::{ClusterId, Envelope, PeerId, Question, Refusal, Response};
 
-/// The protocol between peers and its version; each lane's streams have a name under it.
+/// The protocol between peers with its version; the streams of each lane have a name under it.
 pub const PROTOCOL: &str = "/pinkeeper/0.1/rpc";
 
-/// Why a call brought no answer.
+/// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// There is no connection to the peer, or it broke.
@@ -26,9 +26,9 @@ pub enum CallError {
     Unreachable {
         /// The peer called.
         peer: PeerId,
-        /// Why, as far as known.
+        /// The reason, as far as known.
         reason: String,
-        /// Whether the request may have had an effect all the same.
+        /// Whether the request may have had an effect nevertheless.
         sent: bool,
     },
     /// No answer within the deadline. Whether the request had an effect is unknown.
@@ -36,7 +36,7 @@ pub enum CallError {
     Timeout {
         /// The peer called.
         peer: PeerId,
-        /// The time it had.
+        /// The deadline.
         deadline: Duration,
     },
 }
@@ -47,10 +47,10 @@ pub enum AskError {
     /// The peer refused the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The call brought no response.
+    /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The response is no answer to the question.
+    /// The response does not belong to the question.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
 }
@@ -84,14 +84,14 @@ pub async fn ask<Q: Question>(
     answer_to::<Q>(transport.call(to, envelope, deadline).await?)
 }
 
-/// A request from another peer; dropping `reply` tells the caller that it was not served.
+/// A request from another peer; dropping `reply` reports to the caller that it was not served.
 #[derive(Debug)]
 pub struct Inbound {
     /// The caller, proven by its key.
     pub from: PeerId,
-    /// What it asks.
+    /// The request.
     pub envelope: Envelope,
-    /// Where the answer goes.
+    /// Receives the answer.
     pub reply: oneshot::Sender<Response>,
 }
 
@@ -106,15 +106,15 @@ pub trait Transport: Send + Sync + 'static {
         deadline: Duration,
     ) -> BoxFuture<'_, Result<Response, CallError>>;
 
-    /// Where peers can be reached: multiaddrs without `/p2p/…`. Replaces what was known of the named
-    /// peers; connections are kept and broken ones are made anew. Without addresses a peer is not
-    /// dialled any more.
+    /// Sets the addresses of peers: multiaddrs without `/p2p/…`. Replaces those of the named peers;
+    /// connections are kept, and broken ones are made again. A peer without addresses is no longer
+    /// dialled.
     fn set_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>);
 
-    /// The peers of this one's cluster, and their names. Only they may send long messages.
+    /// Sets the members of this peer's cluster, and their names. Only members may send long messages.
     fn set_members(&self, members: BTreeMap<PeerId, String>);
 
-    /// Peers there is a connection to now.
+    /// The peers currently connected.
     fn connected(&self) -> Vec<PeerId>;
 }
 

@@ -1,7 +1,7 @@
-//! What users and controllers ask, and whether they are answered with the truth.
+//! The requests of users and controllers, with checks that the answers are true.
 //!
-//! An answer must be true at some position between the question and the answer. Whoever gets none
-//! knows nothing: the request may take effect at any later time.
+//! An answer must be true at some position between request and answer. A request without an answer may
+//! take effect at any later time.
 
 use std::time::Duration;
 
@@ -14,31 +14,31 @@ use crate::{
     types::{Cid, ClaimOptions, Owner, Pin, PinEntry, PinRequest, Timestamp, Uid},
 };
 
-/// Somebody who asks a peer and gives up after a while.
+/// A client of a peer, with limited patience.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Judges the answers.
+    /// Checks the answers.
     pub judge: Judge,
-    /// Told of them.
+    /// Records them.
     pub trace: Trace,
-    /// The peer asked.
+    /// The peer it asks.
     pub cluster: Cluster,
-    /// How long it waits.
+    /// Its longest wait.
     pub patience: Duration,
 }
 
-/// A Pin object as the world's API server would have it.
+/// A Pin object, as in the world's API server.
 #[derive(Clone, Debug)]
 pub struct Object {
     /// Its UID.
     pub uid: Uid,
-    /// What it claims.
+    /// The claimed CID.
     pub cid: Cid,
-    /// As what.
+    /// The options of the claim.
     pub options: ClaimOptions,
     /// Its generation.
     pub generation: i64,
-    /// It was deleted.
+    /// Whether it was deleted.
     pub deleted: bool,
 }
 
@@ -47,7 +47,7 @@ impl Object {
         Owner::Object(self.uid.clone())
     }
 
-    /// Whether the state says of it what it says itself.
+    /// Whether the state agrees with the object.
     #[must_use]
     pub fn is_settled(&self, pin: Option<&Pin>) -> bool {
         match pin.and_then(|pin| pin.claims.get(&self.owner())) {
@@ -82,7 +82,7 @@ impl Client {
         self.note("pin", &cid, &answer.map(|answer| answer.map(|_| ())));
     }
 
-    /// Releases what REST pinned.
+    /// Releases the REST pin.
     pub async fn unpin(self, cid: Cid) {
         let from = self.judge.begin();
         let answer = timeout(self.patience, self.cluster.unpin(cid)).await;
@@ -98,7 +98,7 @@ impl Client {
             }
             Ok(Err(UseCaseError::NotFound)) => {
                 self.judge.expect(&format!("it was said that {cid} is not pinned"), |history| {
-                    // Also when another release came first.
+                    // Also if another release came first.
                     history.was(from, &cid, |now| now.is_none_or(|pin| !is_by_rest(pin)))
                 });
             }
@@ -112,7 +112,7 @@ impl Client {
         self.note("unpin", &cid, &answer.map(|answer| answer.map(|_| ())));
     }
 
-    /// Looks at one pin.
+    /// Reads one pin.
     pub async fn look(self, cid: Cid) {
         let from = self.judge.begin();
         let answer = timeout(self.patience, self.cluster.pin_entry(cid)).await;
@@ -125,7 +125,7 @@ impl Client {
         self.note("look", &cid, &answer.map(|answer| answer.map(|_| ())));
     }
 
-    /// Looks at all pins (fewer than a page).
+    /// Reads all pins (fewer than a page).
     pub async fn list(self) {
         let from = self.judge.begin();
         let answer = timeout(self.patience, self.cluster.pins_after(None)).await;
@@ -143,7 +143,7 @@ impl Client {
         }
     }
 
-    /// Has garbage collected.
+    /// Requests a garbage collection.
     pub async fn collect(self, local: bool) {
         let began = Instant::now();
         let answer = timeout(self.patience, self.cluster.run_gc(local)).await;
@@ -157,7 +157,7 @@ impl Client {
         self.trace.note(format!("{name} was asked to collect, local {local}: {answer:?}"));
     }
 
-    /// Does for an object what a controller on this peer would, if the peer believes that it leads.
+    /// Acts on an object like a controller on this peer, if the peer believes that it leads.
     pub async fn control(self, object: Object, at: Timestamp) {
         let leadership = *self.cluster.leadership().borrow();
         if !leadership.local {
@@ -178,7 +178,7 @@ impl Client {
         self.submit(leadership.term, vec![op], &format!("{what} {cid}")).await;
     }
 
-    /// What was decided on an older generation of an object, or under an earlier leader, comes late.
+    /// A late decision, made on an older generation of an object or under an earlier leader.
     pub async fn control_late(self, object: Object, at: Timestamp, another_term: bool) {
         let leadership = *self.cluster.leadership().borrow();
         if !leadership.local {
@@ -194,7 +194,8 @@ impl Client {
         self.submit(leadership.term, vec![op], &format!("object {} late", object.uid)).await;
     }
 
-    /// Does for many objects that are gone what a controller would: rules on all together, by the deletion guard.
+    /// Acts on many deleted objects like a controller: rules on all of them together, by the deletion
+    /// guard.
     pub async fn sweep(self, gone: Vec<Object>, found: Found, at: Timestamp) {
         let leadership = *self.cluster.leadership().borrow();
         if !leadership.local {
@@ -208,7 +209,7 @@ impl Client {
         }
     }
 
-    /// Lets go what waits, as a person has asked for.
+    /// Approves the waiting deletions, as requested by a person.
     pub async fn allow(self, digest: WaitingDigest) {
         let leadership = *self.cluster.leadership().borrow();
         if leadership.local {
@@ -235,7 +236,7 @@ impl Client {
     }
 }
 
-/// The ops that drop the claims of these, or let them wait.
+/// The ops that drop the claims of these objects, or make them wait.
 fn ruled(pins: &PinSet, gone: &[Object], found: Found, term: u64, at: Timestamp) -> Vec<Op> {
     let claims = |pin: &Pin| gone.iter().filter(|of| pin.claims.contains(&of.owner())).count();
     let is_lost =

@@ -1,11 +1,12 @@
-//! What can happen to a file: cut off anywhere, or a bit flipped anywhere.
+//! Damage to a file: cut off at any place, or one bit flipped at any place.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tempfile::TempDir;
 
-/// Calls `check` with the bytes cut at, and a bit flipped in, every place below `dense` and every
-/// `step`th behind it. When `PINKEEPER_SOAK` is set: in every place, and below `dense` every bit.
+/// Calls `check` with the bytes cut off, and with one bit flipped, at every place below `dense` and at
+/// every `step`th place after it. With `PINKEEPER_SOAK`: at every place, and with every bit below
+/// `dense`.
 ///
 /// # Panics
 /// When `check` does; names the damage.
@@ -25,7 +26,7 @@ pub(crate) fn each(whole: &[u8], dense: usize, step: usize, mut check: impl FnMu
     }
 }
 
-/// A folder in memory where the system has that: thousands of openings would wait for a disk.
+/// A folder in memory if the system has one: thousands of openings would wait for a disk.
 pub(crate) fn folder() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a folder")
 }

@@ -1,4 +1,4 @@
-//! A host's disk: how long its syncs take, whether it is full, and files of redb on it. Writes are
+//! A host's disk: the duration of its syncs, whether it is full, and redb files on it. Writes are
 //! volatile until synced; a crash keeps the synced ones and none, some or all of the others.
 
 use std::{
@@ -16,7 +16,7 @@ use redb::StorageBackend;
 
 use crate::{consensus::random_u64, types::millis};
 
-/// The disk; clones are the same.
+/// The disk; clones share it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     sync_ms: Arc<AtomicU64>,
@@ -24,7 +24,7 @@ pub struct SimDisk {
 }
 
 impl SimDisk {
-    /// A disk with space.
+    /// A disk with free space.
     #[must_use]
     pub fn new(sync_time: Duration) -> Self {
         let disk = Self { sync_ms: Arc::default(), full: Arc::default() };
@@ -32,7 +32,7 @@ impl SimDisk {
         disk
     }
 
-    /// From now on a sync takes that long.
+    /// Sets the duration of later syncs.
     pub fn set_sync_time(&self, time: Duration) {
         self.sync_ms.store(millis(time), Ordering::Relaxed);
     }
@@ -42,13 +42,13 @@ impl SimDisk {
         self.full.store(full, Ordering::Relaxed);
     }
 
-    /// Time a sync takes.
+    /// Duration of a sync.
     #[must_use]
     pub fn sync_time(&self) -> Duration {
         Duration::from_millis(self.sync_ms.load(Ordering::Relaxed))
     }
 
-    /// The same in milliseconds, as it changes.
+    /// The same in milliseconds, following later changes.
     #[must_use]
     pub fn sync_ms(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sync_ms)
@@ -66,7 +66,7 @@ impl SimDisk {
     }
 }
 
-/// A file; clones are the same file.
+/// A file; clones share it.
 #[derive(Clone, Debug)]
 pub struct SimFile {
     disk: SimDisk,
@@ -77,7 +77,7 @@ pub struct SimFile {
 struct Contents {
     volatile: Vec<u8>,
     durable: Vec<u8>,
-    /// What was done since the last sync, in order.
+    /// Writes since the last sync, in order.
     unsynced: Vec<Write>,
 }
 
@@ -103,14 +103,14 @@ impl Write {
 }
 
 impl SimFile {
-    /// A file on a disk of its own with these contents, synced.
+    /// A synced file with these contents, on its own disk.
     #[must_use]
     pub fn with_contents(bytes: Vec<u8>) -> Self {
         let contents = Contents { volatile: bytes.clone(), durable: bytes, unsynced: Vec::new() };
         Self { disk: SimDisk::new(Duration::ZERO), contents: Arc::new(Mutex::new(contents)) }
     }
 
-    /// The contents as they were synced last.
+    /// The contents at the last sync.
     #[must_use]
     pub fn synced(&self) -> Vec<u8> {
         self.lock().durable.clone()
@@ -122,8 +122,8 @@ impl SimFile {
         Self { disk, contents: Arc::default() }
     }
 
-    /// What a crash leaves: another file with the synced contents, and of the writes since then
-    /// none, all or some, in any order. Whoever still holds the old one writes into nothing.
+    /// The file after a crash: the synced contents, and none, all or some of the later writes in any
+    /// order. Writes to the old handle are lost.
     #[must_use]
     pub fn after_crash(&self) -> Self {
         let contents = self.lock();
@@ -134,7 +134,7 @@ impl SimFile {
             let kept = match (fate, write) {
                 (0, _) => false,
                 (1, _) | (_, Write::Len(_)) => true,
-                // By place, not by turn: the order of redb's writes is its own affair.
+                // Decided by place, not in sequence: the order of redb's writes is not fixed.
                 (_, Write::Bytes(start, _)) => {
                     let turn = seen.entry(*start).or_default();
                     *turn += 1;

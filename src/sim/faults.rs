@@ -1,4 +1,4 @@
-//! What goes wrong in a world: processes, disks, daemons, clocks and the network between them.
+//! The faults of a world: processes, disks, daemons, clocks and the network between them.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::world::{World, cid_of};
 
-/// Longest wait until a process that ended is started again.
+/// Longest wait before an ended process is restarted.
 const RESTART_MAX_MS: u64 = 6_000;
-/// A peer that has taken part for that long must notice that its log is gone: the slowest disk has
-/// synced its state by then.
+/// A peer that has taken part for this long must notice the loss of its log: even the slowest disk has
+/// synced the state by then.
 const KNOWN_AFTER: Duration = Duration::from_secs(5);
-/// How far a wall clock jumps, either way: a year.
+/// Longest jump of a wall clock in either direction: a year.
 const JUMP_MAX_MS: i64 = 365 * 86_400_000;
 
 impl World {
@@ -24,7 +24,7 @@ impl World {
         Duration::from_millis(self.random.random_range(0..=max))
     }
 
-    /// The process of a peer ends without warning; what was not synced may be lost.
+    /// Ends a peer's process abruptly; unsynced data may be lost.
     pub(super) fn crash(&mut self, n: usize, why: &str) {
         self.trace.note(format!("peer-{n} ends: {why}"));
         let first = self.judge.forget_peer(self.hosts[n].id);
@@ -40,7 +40,7 @@ impl World {
         self.restarts[n] = Instant::now() + self.millis(RESTART_MAX_MS);
     }
 
-    /// One process, or all at once.
+    /// Crashes one process, or all at once.
     pub(super) fn crash_some(&mut self) {
         let all = self.chance(15);
         let chosen = self.random.random_range(0..self.hosts.len());
@@ -63,7 +63,7 @@ impl World {
             }
             25..45 => {
                 let (cut, at_the_top) = (self.chance(60), self.chance(50));
-                // A leader that is cut off while everybody asks has most to get wrong.
+                // A leader that is cut off while all clients ask is most likely to answer falsely.
                 let n = self.leader().filter(|_| cut && at_the_top).unwrap_or(a);
                 self.trace.note(format!("peer-{n} cut off: {cut}"));
                 self.network.set_cut(self.hosts[n].id, cut);
@@ -182,7 +182,7 @@ impl World {
         self.hosts[n].clock.jump(by);
     }
 
-    /// Faults end: from here on everything works.
+    /// Ends all faults: from here on everything works.
     pub(super) fn heal(&mut self) {
         self.trace.note("faults end");
         self.network.heal();

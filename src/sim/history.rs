@@ -1,7 +1,7 @@
-//! What the cluster agreed on: every entry that any peer applied, in order, and the state after each.
+//! The agreed history: every entry applied by any peer, in order, and the state after each.
 //!
-//! This is the oracle. Once a peer has applied an entry, every other must have the same there; what a
-//! user is told must be the truth at some position between the question and the answer.
+//! It is the oracle. Once a peer has applied an entry, all others must have the same entry there; an
+//! answer to a user must be true at some position between request and answer.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,9 @@ use crate::{
 pub struct History {
     pins: PinSet,
     entries: Vec<Applied>,
-    /// Each CID's pin, with the number of entries after which it was so.
+    /// The versions of each CID's pin, with the number of entries after which each held.
     versions: BTreeMap<Cid, Vec<(u64, Option<Pin>)>>,
-    /// When the last entry was applied first, and how many there were before that instant.
+    /// When the last entry was first applied, and the number of entries before that instant.
     last: (Instant, u64),
     trace: Trace,
 }
@@ -34,18 +34,18 @@ struct Applied {
     position: LogPosition,
     ops: Vec<Op>,
     outcomes: Vec<Outcome>,
-    /// Of the pins after it, and of what is beside them.
+    /// Hash of the pins after the entry, and of the other state.
     hash: u64,
     beside: u64,
 }
 
-/// Combines the hashes of pins; the same pins give the same sum in any order.
+/// Hash of one pin, to be combined: the same pins give the same sum in any order.
 #[must_use]
 pub fn hash_of(cid: &Cid, pin: Option<&Pin>) -> u64 {
     pin.map_or(0, |pin| hash(&(cid, pin)))
 }
 
-/// The hash of what the state holds beside the pins.
+/// The hash of the state besides the pins.
 #[must_use]
 pub fn beside_of(pins: &PinSet) -> u64 {
     hash(pins.beside())
@@ -58,7 +58,7 @@ fn hash(of: &impl Encode<()>) -> u64 {
 }
 
 impl History {
-    /// Nothing was agreed yet. What few histories come to is counted in the trace.
+    /// An empty history. Rare situations are counted in the trace.
     #[must_use]
     pub fn new(trace: Trace) -> Self {
         Self {
@@ -70,19 +70,19 @@ impl History {
         }
     }
 
-    /// Entries that any peer has applied.
+    /// Number of entries applied by any peer.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.entries.len() as u64
     }
 
-    /// Whether none was applied yet.
+    /// Whether no entry was applied yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The same, before this instant of virtual time: what happens at one instant has no order.
+    /// The same, before the current instant of virtual time: events of one instant have no order.
     #[must_use]
     pub fn len_before_now(&self) -> u64 {
         if self.last.0 == Instant::now() { self.last.1 } else { self.len() }
@@ -94,7 +94,7 @@ impl History {
         &self.pins
     }
 
-    /// The hashes of the pins after so many entries, and of what is beside them.
+    /// The hashes of the pins after so many entries, and of the other state.
     #[must_use]
     pub fn hashes(&self, count: u64) -> (u64, u64) {
         let index = usize::try_from(count).unwrap_or(usize::MAX);
@@ -102,12 +102,12 @@ impl History {
         last.map_or_else(|| (0, beside_of(&PinSet::default())), |last| (last.hash, last.beside))
     }
 
-    /// Takes in the entries `from..until` that a peer has applied from its log, or `by_snapshot` as far
-    /// as they are known.
+    /// Adds the entries `from..until`, applied by a peer from its log, or, `by_snapshot`, as far as
+    /// they are known.
     ///
     /// # Errors
-    /// When another peer has applied something else there, or an allocation was let go although too
-    /// few others are known (by `confirmed`) to have held the content.
+    /// When another peer applied something else there, or an allocation was released although
+    /// `confirmed` knows too few others that held the content.
     pub fn extend(
         &mut self,
         log: &SimLog,
@@ -118,7 +118,7 @@ impl History {
         for index in from..until {
             let known = self.entries.get(usize::try_from(index).unwrap_or(usize::MAX));
             match (log.entry(index), known) {
-                // What its own log has there was never applied.
+                // Entries in this peer's own log were never applied there.
                 (_, Some(_)) if by_snapshot => {}
                 (Some((position, ops)), Some(known)) => {
                     if known.position != position || known.ops != ops {
@@ -178,7 +178,7 @@ impl History {
         Ok(())
     }
 
-    /// Content that is retained, beside some that waits for a person.
+    /// Counts retained content beside content that waits for a person.
     fn meet_both(&self) {
         let retained = |(_, pin): (_, &Pin)| pin.claims.owners().any(rules::is_retained);
         if self.pins.waiting().is_some() && self.pins.iter().any(retained) {
@@ -186,7 +186,7 @@ impl History {
         }
     }
 
-    /// Whether one of the entries after the first `from` holds an op that `is` it and was not refused.
+    /// Whether an entry after the first `from` contains an op that `is` it and was not refused.
     pub fn has_since(&self, from: u64, is: impl Fn(&Op) -> bool) -> bool {
         self.since(from).any(|entry| {
             let ops = entry.ops.iter().zip(&entry.outcomes);
@@ -194,7 +194,7 @@ impl History {
         })
     }
 
-    /// Whether one of the entries after the first `from` holds these ops together, with these outcomes.
+    /// Whether an entry after the first `from` contains exactly these ops with these outcomes.
     #[must_use]
     pub fn has_batch_since(&self, from: u64, ops: &[Op], outcomes: &[Outcome]) -> bool {
         self.since(from).any(|entry| {
@@ -207,7 +207,7 @@ impl History {
         self.entries.iter().skip(usize::try_from(from).unwrap_or(usize::MAX))
     }
 
-    /// Whether the pin of a CID was ever so between the first `from` entries and now.
+    /// Whether `so` held for a CID's pin at any time between the first `from` entries and now.
     pub fn was(&self, from: u64, cid: &Cid, so: impl Fn(Option<&Pin>) -> bool) -> bool {
         let versions = self.versions.get(cid).map(Vec::as_slice).unwrap_or_default();
         let later = versions.partition_point(|(count, _)| *count <= from);
@@ -216,7 +216,7 @@ impl History {
     }
 }
 
-/// Whether a peer may let go of a pin: enough others must be confirmed.
+/// Whether a peer may release a pin: enough others must be confirmed.
 fn may_let_go(
     cid: &Cid,
     pin: &Pin,

@@ -1,7 +1,7 @@
-//! One peer's machine: its disks, its daemon and its clock, and the process that runs on it.
+//! One peer's machine: its disks, its daemon, its clock, and the process that runs on it.
 //!
-//! The machine outlives its process: [`Host::crash`] loses what was not synced, [`Host::start`] runs
-//! the whole peer on what is left. Worlds own hosts and the one network between them.
+//! The machine outlives its process: [`Host::crash`] loses unsynced data, and [`Host::start`] runs the
+//! whole peer on the remaining data. Worlds own hosts and the one network between them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,54 +23,54 @@ use crate::{
     types::{Member, PeerId, Program, Timestamp},
 };
 
-/// Requests waiting for one peer.
+/// Most queued requests for one peer.
 const INBOUND_MAX: usize = 256;
-/// Raft's timing by default.
+/// Default timing of Raft.
 const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(100),
     election_min: Duration::from_millis(300),
     election_max: Duration::from_millis(500),
 };
-/// What the clocks of all hosts show at first.
+/// Initial time of all hosts' clocks.
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
-/// What a host is made as.
+/// Parameters of a host.
 #[derive(Clone, Debug)]
 pub struct Make {
     /// The peer's identity.
     pub id: PeerId,
     /// The peer's name, and its addresses (which the simulated network does not need).
     pub member: Member,
-    /// Time a sync of the log takes.
+    /// Duration of a sync of the log.
     pub sync_time: Duration,
-    /// Time the daemon takes for a pin.
+    /// Time that the daemon takes per pin.
     pub pin_time: Duration,
 }
 
-/// A machine with a peer on it, or without one.
+/// A machine, with or without a running peer.
 #[derive(Debug)]
 pub struct Host {
     /// The peer's identity.
     pub id: PeerId,
     /// The peer's name and addresses.
     pub member: Member,
-    /// The daemon beside it; not touched by a crash of the peer.
+    /// The daemon beside the peer; a crash of the peer does not affect it.
     pub daemon: StandInDaemon,
     /// The machine's wall clock.
     pub clock: SimulatedClock,
-    /// The disk of the peer's log and state.
+    /// The disk with the peer's log and state.
     pub disk: SimDisk,
-    /// The volume of the daemon, with the ledger on it.
+    /// The daemon's volume, which also has the ledger.
     pub volume: SimDisk,
     /// The tracker's limits, from the next start on.
     pub tracker: tracker::Config,
     /// Raft's timing, from the next start on; the defaults of `config`.
     pub timing: Timing,
-    /// When Raft's log is shortened, from the next start on.
+    /// When Raft's log is purged, from the next start on.
     pub checkpoints: Checkpoints,
-    /// What its program knows, from the next start on.
+    /// What its program supports, from the next start on.
     pub program: Program,
-    /// When garbage is collected unasked, from the next start on.
+    /// When garbage is collected automatically, from the next start on.
     pub gc: Option<GcPolicy>,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
@@ -80,22 +80,22 @@ pub struct Host {
     ledger: SimFile,
 }
 
-/// Why a peer did not start on what its disks hold.
+/// Why a peer did not start from its disks.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The state.
+    /// The state cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The ledger.
+    /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// What they hold together.
+    /// The parts do not fit together.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
 }
 
 impl Host {
-    /// A machine with empty disks and an empty daemon, on `network`; its peer does not run. Must be
+    /// A machine on `network` with empty disks and an empty daemon; its peer does not run. Must be
     /// called within the world's runtime.
     #[must_use]
     pub fn new(make: Make, network: SimNetwork) -> Self {
@@ -123,7 +123,7 @@ impl Host {
     /// Starts the peer; while blank it joins by `join`.
     ///
     /// # Errors
-    /// When its disks cannot be used; then it does not run.
+    /// When its disks cannot be used; the peer does not run then.
     pub async fn start(&mut self, join: JoinPolicy) -> Result<(), HostError> {
         self.daemon.forget_answers();
         let ledger = self.ledger.clone();
@@ -159,29 +159,29 @@ impl Host {
         Ok(())
     }
 
-    /// The peer's log, as long as it does not crash.
+    /// The peer's log, until it crashes.
     #[must_use]
     pub fn log(&self) -> SimLog {
         self.log.clone()
     }
 
-    /// The log is gone from a disk whose process does not run; the state stays.
+    /// Removes the log from the disk of a stopped process; the state stays.
     #[must_use]
     pub fn lose_log(&mut self) -> SimLog {
         std::mem::replace(&mut self.log, SimLog::new(self.disk.clone()))
     }
 
-    /// Somebody puts back the log that was lost.
+    /// Restores the lost log.
     pub fn put_back(&mut self, log: SimLog) {
         self.log = log;
     }
 
-    /// Why the process can go on no longer, if so.
+    /// Why the process cannot continue, if so.
     pub fn failure(&mut self) -> Option<FatalError> {
         self.peer.as_mut()?.failed().now_or_never()
     }
 
-    /// The process ends without warning; what was not synced may be lost.
+    /// Ends the process abruptly; unsynced data may be lost.
     pub fn crash(&mut self) {
         self.network.disconnect(self.id);
         self.log = self.log.after_crash();
@@ -190,7 +190,7 @@ impl Host {
         self.peer = None;
     }
 
-    /// The process ends as it does at a SIGTERM: leadership is handed over, and all is joined.
+    /// Ends the process as at a SIGTERM: hands over leadership, and joins all tasks.
     pub async fn stop(&mut self) {
         if let Some(peer) = self.peer.take() {
             peer.stop().await;

@@ -1,7 +1,7 @@
-//! The judge watches everything that must always be so, and keeps the first thing that was not.
+//! The judge checks everything that must always hold, and keeps the first violation.
 //!
-//! It looks at each change of each replica, at each unpin when it reaches a daemon, and at what users
-//! are answered. It never changes anything.
+//! It sees each change of each replica, each unpin that reaches a daemon, and each answer to a user. It
+//! never changes anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,14 +30,14 @@ use crate::{
     types::{Cid, PeerId, PinState},
 };
 
-/// The judge; clones are the same.
+/// The judge; clones share it.
 #[derive(Clone, Debug)]
 pub struct Judge(Arc<Mutex<Watched>>);
 
-/// What the judge knows.
+/// The judge's knowledge.
 #[derive(Debug)]
 pub struct Watched {
-    /// What was agreed.
+    /// The agreed history.
     pub history: History,
     replicas: BTreeMap<PeerId, Replica>,
     daemons: BTreeMap<PeerId, StandInDaemon>,
@@ -45,7 +45,7 @@ pub struct Watched {
     trace: Trace,
 }
 
-/// One peer's state in one life of it.
+/// The state of one peer during one life.
 #[derive(Debug)]
 struct Replica {
     me: PeerId,
@@ -53,28 +53,28 @@ struct Replica {
     state: SharedState,
     log: SimLog,
     changes: broadcast::Receiver<Changed>,
-    /// Hash of each pin, and whether it is on this peer.
+    /// The hash of each pin, and whether it is allocated to this peer.
     pins: BTreeMap<Cid, (u64, bool)>,
     hash: u64,
-    /// Entries compared with the history.
+    /// Number of entries compared with the history.
     compared: u64,
-    /// Some of the entries after these came by a snapshot.
+    /// Some of the later entries came by a snapshot.
     by_snapshot: bool,
-    /// When it was first seen to have applied anything.
+    /// When it was first seen with an applied entry.
     first: Option<Instant>,
-    /// What had been agreed before its start.
+    /// Length of the history at its start.
     base: u64,
-    /// What had been agreed when a pin was seen to be here no more.
+    /// Length of the history when a pin was seen to be released here.
     dropped: BTreeMap<Cid, u64>,
-    /// Since when a pin is here.
+    /// Since when a pin is allocated here.
     taken: BTreeMap<Cid, Instant>,
-    /// Looked at, and not yet compared with what the leader believes of them.
+    /// Examined, and not yet compared with the leader's reports.
     looked_at: BTreeSet<Cid>,
     watcher: AbortHandle,
 }
 
 impl Judge {
-    /// A judge who tells the trace what it finds.
+    /// A judge that records its findings in the trace.
     #[must_use]
     pub fn new(trace: Trace) -> Self {
         Self(Arc::new(Mutex::new(Watched {
@@ -86,7 +86,7 @@ impl Judge {
         })))
     }
 
-    /// Watches what reaches a host's daemon from now on.
+    /// Watches all requests to a host's daemon from now on.
     pub fn watch_daemon(&self, host: &Host) {
         self.lock().daemons.insert(host.id, host.daemon.clone());
         let (judge, id, name) = (self.clone(), host.id, host.member.name.clone());
@@ -135,7 +135,7 @@ impl Judge {
         watched.observe();
     }
 
-    /// Looks at a peer for the last time before its process ends; says since when it has taken part.
+    /// Examines a peer once more before its process ends; returns since when it has taken part.
     pub fn forget_peer(&self, id: PeerId) -> Option<Instant> {
         let mut watched = self.lock();
         watched.observe();
@@ -144,18 +144,18 @@ impl Judge {
         replica.first
     }
 
-    /// Keeps what somebody else found.
+    /// Records a violation found elsewhere.
     pub fn accuse(&self, what: &str) {
         self.lock().accuse(what.to_owned());
     }
 
-    /// Entries agreed on so far; answers to what is asked from now on are judged from there.
+    /// Number of entries agreed so far; answers to later requests are checked from there.
     #[must_use]
     pub fn begin(&self) -> u64 {
         self.watched().history.len()
     }
 
-    /// Says that an answer was false, unless `truth` finds it right.
+    /// Records a false answer, unless `truth` confirms it.
     pub fn expect(&self, what: &str, truth: impl FnOnce(&History) -> bool) {
         let mut watched = self.watched();
         if !truth(&watched.history) {
@@ -163,8 +163,7 @@ impl Judge {
         }
     }
 
-    /// Says that an answer was false, unless a daemon has said since then that it has collected its
-    /// garbage.
+    /// Records a false answer, unless a daemon has reported the end of a collection since then.
     pub fn expect_gc(&self, peer: PeerId, since: Instant) {
         let mut watched = self.lock();
         let said = watched.daemons.get(&peer).and_then(StandInDaemon::collected_at);
@@ -173,17 +172,17 @@ impl Judge {
         }
     }
 
-    /// Everything it knows, as of now.
+    /// Everything it knows now.
     pub fn watched(&self) -> MutexGuard<'_, Watched> {
         let mut watched = self.lock();
         watched.observe();
         watched
     }
 
-    /// Judges what a peer says of its pins.
+    /// Checks a peer's statuses of its pins.
     ///
     /// # Errors
-    /// The first thing that was not as it must be, whenever it was found.
+    /// The first violation, whenever it was found.
     pub fn check(&self, hosts: &[Host]) -> Result<(), String> {
         let mut watched = self.watched();
         for host in hosts {
@@ -221,8 +220,8 @@ impl Watched {
         self.violation.get_or_insert(what);
     }
 
-    /// Compares what changed on the replicas with the history: first on those that have applied all of
-    /// it themselves, so that the entries of a snapshot are known.
+    /// Compares the changes of the replicas with the history: first on those that applied everything
+    /// themselves, so that the entries of a snapshot are known.
     fn observe(&mut self) {
         let agreed = self.history.len_before_now();
         for (id, replica) in &mut self.replicas {
@@ -239,8 +238,8 @@ impl Watched {
         self.look_at_reports();
     }
 
-    /// What a leader that has applied everything takes for pinned, the daemon has said to hold, and was
-    /// not asked to unpin since.
+    /// If a leader that has applied everything treats a CID as pinned, the daemon must have confirmed
+    /// it and not been asked to unpin it since.
     fn look_at_reports(&mut self) {
         let mut found = None;
         for (id, replica) in &mut self.replicas {
@@ -284,8 +283,8 @@ impl Watched {
         }
     }
 
-    /// A pin has reached a daemon. What somebody else has pinned there must not become the peer's: it
-    /// would be unpinned one day.
+    /// A pin has reached a daemon. Content pinned by others must not become the peer's, which would
+    /// unpin it some day.
     fn pin(&mut self, id: PeerId, cid: &Cid) {
         if self.daemons.get(&id).is_some_and(|daemon| daemon.foreign().contains(cid)) {
             self.accuse(format!("{id} pins {cid}, which somebody else has pinned there"));
@@ -317,7 +316,7 @@ impl Watched {
 }
 
 impl Replica {
-    /// Says whether the state was replaced as a whole.
+    /// Takes the changes; returns whether the state was replaced as a whole.
     fn take_changes(&mut self, agreed: u64) -> bool {
         let mut replaced = false;
         loop {

@@ -1,6 +1,6 @@
-//! Rolling upgrades: members restart with programs of two levels, forth and back, while they crash and
-//! are cut off. Until the cluster's level is raised each program takes part; afterwards the older one
-//! is refused, says so, and the others go on.
+//! Rolling upgrades: members restart with programs of two levels, in both directions, while they crash
+//! and are cut off. Until the cluster's level is raised both programs take part; afterwards the older
+//! one is refused and says so, and the others continue.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -33,16 +33,17 @@ const OLD: Program = Program { level: FIRST_LEVEL, raise_after: RAISE_AFTER };
 const NEW: Program = Program { level: FIRST_LEVEL + 1, raise_after: RAISE_AFTER };
 /// Virtual time of restarts.
 const ROLLING: Duration = Duration::from_secs(120);
-/// Virtual time in which all has to come to one level.
+/// Virtual time within which all must reach one level.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 struct Upgrades {
     hosts: Vec<Host>,
     network: SimNetwork,
     random: StdRng,
-    /// Programs that were refused or stopped.
+    /// Number of programs that were refused or stopped.
     refused: u32,
-    /// Ops of the new level that were refused before the cluster was at it, and those written.
+    /// Number of ops of the new level that were refused before the cluster reached it, and of those
+    /// written.
     early: u32,
     written: u32,
 }
@@ -81,7 +82,7 @@ impl Upgrades {
         self.clusters().any(|(_, cluster)| level(cluster) > OLD.level)
     }
 
-    /// A program may be refused or stopped only for its level.
+    /// Checks that a program was refused or stopped only for its level.
     fn check_refused(&mut self, n: usize, why: &str) {
         assert_eq!(self.hosts[n].program, OLD, "{why}");
         assert!(why.contains("level 2") && why.contains("levels up to 1"), "{why}");
@@ -112,7 +113,7 @@ impl Upgrades {
         }
     }
 
-    /// Restarts a member, with either program; later rather with the newer one.
+    /// Restarts a member with either program, later more often with the newer one.
     async fn restart(&mut self, newer: f64) {
         let n = self.random.random_range(0..self.hosts.len());
         if self.hosts[n].peer.is_some() {
@@ -132,7 +133,7 @@ impl Upgrades {
         self.network.set_way_cut(from, to, true);
     }
 
-    /// Whoever seems to lead proposes an op of the new level, and a user pins.
+    /// The presumed leader proposes an op of the new level, and a user pins.
     async fn write(&mut self) {
         let led = self.clusters().find(|(_, cluster)| cluster.leadership().borrow().local);
         let Some((host, cluster)) = led else { return };
@@ -173,7 +174,7 @@ impl Upgrades {
         }
     }
 
-    /// All run the newer program: the level is raised, and all apply the same.
+    /// All run the newer program: the level is raised, and all apply the same entries.
     async fn settle(&mut self) {
         self.network.heal();
         for n in 0..self.hosts.len() {
@@ -194,7 +195,7 @@ impl Upgrades {
         }
     }
 
-    /// A member goes back: it is refused, and the others go on.
+    /// A member returns to the older program: it is refused, and the others continue.
     async fn go_back(&mut self) {
         let n = self.random.random_range(0..self.hosts.len());
         let refused = self.refused;

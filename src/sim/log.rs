@@ -1,6 +1,5 @@
-//! A Raft log in memory, on a host's disk: records are written one after the other and synced
-//! together. A crash keeps the synced ones and some of the first of those after them, as a file that
-//! only grows does.
+//! A Raft log in memory, on a host's disk: records are written in sequence and synced together. A crash
+//! keeps the synced records and some of the first unsynced ones, as an append-only file does.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,7 +38,7 @@ enum Record {
     Entry(RaftEntry),
     Vote(RaftVote),
     Committed(Option<RaftLogId>),
-    /// Removes what comes at and after the index.
+    /// Removes the entries from this index on.
     Truncate(u64),
     Purge(RaftLogId),
     Cluster(ClusterId, u64),
@@ -49,11 +48,11 @@ enum Record {
 struct Halves {
     volatile: Contents,
     durable: Contents,
-    /// Records that are not synced, in order.
+    /// Unsynced records, in order.
     unsynced: VecDeque<Record>,
-    /// Entries that were purged, for those who look on.
+    /// Purged entries, for observers.
     purged: BTreeMap<u64, RaftEntry>,
-    /// Records ever written, and of these the synced ones.
+    /// Records ever written, and how many of them are synced.
     written: u64,
     synced: u64,
 }
@@ -63,7 +62,7 @@ struct Halves {
 pub struct SimLog {
     halves: Arc<Mutex<Halves>>,
     disk: SimDisk,
-    /// One sync at a time, in the order they were asked for.
+    /// One sync at a time, in the order of requests.
     turns: Arc<Turns<()>>,
     flushed: watch::Sender<Option<u64>>,
 }
@@ -80,7 +79,7 @@ impl SimLog {
         }
     }
 
-    /// What a crash leaves: another log.
+    /// The log after a crash, as another log.
     #[must_use]
     pub fn after_crash(&self) -> Self {
         let halves = self.lock();
@@ -104,7 +103,7 @@ impl SimLog {
         self.flushed.subscribe()
     }
 
-    /// The entry at an index, also if it was purged in this life: its position and its ops.
+    /// The position and ops of the entry at an index, even if it was purged in this life.
     #[must_use]
     pub fn entry(&self, index: u64) -> Option<(LogPosition, Vec<Op>)> {
         let halves = self.lock();
@@ -130,7 +129,7 @@ impl SimLog {
         }
     }
 
-    /// Syncs what is written by now. One that waits for its turn finds much of it done.
+    /// Syncs all records written so far. A sync that waits for its turn finds much of it done.
     async fn sync(&self) -> io::Result<()> {
         let asked = self.lock().written;
         let _turn = self.turns.lock().await;

@@ -1,11 +1,11 @@
-//! Simulated worlds: whole peers, as in a process, over stand-ins of the network, the disks and the
+//! Simulated worlds: whole peers, as in a process, with stand-ins for the network, the disks and the
 //! daemons, on one thread with a paused clock ([`run_seeded`]). One seed is one world.
 //!
-//! A [`host::Host`] is one peer's machine on a [`network::SimNetwork`]; other crates' tests build
-//! their worlds of them (feature `simulation`). [`world`] is the peers' own.
+//! A [`host::Host`] is one peer's machine on a [`network::SimNetwork`]; other crates' tests build their
+//! own worlds from them (feature `simulation`). [`world`] is this crate's.
 //!
-//! What is simulated is named so: [`network`] instead of libp2p, [`log`] and [`disk`] instead of
-//! files (what was not synced is lost in a crash), [`crate::ipfs::fake`] instead of Kubo.
+//! Stand-ins: [`network`] for libp2p, [`log`] and [`disk`] for files (a crash loses unsynced data), and
+//! [`crate::ipfs::fake`] for Kubo.
 
 pub mod clients;
 #[cfg(test)]

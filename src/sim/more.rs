@@ -1,6 +1,5 @@
-//! What happens in some worlds only: logs so short that peers need snapshots, and collections of
-//! garbage. Drawn apart from everything else, so that in the other worlds a seed means what it would
-//! mean without.
+//! Features of some worlds only: logs so short that peers need snapshots, and garbage collections. They
+//! are drawn from a separate stream, so that a seed means the same in the other worlds.
 
 use std::time::Duration;
 
@@ -10,21 +9,21 @@ use tokio::time::Instant;
 use super::{host::Host, world::World};
 use crate::{cluster::GcPolicy, consensus::Checkpoints};
 
-/// Of the seed, for a stream of its own.
+/// Combined with the seed for a separate stream.
 const STREAM: u64 = 0x006c_6f67;
-/// Faults last longer where garbage is collected: a new leader waits until it has heard of all. Whoever
-/// asks for a collection waits as long.
+/// Faults last longer with garbage collections: a new leader waits until it has heard from all. A
+/// client that requests a collection waits as long.
 const COLLECTING: Duration = Duration::from_secs(20);
-/// As long as others need to shorten their logs beyond what a peer has.
+/// Long enough for the others to purge their logs beyond what a peer has.
 const AWAY: Duration = Duration::from_secs(6);
 
-/// What one world has of it.
+/// The features of one world.
 #[derive(Debug)]
 pub(super) struct More {
     random: StdRng,
-    /// Logs so short that peers need snapshots, of many pieces, in the time a world has.
+    /// Logs so short that peers need snapshots of many pieces within a world's time.
     checkpoints: Option<Checkpoints>,
-    /// Users have garbage collected, and perhaps the peers by themselves.
+    /// Users request garbage collections, and peers may start them by themselves.
     collects: bool,
     gc: Option<GcPolicy>,
 }
@@ -43,20 +42,20 @@ impl More {
         Self { random, checkpoints, collects, gc }
     }
 
-    /// What a host is configured with.
+    /// Configures a host for these features.
     pub(super) fn configure(&self, host: &mut Host) {
         host.checkpoints = self.checkpoints.unwrap_or_default();
         host.gc = self.gc;
     }
 
-    /// For how much longer things go wrong.
+    /// How much longer faults last.
     pub(super) fn longer(&self) -> Duration {
         if self.collects { COLLECTING } else { Duration::ZERO }
     }
 }
 
 impl World {
-    /// Does one of these things, or none.
+    /// Performs one of these steps, or none.
     pub(super) fn step_more(&mut self) {
         if self.more.collects && self.more.random.random_bool(0.1) {
             let n = self.more.random.random_range(0..self.hosts.len());

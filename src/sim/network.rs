@@ -1,7 +1,7 @@
-//! A network in memory: messages take their time, overtake each other, come twice or not at all.
+//! A network in memory: messages are delayed, overtake each other, and arrive twice or not at all.
 //!
-//! A message that is under way arrives also when its sender has given it up or crashed, but never at
-//! a later life of the receiver.
+//! A message in transit arrives even if its sender has given it up or crashed, but never at a later
+//! life of the receiver.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,29 +19,29 @@ use crate::{
     types::{Envelope, PeerId, Request, Response, millis},
 };
 
-/// Longest time a message is under way on a good link.
+/// Longest delay of a message on a good link.
 const DELAY_MAX_MS: u64 = 8;
 
-/// The network; clones are the same.
+/// The network; clones share it.
 #[derive(Clone, Debug)]
 pub struct SimNetwork(Arc<Mutex<Links>>);
 
 #[derive(Debug)]
 struct Links {
     random: StdRng,
-    /// For greetings: they come besides, and change nothing of what happens to other messages.
+    /// Separate randomness for greetings, so that they do not change what happens to other messages.
     greeting_random: StdRng,
     peers: BTreeMap<PeerId, (u64, mpsc::Sender<Inbound>)>,
-    /// Numbers the lives of peers.
+    /// Number of lives of peers so far.
     lives: u64,
     cut: BTreeSet<PeerId>,
-    /// From one peer to another, not back.
+    /// Cut ways from one peer to another; the way back is separate.
     cut_ways: BTreeSet<(PeerId, PeerId)>,
-    /// Ways that take up to so many milliseconds.
+    /// Slow ways, with their longest delay in milliseconds.
     slow_ways: BTreeMap<(PeerId, PeerId), u64>,
-    /// Messages lost of a thousand.
+    /// Messages lost per thousand.
     loss: u32,
-    /// Requests that arrive twice, of a thousand.
+    /// Requests delivered twice per thousand.
     doubled: u32,
     trace: Option<Trace>,
 }
@@ -55,7 +55,7 @@ pub struct SimTransport {
 }
 
 impl SimNetwork {
-    /// A network on which all goes well, with delays from `seed`.
+    /// A network without faults, with delays from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let links = Links {
@@ -73,12 +73,12 @@ impl SimNetwork {
         Self(Arc::new(Mutex::new(links)))
     }
 
-    /// From now on messages go into a trace.
+    /// Records messages in a trace from now on.
     pub fn set_trace(&self, trace: Trace) {
         self.lock().trace = Some(trace);
     }
 
-    /// Connects a peer, in place of an earlier life of it.
+    /// Connects a peer, replacing its earlier life.
     #[must_use]
     pub fn connect(&self, own: PeerId, inbound: mpsc::Sender<Inbound>) -> SimTransport {
         let mut links = self.lock();
@@ -88,12 +88,12 @@ impl SimNetwork {
         SimTransport { network: self.clone(), own, life }
     }
 
-    /// Takes a peer off the network until it connects again.
+    /// Removes a peer from the network until it connects again.
     pub fn disconnect(&self, peer: PeerId) {
         self.lock().peers.remove(&peer);
     }
 
-    /// Cuts a peer off from all others, or connects it again.
+    /// Cuts a peer off from all others, or reconnects it.
     pub fn set_cut(&self, peer: PeerId, cut: bool) {
         let mut links = self.lock();
         if cut {
@@ -103,7 +103,7 @@ impl SimNetwork {
         };
     }
 
-    /// Cuts the way from one peer to another, or opens it again; the way back is another one.
+    /// Cuts the way from one peer to another, or reopens it; the way back is separate.
     pub fn set_way_cut(&self, from: PeerId, to: PeerId, cut: bool) {
         let mut links = self.lock();
         if cut {
@@ -113,22 +113,22 @@ impl SimNetwork {
         };
     }
 
-    /// Messages on this way take up to `delay`.
+    /// Delays messages on this way by up to `delay`.
     pub fn set_way_delay(&self, from: PeerId, to: PeerId, delay: Duration) {
         self.lock().slow_ways.insert((from, to), millis(delay));
     }
 
-    /// Loses that many messages of a thousand.
+    /// Loses so many messages per thousand.
     pub fn set_loss(&self, loss: u32) {
         self.lock().loss = loss;
     }
 
-    /// Delivers that many requests of a thousand twice.
+    /// Delivers so many requests per thousand twice.
     pub fn set_doubled(&self, doubled: u32) {
         self.lock().doubled = doubled;
     }
 
-    /// All goes well again.
+    /// Ends all faults.
     pub fn heal(&self) {
         let mut links = self.lock();
         links.cut.clear();
@@ -152,7 +152,7 @@ impl Links {
         if greets { &mut self.greeting_random } else { &mut self.random }
     }
 
-    /// How long a message takes; none when it does not arrive.
+    /// The delay of a message; none if it is lost.
     fn carry(&mut self, from: PeerId, to: PeerId, greets: bool) -> Option<Duration> {
         let longest = self.slow_ways.get(&(from, to)).copied().unwrap_or(DELAY_MAX_MS);
         let delay = Duration::from_millis(self.random(greets).random_range(0..=longest));
@@ -166,12 +166,12 @@ impl Links {
 }
 
 impl SimTransport {
-    /// Sends a request; its answer comes, or is dropped.
+    /// Sends a request; the answer arrives or is dropped.
     fn send(&self, to: PeerId, envelope: Envelope) -> oneshot::Receiver<Response> {
         let (reply, answer) = oneshot::channel();
         let mut links = self.network.lock();
         let Some((life, inbound)) = links.peers.get(&to).cloned() else { return answer };
-        // What is left of an earlier life of the sender reaches nobody.
+        // Messages from an earlier life of the sender are dropped.
         if !links.is_alive(self.own, self.life) {
             return answer;
         }
@@ -197,7 +197,7 @@ impl SimTransport {
     }
 }
 
-/// Where a request goes.
+/// The destination of a request.
 #[derive(Clone)]
 struct Arrival {
     network: SimNetwork,
@@ -209,7 +209,7 @@ struct Arrival {
 }
 
 impl Arrival {
-    /// Delivers a request after `delay`, and carries its answer back if anybody waits for it.
+    /// Delivers a request after `delay`, and returns its answer if the caller still waits.
     async fn deliver(
         self,
         delay: Duration,
@@ -228,7 +228,7 @@ impl Arrival {
         let (Ok(response), Some(back)) = (answer.await, back) else { return };
         let delay = {
             let mut links = self.network.lock();
-            // The dead say nothing.
+            // Answers of an ended life are dropped.
             if !links.is_alive(self.to, self.life) {
                 return;
             }

@@ -1,5 +1,5 @@
-//! What an op may do to a pin, said once more and apart from the state's own code. The history is made
-//! by that code: a replica that is equal to it may still be wrong.
+//! The allowed effects of an op on a pin, stated independently of the state's code. The history comes
+//! from that code, so a replica that matches it may still be wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::{
     types::{Allocation, Claim, Owner, PeerId, Pin},
 };
 
-/// One op, and what it did to one pin.
+/// One op, and its effect on one pin.
 #[derive(Debug)]
 pub(super) struct Applied<'a> {
     pub(super) op: &'a Op,
@@ -18,7 +18,7 @@ pub(super) struct Applied<'a> {
 }
 
 impl Applied<'_> {
-    /// Says what it must not have done.
+    /// Returns what it should not have done.
     pub(super) fn check(&self) -> Result<(), String> {
         let wrong = self.wrong_claims().or_else(|| self.wrong_allocations());
         wrong.map_or(Ok(()), |what| Err(format!("{what}: {self:?}")))
@@ -44,7 +44,7 @@ impl Applied<'_> {
         changed.then_some("the claim of another owner was changed")
     }
 
-    /// Whose claims the op is about.
+    /// The owners that the op is about.
     fn owners(&self) -> BTreeSet<Owner> {
         match self.op {
             Op::Claim { owner, .. } | Op::Release { owner, .. } => [owner.clone()].into(),
@@ -55,7 +55,7 @@ impl Applied<'_> {
         }
     }
 
-    /// Who has a claim afterwards.
+    /// The owners with a claim afterwards.
     fn owners_after(&self, before: &BTreeMap<&Owner, &Claim>) -> BTreeSet<Owner> {
         let mut owners: BTreeSet<Owner> = before.keys().copied().cloned().collect();
         let mut leave = |owner: &Owner| {
@@ -114,7 +114,7 @@ impl Applied<'_> {
         wrong.then_some("an allocation came or changed that must not")
     }
 
-    /// What few worlds come to.
+    /// Rare situations that it reaches.
     pub(super) fn met(&self) -> Vec<&'static str> {
         let mut met: Vec<&'static str> = Vec::new();
         if self.outcome != Outcome::Changed {
@@ -151,7 +151,7 @@ impl Applied<'_> {
     }
 }
 
-/// Peers of the smallest world.
+/// Number of peers in the smallest world.
 const LEAST_PEERS: usize = 3;
 
 fn claims(pin: Option<&Pin>) -> BTreeMap<&Owner, &Claim> {

@@ -1,4 +1,4 @@
-//! The runtime of a world: one thread, a paused clock, and every chance from one seed.
+//! The runtime of a world: one thread, a paused clock, and all randomness from one seed.
 
 use tokio::runtime::{Builder, RngSeed};
 
@@ -8,7 +8,7 @@ use crate::consensus::seed_randomness;
 /// virtual time costs nothing; all randomness follows from `seed`.
 ///
 /// # Panics
-/// When called from within a runtime, or when the system gives no runtime at all.
+/// When called from within a runtime, or when the system provides no runtime at all.
 pub fn run_seeded<F: Future>(seed: u64, world: F) -> F::Output {
     seed_randomness(seed);
     let runtime = Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! Which worlds a test runs, and that it stops at the first that fails, or does not end.
+//! Runs the worlds of a test, and stops at the first that fails or does not end.
 
 use std::{
     collections::BTreeMap,
@@ -15,17 +15,17 @@ use std::{
 
 use super::trace::Trace;
 
-/// Worlds at a time, each on its own thread.
+/// Number of worlds at the same time, each on its own thread.
 const THREADS: usize = 2;
-/// Real time that no world needs, also on a machine that has much else to do.
+/// More real time than any world needs, even on a busy machine.
 const WORLD_MAX: Duration = Duration::from_secs(180);
 
-/// How often worlds came to what, all together.
+/// Counts of the situations that the worlds reached, in total.
 #[derive(Debug, Default)]
 pub struct Met(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Met {
-    /// Adds what one world came to.
+    /// Adds the counts of one world.
     pub fn add(&self, trace: &Trace) {
         let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (what, count) in trace.met() {
@@ -33,10 +33,10 @@ impl Met {
         }
     }
 
-    /// Demands that worlds came to each of these so often, unless the environment has named other worlds.
+    /// Requires a minimum count for each of these, unless the environment names other worlds.
     ///
     /// # Errors
-    /// Names those that they came to less often.
+    /// Names those below their minimum.
     pub fn demand(&self, all: &[(&'static str, u64)]) -> Result<(), String> {
         let met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |what: &str| met.get(what).copied().unwrap_or_default();
@@ -57,10 +57,10 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs the worlds of `kept` and of the first `count` seeds, or only those that the environment names
-/// (`PINKEEPER_SIM_FROM`, `PINKEEPER_SIM_SEEDS`), until `report` says of one why it failed.
+/// (`PINKEEPER_SIM_FROM`, `PINKEEPER_SIM_SEEDS`), until `report` returns why one failed.
 ///
 /// # Errors
-/// That report; and that of the world that ran beside it, if it failed too.
+/// That report, and that of the world that ran beside it if it failed too.
 ///
 /// # Panics
 /// When `report` does.
@@ -94,14 +94,14 @@ pub fn run_worlds(
     if reports.is_empty() { Ok(()) } else { Err(reports.join("\n\n")) }
 }
 
-/// Runs the world of that seed. One that does not end has a task that is always ready, so that virtual
-/// time stands still: nothing can end it but the end of the process, which says so.
+/// Runs the world of that seed. A world that does not end has a task that is always ready, so virtual
+/// time stands still: only the end of the process can stop it, after a message.
 fn or_exit<R>(seed: u64, world: impl FnOnce() -> R) -> R {
     let (ended, end) = mpsc::channel::<()>();
     thread::scope(|scope| {
         scope.spawn(move || {
             if end.recv_timeout(WORLD_MAX) == Err(RecvTimeoutError::Timeout) {
-                // Not by a macro, whose output the test harness would keep back.
+                // Not with a macro, whose output the test harness would hold back.
                 let _ = writeln!(
                     std::io::stderr(),
                     "seed {seed}: its virtual time stands still: no end after {WORLD_MAX:?}"

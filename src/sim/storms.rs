@@ -1,6 +1,6 @@
-//! What comes over some worlds only: daemons that answer in words nobody expects, many objects that come
-//! and go at once, past a brake and a person, and copies that leave while daemons are away. Drawn apart
-//! from everything else, as in [`super::more`].
+//! Rarer features of some worlds: daemons with unusual answers, many objects that come and go at once,
+//! past the deletion guard and a person, and copies that leave while daemons are away. They are drawn
+//! from a separate stream, as in [`super::more`].
 
 use std::time::Duration;
 
@@ -20,35 +20,35 @@ use crate::{
     },
 };
 
-/// Of the seed, for a stream of its own.
+/// Combined with the seed for a separate stream.
 const STREAM: u64 = 0x7374_6f72;
 /// A storm takes longer than most worlds last.
 const LONGER: Duration = Duration::from_secs(12);
-/// Who asks in a storm waits that long.
+/// How long clients wait in a storm.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Objects that come and go together, at most.
+/// Most objects that come and go together.
 const MANY: usize = 40;
-/// Objects that are made at once.
+/// Number of objects created at once.
 const FLOCK: usize = 8;
-/// The first of their CIDs: none of those that others ask for.
+/// The first of their CIDs; other clients use smaller numbers.
 const FIRST_CID: u32 = 1_000;
 
-/// What one world has of it.
+/// The features of one world.
 #[derive(Debug)]
 pub(super) struct Storms {
     random: StdRng,
-    /// Daemons answer rudely.
+    /// Daemons give unusual answers.
     rude: bool,
-    /// Many objects come and go at once, and the deletion guard rules on those that go.
+    /// Many objects come and go at once, and the deletion guard rules on the deleted ones.
     pub(super) many: bool,
     /// Copies leave while daemons are away.
     thins: bool,
     thin: Option<Thin>,
-    /// What a person has seen wait.
+    /// The waiting deletions that a person has seen.
     seen: Option<WaitingDigest>,
 }
 
-/// One pin whose number of copies goes down and up again.
+/// One pin whose number of copies falls and rises again.
 #[derive(Clone, Copy, Debug)]
 struct Thin {
     cid: Cid,
@@ -63,7 +63,7 @@ impl Storms {
         Self { random, rude, many, thins, thin: None, seen: None }
     }
 
-    /// For how much longer things go wrong.
+    /// How much longer faults last.
     pub(super) fn longer(&self) -> Duration {
         if self.many || self.thins { LONGER } else { Duration::ZERO }
     }
@@ -82,7 +82,7 @@ impl Storms {
 }
 
 impl World {
-    /// Does what storms do now, if anything.
+    /// Performs the next step of the storms, if any.
     pub(super) fn step_storms(&mut self) {
         if self.storms.rude && self.storms.chance(15) {
             let n = self.storms.random.random_range(0..self.hosts.len());
@@ -137,7 +137,7 @@ impl World {
         ClaimOptions { replication, retain: self.storms.chance(20), name: ClaimName::default() }
     }
 
-    /// Most objects are deleted at once, or all; whoever leads finds it out together.
+    /// Deletes most or all objects at once; the leader finds them together.
     fn delete_many(&mut self) {
         let all = self.storms.chance(50);
         let found = match self.storms.random.random_range(0..10) {
@@ -155,7 +155,7 @@ impl World {
         self.sweep(&gone, found);
     }
 
-    /// A person allows what waits, or what waited when they looked last.
+    /// A person approves the waiting deletions, or those that waited when they last looked.
     fn answer_as_a_person(&mut self) {
         let n = self.storms.random.random_range(0..self.hosts.len());
         let Some(client) = self.client(n, PATIENCE) else { return };
@@ -169,7 +169,7 @@ impl World {
         }
     }
 
-    /// Somebody wants content that is kept for nobody.
+    /// A client claims content that is retained without an owner.
     fn take_up(&mut self) {
         let kept = |pin: &Pin| pin.claims.owners().any(rules::is_ownerless);
         let Some((cid, _)) = self.any_pin(kept) else { return };
@@ -183,8 +183,8 @@ impl World {
         }
     }
 
-    /// An object changes whose content is also retained; or one of several of one CID goes that has its
-    /// content retained.
+    /// Changes an object whose content is also retained; or deletes one of several objects of a CID
+    /// whose content is retained.
     fn change_beside_retained(&mut self) {
         let shared = |pin: &Pin| pin.claims.len() > 1;
         let Some((cid, pin)) = self.any_pin(shared) else { return };
@@ -215,8 +215,8 @@ impl World {
         }
     }
 
-    /// The daemons of all copies of a pin go away, and then fewer are wanted: none is confirmed, so those
-    /// that leave have to wait. Then more are wanted again, while some are still away.
+    /// The daemons of all copies of a pin go away, then fewer copies are wanted: none is confirmed, so
+    /// those that leave must wait. Then more are wanted again, while some daemons are still away.
     fn step_thin(&mut self) {
         let now = Instant::now();
         let Some(mut thin) = self.storms.thin else {
@@ -260,7 +260,7 @@ impl World {
         self.storms.thin = Some(thin);
     }
 
-    /// By REST, of the peer that leads, if one does.
+    /// By REST, at the leading peer if there is one.
     fn ask_for(&mut self, cid: Cid, max: u16) {
         let n =
             self.leader().unwrap_or_else(|| self.storms.random.random_range(0..self.hosts.len()));

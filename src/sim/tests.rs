@@ -1,4 +1,4 @@
-//! Worlds by seed. A failing seed is printed with the end of what happened, and then kept in `KEPT`.
+//! Worlds by seed. A failing seed is printed with the end of its trace, and then kept in `KEPT`.
 
 use std::fs;
 
@@ -11,12 +11,12 @@ use super::{
 
 /// Seeds of every run, unless the environment names others (`make sim SEEDS=1000 FROM=5000`).
 const SEEDS: u64 = 200;
-/// Lines of a failed world that are printed; a file has them all.
+/// Lines printed of a failed world's trace; a file has all of them.
 const LINES_SHOWN: usize = 40;
-/// Seeds that once failed, and of what.
+/// Seeds that once failed, with the defect.
 const KEPT: &[(u64, &str)] = &[];
 
-/// What worlds come to, all together, and how often at least.
+/// Situations that the worlds reach in total, with the minimum count of each.
 const MET: &[(&str, u64)] = &[
     ("a snapshot", 50),
     ("a collection of garbage", 20),
@@ -46,12 +46,12 @@ fn run(seed: u64, whole: bool) -> (Result<(), String>, Trace) {
     })
 }
 
-/// A report of a world that failed.
+/// The report of a failed world.
 fn tried(seed: u64, met: &Met) -> Option<String> {
     let (result, trace) = run(seed, false);
     met.add(&trace);
     let reason = result.err()?;
-    // The same again, with everything that was said.
+    // Runs it again with the whole trace.
     let text = run(seed, true).1.text();
     let path = std::env::temp_dir().join(format!("pinkeeper-world-{seed}.txt"));
     let place = match fs::write(&path, &text) {

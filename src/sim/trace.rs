@@ -1,5 +1,5 @@
-//! What happened in a world: lines for people, and a running hash of everything, by which two runs
-//! of one seed are compared.
+//! The events of a world: lines for people, and a running hash of everything, to compare two runs of
+//! one seed.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::types::encoding;
 
-/// Clones write into the same.
+/// The trace; clones share it.
 #[derive(Clone, Debug)]
 pub struct Trace(Arc<Mutex<Record>>);
 
@@ -25,13 +25,13 @@ struct Record {
     hasher: DefaultHasher,
     /// The hash after each event.
     hashes: Vec<u64>,
-    /// How often the world came to what.
+    /// Counts of the situations that the world reached.
     met: BTreeMap<&'static str, u64>,
 }
 
 impl Trace {
-    /// An empty trace that begins now. A whole one also records every message between peers and every
-    /// request to a daemon, which takes its time.
+    /// An empty trace that begins now. A whole trace also records every message between peers and every
+    /// request to a daemon, which is slower.
     #[must_use]
     pub fn new(whole: bool) -> Self {
         let record = Record {
@@ -45,12 +45,12 @@ impl Trace {
         Self(Arc::new(Mutex::new(record)))
     }
 
-    /// Notes what was done to the world, or found out.
+    /// Records a fault, a request or a finding.
     pub fn note(&self, what: impl AsRef<str>) {
         self.record().add(what.as_ref());
     }
 
-    /// Notes, in a whole trace, what the world did by itself: a message from one to another, say.
+    /// Records, in a whole trace, an event of the world itself, such as a message between peers.
     pub fn event(&self, what: impl FnOnce() -> String, content: &impl Encode<()>) {
         let mut record = self.record();
         if !record.whole {
@@ -61,24 +61,24 @@ impl Trace {
         record.add(&format!("{} ({} bytes)", what(), bytes.len()));
     }
 
-    /// Counts that the world came to something that few worlds come to.
+    /// Counts a rare situation that the world reached.
     pub fn meet(&self, what: &'static str) {
         *self.record().met.entry(what).or_default() += 1;
     }
 
-    /// How often it came to what.
+    /// The counts of the situations reached.
     #[must_use]
     pub fn met(&self) -> BTreeMap<&'static str, u64> {
         self.record().met.clone()
     }
 
-    /// Everything noted, a line each.
+    /// Everything recorded, one line each.
     #[must_use]
     pub fn text(&self) -> String {
         self.record().lines.join("\n")
     }
 
-    /// The line of the first event that is different in `other`; none when both are the same.
+    /// The line of the first event that differs in `other`; none if both are the same.
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<String> {
         let (own, other) = (self.record(), other.record());

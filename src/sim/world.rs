@@ -1,4 +1,4 @@
-//! A world: peers on their hosts, users and controllers who ask them, and faults, all from one seed.
+//! A world: peers on their hosts, clients (users and controllers), and faults, all from one seed.
 
 use std::time::Duration;
 
@@ -26,19 +26,19 @@ use crate::{
     },
 };
 
-/// Virtual time everything asked has to become true in, once faults have ended: a request to a
-/// daemon that hangs is given up after a minute, and a pin that failed often waits longer.
+/// Virtual time after the faults within which everything requested must become true: a request to a
+/// hanging daemon is given up after a minute, and a pin that failed often waits longer.
 const LIVENESS_DEADLINE: Duration = Duration::from_secs(300);
-/// Faults last as long at most.
+/// Longest duration of the faults.
 const FAULTS_MAX: Duration = Duration::from_secs(60);
-/// CIDs that are asked for in one world at most.
+/// Most CIDs requested in one world.
 const CIDS_MAX: u32 = 200;
 /// Pin objects in one world.
 const OBJECTS: usize = 12;
-/// Of the CIDs, those that some daemons hold before anybody asks.
+/// Number of the CIDs that some daemons hold from the start.
 const FOREIGN: u32 = 6;
 
-/// A world. It must be made and run in [`super::run_seeded`].
+/// A world. It must be created and run in [`super::run_seeded`].
 #[derive(Debug)]
 pub struct World {
     pub(super) random: StdRng,
@@ -52,18 +52,18 @@ pub struct World {
     pub(super) lost_logs: Vec<Option<SimLog>>,
     pub(super) judge: Judge,
     pub(super) trace: Trace,
-    /// CIDs that are asked for.
+    /// Number of CIDs requested.
     pub(super) cids: u32,
     pub(super) objects: Vec<Object>,
     /// Requests under way at each host; they end with its process.
     pub(super) clients: Vec<JoinSet<()>>,
-    /// The first host's process ends when it cannot found the cluster.
+    /// The first host's founding; its process ends if this fails.
     pub(super) founding: JoinSet<Result<(), FoundError>>,
     faults_end: Instant,
 }
 
 impl World {
-    /// Three or five peers, the first of which founds the cluster.
+    /// Creates three or five peers, the first of which founds the cluster.
     pub async fn new(seed: u64, trace: Trace) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let network = SimNetwork::new(seed ^ 0x5eed);
@@ -74,7 +74,7 @@ impl World {
         hosts.iter().for_each(|host| judge.watch_daemon(host));
         let (more, storms) = (More::draw(seed), Storms::draw(seed));
         hosts.iter_mut().for_each(|host| more.configure(host));
-        // Most worlds are short, so that there can be many.
+        // Most worlds are short, so that many can run.
         let longest = if random.random_bool(0.1) { FAULTS_MAX.as_secs() } else { 12 };
         let faults = Duration::from_secs(random.random_range(5..=longest));
         let faults = faults + more.longer() + storms.longer();
@@ -103,7 +103,7 @@ impl World {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// What was not as it must be, or did not become true.
+    /// What was violated, or did not become true.
     pub async fn run(&mut self) -> Result<(), String> {
         while Instant::now() < self.faults_end {
             self.step();
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// Does one random thing.
+    /// Performs one random step.
     fn step(&mut self) {
         match self.random.random_range(0..100) {
             0..26 => {
@@ -167,7 +167,7 @@ impl World {
         ClaimOptions { replication, retain, name: ClaimName::default() }
     }
 
-    /// Somebody asks a peer.
+    /// A client asks a peer.
     fn ask<F: Future<Output = ()> + Send + 'static>(&mut self, ask: impl FnOnce(Client) -> F) {
         let n = self.random.random_range(0..self.hosts.len());
         let patience = Duration::from_millis(self.random.random_range(50..12_000));
@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    /// Many ask all peers about one CID, within moments.
+    /// Many clients ask all peers about one CID within moments.
     pub(super) fn crowd(&mut self) {
         let cid = self.any_cid();
         for n in (0..self.hosts.len()).flat_map(|n| [n; 5]) {
@@ -209,7 +209,7 @@ impl World {
         Some(Client { judge: self.judge.clone(), trace: self.trace.clone(), cluster, patience })
     }
 
-    /// An object is made, changed or deleted; the controllers hear of it.
+    /// Creates, changes or deletes an object; the controllers are notified.
     fn change_object(&mut self) {
         let retain = self.random.random_bool(0.2);
         let (cid, options) = (self.any_cid(), self.any_options(retain));
@@ -235,7 +235,7 @@ impl World {
         self.control(&object);
     }
 
-    /// The controllers of every peer that believes that it leads look at an object.
+    /// The controllers of every peer that believes that it leads examine an object.
     pub(super) fn control(&mut self, object: &Object) {
         if object.deleted && self.storms.many {
             return self.sweep(std::slice::from_ref(object), Found::Compared);
@@ -248,7 +248,7 @@ impl World {
         }
     }
 
-    /// So do they of many that are gone.
+    /// The same for many deleted objects.
     pub(super) fn sweep(&mut self, gone: &[Object], found: Found) {
         for n in 0..self.hosts.len() {
             let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
@@ -273,7 +273,7 @@ impl World {
         }
     }
 
-    /// Ends processes that can go on no longer, and starts those whose time has come.
+    /// Ends processes that cannot continue, and restarts those whose time has come.
     async fn supervise(&mut self) {
         if let Some(Ok(Err(error))) = self.founding.try_join_next() {
             self.crash(0, &error.to_string());
@@ -313,7 +313,7 @@ impl World {
         }
     }
 
-    /// The first host founds the cluster, and again if a crash broke that off.
+    /// The first host founds the cluster, again if a crash interrupted that.
     fn found(&mut self) {
         let Some(peer) = &self.hosts[0].peer else { return };
         let cluster = peer.cluster.clone();
@@ -369,7 +369,7 @@ impl World {
         })
     }
 
-    /// Each peer says Pinned of what is on it, and of nothing else.
+    /// Checks that each peer reports Pinned exactly for the pins on it.
     fn mistold(&self, pins: &PinSet) -> Option<String> {
         self.hosts.iter().find_map(|host| {
             let tracker = &host.peer.as_ref()?.tracker;
@@ -391,13 +391,13 @@ fn host(n: u8, random: &mut StdRng, network: &SimNetwork) -> Host {
         sync_time: Duration::from_millis(random.random_range(0..4)),
     };
     let mut host = Host::new(make, network.clone());
-    // What a comparison with the daemon's list has to find, it finds while the world lasts.
+    // Comparisons with the daemon's list must find everything while the world lasts.
     host.tracker = tracker::Config {
         compare_period: Duration::from_secs(20),
         stall_time: Duration::from_secs(10),
         ..tracker::Config::default()
     };
-    // Some ledgers are slow all the time: a crash can then come between an intent and its pin.
+    // Some ledgers are always slow: a crash can then come between an intent and its pin.
     if random.random_bool(0.3) {
         host.volume.set_sync_time(Duration::from_millis(random.random_range(0..1_500)));
     }

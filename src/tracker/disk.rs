@@ -1,4 +1,4 @@
-//! The ledger as the driver calls it: on the caller's thread or beside it.
+//! The driver's access to the ledger: on the caller's thread or on another one.
 
 use std::{
     sync::{
@@ -14,16 +14,16 @@ use crate::types::PeerId;
 /// How the driver reaches the ledger.
 #[derive(Clone, Debug)]
 pub enum LedgerPort {
-    /// On the caller's thread: for simulated worlds, where the backend is memory.
+    /// On the caller's thread: for simulated worlds, whose backend is memory.
     Inline(Ledger),
-    /// On the caller's thread, taking so many milliseconds: for simulated slow disks.
+    /// On the caller's thread, delayed by so many milliseconds: for simulated slow disks.
     Slow(Ledger, Arc<AtomicU64>),
-    /// On tokio's threads for blocking work: for disks, whose `fsync` can take long.
+    /// On tokio's blocking threads: for real disks, where `fsync` can take long.
     Offloaded(Ledger),
 }
 
 impl LedgerPort {
-    /// The ledger behind.
+    /// The underlying ledger.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         match self {
@@ -31,7 +31,7 @@ impl LedgerPort {
         }
     }
 
-    /// Binds the ledger; whether its entries were another daemon's, and are void.
+    /// Binds the ledger; returns whether its entries belonged to another daemon and are void.
     pub(super) async fn bind(&self, daemon: String, me: PeerId) -> Result<bool, String> {
         self.call(move |ledger| bind(ledger, &daemon, me).map_err(|e| e.to_string())).await
     }
@@ -71,8 +71,8 @@ fn bind(ledger: &Ledger, daemon: &str, me: PeerId) -> Result<bool, LedgerError> 
     } else if let Some(former) = peer.filter(|peer| *peer != me) {
         tracing::warn!(
             %former,
-            "this daemon was that peer's, which is gone: what it pinned stays pinned unless it is wanted \
-             here and released again; if it is not needed, remove it with `ipfs pin rm`"
+            "the ledger is a former peer's: pins of that peer stay until they are wanted here and released \
+             again; remove unneeded ones with `ipfs pin rm`"
         );
     }
     Ok(void.is_some())

@@ -1,6 +1,6 @@
 //! Runs the machine's actions and feeds it events.
 //!
-//! One task owns everything in flight, so that what is cancelled can never answer afterwards.
+//! One task owns everything in flight, so that a cancelled operation can never answer afterwards.
 
 use std::{
     collections::BTreeMap,
@@ -35,12 +35,12 @@ use crate::{
 const BARRIER_DEADLINE: Duration = Duration::from_secs(60);
 /// CIDs of the daemon's list handed over at once.
 const LIST_LEN: usize = 1024;
-/// Pieces of a list that may wait.
+/// Pieces of a list that may be buffered.
 const LIST_PIECES_MAX: usize = 2;
-/// Events handled before their changes are told, so that these come in batches.
+/// Events handled before subscribers are notified, so that notifications come in batches.
 const EVENTS_PER_TURN: usize = 64;
 
-/// Where the outcome of a collection goes.
+/// Receives the result of a collection.
 pub(super) type Collector = oneshot::Sender<GcResult>;
 
 enum ListPiece {
@@ -57,25 +57,25 @@ pub(super) struct Driver {
     ports: Ports,
     shared: Arc<Shared>,
     origin: Instant,
-    /// Everything under way; none as answer when it was cancelled.
+    /// Everything under way; a cancelled operation yields none.
     running: FuturesUnordered<BoxFuture<'static, Option<Event>>>,
-    /// Told of what changes in the state since before the first look at it.
+    /// Changes of the state, subscribed to before the state is first read.
     state_changes: broadcast::Receiver<Changed>,
-    /// Cancels what is under way with the daemon.
+    /// Cancels everything under way with the daemon.
     daemon_token: CancellationToken,
     flights: BTreeMap<Cid, Flight>,
     list: Option<mpsc::Receiver<ListPiece>>,
-    /// Who wants garbage collected.
+    /// Requests for a collection.
     collectors: mpsc::Receiver<Collector>,
-    /// Whose collection is under way.
+    /// The request whose collection is under way.
     collector: Option<Collector>,
-    /// Cancels it.
+    /// Cancels that collection.
     gc_token: CancellationToken,
-    /// Where a comparison with the whole state stands: go on after that CID.
+    /// Progress of a comparison with the whole state: continue after that CID.
     comparison: Option<Option<Cid>>,
-    /// Changes were missed; that comparison brings them.
+    /// Changes were missed; the comparison under way brings them.
     missed: bool,
-    /// It has, and everything is to be told anew.
+    /// That comparison has ended; subscribers must read everything again.
     retell: bool,
     comparison_at: Instant,
     comparison_period: Duration,
@@ -91,7 +91,7 @@ impl Driver {
         let (bound, entries) = (ledger.daemon()?, ledger.entries(ports.me)?);
         let is_former = ledger.peer()? != Some(ports.me);
         let origin = Instant::now();
-        // Before the first look at the state: what changes from here on is told.
+        // Before the first read of the state, so that no change after it is missed.
         let state_changes = ports.state.subscribe();
         let now = Now { at: Duration::ZERO, wall: ports.clock.now() };
         let mut machine = Machine::new(config, now, bound, entries);
@@ -146,14 +146,14 @@ impl Driver {
                 Some(event) = self.running.next() => self.finished(event),
             }
             self.drain();
-            // Not only when nothing else has happened: progress is learnt here alone.
+            // Also if other events happened: only a tick reads the progress of pins.
             if wake <= Instant::now() {
                 self.tick();
             }
         }
     }
 
-    /// When there is something to do even if nothing happens.
+    /// When to act even if nothing happens.
     fn wake_at(&self) -> Instant {
         if self.comparison.is_some() {
             return Instant::now();
@@ -179,7 +179,7 @@ impl Driver {
         self.feed(Event::Tick);
     }
 
-    /// Takes what else is finished by now.
+    /// Handles other operations that have finished by now.
     fn drain(&mut self) {
         for _ in 0..EVENTS_PER_TURN {
             match self.running.next().now_or_never() {
@@ -209,7 +209,7 @@ impl Driver {
         }
     }
 
-    /// Tells what changed, after what was seen of the state by then.
+    /// Notifies subscribers of what changed, and publishes how far the state was seen.
     fn tell(&mut self) {
         let entries = self.ports.state.entries_told();
         self.catch_up();
@@ -219,12 +219,12 @@ impl Driver {
         let retell = !self.missed && std::mem::take(&mut self.retell);
         let changes = self.shared.machine().take_changes();
         if let Some(changed) = told(changes, retell) {
-            // Without subscribers there is nobody to tell.
+            // Fails only if there are no subscribers.
             let _ = self.shared.changes.send(changed);
         }
     }
 
-    /// Takes what has changed in the state by now.
+    /// Handles the changes of the state received by now.
     fn catch_up(&mut self) {
         loop {
             match self.state_changes.try_recv() {
@@ -247,7 +247,7 @@ impl Driver {
                 let wanted = self.ports.state.read(look);
                 self.feed(Event::Desired(wanted));
             }
-            // A closed channel cannot be: the state's handle in `ports` holds a sender.
+            // The channel cannot be closed: the state's handle in `ports` holds a sender.
             Ok(Changed::Everything) | Err(RecvError::Lagged(_) | RecvError::Closed) => {
                 self.feed(Event::ChangesMissed);
                 self.comparison = Some(None);
@@ -256,7 +256,7 @@ impl Driver {
         }
     }
 
-    /// Compares the next page of the state, if a comparison is under way.
+    /// Compares the next page of the state if a comparison is under way.
     fn compare_page(&mut self) {
         let Some(after) = self.comparison.take() else { return };
         let me = self.ports.me;
@@ -265,7 +265,7 @@ impl Driver {
         self.comparison = until.map(Some);
         self.feed(Event::DesiredRange { after, until, wanted });
         if self.comparison.is_none() {
-            // As after each change: what the leader was told before does not count any more.
+            // As after each change: earlier reports to the leader no longer count.
             self.retell |= std::mem::take(&mut self.missed);
             self.shared.compared.store(true, Ordering::Release);
         }
@@ -342,7 +342,7 @@ impl Driver {
             Err(reason) => tracing::warn!(reason, "garbage was not collected"),
         }
         if let Some(collector) = self.collector.take() {
-            // Whoever asked may have gone.
+            // The requester may be gone.
             let _ = collector.send(result);
         }
     }
@@ -375,7 +375,7 @@ impl Driver {
             let mut result = Ok(());
             while let Some(items) = pins.next().await {
                 let (cids, end) = until_error(items);
-                // Nobody listens any more: the list is not wanted.
+                // The receiver is gone: the list is no longer wanted.
                 if sender.send(ListPiece::Cids(cids)).await.is_err() {
                     return;
                 }
@@ -430,8 +430,8 @@ impl Driver {
     }
 }
 
-/// What is wanted here among the next `len` CIDs of the state after one; and the last of these to go
-/// on after, none at the end.
+/// The CIDs wanted here among the next `len` CIDs of the state, and the last of these to continue after
+/// (none at the end).
 fn wanted_page(
     pins: &PinSet,
     after: Option<&Cid>,
@@ -444,7 +444,7 @@ fn wanted_page(
     (last, wanted)
 }
 
-/// The items of a list; and the error after which it is over.
+/// The items before the first error, and that error.
 fn until_error(items: Vec<Result<Cid, IpfsError>>) -> (Vec<Cid>, Result<(), IpfsError>) {
     let mut cids = Vec::with_capacity(items.len());
     for item in items {
@@ -456,7 +456,7 @@ fn until_error(items: Vec<Result<Cid, IpfsError>>) -> (Vec<Cid>, Result<(), Ipfs
     (cids, Ok(()))
 }
 
-/// What subscribers are told of changes; none when there are none. `retell`: everything anew.
+/// The notification for subscribers; none without changes. `retell`: everything must be read again.
 fn told(changes: Changes, retell: bool) -> Option<Changed> {
     if changes.everything || retell {
         return Some(Changed::Everything);
@@ -467,7 +467,7 @@ fn told(changes: Changes, retell: bool) -> Option<Changed> {
     (!cids.is_empty()).then(|| Changed::Cids(cids.into()))
 }
 
-/// Whether a barrier was passed; why not, for people.
+/// Whether the barrier was passed; if not, the reason, for people.
 fn barrier_passed(answer: Result<Result<(), BarrierError>, Elapsed>) -> Result<(), String> {
     match answer {
         Ok(passed) => passed.map_err(|BarrierError(reason)| reason),

@@ -1,9 +1,12 @@
-//! The ledger: which of the daemon's pins are ours and which are somebody else's, on disk.
+//! The ledger: records on disk which of the daemon's pins are ours and which are foreign.
 //!
-//! Invariants: bound to one daemon's ID, under another ID its entries are void; bound to one peer's ID,
-//! under another ID what was ours is a former peer's; a write is on disk when it returns; it knows
-//! nothing of what is wanted or pinned now. It must not guess: a file it cannot read, or that lacks a
-//! write, is an error that says what to do, never an empty ledger.
+//! Invariants:
+//! - It is bound to one daemon ID; under another daemon its entries are void.
+//! - It is bound to one peer ID; under another peer the entries that were ours are a former peer's.
+//! - A write is on disk when the call returns.
+//! - It does not know what is wanted or pinned now.
+//! - It must not guess: a file that cannot be read, or that lacks a write, is an error that says what
+//!   to do, never an empty ledger.
 
 use std::{
     fmt,
@@ -22,53 +25,53 @@ use crate::{
     types::{Cid, CidError, PeerId, Timestamp},
 };
 
-/// Binary CID → [`LedgerEntry`] in the form of [`LedgerEntry::encode`].
+/// Binary CID → [`LedgerEntry`], encoded by [`LedgerEntry::encode`].
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
 /// `format` → version of the whole file, one byte; `daemon` → the daemon's ID; `peer` → the peer's ID,
-/// 32 bytes; `writes` → how many there were, 8 bytes, big endian.
+/// 32 bytes; `writes` → number of writes so far, 8 bytes, big endian.
 const HEADER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("header");
 const FORMAT_KEY: &str = "format";
 const DAEMON_KEY: &str = "daemon";
 const PEER_KEY: &str = "peer";
 const WRITES_KEY: &str = "writes";
-/// Version of the tables' layout. Another one is refused.
+/// Version of the tables' layout. Other versions are refused.
 const FORMAT: u8 = 1;
-/// Version of an entry's bytes. Another one is refused.
+/// Version of an entry's bytes. Other versions are refused.
 const ENTRY_FORMAT: u8 = 1;
-/// Memory for pages in bytes; redb's own default is 1 GiB.
+/// Page cache in bytes; redb's default is 1 GiB.
 const CACHE_SIZE: usize = 4 * 1024 * 1024;
 
 /// Who pinned a CID in the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// This peer, or it was about to. Taken back when nothing came of the attempt.
+    /// This peer pinned it, or was about to. Withdrawn if the attempt had no effect.
     Ours,
-    /// It was pinned already when this peer asked.
+    /// It was already pinned when this peer asked.
     Foreign,
-    /// A peer that lost its identity with its data folder, and had this daemon. The cluster may still
-    /// count on that copy, so it is unpinned only after it was wanted here again.
+    /// A peer pinned it that used this daemon and lost its identity with its data folder. The cluster
+    /// may still count on that copy, so it is unpinned only after it was wanted here again.
     Former,
 }
 
-/// What the ledger says of one CID.
+/// The ledger's entry for one CID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerEntry {
     /// Who pinned it.
     pub origin: Origin,
-    /// When that was written.
+    /// Time of that write.
     pub since: Timestamp,
 }
 
 /// One change: the new entry, or none to forget the CID.
 pub type Change = (Cid, Option<LedgerEntry>);
 
-/// What can go wrong with the ledger. Every text says where.
+/// Errors of the ledger. Every text names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The file cannot be opened as a database.
     #[error(
         "the ledger {place} cannot be opened: {reason}; if the file is damaged, move it away and \
-         start again: content pinned before is then taken for somebody else's and stays pinned"
+         start again: earlier pins then count as foreign and stay pinned"
     )]
     Open {
         /// The file.
@@ -76,11 +79,10 @@ pub enum LedgerError {
         /// Why.
         reason: String,
     },
-    /// The file is a database, but not a ledger this version can read.
+    /// The file is a database, but this version cannot read it as a ledger.
     #[error(
         "the ledger {place} is not understood: {what}; use the version of pinkeeper that wrote it, \
-         or move it away and start again: content pinned before is then taken for somebody else's \
-         and stays pinned"
+         or move it away and start again: earlier pins then count as foreign and stay pinned"
     )]
     NotUnderstood {
         /// The file.
@@ -88,11 +90,11 @@ pub enum LedgerError {
         /// What was found.
         what: String,
     },
-    /// The file is of an earlier time.
+    /// The file is older than the last synced write.
     #[error(
-        "the ledger {place} has lost writes: {synced} were on disk once, it knows of {found}; \
-         restore it, or move it away and start again: content pinned before is then taken for \
-         somebody else's and stays pinned"
+        "the ledger {place} has lost writes: {synced} were on disk, it has {found}; \
+         restore it, or move it away and start again: earlier pins then count as foreign and stay \
+         pinned"
     )]
     Lost {
         /// The file.
@@ -102,7 +104,7 @@ pub enum LedgerError {
         /// Writes in it.
         found: u64,
     },
-    /// The disk failed.
+    /// A disk operation failed.
     #[error("the ledger {place} cannot be read or written: {reason}")]
     Disk {
         /// The file.
@@ -117,7 +119,7 @@ pub enum LedgerError {
 pub enum Place {
     /// In a file.
     File(PathBuf),
-    /// In a backend given by the caller.
+    /// In a backend supplied by the caller.
     Backend,
 }
 
@@ -130,16 +132,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// The open ledger; clones are the same one. Calls block for a disk write or less per call, one after
-/// the other.
+/// The open ledger; clones share it. Calls block for at most a disk write each, and run one after the
+/// other.
 #[derive(Clone)]
 pub struct Ledger {
-    /// None after a failure of the disk: redb answers nothing any more then, so that the next call
-    /// opens the file anew.
+    /// None after a disk error: redb refuses all further calls then, so the next call opens the file
+    /// again.
     database: Arc<Mutex<Option<Database>>>,
     reopen: Arc<Reopen>,
     place: Place,
-    /// Says how many writes are on disk; none in a backend.
+    /// Number of writes on disk; none with a backend.
     mark: Option<Arc<HighWater>>,
 }
 
@@ -177,8 +179,8 @@ impl LedgerEntry {
     }
 }
 
-/// How the file is opened. redb trusts what it reads unless every page's checksum is compared at
-/// the opening, as it does itself after a crash; then the ledger is read as a whole anyway.
+/// Compares every page's checksum at the opening, which redb otherwise does only after a crash. It
+/// costs little: the whole ledger is read at the start anyway.
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_SIZE).set_check_integrity_on_open(true);
@@ -186,20 +188,20 @@ fn builder() -> redb::Builder {
 }
 
 impl Ledger {
-    /// Opens the ledger in a file, or makes it; beside it is the mark of its writes
-    /// (`synced` in place of the file's extension).
+    /// Opens the ledger file, or creates it. The mark of its writes is beside it, with the extension
+    /// `synced`.
     ///
     /// # Errors
-    /// When the file cannot be opened, is damaged, lacks writes, or is of another version.
+    /// When the file cannot be opened, is damaged, lacks writes, or has another version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let place = Place::File(path.to_owned());
         let failed =
             |e: std::io::Error| LedgerError::Open { place: place.clone(), reason: e.to_string() };
-        // Moved away by a person, as the errors say: the mark was of that file.
+        // A person moved the file away, as the error texts advise: the mark belonged to that file.
         let is_new = !path.try_exists().map_err(failed)?;
         let (mark, synced) = HighWater::open(&path.with_extension("synced")).map_err(failed)?;
         let file = path.to_owned();
-        // Never made anew: an empty ledger would take what is ours for a stranger's.
+        // Does not create a file: with an empty ledger, pins of ours would count as foreign.
         let reopen = Arc::new(move || open(&builder(), &file));
         let mut ledger = Self::checked(open_or_create(&builder(), path), reopen, place.clone())?;
         let found = ledger.with(|database| ledger.writes(database))?;
@@ -215,8 +217,8 @@ impl Ledger {
         }
     }
 
-    /// Opens the ledger in a backend, or makes it: for simulated worlds. Each call of `backend` gives
-    /// the same contents.
+    /// Opens or creates the ledger in a backend, for simulated worlds. Each call of `backend` must
+    /// return the same contents.
     ///
     /// # Errors
     /// As [`Ledger::open`].
@@ -240,7 +242,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Calls with the database, which is opened anew if the disk failed before.
+    /// Runs `call` on the database, and opens it again first if the disk failed before.
     fn with<T>(
         &self,
         call: impl FnOnce(&Database) -> Result<T, LedgerError>,
@@ -277,7 +279,7 @@ impl Ledger {
         self.commit(write)
     }
 
-    /// The daemon it is bound to; none when it is new.
+    /// The daemon it is bound to; none if the ledger is new.
     ///
     /// # Errors
     /// When the disk fails or the ID is not text.
@@ -290,7 +292,7 @@ impl Ledger {
         id.transpose().map_err(|_| self.not_understood("the daemon's ID is not text".to_owned()))
     }
 
-    /// The peer it is bound to; none when it is new.
+    /// The peer it is bound to; none if the ledger is new.
     ///
     /// # Errors
     /// When the disk fails or the ID is not one.
@@ -311,11 +313,11 @@ impl Ledger {
         Ok(value.map(|value| value.value().to_vec()))
     }
 
-    /// Binds it to a daemon and a peer. Entries of another daemon are dropped; those of another peer are
-    /// kept as a former one's.
+    /// Binds the ledger to a daemon and a peer. Entries of another daemon are dropped; those of another
+    /// peer are kept as a former peer's.
     ///
     /// # Errors
-    /// When the disk fails; then nothing has changed.
+    /// When the disk fails; nothing has changed then.
     pub fn bind(&self, daemon: &str, peer: PeerId) -> Result<(), LedgerError> {
         self.with(|database| self.bind_in(database, daemon, peer))
     }
@@ -347,7 +349,7 @@ impl Ledger {
         self.commit(write)
     }
 
-    /// All entries as they are for this peer, in order of their CIDs.
+    /// All entries as they apply to `peer`, ordered by CID.
     ///
     /// # Errors
     /// When the disk fails or an entry is not understood.
@@ -379,10 +381,10 @@ impl Ledger {
         Ok(entries)
     }
 
-    /// Writes changes in one transaction; they are on disk when it returns.
+    /// Writes changes in one transaction, and returns once they are on disk.
     ///
     /// # Errors
-    /// When the disk fails; then nothing has changed.
+    /// When the disk fails; nothing has changed then.
     pub fn write(&self, changes: &[Change]) -> Result<(), LedgerError> {
         self.with(|database| self.write_in(database, changes))
     }

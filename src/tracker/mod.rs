@@ -1,10 +1,10 @@
-//! The tracker: makes the daemon beside this peer hold what the state allocates to this peer, and
-//! says truthfully what it holds.
+//! The tracker makes the daemon beside this peer hold what the state allocates to this peer, and
+//! reports truthfully what the daemon holds.
 //!
-//! [`machine`] decides (pure), [`ledger`] remembers whose a pin is (on disk), the driver runs
-//! actions and feeds events. It is level-triggered: what is desired is read from the state at
-//! start, on each change, after a snapshot or missed changes, and on a period; what is held is asked
-//! of the daemon. It never changes the state and never talks to other peers: the barrier is a port.
+//! [`machine`] decides (pure), [`ledger`] records on disk which pins are ours, and the driver runs
+//! actions and feeds events. It is level-triggered: it reads the desired pins from the state at start,
+//! on each change, after a snapshot or missed changes, and periodically; it asks the daemon what is
+//! held. It must not change the state or talk to other peers: the barrier is a port.
 
 mod disk;
 mod driver;
@@ -44,24 +44,24 @@ use crate::{
 #[error("{0}")]
 pub struct BarrierError(pub String);
 
-/// Passes when everything acknowledged before the call is applied to the local state: a read index
-/// from the current leader, applied here.
+/// Passes once every write acknowledged before the call is applied to the local state: gets a read
+/// index from the current leader and waits until it is applied here.
 pub type Barrier = Arc<dyn Fn() -> BoxFuture<'static, Result<(), BarrierError>> + Send + Sync>;
 
-/// What the tracker works on.
+/// The ports of the tracker.
 #[derive(Clone)]
 pub struct Ports {
     /// The daemon.
     pub ipfs: SharedIpfs,
-    /// The ledger, beside the daemon's repository.
+    /// The ledger, stored beside the daemon's repository.
     pub ledger: LedgerPort,
     /// The cluster's state on this peer.
     pub state: SharedState,
-    /// This peer.
+    /// The ID of this peer.
     pub me: PeerId,
-    /// Asked before unpinning.
+    /// Passed before each unpin.
     pub barrier: Barrier,
-    /// For the times people read.
+    /// Wall-clock time, for timestamps that people read.
     pub clock: Clock,
 }
 
@@ -76,8 +76,8 @@ impl fmt::Debug for Ports {
 pub struct Tracker;
 
 impl Tracker {
-    /// Reads the ledger (blocking: a second for a million entries) and starts the tracker's task,
-    /// which ends soon after `token` is cancelled; pins in flight are broken off then.
+    /// Reads the ledger (blocking: one second for a million entries) and spawns the tracker's task. The
+    /// task ends soon after `token` is cancelled and cancels the pins in flight.
     ///
     /// # Errors
     /// When the ledger cannot be read.
@@ -93,23 +93,23 @@ impl Tracker {
     }
 }
 
-/// Reads what the tracker knows; clones see the same.
+/// Read access to the tracker; clones share it.
 #[derive(Clone, Debug)]
 pub struct TrackerHandle {
     shared: Arc<Shared>,
     collectors: mpsc::Sender<driver::Collector>,
 }
 
-/// Batches of changes a slow subscriber may be behind before it is told that it missed some.
+/// Batches of changes a slow subscriber may lag behind before it gets `Lagged`.
 const CHANGES_MAX: usize = 1024;
-/// Statuses taken under one lock, so that readers never hold up the driver for long.
+/// Statuses read under one lock, so that readers never block the driver for long.
 const PAGE_LEN: usize = 1024;
 
 #[derive(Debug)]
 struct Shared {
     machine: Mutex<Machine>,
     daemon: Mutex<Option<DaemonInfo>>,
-    /// The state was compared as a whole once.
+    /// The whole state has been compared once.
     compared: AtomicBool,
     /// See [`TrackerHandle::seen`].
     seen: AtomicU64,
@@ -127,42 +127,42 @@ impl Shared {
 }
 
 impl TrackerHandle {
-    /// Told of CIDs whose status may read differently. Subscribe first, then read all; after
-    /// `Everything` or `Lagged`, read all again.
+    /// Yields the CIDs whose status may have changed. Subscribe first, then read all statuses; after
+    /// `Everything` or `Lagged`, read all of them again.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.shared.changes.subscribe()
     }
 
-    /// Whether the first comparison with the state and with the daemon's list has ended. Before, a
-    /// full set of statuses says less of the pins than was known before this peer's start.
+    /// Whether the first comparisons with the state and with the daemon's list have ended. Until then a
+    /// full set of statuses may contain less than was known before this peer started.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.shared.compared.load(Ordering::Acquire) && self.shared.machine().is_settled()
     }
 
-    /// Statuses taken from now on are of a time when the tracker had seen what so many entries of the
-    /// log changed in the state.
+    /// Number of log entries whose changes the tracker had seen; statuses read from now on are at least
+    /// that recent.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.shared.seen.load(Ordering::Acquire)
     }
 
-    /// The status of one CID; none when this peer has nothing to do with it.
+    /// The status of one CID; none if this peer does not track it.
     #[must_use]
     pub fn status(&self, cid: &Cid) -> Option<PinStatus> {
         self.shared.machine().status(cid)
     }
 
-    /// The next statuses after a CID, in order, from at most `max` CIDs; and where to go on, none at
-    /// the end. A page may be empty and not the last.
+    /// The next statuses after a CID, in order, from at most `max` CIDs, and the CID to continue after
+    /// (none at the end). A page may be empty without being the last.
     #[must_use]
     pub fn page(&self, after: Option<&Cid>, max: usize) -> (Vec<(Cid, PinStatus)>, Option<Cid>) {
         self.shared.machine().statuses(after, max)
     }
 
-    /// All statuses, for tests and worlds. Taken page by page, so two of them may be of different
-    /// instants.
+    /// All statuses, for tests and worlds. They are read page by page, so they need not be of the same
+    /// instant.
     #[cfg(any(test, feature = "simulation"))]
     #[must_use]
     pub fn statuses(&self) -> std::collections::BTreeMap<Cid, PinStatus> {
@@ -178,11 +178,11 @@ impl TrackerHandle {
         }
     }
 
-    /// Has the daemon collect its garbage, after a collection that is under way. Pins wait meanwhile;
-    /// it ends in any case, also when nobody waits for it any more.
+    /// Runs the daemon's garbage collection, after one that is already under way. Pins wait meanwhile.
+    /// The collection always ends, even if the caller stops waiting.
     ///
     /// # Errors
-    /// Why it was not done, for people.
+    /// Why it failed, for people.
     pub async fn run_gc(&self) -> GcResult {
         let stopping = || "the peer stops".to_owned();
         let (sender, result) = oneshot::channel();
@@ -190,25 +190,25 @@ impl TrackerHandle {
         result.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// What others are told of the daemon's garbage.
+    /// State of the daemon's garbage, for peer metrics.
     #[must_use]
     pub fn gc(&self) -> GcState {
         self.shared.machine().gc()
     }
 
-    /// Collections so far, for metrics.
+    /// Totals of collections, for Prometheus metrics.
     #[must_use]
     pub fn collections(&self) -> GcCounters {
         self.shared.machine().collections()
     }
 
-    /// Numbers for metrics.
+    /// Numbers for Prometheus metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.shared.machine().counters()
     }
 
-    /// The daemon as it said itself at the last probe; none while it does not answer.
+    /// The daemon's answer to the last probe; none while it does not answer.
     #[must_use]
     pub fn daemon(&self) -> Option<DaemonInfo> {
         self.shared.daemon().clone()

@@ -1,4 +1,4 @@
-//! The whole tracker on a stand-in daemon, with a paused clock.
+//! The whole tracker with a stand-in daemon and a paused clock.
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeSet, time::Duration};
@@ -97,7 +97,7 @@ impl World {
     }
 }
 
-/// What takes longer than that never comes.
+/// Fails if the future takes longer than any test needs.
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let hours = Duration::from_secs(4 * 3600);
     timeout(hours, future).await.unwrap_or_else(|_| panic!("never: {what}"))
@@ -207,7 +207,7 @@ async fn a_daemon_that_is_away_is_told_and_asked_again() {
     world.until_state(1, PinState::DaemonDown).await;
     assert!(world.handle.daemon().is_none());
     assert!(changes.try_recv().is_ok());
-    // One of the pins does not survive.
+    // One of the pins is lost.
     daemon.lose_pin(&cid(2));
     daemon.set_down(false);
     world.until_state(1, PinState::Pinned).await;
@@ -273,7 +273,7 @@ async fn the_list_corrects_what_changed_behind_our_back() {
     world
         .until("pinned again", |w| w.daemon.held().len() == 2 && w.handle.counters().pinned == 2)
         .await;
-    // What was foreign is ours since we pinned it.
+    // The foreign pin is ours since we pinned it again.
     world.release(2);
     world.until("unpinned", |w| !w.daemon.holds(&cid(2))).await;
     world.stop().await;
@@ -360,7 +360,7 @@ async fn a_collection_frees_what_is_unpinned_and_is_not_held_up_by_missing_conte
     assert!(before.elapsed() < Duration::from_secs(15), "{:?}", before.elapsed());
     assert_eq!(done.removed, 1);
     assert!(!daemon.stores(&cid(2)) && daemon.stores(&cid(1)) && daemon.stores(&cid(9)));
-    // Pins go on, those that waited too.
+    // Pins continue, including those that waited.
     daemon.set_missing(cid(3), false);
     world.want(4);
     world.until("pinned", |w| w.handle.counters().pinned == 3).await;

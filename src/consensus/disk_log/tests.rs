@@ -1,4 +1,4 @@
-//! The log where its disk fails or loses what was not synced: by hand, and in worlds.
+//! The log when its disk fails or loses unsynced data: by hand, and in worlds.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +31,7 @@ fn failed() -> io::Result<()> {
 
 #[test]
 fn entries_are_acknowledged_as_their_sync_ended() {
-    // How it ended, whether something was truncated since; then what flushed says, and the mark.
+    // The sync's result, and whether a truncation followed; then `flushed` and the mark.
     let cases = [
         (true, false, Some(9), 700),
         (true, true, Some(4), 700),
@@ -80,7 +80,7 @@ async fn what_was_truncated_counts_as_flushed_no_more() {
     let folder = TempDir::new().unwrap();
     let mut log = DiskLog::open(&folder.path().join("log")).unwrap();
     log.blocking_append(entries(0..5)).await.unwrap();
-    // The last that stays; then what flushed says, and how often something was truncated.
+    // The last entry that stays; then `flushed` and the number of truncations.
     let cases = [(9, Some(4), 0), (4, Some(4), 0), (3, Some(3), 1), (1, Some(1), 2)];
     for (kept, flushed, truncations) in cases {
         let kept = entries(kept..kept + 1).next().unwrap();
@@ -94,7 +94,7 @@ async fn what_was_truncated_counts_as_flushed_no_more() {
     assert_eq!(*log.flushed().borrow(), Some(1));
 }
 
-/// Each of these is synced once by raft-log's own count, when it is acknowledged and no later.
+/// Each request is synced exactly once, by raft-log's own count, when it is acknowledged.
 #[tokio::test]
 async fn what_is_acknowledged_was_synced() {
     let folder = TempDir::new().unwrap();

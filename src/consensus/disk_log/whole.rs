@@ -1,11 +1,10 @@
-//! Whether the log's files are as far there as they were on disk once.
+//! Checks that the log's files still hold everything that was once on disk.
 //!
-//! raft-log takes an end of its last file that is short or zeros for a write that a crash tore, and cuts
-//! it off; a last file without a whole first record it removes. That is right for what was not synced,
-//! and only for that: a single flipped bit in a length would take every entry behind it, though they were
-//! acknowledged. So the files are looked at before raft-log may change them. And it is not all that a
-//! crash leaves: a disk writes pages in any order, so later ones may be there and the first not. Such an
-//! end is cut off here.
+//! raft-log takes a short or zeroed end of its last file for a write torn by a crash and cuts it off;
+//! it removes a last file without a whole first record. That is right only for unsynced data: one
+//! flipped bit in a length would remove every later entry, even acknowledged ones. So the files are
+//! checked before raft-log may change them. A crash can also leave other ends: a disk writes pages in
+//! any order, so later pages may be there without the first. Such an end is cut off here.
 
 use std::{fs::File, io, path::Path};
 
@@ -16,21 +15,21 @@ use super::Records;
 /// A file of the log.
 struct Chunk {
     name: String,
-    /// Bytes of the log before it.
+    /// Bytes of the log before this file.
     start: u64,
     len: u64,
 }
 
-/// Refuses files that hold less than the first `synced` bytes of the log whole, or are not one after
-/// the other. What is torn behind these bytes is cut off; nothing is if they are not known. Returns how
-/// many bytes are whole; they are on disk then, also if the process that wrote them was killed before it
-/// could sync them.
+/// Refuses files that do not hold the first `synced` bytes of the log whole, or that do not follow each
+/// other. A torn end after these bytes is cut off; nothing is cut off if `synced` is unknown. Returns
+/// how many bytes are whole. These are synced first, since the process that wrote them may have been
+/// killed before it could.
 pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64> {
     let may_cut = synced.is_some();
     let synced = synced.unwrap_or_default();
     let chunks = chunks(folder)?;
     let mut found = 0;
-    // From the end: files without a whole record, and the last one that has some.
+    // From the end: the files without a whole record, and the last file with one.
     let mut ends = Vec::new();
     for chunk in chunks.iter().rev() {
         let (whole, error) = whole_records(&folder.join(&chunk.name))?;
@@ -38,7 +37,7 @@ pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64>
         if found < synced {
             let reason = error.map_or_else(|| "it ends there".to_owned(), |e| e.to_string());
             return Err(damaged(format!(
-                "{} is whole for {whole} bytes only, and {} were on disk once ({reason})",
+                "{} has only {whole} whole bytes, but {} were on disk ({reason})",
                 chunk.name,
                 synced - chunk.start
             )));
@@ -49,10 +48,10 @@ pub(super) fn check_files(folder: &Path, synced: Option<u64>) -> io::Result<u64>
         }
     }
     if found < synced {
-        return Err(damaged(format!("{synced} bytes were on disk once, and its files are gone")));
+        return Err(damaged(format!("{synced} bytes were on disk, but its files are gone")));
     }
-    // The log makes a file when the one before it is full, and writes into it once that is synced: one
-    // without a whole record was never begun, and the one before it may be torn.
+    // The log creates a file when the one before is full, and writes into it once that one is synced.
+    // So a file without a whole record was never begun, and the one before it may be torn.
     let never_begun = if may_cut { ends.len().saturating_sub(1) } else { 0 };
     in_a_row(&chunks[..chunks.len() - never_begun])?;
     for (chunk, whole, error) in ends {
@@ -82,7 +81,8 @@ fn in_a_row(chunks: &[Chunk]) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses a log whose first entries are missing: raft-log believes its first file what was before.
+/// Refuses a log whose first entries are missing: raft-log trusts what its first file says about
+/// earlier entries.
 pub(super) fn check_beginning(log: &RaftLog<Records>) -> io::Result<()> {
     let state = log.log_state();
     let first = state.purged().map_or(0, |position| position.0.index + 1);
@@ -100,7 +100,7 @@ fn chunks(folder: &Path) -> io::Result<Vec<Chunk>> {
     for entry in folder.read_dir()? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        // Other files are not raft-log's either.
+        // raft-log ignores other files too.
         if let Ok(start) = chunked_wal::Config::parse_chunk_file_name(&name) {
             chunks.push(Chunk { name, start, len: entry.metadata()?.len() });
         }
@@ -109,8 +109,8 @@ fn chunks(folder: &Path) -> io::Result<Vec<Chunk>> {
     Ok(chunks)
 }
 
-/// How many bytes of a file are whole records, and what is wrong with the one behind them. A file
-/// is a chunk, which bounds the memory taken.
+/// How many bytes of a file are whole records, and the error of the next one. A file is one chunk, so
+/// the memory is bounded.
 fn whole_records(path: &Path) -> io::Result<(u64, Option<io::Error>)> {
     let bytes = std::fs::read(path)?;
     let mut rest = &bytes[..];
@@ -126,7 +126,7 @@ fn whole_records(path: &Path) -> io::Result<(u64, Option<io::Error>)> {
 
 fn cut(path: &Path, len: u64, error: &io::Error) -> io::Result<()> {
     let path_shown = path.display();
-    tracing::warn!(path = %path_shown, len, %error, "the end of the log was torn before it was synced: cut off");
+    tracing::warn!(path = %path_shown, len, %error, "cut off an end of the log that was torn before it was synced");
     let file = File::options().write(true).open(path)?;
     file.set_len(len)?;
     file.sync_all()

@@ -1,4 +1,4 @@
-//! What is sent to another peer, and what its answers, or their absence, count as.
+//! What is sent to another peer, and how its answers, or missing answers, are treated.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +31,7 @@ const PEER: PeerId = PeerId([2; 32]);
 
 type Answer = Result<Response, CallError>;
 
-/// Gives these answers, one after the other, and keeps what was asked.
+/// Gives these answers in turn and records the requests.
 #[derive(Default)]
 struct Peer {
     answers: Mutex<VecDeque<Answer>>,
@@ -55,7 +55,7 @@ impl Transport for Peer {
     }
 }
 
-/// A way to a peer that answers so.
+/// A connection to a peer with these answers.
 fn connection(answers: impl IntoIterator<Item = Answer>) -> (Connection, Arc<Peer>) {
     to_peer(Peer { answers: Mutex::new(answers.into_iter().collect()), ..Peer::default() })
 }
@@ -83,7 +83,7 @@ fn entry(index: u64, len: usize) -> Entry {
     Entry { id: at(index), body: EntryBody::Ops(vec![0; len]) }
 }
 
-/// Whatever a peer can say, and the name of what it counts as: an answer of this kind only if it is one.
+/// All kinds of answers, each with the name of the kind; only an answer of the matching kind counts.
 fn answers() -> Vec<(&'static str, Answer)> {
     let raft = |reply| Ok(Response::Raft(reply));
     let reason = String::new();
@@ -163,7 +163,7 @@ fn entries_count_as_taken_only_as_far_as_they_were_sent_and_taken() {
         AppendEntriesResponse::PartialSuccess(last.map(|index| position_in(at(index))))
     };
     let higher = AppendEntriesResponse::HigherVote(vote_in(vote(9)));
-    // The answer, the last one sent if not all were, and what it counts as.
+    // The answer, the last entry sent if not all were, and the result.
     let cases = [
         (AppendReply::Success, None, AppendEntriesResponse::Success),
         (AppendReply::Success, Some(at(6)), partial(Some(6))),
@@ -280,7 +280,7 @@ async fn a_snapshot_is_made_only_for_a_peer_that_is_connected() {
     for (connected, is_sent) in [(vec![], false), (vec![PEER], true)] {
         let installed = Ok(Response::Snapshot(SnapshotReply::Installed(vote(8))));
         let taken = || Ok(Response::Snapshot(SnapshotReply::Taken));
-        // More pieces than an empty state has: the last of them is answered.
+        // More pieces than an empty state has; the last one is answered.
         let answers: VecDeque<Answer> = (0..99).map(|_| taken()).chain([installed]).collect();
         let answers = Mutex::new(answers);
         let (mut way, peer) = to_peer(Peer { answers, connected, ..Peer::default() });

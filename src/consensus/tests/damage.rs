@@ -1,4 +1,4 @@
-//! The log and the state after damage: they are as they were, or they are refused with the reason.
+//! The log and the state after damage: unchanged, or refused with the reason.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
 const CHUNK_LEN: usize = 600;
 pub(super) const CLUSTER: (ClusterId, u64) = (ClusterId([7; 16]), 3);
 
-/// What a log says.
+/// The contents of a log.
 #[derive(Clone, Debug, PartialEq)]
 struct Said {
     cluster: Option<(ClusterId, u64)>,
@@ -48,7 +48,7 @@ fn vote(term: u64) -> Vote {
     Vote { term, candidate: PeerId([1; 32]), committed: true }
 }
 
-/// A log that was written, purged and closed; returns what it says.
+/// Writes, purges and closes a log; returns its contents.
 async fn written(folder: &Path) -> Said {
     let mut log = DiskLog::open_with(folder, CHUNK_LEN).unwrap();
     log.set_cluster(CLUSTER.0, CLUSTER.1).unwrap();
@@ -73,7 +73,7 @@ async fn said(mut log: DiskLog) -> Said {
     }
 }
 
-/// The files of a log and its mark: name below the folder, and contents.
+/// The files of a log and its mark: path below the folder, and contents.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let below = |path: PathBuf| {
         let name = path.strip_prefix(folder).unwrap().to_owned();
@@ -138,13 +138,13 @@ async fn what_was_not_synced_may_be_torn_and_the_log_goes_on() {
     let mut sound = files(folder.path());
     let (last, contents) = sound.iter().rfind(|(name, _)| name.starts_with("log/")).unwrap();
     let (last, contents) = (last.clone(), contents.clone());
-    // As if the last file were written, and nothing of it synced yet.
+    // As if the last file were written and none of it synced yet.
     let chunk = last.file_name().unwrap().to_str().unwrap();
     let start = raft_log::chunked_wal::Config::parse_chunk_file_name(chunk).unwrap();
     HighWater::open(&folder.path().join("log.synced")).unwrap().0.raise(start);
     let mark = std::fs::read(folder.path().join("log.synced")).unwrap();
     sound.insert("log.synced".into(), mark);
-    // Cut short, or with a hole before what was written later.
+    // Cut short, or with a hole before later data.
     let torn = (0..contents.len()).flat_map(|cut| {
         let mut hole = contents.clone();
         hole[cut..].iter_mut().take(64).for_each(|byte| *byte = 0);
@@ -171,7 +171,7 @@ async fn a_write_after_the_logs_thread_has_ended_says_why_it_ended() {
     let folder = damage::folder();
     written(&folder.path().join("log")).await;
     let mut log = open(folder.path()).unwrap();
-    // Its thread ends when it cannot remove a file that is not needed any more.
+    // The log's thread ends if it cannot remove a purged file.
     let in_log = |(name, _): &(PathBuf, Vec<u8>)| name.starts_with("log/");
     let (first, _) = files(folder.path()).into_iter().find(in_log).unwrap();
     std::fs::remove_file(folder.path().join(first)).unwrap();
@@ -201,7 +201,7 @@ pub(super) fn head(index: u64) -> Head {
     Head { applied: Some(LogPosition { term: 2, index }), ..Head::default() }
 }
 
-/// What a state says: in words that can be compared, and its pins.
+/// The contents of a state in a comparable form, and its pins.
 pub(super) type Told = (String, PinSet);
 
 pub(super) fn put_pins(store: &StateStore, count: u64, created: u64, index: u64) {
@@ -215,13 +215,13 @@ pub(super) fn told(store: &StateStore) -> Result<Told, StoreError> {
     Ok((format!("{:?} {:?}", store.cluster()?, view.head), view.pin_set()?))
 }
 
-/// Opens a state after each damage; it must say one of `expected` or be refused.
+/// Opens a state after each damage; it must hold one of `expected` or be refused.
 fn state_after_damage(whole: &[u8], expected: &[Told]) {
     let (mut refused, mut sound) = (0, 0);
     damage::each(whole, 400, 397, |what, bytes| {
         let opened = StateStore::with_backend(SimFile::with_contents(bytes.to_vec()));
         match opened.and_then(|store| told(&store)) {
-            // An empty file is a new one; the log beside it is what gives it away.
+            // An empty file is a new store; only the log beside it shows the loss.
             Ok(_) if bytes.is_empty() => {}
             Ok(told) => {
                 assert!(expected.contains(&told), "{what}: {told:?}");
@@ -252,12 +252,12 @@ fn a_state_damaged_anywhere_is_whole_or_refused() {
     put_pins(&store, 10, 3, 12);
     let end = told(&store).unwrap();
 
-    // After a crash redb may fall back to the checkpoint before the last; the log covers that, or
+    // After a crash redb may fall back to the previous checkpoint; the log covers that, or
     // `check_stores` refuses it.
     state_after_damage(&file.synced(), &[before, last.clone()]);
     drop(store);
-    // So it is when the one bit is flipped that says which of redb's two commits is the later: it is
-    // under no checksum, and each commit is whole.
+    // The same holds if the one bit is flipped that says which of redb's two commits is later: no
+    // checksum covers it, and both commits are whole.
     state_after_damage(&file.synced(), &[last, end]);
 }
 

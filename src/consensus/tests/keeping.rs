@@ -25,7 +25,7 @@ fn store() -> (SimFile, StateStore) {
     (file, store)
 }
 
-/// What a store says that is opened after a crash which kept only what was synced.
+/// The contents of a store opened after a crash that kept only synced data.
 fn on_disk(file: &SimFile) -> Told {
     let store = StateStore::with_backend(SimFile::with_contents(file.synced())).unwrap();
     told(&store).unwrap()
@@ -47,7 +47,7 @@ fn a_binding_a_checkpoint_and_a_snapshot_are_on_disk_when_they_are_done() {
     assert_eq!(store.pin_set().unwrap(), other.pin_set().unwrap(), "nothing is left of the old");
     assert_eq!(on_disk(&file), told(&store).unwrap());
     assert_eq!(store.cluster().unwrap(), Some(CLUSTER));
-    // What is not there any more goes.
+    // Absent pins are removed.
     let gone = pins(3, 2);
     store.apply([(gone[1].0, None)], &Beside::default(), &head(10)).unwrap();
     let left = store.pin_set().unwrap();
@@ -71,7 +71,7 @@ fn membership() -> Membership<PeerId, Member> {
     }
 }
 
-/// Two claims of which one goes again, and a membership.
+/// Two claims, one of them released again, and a membership.
 fn entries() -> Vec<RaftEntry> {
     let fence = Fence { term: 1, generation: 1 };
     let one = Factor::Count(1);
@@ -140,7 +140,7 @@ async fn what_was_applied_is_there_after_an_opening_at_the_position_that_is_told
     }
 }
 
-/// An empty log beside it would pass for that of a peer that has not taken part yet.
+/// Otherwise an empty log beside it would pass for that of a peer that has not taken part yet.
 #[tokio::test(start_paused = true)]
 async fn the_first_entry_applied_is_on_disk_at_once() {
     let (file, store) = store();
@@ -186,7 +186,7 @@ async fn only_a_snapshot_of_this_cluster_is_installed_and_then_nothing_else_is_l
     assert_eq!(view.pin_set().unwrap(), leader.pin_set().unwrap());
 }
 
-/// What a snapshot brought is in no log; what comes behind it must be in the log before it is stored.
+/// A snapshot's contents are in no log; later entries must be in the log before they are stored.
 #[tokio::test(start_paused = true)]
 async fn only_what_came_by_a_snapshot_is_stored_without_the_log() {
     let (_, leader) = store();
@@ -216,7 +216,7 @@ async fn only_what_came_by_a_snapshot_is_stored_without_the_log() {
     drop(log);
 }
 
-/// A person may be told to make space, or to give a damaged state up.
+/// The error decides whether a person should free space or give up a damaged state.
 #[test]
 fn a_full_disk_is_no_damage_and_damage_no_full_disk() {
     let disk = SimDisk::new(Duration::ZERO);

@@ -1,7 +1,7 @@
 //! The stand-in's garbage collection, and the lock that it and pins wait for.
 //!
-//! Like Kubo's: a collection waits for the pins in flight, whatever comes after waits for the
-//! collection, and one that waits cannot be called off.
+//! Like Kubo's: a collection waits for the pins in flight, later requests wait for the collection, and
+//! a waiting collection cannot be cancelled.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +50,7 @@ impl Drop for Collecting {
 }
 
 impl StandInDaemon {
-    /// What runs that holds the lock.
+    /// The running command that holds the lock.
     pub(super) fn running(&self) -> Response<Body> {
         let world = self.world();
         let command = |command: &str| json!({"Command": command, "Active": true});
@@ -64,7 +64,7 @@ impl StandInDaemon {
         daemon.world().log(Request::Collect);
         let pieces = async move {
             let ended = daemon.remove_unpinned(life).await;
-            // A clean end without a word says so too.
+            // A clean end without an error reports success too.
             if matches!(ended, Ok(_) | Err(End::Clean(None))) {
                 daemon.world().collected_at = Some(Instant::now());
             }

@@ -1,9 +1,9 @@
-//! A stand-in for Kubo, for tests and simulated worlds: in memory, deterministic, and as rude as a
-//! test asks it to be. It is no IPFS: content is a CID that exists or not.
+//! A stand-in for Kubo, for tests and simulated worlds: in memory, deterministic, and with faults on
+//! request. It does not implement IPFS: content is a CID that exists or not.
 //!
-//! It speaks Kubo's RPC down to the bytes and trailers of the answers ([`StandInDaemon::client`]),
-//! so that the client that judges them is the real one. For those who look whether a peer tells the
-//! truth it remembers what it last answered about each CID, and whose each pin is.
+//! It speaks Kubo's RPC down to the bytes and trailers of the answers ([`StandInDaemon::client`]), so
+//! that the real client interprets them. For checks whether a peer reports the truth, it records its
+//! last answer about each CID and who made each pin.
 
 mod gc;
 mod rpc;
@@ -23,7 +23,7 @@ use crate::types::Cid;
 /// A request that changes something or asks about single CIDs, as it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
-    /// It was asked whether this is pinned recursively.
+    /// Whether this is pinned recursively.
     Ask(Cid),
     /// `pin/add`.
     Pin(Cid),
@@ -33,16 +33,16 @@ pub enum Request {
     Collect,
 }
 
-/// What the daemon last said of a CID.
+/// The daemon's last answer about a CID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// That it holds it, or not.
+    /// Whether it holds the CID.
     pub held: bool,
     /// When.
     pub at: Instant,
 }
 
-/// How the streams under way end when the daemon's life does.
+/// How streams under way end when the daemon's life does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
     /// The connection breaks.
@@ -51,14 +51,14 @@ enum End {
     Clean(Option<String>),
 }
 
-/// Told of each request when it arrives: the command and its query.
+/// Called with the command and query of each request when it arrives.
 pub type Witness = Arc<dyn Fn(&str, &[(&str, &str)]) + Send + Sync>;
 
-/// The stand-in; clones are the same daemon.
+/// The stand-in; clones share the daemon.
 #[derive(Clone)]
 pub struct StandInDaemon {
     world: Arc<Mutex<World>>,
-    /// Wakes what waits for content or for the end of this life of the daemon.
+    /// Wakes tasks that wait for content or for the end of this life of the daemon.
     changed: watch::Sender<u64>,
 }
 
@@ -67,42 +67,43 @@ struct World {
     down: bool,
     hanging: bool,
     lying: bool,
-    /// Every so manieth request is answered in other words than expected.
+    /// Every n-th request gets an unusual answer.
     rude: Option<u64>,
-    /// Requests that could have been.
+    /// Requests so far that could have got one.
     rude_turn: u64,
     /// Counts restarts: requests of an earlier life end as `end` says.
     life: u64,
     end: End,
     pin_time: Duration,
-    /// Answers come that late; what is asked happens at once.
+    /// Answers are delayed by this time; effects are not.
     delay: Duration,
     pins: BTreeSet<Cid>,
     direct: BTreeSet<Cid>,
-    /// Content on its disk, pinned or not.
+    /// Content on the daemon's disk, pinned or not.
     blocks: BTreeSet<Cid>,
-    /// Pins in flight that hold its lock.
+    /// Pins in flight, which hold the daemon's lock.
     locks: usize,
-    /// A collection waits for these, or runs: pins and unpins wait for its end.
+    /// A collection waits for these or runs: pins and unpins wait for its end.
     collecting: bool,
-    /// Whoever asked for it gave it up, and it still waits for the pins in flight.
+    /// The requester abandoned the collection, which still waits for the pins in flight.
     orphaned: bool,
-    /// When it last said that a collection is done.
+    /// When it last reported the end of a collection.
     collected_at: Option<Instant>,
-    /// Of `pins`: pinned by others than the peer.
+    /// The subset of `pins` made by others than the peer.
     foreign: BTreeSet<Cid>,
-    /// When another daemon took its place last.
+    /// When another daemon last took its place.
     replaced: Option<Instant>,
-    /// Of `pins`: made before whoever asked can have noticed that this is another daemon.
+    /// The subset of `pins` made before the requester can have noticed that this is another daemon.
     strays: BTreeSet<Cid>,
-    /// CIDs nobody provides.
+    /// CIDs without a provider.
     missing: BTreeSet<Cid>,
-    /// CIDs it fails to pin, and in which words.
+    /// CIDs that it fails to pin, with the error text.
     failing: BTreeMap<Cid, String>,
     /// Listings end with an error after that many items.
     listing_limit: Option<usize>,
     answers: BTreeMap<Cid, Answer>,
-    /// What it said to hold and was not asked to unpin since, and when it said so last.
+    /// CIDs that it confirmed to hold and was not asked to unpin since, with the time of the last
+    /// answer.
     confirmed: BTreeMap<Cid, Instant>,
     witness: Option<Witness>,
     requests: Vec<Request>,
@@ -111,9 +112,9 @@ struct World {
     in_flight_max: usize,
 }
 
-/// Within that time after another daemon took its place, whoever asks has noticed.
+/// Within this time after another daemon took its place, the requester has noticed.
 const NOTICED_AFTER: Duration = Duration::from_secs(20);
-/// Requests remembered for [`StandInDaemon::take_requests`]; later ones are not.
+/// Requests recorded for [`StandInDaemon::take_requests`]; later ones are not.
 const REQUESTS_MAX: usize = 100_000;
 
 impl std::fmt::Debug for StandInDaemon {
@@ -137,8 +138,8 @@ impl World {
         }
     }
 
-    /// Whether what was said then still counts: not what the daemon said whose place this one took, once
-    /// that can have been noticed.
+    /// Whether an answer of that time still counts. Answers of a replaced daemon do not, once the
+    /// replacement can have been noticed.
     fn counts(&self, said: Instant) -> bool {
         self.replaced.is_none_or(|at| at <= said || at.elapsed() < NOTICED_AFTER)
     }
@@ -160,7 +161,7 @@ impl World {
 }
 
 impl StandInDaemon {
-    /// A daemon that is up, holds nothing, finds everything, and takes `pin_time` for each pin.
+    /// A daemon that is up, holds nothing, finds everything, and takes `pin_time` per pin.
     #[must_use]
     pub fn new(id: &str, pin_time: Duration) -> Self {
         let world = World {
@@ -198,7 +199,7 @@ impl StandInDaemon {
         Self { world: Arc::new(Mutex::new(world)), changed: watch::channel(0).0 }
     }
 
-    /// The real client, speaking to this daemon.
+    /// The real client, connected to this daemon.
     #[must_use]
     pub fn client(&self) -> KuboClient {
         KuboClient::over(Arc::new(self.clone()))
@@ -214,7 +215,7 @@ impl StandInDaemon {
         result
     }
 
-    /// Somebody else pins content that is there at once.
+    /// Somebody else pins content that is available at once.
     pub fn pin_foreign(&self, cid: Cid) {
         self.change(|world| {
             world.foreign.insert(cid);
@@ -228,12 +229,12 @@ impl StandInDaemon {
         self.change(|world| world.direct.insert(cid));
     }
 
-    /// A pin goes behind everybody's back; says whether it was there.
+    /// Removes a pin secretly; returns whether it was there.
     pub fn lose_pin(&self, cid: &Cid) -> bool {
         self.change(|world| world.drop_pin(cid))
     }
 
-    /// Content nobody provides until this is called with `false`.
+    /// The content has no provider until this is called with `false`.
     pub fn set_missing(&self, cid: Cid, missing: bool) {
         self.change(
             |world| {
@@ -242,7 +243,7 @@ impl StandInDaemon {
         );
     }
 
-    /// Pins of this CID fail with these words of Kubo until this is called with `None`.
+    /// Pins of this CID fail with this Kubo error until this is called with `None`.
     pub fn set_failing(&self, cid: Cid, error: Option<&str>) {
         self.change(|world| match error {
             Some(error) => world.failing.insert(cid, error.to_owned()),
@@ -255,34 +256,34 @@ impl StandInDaemon {
         self.change(|world| world.listing_limit = limit);
     }
 
-    /// Time a pin of content that is there takes.
+    /// Sets the time that a pin of available content takes.
     pub fn set_pin_time(&self, time: Duration) {
         self.change(|world| world.pin_time = time);
     }
 
-    /// Answers come that late.
+    /// Delays all answers.
     pub fn set_delay(&self, delay: Duration) {
         self.change(|world| world.delay = delay);
     }
 
-    /// While `true`, requests that arrive are never answered.
+    /// While `true`, new requests are never answered.
     pub fn set_hanging(&self, hanging: bool) {
         self.change(|world| world.hanging = hanging);
     }
 
-    /// While `true`, it says of every pin at once that it is done, and does nothing.
+    /// While `true`, it confirms every pin at once and does nothing.
     pub fn set_lying(&self, lying: bool) {
         self.change(|world| world.lying = lying);
     }
 
-    /// While it is set, every so manieth question about CIDs, pin and unpin is answered by an error in
-    /// other words than those that say "not pinned"; or a pin is said to be done and then goes on, and
-    /// its stream ends cleanly without the pin.
+    /// While set, every n-th question about CIDs, pin and unpin gets an unusual answer: an error that
+    /// differs from "not pinned"; or a pin that is confirmed, continues, and ends cleanly without the
+    /// pin.
     pub fn set_rude(&self, every: Option<u64>) {
         self.change(|world| world.rude = every);
     }
 
-    /// Stops answering, breaking off what is in flight, or answers again.
+    /// Stops answering and breaks off requests in flight, or answers again.
     pub fn set_down(&self, down: bool) {
         self.change(|world| {
             world.down = down;
@@ -291,7 +292,7 @@ impl StandInDaemon {
         });
     }
 
-    /// Breaks off what is in flight; pins stay.
+    /// Breaks off requests in flight; pins stay.
     pub fn restart(&self) {
         self.change(|world| {
             world.end = End::Broken;
@@ -299,8 +300,8 @@ impl StandInDaemon {
         });
     }
 
-    /// Ends what is in flight cleanly, as Kubo does when it stops: with the error in the trailer, or
-    /// without any word. Pins stay.
+    /// Ends requests in flight cleanly, as Kubo does when it stops: with the error in the trailer, or
+    /// without one. Pins stay.
     pub fn interrupt(&self, trailer: Option<&str>) {
         self.change(|world| {
             world.end = End::Clean(trailer.map(str::to_owned));
@@ -308,7 +309,7 @@ impl StandInDaemon {
         });
     }
 
-    /// Comes back as another daemon with an empty repository.
+    /// Becomes another daemon with an empty repository.
     pub fn replace(&self, id: &str) {
         self.change(|world| {
             world.end = End::Broken;
@@ -323,7 +324,7 @@ impl StandInDaemon {
         });
     }
 
-    /// Whether it holds the pin.
+    /// Whether the CID is pinned.
     #[must_use]
     pub fn holds(&self, cid: &Cid) -> bool {
         self.world().pins.contains(cid)
@@ -335,53 +336,53 @@ impl StandInDaemon {
         self.world().blocks.contains(cid)
     }
 
-    /// When it last said that it has collected its garbage.
+    /// When it last reported the end of a collection.
     #[must_use]
     pub fn collected_at(&self) -> Option<Instant> {
         self.world().collected_at
     }
 
-    /// All it holds.
+    /// All pins.
     #[must_use]
     pub fn held(&self) -> BTreeSet<Cid> {
         self.world().pins.clone()
     }
 
-    /// Of these, what others than the peer pinned, and the peer has not pinned since.
+    /// The pins that others made and the peer has not made since.
     #[must_use]
     pub fn foreign(&self) -> BTreeSet<Cid> {
         self.world().foreign.clone()
     }
 
-    /// What it holds since shortly after it took another daemon's place. Whoever asked believed that it
-    /// was the other one, and cannot tell later whose these pins are.
+    /// Pins made shortly after it took another daemon's place. The requester took it for the other
+    /// daemon, and cannot tell later whose these pins are.
     #[must_use]
     pub fn strays(&self) -> BTreeSet<Cid> {
         self.world().strays.clone()
     }
 
-    /// What it last said of a CID since [`StandInDaemon::forget_answers`]. What another daemon said whose
-    /// place it took does not count for long.
+    /// Its last answer about a CID since [`StandInDaemon::forget_answers`]. Answers of a replaced
+    /// daemon do not count for long.
     #[must_use]
     pub fn answer(&self, cid: &Cid) -> Option<Answer> {
         let world = self.world();
         world.answers.get(cid).copied().filter(|answer| world.counts(answer.at))
     }
 
-    /// Whether it said to hold it, and was not asked to unpin it since. What another daemon said whose
-    /// place it took does not count for long.
+    /// Whether it confirmed to hold the CID and was not asked to unpin it since. Answers of a replaced
+    /// daemon do not count for long.
     #[must_use]
     pub fn has_confirmed(&self, cid: &Cid) -> bool {
         let world = self.world();
         world.confirmed.get(cid).is_some_and(|at| world.counts(*at))
     }
 
-    /// Whoever asks from now on has heard nothing yet.
+    /// Forgets all answers, as for a new requester.
     pub fn forget_answers(&self) {
         self.world().answers.clear();
     }
 
-    /// From now on `witness` is told of each request.
+    /// Calls `witness` for each request from now on.
     pub fn set_witness(&self, witness: Witness) {
         self.world().witness = Some(witness);
     }
@@ -391,7 +392,7 @@ impl StandInDaemon {
         std::mem::take(&mut self.world().requests)
     }
 
-    /// Addresses it was told to keep a connection to, in order.
+    /// Addresses it was asked to keep a connection to, in order.
     #[must_use]
     pub fn connected(&self) -> Vec<Vec<String>> {
         self.world().connected.clone()
@@ -403,7 +404,7 @@ impl StandInDaemon {
         self.world().in_flight
     }
 
-    /// Most pins that were in flight at once.
+    /// Largest number of pins in flight at the same time.
     #[must_use]
     pub fn in_flight_max(&self) -> usize {
         self.world().in_flight_max

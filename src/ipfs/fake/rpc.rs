@@ -24,7 +24,7 @@ use crate::{
     types::Cid,
 };
 
-/// Kubo writes progress that often, news or none.
+/// Kubo's interval between progress objects, even without progress.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 
 type Said = Vec<(Cid, bool)>;
@@ -78,12 +78,12 @@ pub(super) fn broken(end: End) -> String {
 }
 
 impl StandInDaemon {
-    /// When the life of the daemon ends; says how.
+    /// Waits for the end of the daemon's life; returns how it ends.
     pub(super) async fn ended(&self, life: u64) -> End {
         self.until(life, |_| false).await.err().unwrap_or(End::Broken)
     }
 
-    /// Waits until `done` says so; an error when the daemon's life ends before.
+    /// Waits until `done`; an error if the daemon's life ends first.
     pub(super) async fn until(&self, life: u64, done: impl Fn(&World) -> bool) -> Result<(), End> {
         let mut changed = self.changed.subscribe();
         loop {
@@ -101,7 +101,7 @@ impl StandInDaemon {
         }
     }
 
-    /// The answer, and what it says of CIDs once it has arrived.
+    /// The answer, and what it says about CIDs once it has arrived.
     fn answer_to(
         &self,
         command: &str,
@@ -157,7 +157,7 @@ impl StandInDaemon {
         }
     }
 
-    /// Like Kubo: names what is pinned, up to the first that is not.
+    /// Like Kubo: names the pinned CIDs up to the first that is not pinned.
     fn ask(&self, recursive: bool, cids: &[Cid], texts: &[&str]) -> (Response<Body>, Said) {
         let mut world = self.world();
         let (mut items, mut said) = (Vec::new(), Said::new());
@@ -192,7 +192,7 @@ impl StandInDaemon {
         let named = daemon.clone();
         let named = stream::iter(items).map(move |cid| {
             let mut world = named.world();
-            // What was said since is fresher than this list.
+            // Later answers take precedence over this list.
             if recursive && world.answers.get(&cid).is_none_or(|answer| answer.at < began) {
                 world.answered(cid, true);
             }
@@ -231,7 +231,7 @@ impl StandInDaemon {
     }
 }
 
-/// Counts a pin in flight as long as it lives.
+/// Counts a pin in flight while it lives.
 struct InFlight(Arc<Mutex<World>>);
 
 impl Drop for InFlight {
@@ -247,7 +247,7 @@ enum Step {
     Over,
 }
 
-/// A `pin/add` under way; it ends when nobody reads it any more.
+/// A `pin/add` under way; it ends when the reader is gone.
 struct Adding {
     daemon: StandInDaemon,
     cid: Cid,
@@ -288,7 +288,7 @@ impl Adding {
             () = sleep(PROGRESS_PERIOD) => return Ok(json!({})),
         }
         self.lock = Some(PinLock::new(&self.daemon));
-        // Like Kubo: a pin that is there is taken away before it is fetched again.
+        // Like Kubo: an existing pin is removed before the content is fetched again.
         self.daemon.world().drop_pin(&self.cid);
         self.step = Step::Finding;
         self.find().await
@@ -313,7 +313,7 @@ impl Adding {
             () = sleep(PROGRESS_PERIOD) => return Ok(json!({})),
         }
         self.step = Step::Fetching;
-        // A quick one is done before Kubo says anything of its progress.
+        // A quick pin is done before Kubo reports any progress.
         if self.daemon.world().pin_time < PROGRESS_PERIOD {
             return self.fetch().await;
         }

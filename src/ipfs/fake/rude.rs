@@ -1,5 +1,5 @@
-//! What a daemon seldom says: errors that say nothing of a pin, and of a pin that it is done before it
-//! is given up.
+//! Unusual answers of a daemon: errors that say nothing about a pin, and a pin that is confirmed before
+//! it is given up.
 
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{ipfs::kubo::Body, types::Cid};
 
-/// What Kubo says when something else goes wrong than what was asked about.
+/// Kubo's texts for unrelated errors.
 const WORDS: [&str; 3] = [
     "lock /data/ipfs/repo.lock: someone else has the lock",
     "context deadline exceeded",
@@ -18,7 +18,7 @@ const WORDS: [&str; 3] = [
 ];
 
 impl StandInDaemon {
-    /// The answer, if it is the turn of such a one. An unpin may have happened all the same.
+    /// The unusual answer, if this request gets one. An unpin may have happened nevertheless.
     pub(super) fn rude_answer(&self, command: &str, arguments: &[&str]) -> Option<Response<Body>> {
         if arguments.is_empty() || !command.starts_with("pin/") {
             return None;

@@ -1,4 +1,5 @@
-//! Which codecs a daemon can walk: it is asked, since a table of ours would be wrong for the next Kubo.
+//! The codecs a daemon can walk. The daemon is asked, since a table of ours would be outdated with the
+//! next Kubo.
 
 use std::{
     collections::BTreeSet,
@@ -10,9 +11,9 @@ use serde::Deserialize;
 use super::{QUICK_DEADLINE, http::Rpc};
 use crate::{ipfs::IpfsError, types::Cid};
 
-/// Every daemon walks these, so nothing is asked for them: raw and dag-pb.
+/// Raw and dag-pb: every daemon walks these, so it is not asked about them.
 const EVERYWHERE: [u64; 2] = [0x55, 0x70];
-/// Codecs of an answer that are kept.
+/// Most codecs kept of an answer.
 const CODECS_MAX: usize = 4096;
 
 /// One element of `cid/codecs`.
@@ -24,18 +25,18 @@ pub(super) struct Codec {
     name: String,
 }
 
-/// What the daemon said last that it can walk.
+/// The daemon's last answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Codecs {
     known: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl Codecs {
-    /// Whether the daemon can pin content with that codec. One that says nothing of codecs is believed to
-    /// be able to: `pin/add` will tell.
+    /// Checks that the daemon can pin content with the CID's codec. A daemon that does not list codecs
+    /// passes: `pin/add` will show it.
     ///
     /// # Errors
-    /// [`IpfsError::Unpinnable`] when it cannot.
+    /// [`IpfsError::Unpinnable`] if it cannot.
     pub(super) async fn check(&self, rpc: &Rpc, cid: &Cid) -> Result<(), IpfsError> {
         let codec = cid.codec();
         if EVERYWHERE.contains(&codec) || self.known().contains(&codec) {
@@ -59,12 +60,12 @@ async fn ask(rpc: &Rpc, query: &[(&str, &str)]) -> Result<Vec<Codec>, IpfsError>
     rpc.ask("cid/codecs", query, QUICK_DEADLINE).await
 }
 
-/// The refusal of a codec, with its name where the daemon has one.
+/// The error for a codec, with its name if the daemon has one.
 fn unpinnable(codec: u64, names: &[Codec]) -> IpfsError {
     let name = names.iter().find(|one| one.code == codec).map_or("unknown", |one| &one.name);
     let name = super::wire::shortened(name);
     IpfsError::Unpinnable(format!(
-        "it cannot read the codec of this CID, {name} ({codec:#x}), and so not find the blocks below it"
+        "it cannot read the codec of this CID, {name} ({codec:#x}), and so cannot find the blocks below it"
     ))
 }
 

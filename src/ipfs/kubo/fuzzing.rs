@@ -1,8 +1,8 @@
-//! What a daemon answers, for [`crate::fuzzing`].
+//! Answers of a daemon, for [`crate::fuzzing`].
 //!
-//! The bytes are answers with [`APART`] between them, given in turn, the last one from then on. Of
-//! each, the first byte says how it comes: bits 0 and 1 the length of its pieces, 2 and 3 its status,
-//! 4 whether it is broken off. The body follows and, behind [`TRAILER`], the trailer `X-Stream-Error`.
+//! The bytes are answers separated by [`APART`], given in turn; the last one repeats. The first byte of
+//! each answer says how it arrives: bits 0 and 1 are the length of its pieces, 2 and 3 its status, 4
+//! whether it breaks off. Then come the body and, after [`TRAILER`], the trailer `X-Stream-Error`.
 
 #![allow(clippy::unwrap_used, reason = "a failure is what is looked for")]
 
@@ -15,13 +15,13 @@ use serde_json::Value;
 
 use super::{http::STREAM_ERROR, *};
 
-/// Between two answers; no JSON has it.
+/// Separates answers; JSON never contains it.
 const APART: u8 = 0;
-/// Between a body and its trailer.
+/// Separates a body from its trailer.
 const TRAILER: u8 = 1;
 const CID: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 const OTHER: &str = "bafkqablimvwgy3y";
-/// Longest text of an error in characters, with what is said around the daemon's own.
+/// Longest error text in characters, including our words around the daemon's.
 const ERROR_LEN_MAX: usize = 500;
 
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Answer {
         }
     }
 
-    /// Whether Kubo means what it says there.
+    /// Whether the answer is complete and without an error.
     fn is_sound(&self) -> bool {
         let error = self.trailer.as_ref().map(|text| String::from_utf8_lossy(text.as_bytes()));
         self.status == StatusCode::OK
@@ -58,8 +58,8 @@ impl Answer {
             && error.is_none_or(|error| error.trim().is_empty())
     }
 
-    /// Its lines that are not blank; `None` where a field that nobody asks for is no JSON, which does
-    /// not matter to those who do not read it.
+    /// The lines that are not blank; `None` where an unread field is invalid JSON, which does not
+    /// matter to a reader that skips it.
     fn lines(&self) -> impl DoubleEndedIterator<Item = Option<Value>> {
         let lines = self.body.split(|byte| *byte == b'\n');
         lines
@@ -70,7 +70,7 @@ impl Answer {
     /// Whether some line may name the CID.
     fn names(&self, cid: Cid) -> bool {
         self.lines().any(|line| {
-            // A list of the fields is as good as an object.
+            // A list of the fields is equivalent to an object.
             line.is_none_or(|line| is_text_of(line["Cid"].as_str().or(line[0].as_str()), cid))
         })
     }
@@ -94,7 +94,7 @@ impl Answer {
     }
 }
 
-/// Answers in turn.
+/// Gives the answers in turn.
 struct Script {
     answers: Vec<Answer>,
     next: AtomicUsize,
@@ -113,7 +113,7 @@ impl Carrier for Script {
     }
 }
 
-/// What is made of the answers to each question.
+/// The client's results for each question.
 #[derive(Debug, PartialEq)]
 struct Heard {
     id: Result<DaemonInfo, IpfsError>,
@@ -178,12 +178,11 @@ impl Heard {
     }
 }
 
-/// Answers of a daemon to everything that a peer asks of it; says how many questions they answer
-/// without an error.
+/// Uses the bytes as answers to all requests of a peer; returns how many requests succeed.
 pub(crate) fn answers(bytes: &[u8]) -> usize {
     let answers: Vec<Answer> = bytes.split(|byte| *byte == APART).map(Answer::read).collect();
     let whole: Vec<Answer> = answers.iter().cloned().map(in_one_piece).collect();
-    // A collection looks again after a while whether it may begin.
+    // A collection checks again after a while whether it may begin.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     let heard = runtime.block_on(Heard::of(&answers));
@@ -205,7 +204,7 @@ fn in_one_piece(answer: Answer) -> Answer {
     Answer { piece_len: usize::MAX, ..answer }
 }
 
-/// What is believed is what was said, and said to the end. There is at least one answer.
+/// The client must believe exactly what was said completely. There is at least one answer.
 fn judge(heard: &Heard, answers: &[Answer]) {
     let (first, cid) = (&answers[0], CID.parse().unwrap());
     let is_sound = first.is_sound();
@@ -230,7 +229,7 @@ fn judge(heard: &Heard, answers: &[Answer]) {
     }
 }
 
-/// Answers of each kind, and some that answer nothing; whether they answer something.
+/// Answers of each kind, valid and invalid, each with whether it answers something.
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<(bool, Vec<u8>)> {
     let pins = format!("{{\"Pins\":[\"{CID}\"]}}\n");

@@ -1,8 +1,8 @@
 //! Kubo's garbage collection.
 //!
-//! `repo/gc` waits for the lock that each pin in flight holds, cannot be called off while it waits,
-//! and from then on every other pin, unpin and upload waits for it: one pin whose content is missing
-//! freezes the daemon. So it is sent only while nothing runs there that holds the lock.
+//! `repo/gc` waits for the lock held by each pin in flight and cannot be cancelled while it waits; from
+//! then on every other pin, unpin and upload waits for it: one pin with missing content freezes the
+//! daemon. So it is sent only while no running command holds the lock.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep};
 use super::{QUICK_DEADLINE, Rpc, SLOW_DEADLINE, verdict, wire};
 use crate::{ipfs::IpfsError, types::GcReport};
 
-/// How long other commands may still run before the collection is given up; a pin that was just
-/// broken off ends within milliseconds.
+/// How long other commands may still run before the collection is given up; a cancelled pin ends within
+/// milliseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// Between two looks.
+/// Time between two checks.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// Kubo says nothing while it looks for what is needed, nor while it finds nothing to remove. Whoever
-/// asks has a shorter deadline.
+/// Kubo is silent while it determines what to keep, and while it finds nothing to remove. The caller
+/// has a shorter deadline.
 const SILENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) async fn run(rpc: &Rpc) -> Result<GcReport, IpfsError> {
@@ -37,7 +37,7 @@ pub(super) async fn run(rpc: &Rpc) -> Result<GcReport, IpfsError> {
 }
 
 async fn wait_for_lock(rpc: &Rpc) -> Result<(), IpfsError> {
-    // Kubo also tells of commands that ended within the last hour; without them the answer is short.
+    // Kubo also lists commands that ended within the last hour; clearing these keeps the answer short.
     let mut cleared = rpc.open("diag/cmds/clear", &[], QUICK_DEADLINE).await?;
     while cleared.next_json::<serde_json::Value>().await?.is_some() {}
     let begin = Instant::now();

@@ -1,6 +1,6 @@
 //! Requests to Kubo's RPC and the lines of its answers.
 //!
-//! Invariant: an answer that ends without an error has ended cleanly and without the trailer
+//! Invariant: an answer that ends without an error ended cleanly and without the trailer
 //! `X-Stream-Error`.
 
 use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
@@ -18,26 +18,26 @@ use super::{
 };
 use crate::ipfs::IpfsError;
 
-/// Time to make a connection; the daemon is in the same pod.
+/// Deadline for connecting; the daemon is in the same pod.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// Idle connections kept: more than the tracker has requests in flight.
 const IDLE_CONNECTIONS_MAX: usize = 64;
-/// Idle connections are closed after that time.
+/// Idle connections are closed after this time.
 const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(30);
 /// Longest line of an answer in bytes; the longest known one is `id` with hundreds of addresses.
 const LINE_LEN_MAX: usize = 1024 * 1024;
 /// Longest body of an error in bytes.
 const ERROR_LEN_MAX: usize = 64 * 1024;
-/// Kubo's trailer with an error that came after the status line.
+/// Kubo's trailer for an error after the status line.
 pub(super) const STREAM_ERROR: &str = "x-stream-error";
 
 /// The body of an answer, with its trailers.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
-/// Carries commands to one daemon. Everything that judges the answers is above it, so that a
-/// simulated daemon is judged as a real one.
+/// Carries commands to one daemon. All interpretation of answers is above it, so that a simulated
+/// daemon is treated like a real one.
 pub trait Carrier: Send + Sync + 'static {
-    /// Sends a command and brings the head of its answer; an error says why there is none.
+    /// Sends a command and returns the head of its answer, or the reason why there is none.
     fn post<'a>(
         &'a self,
         command: &'a str,
@@ -96,7 +96,8 @@ impl Rpc {
             .http1_only()
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
-            // To try again is up to the tracker; and what is sent once only need not be copied first.
+            // Retries are the tracker's decision, and a request sent only once need not be copied
+            // first.
             .retry(reqwest::retry::never().max_retries_per_request(0))
             .connect_timeout(CONNECT_DEADLINE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
@@ -113,8 +114,8 @@ impl Rpc {
         Self::over(Arc::new(Measured { carrier: self.carrier, metrics }))
     }
 
-    /// Sends a command and waits at most `deadline` for the head of its answer. The rest may then be
-    /// silent for [`SILENCE_MAX`] at a time.
+    /// Sends a command and waits at most `deadline` for the head of its answer. The rest may then pause
+    /// for up to [`SILENCE_MAX`] at a time.
     pub(super) async fn open(
         &self,
         command: &str,
@@ -140,7 +141,7 @@ impl Rpc {
         Err(wire::error_of_response(status, &body))
     }
 
-    /// Sends a command whose answer is one object, and waits at most `deadline` for all of it.
+    /// Sends a command answered by one object, and waits at most `deadline` for all of it.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         command: &str,
@@ -150,7 +151,7 @@ impl Rpc {
         let asked = async {
             let mut lines = self.open(command, query, deadline).await?;
             let answer = lines.next_json().await?;
-            // Read to the end: for a late error, and so that the connection can be used again.
+            // Reads to the end: for a late error, and so that the connection can be reused.
             while lines.next().await?.is_some() {}
             answer.ok_or_else(|| IpfsError::Failed(format!("{command} answered nothing")))
         };
@@ -169,7 +170,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Waits that long for each next piece.
+    /// Sets the longest wait for each next piece.
     pub(super) fn with_silence(self, silence: Duration) -> Self {
         Self { silence, ..self }
     }
@@ -178,7 +179,7 @@ impl Lines {
     pub(super) async fn next_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, IpfsError> {
         let Some(line) = self.next().await? else { return Ok(None) };
         serde_json::from_slice(&line).map(Some).map_err(|error| {
-            // It may repeat a value of any length.
+            // The text may repeat a value of any length.
             let error = wire::shortened(&error.to_string());
             let line: String = String::from_utf8_lossy(&line).chars().take(100).collect();
             IpfsError::Failed(format!("an answer is not understood ({error}): {line}"))
@@ -229,7 +230,7 @@ impl Lines {
         }
     }
 
-    /// All that is left, refused beyond `max` bytes.
+    /// The rest of the body, refused beyond `max` bytes.
     async fn rest(&mut self, max: usize) -> Result<Vec<u8>, IpfsError> {
         let mut rest = Vec::new();
         while let Some(data) = self.frame().await? {
@@ -270,7 +271,7 @@ fn check_trailers(trailers: Option<&http::HeaderMap>) -> Result<(), IpfsError> {
     if text.trim().is_empty() { Ok(()) } else { Err(wire::error_of(&text)) }
 }
 
-/// An error with its causes: reqwest's own text names only the outermost.
+/// An error with its causes: reqwest's own text has only the outermost.
 fn reason(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

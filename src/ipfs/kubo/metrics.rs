@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::http::{Body, Carrier};
 
-/// From a daemon at rest to one whose pin lock is held, in seconds.
+/// In seconds; from an idle daemon to one whose pin lock is held.
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0];
 
-/// How long the daemon took until its answer began, by command. Clones count together.
+/// Time until the daemon's answer began, by command. Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct DaemonMetrics {
     seconds: Family<Command, Histogram>,
@@ -34,14 +34,14 @@ impl Default for DaemonMetrics {
 }
 
 impl DaemonMetrics {
-    /// Makes them visible.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Seconds until the daemon began to answer, by command";
+        let help = "Time until the daemon began to answer, by command";
         registry.register("daemon_request_seconds", help, self.seconds.clone());
     }
 }
 
-/// Measures what another one carries.
+/// Measures another carrier.
 pub(super) struct Measured {
     pub(super) carrier: Arc<dyn Carrier>,
     pub(super) metrics: DaemonMetrics,
@@ -56,7 +56,7 @@ impl Carrier for Measured {
         async move {
             let began = Instant::now();
             let answer = self.carrier.post(command, query).await;
-            // Commands are constants of this program: labels are few.
+            // Commands are constants of this program, so labels are few.
             let command = Command { command: command.to_owned() };
             self.metrics.seconds.get_or_create(&command).observe(began.elapsed().as_secs_f64());
             answer

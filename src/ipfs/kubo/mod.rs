@@ -1,9 +1,12 @@
 //! Kubo's RPC (<https://docs.ipfs.tech/reference/kubo/rpc/>) over HTTP.
 //!
-//! Invariants: a pin counts as done only when the last object of `pin/add` carries `Pins` and no
-//! trailer `X-Stream-Error` came, since Kubo ends an interrupted pin with HTTP 200 and a clean end;
-//! `pin/ls` is never asked without a type, which would walk every DAG; nothing read from the daemon
-//! is kept without a bound. It decides nothing: retries and stall times belong to the tracker.
+//! Invariants:
+//! - A pin counts as done only if the last object of `pin/add` carries `Pins` and no trailer
+//!   `X-Stream-Error` came, since Kubo ends an interrupted pin with HTTP 200 and a clean end.
+//! - `pin/ls` always has a type; without one it would walk every DAG.
+//! - Everything read from the daemon and kept is bounded.
+//!
+//! It decides nothing: retries and stall times belong to the tracker.
 
 mod codecs;
 #[cfg(any(test, feature = "simulation"))]
@@ -36,24 +39,24 @@ pub use self::{
 use super::{ASK_LEN_MAX, Held, Ipfs, IpfsError, RepositoryStat};
 use crate::types::{Cid, DaemonInfo, GcReport, Progress};
 
-/// To say who it is. A daemon that does not manage that counts as away, and within 10 s of its end
-/// people are to see that.
+/// Deadline of `id`. A daemon that misses it counts as away; people must see a daemon's end within 10
+/// s.
 const ID_DEADLINE: Duration = Duration::from_secs(4);
-/// For answers that cost the daemon little.
+/// Deadline of answers that cost the daemon little.
 const QUICK_DEADLINE: Duration = Duration::from_secs(10);
-/// For answers that may wait for the daemon's pin lock or walk its index.
+/// Deadline of answers that may wait for the daemon's pin lock or walk its index.
 const SLOW_DEADLINE: Duration = Duration::from_secs(60);
-/// Longest silence within a stream. Kubo writes progress every 500 ms, news or none.
+/// Longest silence within a stream. Kubo writes progress every 500 ms, even without progress.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Single questions at a time, of each question of the tracker. Each waits for the pin that Kubo is
-/// writing, and those that come together wait once; with many more Kubo is busy with switching.
+/// Single questions at the same time, per question of the tracker. Each waits for the pin that Kubo is
+/// writing, and simultaneous ones wait together; many more would keep Kubo busy with switching.
 const SINGLE_AT_ONCE: usize = 4;
 
-/// Single questions before a longer one is tried, if all were answered with yes.
+/// Single questions, all answered with yes, before a longer one is tried.
 const SINGLES_LEN: usize = 16;
 
-/// With more direct pins than that, each is asked about instead of listing them.
+/// Above this number of direct pins, CIDs are asked about one by one instead of listing all.
 const DIRECT_LEN_MAX: usize = 1000;
 
 /// Why a client cannot be built.
@@ -67,7 +70,7 @@ pub enum KuboUrlError {
     Client(#[from] reqwest::Error),
 }
 
-/// A client of one Kubo; clones share connections.
+/// The client of one Kubo; clones share connections.
 #[derive(Clone, Debug)]
 pub struct KuboClient {
     rpc: Rpc,
@@ -75,7 +78,7 @@ pub struct KuboClient {
 }
 
 impl KuboClient {
-    /// A client for the RPC at `url`, as in `http://127.0.0.1:5001`. Nothing is sent yet.
+    /// A client for the RPC at `url`, as in `http://127.0.0.1:5001`. Sends nothing yet.
     ///
     /// # Errors
     /// When `url` is not an address of that form.
@@ -83,13 +86,13 @@ impl KuboClient {
         Ok(Self { rpc: Rpc::new(url)?, codecs: Codecs::default() })
     }
 
-    /// The same, measured.
+    /// The same with metrics.
     #[must_use]
     pub fn measured(self, metrics: DaemonMetrics) -> Self {
         Self { rpc: self.rpc.measured(metrics), ..self }
     }
 
-    /// A client of the daemon that `carrier` leads to.
+    /// A client of the daemon behind `carrier`.
     #[must_use]
     pub fn over(carrier: Arc<dyn Carrier>) -> Self {
         Self { rpc: Rpc::over(carrier), codecs: Codecs::default() }
@@ -110,8 +113,7 @@ impl KuboClient {
         Ok(cids.iter().zip(&recursive).map(held).collect())
     }
 
-    /// Which of `cids` are pinned directly. Hardly anybody has direct pins, so listing them all is one
-    /// question instead of many.
+    /// Which of `cids` are pinned directly. Direct pins are rare, so one list replaces many questions.
     async fn direct_among(&self, cids: &[Cid]) -> Result<BTreeSet<Cid>, IpfsError> {
         if cids.len() > 2 {
             let pins = list("direct", &self.rpc).take(DIRECT_LEN_MAX + 1);
@@ -124,9 +126,9 @@ impl KuboClient {
         Ok(cids.iter().zip(held).filter(|(_, held)| *held).map(|(cid, _)| *cid).collect())
     }
 
-    /// Kubo stops at the first CID that is not pinned so, having named those before it. So the answer
-    /// is taken piece by piece: long questions while everything is pinned, some single ones at a time
-    /// where it is not.
+    /// Kubo names the pinned CIDs in order and stops at the first that is not pinned this way. So
+    /// answers are taken piece by piece: long questions while everything is pinned, a few single ones
+    /// at a time where it is not.
     async fn ask_pinned_as(&self, kind: &str, cids: &[Cid]) -> Result<Vec<bool>, IpfsError> {
         let mut answers = Vec::with_capacity(cids.len());
         let mut window = cids.len().clamp(1, ASK_LEN_MAX);
@@ -156,7 +158,7 @@ impl KuboClient {
         Ok(answers)
     }
 
-    /// How many of `cids` are pinned before the first one that is not.
+    /// How many of `cids` are pinned before the first that is not.
     async fn leading_pinned(&self, kind: &str, cids: &[Cid]) -> Result<usize, IpfsError> {
         let texts: Vec<String> = cids.iter().map(Cid::to_string).collect();
         let mut query: Vec<(&str, &str)> = texts.iter().map(|cid| ("arg", cid.as_str())).collect();
@@ -203,25 +205,25 @@ impl KuboClient {
 
     async fn keep_connected(&self, addresses: &[String]) -> Result<(), IpfsError> {
         let query: Vec<(&str, &str)> = addresses.iter().map(|a| ("arg", a.as_str())).collect();
-        // A peering comes back by itself when it is lost, but dials for the first time after some
-        // ten seconds; so the daemon is told to connect now as well.
+        // A lost peering is restored by itself, but its first dial takes some ten seconds; so the
+        // daemon is also told to connect now.
         for command in ["swarm/peering/add", "swarm/connect"] {
             let mut lines = self.rpc.open(command, &query, QUICK_DEADLINE).await?;
-            // Success says nothing more that is of use.
+            // The content of a success is not needed.
             while lines.next_json::<serde_json::Value>().await?.is_some() {}
         }
         Ok(())
     }
 }
 
-/// Where a listing stands between two items.
+/// Progress of a listing between two items.
 enum Listing {
     Start(&'static str, Rpc),
     Open(Lines),
     Over,
 }
 
-/// All pins of a kind that have a CID we could have pinned; a list that ends with `Err` is incomplete.
+/// All pins of a kind whose CID we could have pinned; a list that ends with `Err` is incomplete.
 fn list(kind: &'static str, rpc: &Rpc) -> BoxStream<'static, Result<Cid, IpfsError>> {
     stream::unfold(Listing::Start(kind, rpc.clone()), next_pin).boxed()
 }
@@ -240,7 +242,7 @@ async fn next_pin(listing: Listing) -> Option<(Result<Cid, IpfsError>, Listing)>
             match item.cid.parse() {
                 Ok(cid) => return Ok(Some((cid, Listing::Open(lines)))),
                 Err(error) => {
-                    tracing::debug!(cid = item.cid, %error, "pinned by others, not by us")
+                    tracing::debug!(cid = item.cid, %error, "skipped a foreign pin with an unsupported CID")
                 }
             }
         }

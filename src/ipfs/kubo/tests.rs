@@ -1,4 +1,4 @@
-//! Against a server that answers prepared bytes: what a real Kubo is hard to make say.
+//! Tests with prepared answers that a real Kubo hardly ever gives.
 #![allow(clippy::unwrap_used)]
 
 use tokio::{
@@ -117,7 +117,7 @@ async fn a_line_without_end_is_refused() {
     }
 }
 
-/// What it says goes to every peer and to people.
+/// The daemon's texts go to every peer and to people.
 #[tokio::test]
 async fn little_is_kept_of_what_a_daemon_says_at_length() {
     let long = "x".repeat(LINE_PIECE);
@@ -200,10 +200,11 @@ async fn a_listing_broken_off_ends_with_an_error() {
     }
 }
 
-/// Such as `ipfs add --inline` makes of a file of up to 100 bytes: nobody can ask us for that.
+/// Such as the CIDs that `ipfs add --inline` makes of files of up to 100 bytes: nobody can ask us to
+/// pin them.
 #[tokio::test]
 async fn what_others_have_pinned_under_a_cid_that_we_do_not_take_is_passed_over() {
-    // An identity CID of a hundred times the letter x.
+    // An identity CID of a hundred letters x.
     let long = format!("bafkqazdypb4{}hq6a", "hq6dypb4".repeat(19));
     assert!(long.parse::<Cid>().is_err());
     let items = [&long, CID, &long].map(|cid| format!("{{\"Cid\":\"{cid}\"}}\n"));
@@ -213,7 +214,7 @@ async fn what_others_have_pinned_under_a_cid_that_we_do_not_take_is_passed_over(
     assert_eq!(pins, [Ok(cid(CID))]);
 }
 
-/// Whoever collected the answer first would never come to its first pin.
+/// A client that collected the whole answer first would never reach the first pin.
 #[tokio::test]
 async fn a_listing_without_end_is_read_as_it_is_used() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -226,7 +227,7 @@ async fn a_listing_without_end_is_read_as_it_is_used() {
         socket.write_all(head.as_bytes()).await.unwrap();
         let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
         let mut written = 0_usize;
-        // Ends when the reader has gone.
+        // Ends when the reader is gone.
         while socket.write_all(chunk.as_bytes()).await.is_ok() {
             written += chunk.len();
         }
@@ -235,7 +236,7 @@ async fn a_listing_without_end_is_read_as_it_is_used() {
     let client = KuboClient::new(&url).unwrap();
     let first: Vec<_> = client.pins().take(1000).collect().await;
     assert!(first.iter().all(|pin| *pin == Ok(cid(CID))), "{first:?}");
-    // What else has been written waits in the system's buffers.
+    // Anything else that was written waits in the system's buffers.
     let written = tokio::time::timeout(Duration::from_secs(20), written).await;
     assert!(written.expect("the daemon is still being read").unwrap() < 32 << 20);
 }

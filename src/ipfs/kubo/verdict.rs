@@ -1,4 +1,4 @@
-//! What an answer means, decided of plain data: what was said, and how the answer ended.
+//! The meaning of answers, decided on plain data: the content of an answer, and how it ended.
 
 use super::wire::{self, GcItem, PinEvent, PinLsItem, RunningCommand};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 const LOCKING: [&str; 8] =
     ["add", "block/put", "dag/import", "dag/put", "pin/add", "pin/rm", "pin/update", "repo/gc"];
 
-/// Whether `pin/ls` names the CID that it was asked about next; an error when it names another.
+/// Whether `pin/ls` names the next CID asked about; an error if it names another.
 pub(super) fn is_next(item: &PinLsItem, asked: Option<&Cid>) -> Result<(), IpfsError> {
     if asked.is_some_and(|asked| item.cid.parse().as_ref() == Ok(asked)) {
         return Ok(());
@@ -19,9 +19,9 @@ pub(super) fn is_next(item: &PinLsItem, asked: Option<&Cid>) -> Result<(), IpfsE
     Err(IpfsError::Failed(format!("pin/ls answers about {cid}, which was not asked")))
 }
 
-/// How many of `asked` are pinned before the first one that is not, when `pin/ls` has named so many
-/// and then ended like that. Only its very words about the next one say that this is not pinned; any
-/// other error says nothing of it.
+/// How many of `asked` are pinned before the first that is not, given how many `pin/ls` named and how
+/// it ended. Only the exact "not pinned" text for the next CID proves that it is not pinned; any other
+/// error proves nothing.
 pub(super) fn leading_pinned(
     asked: &[String],
     named: usize,
@@ -37,7 +37,7 @@ pub(super) fn leading_pinned(
     }
 }
 
-/// How a CID is held that is pinned recursively or not, and directly or not.
+/// How a CID is held, given whether it is pinned recursively and directly.
 pub(super) fn held(recursive: bool, direct: bool) -> Held {
     match (recursive, direct) {
         (true, _) => Held::Recursive,
@@ -46,11 +46,11 @@ pub(super) fn held(recursive: bool, direct: bool) -> Held {
     }
 }
 
-/// What `pin/add` has said so far.
+/// The answer of `pin/add` so far.
 #[derive(Debug)]
 pub(super) struct Pinning {
     cid: Cid,
-    /// Its last object says that it is pinned.
+    /// The last object says that the CID is pinned.
     is_pinned: bool,
 }
 
@@ -59,21 +59,21 @@ impl Pinning {
         Self { cid, is_pinned: false }
     }
 
-    /// Takes the next object; the progress that it tells of.
+    /// Takes the next object; returns its progress.
     pub(super) fn hear(&mut self, event: &PinEvent) -> Option<Progress> {
         self.is_pinned = event.pins.as_ref().is_some_and(|pins| pins.contains(&self.cid));
         let bytes = event.bytes.unwrap_or_default();
         event.blocks.map(|blocks| Progress { blocks, bytes })
     }
 
-    /// It ended without an error.
+    /// The stream ended without an error.
     pub(super) fn end(self) -> Result<(), IpfsError> {
         let unsaid = || "pin/add ended without saying that it is pinned".to_owned();
         self.is_pinned.then_some(()).ok_or_else(|| IpfsError::Failed(unsaid()))
     }
 }
 
-/// Whether it is unpinned after that answer to `pin/rm`: it did that, or says that it was not pinned.
+/// Whether the CID is unpinned after this answer to `pin/rm`: it was unpinned, or had not been pinned.
 pub(super) fn unpinned(answer: Result<(), IpfsError>) -> Result<(), IpfsError> {
     match answer {
         Err(IpfsError::Failed(message)) if message == wire::NOT_PINNED_RECURSIVELY => Ok(()),
@@ -81,20 +81,20 @@ pub(super) fn unpinned(answer: Result<(), IpfsError>) -> Result<(), IpfsError> {
     }
 }
 
-/// The command because of which a collection has to wait.
+/// The command that a collection must wait for.
 pub(super) fn lock_holder(commands: &[RunningCommand]) -> Option<&str> {
     let holds = |c: &&RunningCommand| c.active && LOCKING.contains(&c.command.as_str());
     commands.iter().find(holds).map(|holder| holder.command.as_str())
 }
 
-/// What `repo/gc` has said so far.
+/// The answer of `repo/gc` so far.
 #[derive(Debug, Default)]
 pub(super) struct Collecting {
     done: GcReport,
 }
 
 impl Collecting {
-    /// Takes the next object: a block that was removed, or one with an error.
+    /// Takes the next object: a removed block, or a block with an error.
     pub(super) fn hear(&mut self, item: &GcItem) {
         if item.error.is_empty() {
             self.done.removed += 1;
@@ -103,7 +103,7 @@ impl Collecting {
         }
     }
 
-    /// It ended like that. When single blocks had errors it ends with one, which is no news then.
+    /// The stream ended this way. If single blocks had errors, it ends with an error that adds nothing.
     pub(super) fn end(self, end: Result<(), IpfsError>) -> Result<GcReport, IpfsError> {
         match end {
             Err(IpfsError::Failed(_)) if !self.done.errors.is_empty() => Ok(self.done),

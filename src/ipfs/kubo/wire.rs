@@ -1,8 +1,8 @@
-//! What Kubo's RPC says: JSON shapes and the meaning of its errors.
+//! The JSON of Kubo's RPC and the meaning of its errors.
 //!
-//! Kubo gives nearly every error as HTTP 500 with code 0, so some are told apart by their text
-//! (core/commands/pin/pin.go and boxo's verifcid, Kubo 0.43); each text is checked against the real
-//! daemon by the end-to-end tests.
+//! Kubo returns nearly every error as HTTP 500 with code 0, so some are recognized by their text
+//! (core/commands/pin/pin.go and boxo's verifcid, Kubo 0.43). The end-to-end tests check each text
+//! against the real daemon.
 
 use std::path::PathBuf;
 
@@ -13,8 +13,8 @@ use crate::{
     types::{Cid, DaemonInfo},
 };
 
-/// Longest ID and agent of a daemon that are kept, in bytes and characters: what a ClusterPeer takes.
-/// Both go to every peer.
+/// Longest ID and agent of a daemon that are kept, in bytes and characters: the limits of a
+/// ClusterPeer. Both go to every peer.
 const ID_LEN_MAX: usize = 128;
 const AGENT_LEN_MAX: usize = 128;
 /// Addresses of a daemon that are kept, and the bytes of each.
@@ -28,7 +28,7 @@ pub(super) struct Id {
     pub(super) id: String,
     #[serde(rename = "AgentVersion", default)]
     pub(super) agent_version: String,
-    /// Null while it listens nowhere.
+    /// Null while the daemon listens nowhere.
     #[serde(rename = "Addresses", default)]
     pub(super) addresses: Option<Vec<String>>,
 }
@@ -49,8 +49,8 @@ impl TryFrom<Id> for DaemonInfo {
     }
 }
 
-/// One object of `pin/add?progress=true`: progress (an empty object when there is none yet), or at
-/// the end the pins.
+/// One object of `pin/add?progress=true`: progress (an empty object before there is any), or the pins
+/// at the end.
 #[derive(Debug, Deserialize)]
 pub(super) struct PinEvent {
     #[serde(rename = "Pins", default)]
@@ -61,8 +61,8 @@ pub(super) struct PinEvent {
     pub(super) bytes: Option<u64>,
 }
 
-/// One object of `pin/ls?stream=true`. The CID is text: a daemon also lists what others have pinned, such
-/// as identity CIDs longer than any that [`Cid`] takes.
+/// One object of `pin/ls?stream=true`. The CID is text, since a daemon also lists pins of others, such
+/// as identity CIDs longer than [`Cid`] accepts.
 #[derive(Debug, Deserialize)]
 pub(super) struct PinLsItem {
     #[serde(rename = "Cid")]
@@ -80,7 +80,7 @@ pub(super) struct RepoStat {
     pub(super) repo_path: PathBuf,
 }
 
-/// What Kubo writes as `Datastore.StorageMax` into a new configuration: "10GB".
+/// The `Datastore.StorageMax` that Kubo writes into a new configuration: "10GB".
 const DEFAULT_STORAGE_MAX: u64 = 10_000_000_000;
 
 impl From<RepoStat> for RepositoryStat {
@@ -101,7 +101,7 @@ pub(super) struct GcItem {
     pub(super) error: String,
 }
 
-/// One object of `diag/cmds`: a command that runs, or ran lately.
+/// One object of `diag/cmds`: a command that runs or ran recently.
 #[derive(Debug, Deserialize)]
 pub(super) struct RunningCommand {
     #[serde(rename = "Command")]
@@ -110,25 +110,25 @@ pub(super) struct RunningCommand {
     pub(super) active: bool,
 }
 
-/// The body of an answer that is an error.
+/// The body of an error answer.
 #[derive(Debug, Deserialize)]
 struct ErrorBody {
     #[serde(rename = "Message")]
     message: String,
 }
 
-/// `pin/rm` of what is not pinned recursively.
+/// The error of `pin/rm` for a CID that is not pinned recursively.
 pub(super) const NOT_PINNED_RECURSIVELY: &str = "not pinned or pinned indirectly";
 
-/// What `pin/ls` says of the first argument that is not pinned.
+/// The error of `pin/ls` for the first argument that is not pinned.
 pub(super) fn not_pinned(argument: &str) -> String {
     format!("path '{argument}' is not pinned")
 }
 
-/// Longest text of an error that is kept, in characters.
+/// Longest error text kept, in characters.
 const MESSAGE_LEN_MAX: usize = 300;
 
-/// Errors that lie in the CID itself.
+/// Texts of errors caused by the CID itself.
 const UNPINNABLE: [&str; 5] = [
     "insecure hash functions not allowed",
     "digest too large",
@@ -137,12 +137,12 @@ const UNPINNABLE: [&str; 5] = [
     "no decoder registered",
 ];
 
-/// A text of Kubo's as it is kept.
+/// A text of Kubo's, cut to the length that is kept.
 pub(super) fn shortened(text: &str) -> String {
     text.trim().chars().take(MESSAGE_LEN_MAX).collect()
 }
 
-/// The error that a text in Kubo's words stands for.
+/// The error for a text of Kubo's.
 pub(super) fn error_of(message: &str) -> IpfsError {
     let text = shortened(message);
     if UNPINNABLE.iter().any(|part| message.contains(part)) {
@@ -152,14 +152,14 @@ pub(super) fn error_of(message: &str) -> IpfsError {
     }
 }
 
-/// The error that an answer other than 200 stands for.
+/// The error for an answer other than 200.
 pub(super) fn error_of_response(status: http::StatusCode, body: &[u8]) -> IpfsError {
     if let Ok(body) = serde_json::from_slice::<ErrorBody>(body) {
         return error_of(&body.message);
     }
     let text = format!("HTTP {}: {}", status.as_u16(), shortened(&String::from_utf8_lossy(body)));
     if status.is_client_error() {
-        // No such command, not allowed: another question would have to be asked.
+        // No such command, or not allowed: a retry cannot succeed.
         IpfsError::Refused(text)
     } else {
         IpfsError::Failed(text)

@@ -31,7 +31,7 @@ fn cid(number: u32) -> Cid {
     Cid::from(cid::Cid::new_v1(0x55, hash))
 }
 
-/// A request whose body is written bit by bit.
+/// A request whose body is written piece by piece.
 struct Bulk {
     write: OwnedWriteHalf,
     read: Lines<BufReader<OwnedReadHalf>>,
@@ -56,7 +56,7 @@ impl Bulk {
         self.write.write_all(b"0\r\n\r\n").await.unwrap();
     }
 
-    /// The next answer; between answers there is what HTTP adds.
+    /// The next answer, without the framing of HTTP.
     async fn answer(&mut self) -> Option<Value> {
         loop {
             let line = timeout(PATIENCE, self.read.next_line()).await.unwrap().unwrap()?;
@@ -94,7 +94,7 @@ async fn each_line_is_answered_in_order_and_a_wrong_one_stops_no_other() {
     let pinned = |line: u32| json!({ "line": line, "cid": cid(line).to_string() });
     let wrong = [
         (2, "error decoding Cid"),
-        (3, "no JSON object"),
+        (3, "not a JSON object"),
         (5, "replicas"),
         (7, "longer than"),
         (8, "\"cid\" is missing"),
@@ -138,7 +138,7 @@ async fn answers_come_while_the_request_goes_on() {
     server.stop().await;
 }
 
-/// The answers to so many lines that arrive at once.
+/// The answers to so many lines that arrive together.
 async fn answers(server: &Server, count: u32) -> BodyDataStream {
     let source = Source::StandIn(server.cluster.clone());
     let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };

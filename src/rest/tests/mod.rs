@@ -327,7 +327,7 @@ async fn what_cannot_be_done_is_said_with_code_and_message() {
     }
     let response = server.client.get(format!("{}/pins", server.base)).send().await.unwrap();
     assert_eq!(response.headers()["retry-after"], "1");
-    // What this peer knows by itself needs nobody.
+    // Local knowledge needs no other peer.
     let cid = server.add(3);
     for path in [format!("/pins/{cid}?local=true"), "/pins?local=true".to_owned()] {
         let (status, text) = server.ask(Method::GET, &path).await;

@@ -23,25 +23,25 @@ pub(in crate::rest) struct StandIn {
     members: BTreeMap<PeerId, Member>,
     metrics: watch::Sender<Metrics>,
     told: Arc<Mutex<Told>>,
-    /// Pins are made while it is open, and wait while it is not.
+    /// Pins proceed while it is open and wait while it is not.
     pub(super) open: watch::Sender<bool>,
-    /// How many pins wait.
+    /// Number of waiting pins.
     pub(super) waiting: watch::Sender<usize>,
 }
 
-/// What tests set.
+/// Values set by tests.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) pins: BTreeMap<Cid, PinEntry>,
-    /// What every use case fails with.
+    /// The error of every use case.
     pub(super) error: Option<UseCaseError>,
-    /// What a list fails with after its first page.
+    /// The error of a list after its first page.
     pub(super) error_after_page: Option<UseCaseError>,
-    /// Pins in one page.
+    /// Pins per page.
     pub(super) page: usize,
     /// Why the peer is not ready.
     pub(super) unready: Option<String>,
-    /// What came of garbage collections, and when that is answered.
+    /// The results of garbage collections, and when they are returned.
     pub(super) collected: GcResults,
     pub(super) collect_time: Duration,
     pub(super) collections: GcCounters,
@@ -77,7 +77,7 @@ impl StandIn {
     }
 }
 
-/// Counts one pin that waits, as long as somebody wants it.
+/// Counts one waiting pin while its future lives.
 struct Waits(watch::Sender<usize>);
 
 impl Waits {
@@ -93,7 +93,7 @@ impl Drop for Waits {
     }
 }
 
-/// The use cases, called as the peer's own are.
+/// The use cases, with the same names as the peer's.
 #[allow(clippy::unused_async)]
 impl StandIn {
     pub(in crate::rest) fn id(&self) -> PeerId {

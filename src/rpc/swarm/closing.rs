@@ -1,8 +1,8 @@
-//! A connection that is closed within bounds.
+//! A connection whose closing is bounded.
 //!
-//! Invariant: closing takes at most [`CLOSE_TIMEOUT`]. A connection says goodbye before it goes; with
-//! nobody on the other side to read that, the system would try for a quarter of an hour, and until
-//! then the connection counts among those its peer may have.
+//! Invariant: closing takes at most [`CLOSE_TIMEOUT`]. A connection sends a goodbye before it closes.
+//! If the other side is gone, the system would retry for a quarter of an hour, and the connection would
+//! count towards its peer's limit until then.
 
 use std::{
     pin::Pin,
@@ -13,10 +13,10 @@ use std::{
 use libp2p::core::{StreamMuxer, muxing::StreamMuxerEvent};
 use tokio::time::{Sleep, sleep};
 
-/// How long a goodbye may take.
+/// Deadline of the goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection whose closing has a deadline.
+/// A connection with a deadline for closing.
 pub(super) struct ClosesInTime<M> {
     muxer: M,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -51,7 +51,7 @@ impl<M: StreamMuxer + Unpin> StreamMuxer for ClosesInTime<M> {
             return Poll::Ready(closed);
         }
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(CLOSE_TIMEOUT)));
-        // It is dropped then, and the system forgets it.
+        // The connection is dropped then, which ends the retries.
         deadline.as_mut().poll(cx).map(Ok)
     }
 

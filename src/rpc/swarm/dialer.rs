@@ -1,7 +1,7 @@
-//! When to dial whom: pure bookkeeping for the network task.
+//! The schedule of dials: pure bookkeeping for the network task.
 //!
-//! Every known peer and every seed that there is no connection to is dialled again and again, with
-//! growing waits, so that connections exist before anybody needs them.
+//! Every known peer and seed without a connection is dialled repeatedly, with growing waits, so that
+//! connections exist before they are needed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::types::PeerId;
 
 /// The first wait after a failure or a lost connection.
 pub(super) const WAIT_MIN: Duration = Duration::from_millis(100);
-/// The longest wait: a peer that comes back is found by its own dialling anyway.
+/// The longest wait: a returning peer dials by itself anyway.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
-/// Addresses kept of one peer: more than a pod ever has.
+/// Addresses kept per peer: more than a pod ever has.
 const ADDRESSES_MAX: usize = 16;
 
-/// What is dialled.
+/// Target of a dial.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     /// A peer whose ID is known.
@@ -29,7 +29,7 @@ pub(super) enum Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Wait, then dial.
+    /// To be dialled at this time.
     Due(Instant),
     Dialling,
     /// Connected to this peer.
@@ -40,7 +40,7 @@ enum State {
 struct Dialled {
     addresses: Vec<Multiaddr>,
     state: State,
-    /// Dials that failed since the last connection.
+    /// Failed dials since the last connection.
     failures: u32,
 }
 
@@ -56,8 +56,8 @@ impl Dialer {
         Self { entries: BTreeMap::new(), jitter: StdRng::seed_from_u64(seed) }
     }
 
-    /// Replaces a peer's addresses. New ones of a peer without a connection are dialled at once; no
-    /// addresses mean that it is forgotten.
+    /// Replaces a peer's addresses. New addresses of a peer without a connection are dialled at once;
+    /// without addresses the peer is forgotten.
     pub(super) fn set_peer(
         &mut self,
         peer: PeerId,
@@ -100,7 +100,7 @@ impl Dialer {
         }
     }
 
-    /// The targets to dial now; they count as being dialled from here on.
+    /// Returns the targets to dial now; they count as being dialled from here on.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Target, Vec<Multiaddr>)> {
         let due = |entry: &Dialled| matches!(entry.state, State::Due(at) if at <= now);
         self.entries
@@ -113,7 +113,7 @@ impl Dialer {
             .collect()
     }
 
-    /// When [`Self::take_due`] has something next.
+    /// When [`Self::take_due`] next returns a target.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = |entry: &Dialled| match entry.state {
             State::Due(at) => Some(at),
@@ -122,7 +122,7 @@ impl Dialer {
         self.entries.values().filter_map(due).min()
     }
 
-    /// A dial failed.
+    /// Records a failed dial.
     pub(super) fn failed(&mut self, target: &Target, now: Instant) {
         let Some(entry) = self.entries.get_mut(target) else { return };
         if entry.state == State::Dialling {
@@ -131,7 +131,7 @@ impl Dialer {
         }
     }
 
-    /// There is a connection to `peer`, by dialling `target` or opened by the peer itself.
+    /// Records a connection to `peer`, made by dialling `target` or opened by the peer.
     pub(super) fn connected(&mut self, peer: PeerId, target: Option<&Target>) {
         for target in [Some(&Target::Peer(peer)), target].into_iter().flatten() {
             if let Some(entry) = self.entries.get_mut(target) {
@@ -141,7 +141,7 @@ impl Dialer {
         }
     }
 
-    /// Whether a peer is to be dialled when there is no connection to it.
+    /// Whether a peer is dialled while it has no connection.
     pub(super) fn knows(&self, peer: PeerId) -> bool {
         let is_it = |(target, entry): (&Target, &Dialled)| {
             *target == Target::Peer(peer) || entry.state == State::Connected(peer)
@@ -149,7 +149,7 @@ impl Dialer {
         self.entries.iter().any(is_it)
     }
 
-    /// The last connection to `peer` is gone.
+    /// Records the loss of the last connection to `peer`.
     pub(super) fn lost(&mut self, peer: PeerId, now: Instant) {
         for entry in self.entries.values_mut() {
             if entry.state == State::Connected(peer) {

@@ -1,8 +1,9 @@
-//! Streams that peers opened: their requests come in, our answers go out on the same stream.
+//! Streams opened by peers: their requests come in, and our answers go out on the same stream.
 //!
-//! Invariants: the reader never waits for the writer or for whoever answers, it refuses instead
-//! (`Busy`); what a peer that is no member sends is short; requests are handed on in the order they arrived; a stream that does not read its
-//! answers, or holds what is no frame, is closed, and no other; each ends with its connection.
+//! Invariants: the reader never waits for the writer or the server; it refuses instead (`Busy`). Frames
+//! of non-members are short. Requests are handed on in order of arrival. A stream whose peer does not
+//! read its answers, or sends something other than frames, is closed, and no other is affected. Each
+//! stream ends with its connection.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -31,9 +32,9 @@ use crate::{
     types::{Envelope, PeerId, Refusal, Response},
 };
 
-/// A request's place is taken back after so long: longer than any caller waits.
+/// A request's place is released after so long: longer than any caller waits.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Answers that may wait for the writer: those in flight, and as many refusals.
+/// Answers that may be queued for the writer: those in flight, and as many refusals.
 const ANSWERS_MAX: usize = 2 * IN_FLIGHT_MAX;
 
 /// An answer, now or later.
@@ -42,7 +43,7 @@ enum Answer {
     Later(u64, oneshot::Receiver<Response>, OwnedSemaphorePermit),
 }
 
-/// Serves each stream that a peer opens in a task of its own.
+/// Serves each stream opened by a peer in its own task.
 pub(super) fn acceptor(shared: Arc<Shared>, requests: mpsc::Sender<Inbound>) -> Accept {
     Arc::new(move |incoming| {
         let Incoming { peer, lane, stream, closed, place } = incoming;
@@ -56,7 +57,7 @@ pub(super) fn acceptor(shared: Arc<Shared>, requests: mpsc::Sender<Inbound>) -> 
     })
 }
 
-/// Serves one stream until it ends, or its connection is gone; says why it ended.
+/// Serves one stream until it ends or its connection is gone; returns the reason.
 async fn serve(
     shared: &Shared,
     from: PeerId,
@@ -87,8 +88,8 @@ async fn serve(
             Ok(Some(frame)) if frame.kind == Kind::Request => {
                 hand_on(from, &frame, &places, &requests)
             }
-            Ok(Some(_)) => break "an answer where a request belongs".to_owned(),
-            Ok(None) => break "the peer closed it".to_owned(),
+            Ok(Some(_)) => break "the peer sent an answer instead of a request".to_owned(),
+            Ok(None) => break "the peer closed the stream".to_owned(),
             Err(error) => break error.to_string(),
         };
         if answers.try_send(answer).is_err() {
@@ -103,7 +104,7 @@ async fn serve(
     }
 }
 
-/// Hands a request to whoever answers, or refuses it.
+/// Hands a request to the server, or refuses it.
 fn hand_on(
     from: PeerId,
     frame: &Frame,
@@ -126,7 +127,7 @@ fn hand_on(
     }
 }
 
-/// Writes answers as they become known, in any order.
+/// Writes answers as they become available, in any order.
 async fn write_answers(
     writer: futures::io::WriteHalf<Stream>,
     mut queue: mpsc::Receiver<Answer>,
@@ -174,7 +175,7 @@ async fn write_answers(
     }
 }
 
-/// The answer once it is given, or a refusal in its place; the request's place is free from then on.
+/// The answer, or a refusal in its place; the request's place is free afterwards.
 async fn wait(
     id: u64,
     answer: oneshot::Receiver<Response>,

@@ -1,8 +1,8 @@
-//! Which connection to each peer is used: one, though two can exist for a moment.
+//! Which connection to each peer is used: exactly one, though two can exist for a moment.
 //!
-//! Both peers must choose the same one without talking: of two dialled across each other at the
-//! same time it is the one dialled by the smaller ID; otherwise the newer, because a peer dials only
-//! when it has no connection, so the older one is dead on its side.
+//! Both peers must choose the same one without talking. Of two connections dialled across each other,
+//! it is the one dialled by the smaller ID. Otherwise it is the newer one: a peer dials only without a
+//! connection, so the older one is dead on its side.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,32 +11,32 @@ use tokio::time::Instant;
 
 use crate::types::PeerId;
 
-/// Connections made within this time of each other were dialled across each other.
+/// Connections made within this time of each other count as dialled across each other.
 const RACE: Duration = Duration::from_secs(2);
 
 /// A connection to a peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
-    /// Dialled by us.
+    /// Whether we dialled it.
     pub(super) outbound: bool,
     pub(super) since: Instant,
 }
 
-/// How things stand with one peer.
+/// State of the link to one peer.
 #[derive(Clone, Debug)]
 pub(super) enum Link {
     Up(Connection),
-    /// Why there is no connection.
+    /// The reason why there is no connection.
     Down(String),
 }
 
-/// The links to all peers that are connected or dialled.
+/// The links to all connected or dialled peers.
 #[derive(Debug, Default)]
 pub(super) struct Links(BTreeMap<PeerId, Link>);
 
 impl Links {
-    /// Takes in a new connection and answers which one is to be closed, if any.
+    /// Records a new connection; returns the one to close, if any.
     pub(super) fn opened(
         &mut self,
         own: PeerId,
@@ -58,7 +58,7 @@ impl Links {
         Some(old.id)
     }
 
-    /// A connection is gone; true if it was the one in use.
+    /// Records a closed connection; true if it was the one in use.
     pub(super) fn closed(&mut self, peer: PeerId, id: ConnectionId, reason: String) -> bool {
         let in_use = matches!(self.0.get(&peer), Some(Link::Up(link)) if link.id == id);
         if in_use {
@@ -67,7 +67,7 @@ impl Links {
         in_use
     }
 
-    /// A dial failed; true if the reason is another than before.
+    /// Records a failed dial; true if the reason has changed.
     pub(super) fn unreachable(&mut self, peer: PeerId, reason: String) -> bool {
         match self.0.get_mut(&peer) {
             Some(Link::Up(_)) => false,
@@ -79,19 +79,19 @@ impl Links {
         }
     }
 
-    /// Forgets why there is no connection to a peer that nobody wants any more.
+    /// Forgets the reason for a peer that is no longer wanted.
     pub(super) fn forget(&mut self, peer: PeerId) {
         if let Some(Link::Down(_)) = self.0.get(&peer) {
             self.0.remove(&peer);
         }
     }
 
-    /// The connection to the peer, or why there is none.
+    /// The connection in use, or why there is none.
     pub(super) fn in_use(&self, peer: PeerId) -> Result<ConnectionId, String> {
         match self.0.get(&peer) {
             Some(Link::Up(link)) => Ok(link.id),
             Some(Link::Down(reason)) => Err(reason.clone()),
-            None => Err("it was not reached yet".to_owned()),
+            None => Err("not reached yet".to_owned()),
         }
     }
 
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn of_two_crossed_connections_both_sides_keep_the_one_dialled_by_the_smaller_id() {
         let now = Instant::now();
-        // Connection 1 is dialled by A, 2 by B; either may come first on either side.
+        // A dialled connection 1, B dialled 2; either may come first on either side.
         for (own, peer, first, second) in [(A, B, 1, 2), (A, B, 2, 1), (B, A, 1, 2), (B, A, 2, 1)] {
             let mut links = Links::default();
             let make = |id| connection(id, (id == 1) == (own == A), now);

@@ -1,10 +1,10 @@
 //! The transport between peers: libp2p over TCP, with the cluster secret (pnet), the peers' keys
 //! (noise) and many streams on one connection (yamux).
 //!
-//! Per peer and lane there is one long-lived stream which we opened, for our requests and their
-//! answers, and one which the peer opened, for its own; both end with their connection. Whoever knows the cluster secret can
-//! connect; what it may ask is decided by whoever serves [`Inbound`]. Every known peer is dialled
-//! until there is a connection, so that one exists before it is needed; a call to a peer without a
+//! Per peer and lane there is one long-lived stream that we opened, for our requests and their answers,
+//! and one that the peer opened, for its own; both end with their connection. Any holder of the cluster
+//! secret can connect; the receiver of [`Inbound`] decides what it may ask. Every known peer is dialled
+//! until it is connected, so that a connection exists before it is needed; a call to a peer without a
 //! connection fails at once.
 
 mod closing;
@@ -51,27 +51,27 @@ use crate::{
 
 /// Requests of one stream that may wait for their answers, on either side.
 pub const IN_FLIGHT_MAX: usize = 1024;
-/// Buffer before a stream: many small frames become one write.
+/// Write buffer of a stream: many small frames become one write.
 const STREAM_BUFFER_LEN: usize = 64 * 1024;
-/// A peer that takes nothing for so long is given up on that stream.
+/// A stream whose peer reads nothing for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The system names the addresses it listens on within milliseconds.
+/// Time for the system to name the addresses it listens on; it takes milliseconds.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 const LANES: [Lane; 3] = [Lane::Raft, Lane::Control, Lane::Bulk];
 
-/// What a transport needs.
+/// Options of a transport.
 #[derive(Debug)]
 pub struct SwarmOptions {
-    /// Who we are.
+    /// This peer's identity.
     pub identity: Identity,
-    /// What every peer of the cluster knows.
+    /// The secret shared by every peer of the cluster.
     pub secret: ClusterSecret,
-    /// Where to listen, as in `/ip4/0.0.0.0/tcp/9096`; port 0 takes any.
+    /// Addresses to listen on, as in `/ip4/0.0.0.0/tcp/9096`; port 0 takes any.
     pub listen: Vec<Multiaddr>,
-    /// Seeds the waits between dials.
+    /// Seed of the random waits between dials.
     pub jitter_seed: u64,
-    /// Where calls are counted.
+    /// Metrics of calls.
     pub metrics: RpcMetrics,
 }
 
@@ -83,10 +83,10 @@ pub enum StartError {
     Listen {
         /// The address.
         address: Multiaddr,
-        /// Why, as the system says it.
+        /// The system's error.
         reason: String,
     },
-    /// The key pair does not serve for the handshake.
+    /// The key pair cannot be used for the handshake.
     #[error("cannot prepare the handshake: {0}")]
     Handshake(String),
 }
@@ -94,11 +94,11 @@ pub enum StartError {
 /// A running transport.
 #[derive(Debug)]
 pub struct Started {
-    /// To call peers.
+    /// Calls peers.
     pub transport: Arc<SwarmTransport>,
-    /// Where it listens, one entry for each address of the machine.
+    /// The addresses it listens on, one for each address of the machine.
     pub listening: Vec<Multiaddr>,
-    /// Ends once the token is cancelled and every task of the transport has ended.
+    /// Ends once the token is cancelled and all tasks of the transport have ended.
     pub task: JoinHandle<()>,
 }
 
@@ -114,8 +114,8 @@ impl fmt::Debug for SwarmTransport {
 }
 
 impl SwarmTransport {
-    /// Listens and begins to serve: requests from peers go to `inbound`, and are refused with `Busy`
-    /// while it is full.
+    /// Listens and serves: requests from peers go to `inbound`, and are refused with `Busy` while it is
+    /// full.
     ///
     /// # Errors
     /// When an address cannot be listened on.
@@ -147,8 +147,8 @@ impl SwarmTransport {
         Ok(Started { transport: Arc::new(Self { shared }), listening, task })
     }
 
-    /// Replaces the addresses of peers whose IDs are not known: each is dialled until a peer
-    /// answers, and again when that peer is lost. A `/p2p/…` in an address is insisted on.
+    /// Replaces the addresses of peers whose IDs are unknown: each is dialled until a peer answers, and
+    /// again when that peer is lost. A `/p2p/…` in an address must match.
     pub fn set_seeds(&self, seeds: Vec<Multiaddr>) {
         self.shared.wanted.change(|news| news.seeds = Some(seeds));
     }
@@ -164,7 +164,7 @@ impl Transport for SwarmTransport {
         let lane = envelope.request.lane();
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
-        // Queued here and not when the future is first polled: the order of calls is kept.
+        // Queued here, not when the future is first polled, to keep the order of calls.
         let queued = match frame::encode_request(id, &envelope) {
             Ok(frame) => self.shared.enqueue(to, lane, id, frame).map_err(|_| Refusal::Busy),
             Err(error) => Err(Refusal::Invalid(error.to_string())),
@@ -184,7 +184,7 @@ impl Transport for SwarmTransport {
         let parse = |text: &String| match text.parse::<Multiaddr>() {
             Ok(address) => Some(address),
             Err(error) => {
-                tracing::warn!(address = text, %error, "an address of a peer is no multiaddr");
+                tracing::warn!(address = text, %error, "ignored a peer's address that is not a multiaddr");
                 None
             }
         };
@@ -204,7 +204,7 @@ impl Transport for SwarmTransport {
     }
 }
 
-/// Gives up a call's place when its caller waits no more.
+/// Releases a call's place when its caller no longer waits.
 struct Place {
     id: u64,
     state: Arc<LaneState>,
@@ -242,7 +242,7 @@ async fn answer(
 
 /// The protocol of a lane's streams.
 fn lane_name(lane: Lane) -> &'static str {
-    // Under `rpc::PROTOCOL`.
+    // Names under `rpc::PROTOCOL`.
     match lane {
         Lane::Raft => "/pinkeeper/0.1/rpc/raft",
         Lane::Control => "/pinkeeper/0.1/rpc/control",
@@ -259,8 +259,8 @@ fn peer_id_of(peer: PeerId) -> libp2p::PeerId {
     libp2p::PeerId::from_bytes(&peer.to_bytes()).expect("the multihash of a key")
 }
 
-/// Listens on every address and waits until the system has said what that means. Also answers what
-/// happened meanwhile: peers that waited for this one connect at once.
+/// Listens on every address and waits until the system names the actual addresses. Returns other events
+/// of that time too: peers that waited for this one connect at once.
 async fn listen_on(
     swarm: &mut libp2p::Swarm<network::Behaviour>,
     addresses: &[Multiaddr],
@@ -270,7 +270,8 @@ async fn listen_on(
         reason,
     };
     let mut waiting = BTreeMap::new();
-    // All before the first is taken: an ordinary bind of every IPv6 address is one of every IPv4 address too.
+    // Probe all before listening on the first: an ordinary bind of all IPv6 addresses covers all IPv4
+    // addresses too.
     for address in addresses {
         probe(address).map_err(|error| failed(address, error.to_string()))?;
     }
@@ -291,10 +292,10 @@ async fn listen_on(
                 return Err(failed(&unanswered, error.to_string()));
             }
             Ok(event) => early.push(event),
-            Err(_) => return Err(failed(&unanswered, "no address came of it".to_owned())),
+            Err(_) => return Err(failed(&unanswered, "the system reported no address".to_owned())),
         }
     }
-    // The other addresses of a wildcard follow the first at once.
+    // The other addresses of a wildcard follow immediately.
     let until = Instant::now() + Duration::from_millis(50);
     while let Ok(event) = timeout_at(until, swarm.select_next_some()).await {
         match event {
@@ -305,8 +306,8 @@ async fn listen_on(
     Ok((listening, early))
 }
 
-/// libp2p listens with `SO_REUSEPORT`, so that two processes of one user could share a port without
-/// a word; an ordinary bind is refused then.
+/// Tries an ordinary bind, which fails if the port is taken: libp2p listens with `SO_REUSEPORT`, so two
+/// processes of one user could silently share a port.
 fn probe(address: &Multiaddr) -> io::Result<()> {
     let mut ip: Option<IpAddr> = None;
     let mut port = None;

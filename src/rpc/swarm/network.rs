@@ -1,4 +1,4 @@
-//! The network task: owns libp2p's swarm, dials, and keeps one living connection per peer.
+//! The network task: owns libp2p's swarm, dials, and keeps one live connection per peer.
 
 use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
@@ -28,26 +28,26 @@ use super::{
 };
 use crate::identity::ClusterSecret;
 
-/// Connecting and proving identities, all in all.
+/// Deadline for connecting and proving identities.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection is checked this often…
+/// Interval between pings of a connection.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// …and an echo has so long.
+/// Deadline of one ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection without an echo for so long is given up. libp2p's ping keeps its first failure to
-/// itself and then waits for another stream, which takes 19 s.
+/// A connection without an echo for so long is closed. libp2p's ping does not report its first failure
+/// and then waits for another stream, which takes 19 s.
 const SILENCE_MAX: Duration = Duration::from_secs(7);
-/// Between two looks for silent connections.
+/// Time between two checks for silent connections.
 const SILENCE_CHECK: Duration = Duration::from_secs(1);
-/// Connections are kept however idle they are; ping finds the dead ones.
+/// Idle connections are kept; ping finds dead ones.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Incoming connections that have not proven to know the secret.
+/// Largest number of incoming connections that have not yet proven the secret.
 const PENDING_INCOMING_MAX: u32 = 64;
-/// Connections in all: the largest cluster's peers, twice while connections cross.
+/// Largest number of connections: the largest cluster's peers, twice in case connections cross.
 const ESTABLISHED_MAX: u32 = 512;
-/// Connections of one peer: those that cross, and old ones being closed.
+/// Largest number of connections per peer: crossing ones, and old ones that are being closed.
 const ESTABLISHED_PER_PEER_MAX: u32 = 8;
-/// Said of a peer that was reached and then not understood, again and again.
+/// Appended to the reason if the handshake with a reached peer fails repeatedly.
 const SECRET_HINT: &str = "; it could have another cluster secret";
 
 #[derive(NetworkBehaviour)]
@@ -99,12 +99,12 @@ pub(super) struct Network {
     shared: Arc<Shared>,
     dialer: Dialer,
     dialling: BTreeMap<ConnectionId, Target>,
-    /// When each connection last echoed.
+    /// Time of each connection's last echo.
     echoes: BTreeMap<ConnectionId, (libp2p::PeerId, Instant)>,
-    /// Who was reached and not understood, and who has come and was not.
+    /// Targets dialled and addresses of callers whose handshakes fail.
     not_understood: Suspicions<Target>,
     strange: Suspicions<Multiaddr>,
-    /// Seeds said to be out of reach, and whether the secret was suspected.
+    /// Seeds logged as unreachable, and whether the log named the secret.
     seeds_told: BTreeMap<Multiaddr, bool>,
 }
 
@@ -122,7 +122,7 @@ impl Network {
         }
     }
 
-    /// Runs until the token stops it; then waits for the tasks of all lanes and streams.
+    /// Runs until the token is cancelled; then waits for the tasks of all lanes and streams.
     pub(super) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let mut checked = Instant::now();
@@ -172,7 +172,7 @@ impl Network {
         for (target, addresses) in self.dialer.take_due(Instant::now()) {
             let options = match &target {
                 Target::Peer(peer) => DialOpts::peer_id(peer_id_of(*peer))
-                    // Whether there is a connection is for `links` to say: libp2p also counts those
+                    // `links` decides whether there is a connection: libp2p also counts connections
                     // that are being closed.
                     .condition(PeerCondition::Always)
                     .addresses(addresses)
@@ -256,7 +256,7 @@ impl Network {
     fn opened(&mut self, peer_id: libp2p::PeerId, id: ConnectionId, outbound: bool) {
         let target = self.dialling.remove(&id);
         let Some(peer) = peer_of(&peer_id) else {
-            tracing::warn!(%peer_id, "a peer without an ed25519 key was turned away");
+            tracing::warn!(%peer_id, "refused a peer without an ed25519 key");
             self.swarm.close_connection(id);
             if let Some(target) = target {
                 self.dialer.failed(&target, Instant::now());
@@ -276,7 +276,7 @@ impl Network {
         self.dialer.connected(peer, target.as_ref());
         match loser {
             Some(loser) => {
-                tracing::debug!(%peer, "of two connections to a peer one is closed");
+                tracing::debug!(%peer, "closed one of two connections to a peer");
                 self.swarm.close_connection(loser);
             }
             None => {
@@ -286,11 +286,11 @@ impl Network {
         }
     }
 
-    /// Gives up connections whose other end has vanished without a word.
+    /// Closes connections whose other end has vanished silently.
     fn close_silent(&mut self, checked: Instant) {
         let now = Instant::now();
         if now - checked > 2 * SILENCE_CHECK {
-            // This process itself stood still: echoes may be waiting to be read.
+            // This process itself was paused: echoes may be waiting to be read.
             self.echoes.values_mut().for_each(|(_, at)| *at = now);
             return;
         }
@@ -298,7 +298,7 @@ impl Network {
         let silent: Vec<_> = silent.map(|(id, (peer, _))| (*id, *peer)).collect();
         for (id, peer) in silent {
             self.swarm.close_connection(id);
-            // Closing a half-open connection takes a while; it is of no use from now on.
+            // Closing a half-open connection takes a while; it is unusable from now on.
             self.closed(peer, id, format!("no echo for {SILENCE_MAX:?}"));
         }
     }
@@ -319,7 +319,8 @@ impl Network {
         }
     }
 
-    /// Anything may knock on an open port, and a peer that restarts breaks a handshake off.
+    /// Logs repeated failures only: anything may connect to an open port, and a restarting peer breaks
+    /// handshakes off.
     fn incoming_failed(&mut self, from: &Multiaddr, error: &swarm::ListenError) {
         let reason = chain(error);
         match self.strange.failed(without_port(from), Instant::now()) {
@@ -334,18 +335,18 @@ impl Network {
     }
 }
 
-/// The host that a connection comes from, whose ports change.
+/// The host of a connection's other end, whose port changes.
 fn without_port(address: &Multiaddr) -> Multiaddr {
     address.iter().take(1).collect()
 }
 
-/// Whether a peer was reached and not understood. It may have another cluster secret: the handshake
-/// cannot tell that from damage.
+/// Whether a reached peer failed in the handshake. It may have another cluster secret: the handshake
+/// cannot distinguish that from damage.
 fn is_not_understood(error: &DialError) -> bool {
     let DialError::Transport(failures) = error else { return false };
     failures.iter().any(|(_, error)| {
         let reason = chain(error);
-        // Errors of the system are told by the text alone: libp2p's wrappers hide them.
+        // Only the text names an error of the system: libp2p's wrappers hide its type.
         !reason.contains("(os error ") || reason.contains("Handshake")
     })
 }
@@ -366,7 +367,7 @@ fn dial_reason(error: &DialError) -> String {
     }
 }
 
-/// An error with its causes, each said once.
+/// An error with its causes, without repetitions.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,8 +1,8 @@
-//! One lane to one peer: calls go out on a stream that we opened, their answers come back on it.
+//! One lane to one peer: calls go out on a stream that we opened, and their answers return on it.
 //!
 //! Invariants: calls are written in the order of the queue; at most [`IN_FLIGHT_MAX`] wait for an
-//! answer; the reader never waits for the writer; when the stream breaks, or its connection is
-//! gone, every call that was written is told so, and the next call opens another stream.
+//! answer; the reader never waits for the writer; when the stream breaks or its connection is gone,
+//! every written call fails, and the next call opens another stream.
 
 use std::{
     collections::BTreeMap,
@@ -29,28 +29,28 @@ use crate::{
     types::{Lane, PeerId, Refusal, Response},
 };
 
-/// Calls of one lane that may wait to be written.
+/// Calls of one lane that may be queued.
 pub(super) const QUEUE_MAX: usize = 4096;
-/// Bytes of one lane that may wait to be written: several of the largest frames.
+/// Bytes of one lane that may be queued: several of the largest frames.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Calls in a row that may time out, without an answer in between, before the stream is given up:
-/// it may be half dead.
+/// Consecutive calls that may time out without any answer in between before the stream is given up: it
+/// may be half dead.
 const TIMEOUTS_MAX: u32 = 5;
-/// How long negotiating a stream on a living connection may take.
+/// Deadline for negotiating a stream on a live connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Attempts to open a stream: one may land on a connection that is just being closed.
+/// Attempts to open a stream: one may hit a connection that is being closed.
 const OPEN_ATTEMPTS: usize = 3;
-/// A lane nobody called on for so long, and without a stream, is forgotten.
+/// A lane without calls for so long, and without a stream, is removed.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// What comes of a call.
+/// The result of a call.
 pub(super) type Answer = Result<Response, NoAnswer>;
 
 /// Why a call has no answer.
 #[derive(Debug)]
 pub(super) struct NoAnswer {
     pub(super) reason: String,
-    /// Whether any of it was written.
+    /// Whether any part of it was written.
     pub(super) sent: bool,
 }
 
@@ -64,7 +64,7 @@ impl NoAnswer {
     }
 }
 
-/// A framed request on its way to the stream.
+/// A framed request to be written.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) id: u64,
@@ -74,13 +74,13 @@ pub(super) struct Call {
     pub(super) bytes: OwnedSemaphorePermit,
 }
 
-/// What callers and the lane's tasks share.
+/// State shared by callers and the lane's tasks.
 #[derive(Debug)]
 pub(super) struct LaneState {
     waiting: Mutex<BTreeMap<u64, PendingCall>>,
     in_flight: Arc<Semaphore>,
     timeouts: AtomicU32,
-    /// Stops the present stream.
+    /// Cancels the current stream.
     stream: Mutex<CancellationToken>,
 }
 
@@ -112,12 +112,12 @@ impl LaneState {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The caller waits no more.
+    /// The caller no longer waits.
     pub(super) fn forget(&self, id: u64) {
         self.take(id);
     }
 
-    /// A call got no answer in time; too many in a row end the stream.
+    /// A call timed out; too many in a row end the stream.
     pub(super) fn timed_out(&self) {
         if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
             self.timeouts.store(0, Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl LaneState {
     fn answered(&self, id: u64, answer: Answer) {
         self.timeouts.store(0, Ordering::Relaxed);
         if let Some(waiting) = self.take(id) {
-            // The caller may have gone.
+            // The caller may be gone.
             let _ = waiting.answer.send(answer);
         }
     }
@@ -151,7 +151,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs until the transport stops or nobody called for a long time.
+    /// Runs until the transport stops, or until no call arrives for [`IDLE`].
     pub(super) async fn run(mut self) {
         let token = self.shared.token.clone();
         loop {
@@ -193,7 +193,7 @@ impl Worker {
         Err(reason)
     }
 
-    /// Tells this call and all that are queued.
+    /// Fails this call and all queued ones.
     fn fail(&mut self, call: Call, reason: &str) {
         let mut next = Some(call);
         while let Some(call) = next {
@@ -217,7 +217,7 @@ impl Worker {
         let mut writer = BufWriter::with_capacity(STREAM_BUFFER_LEN, writer);
         let written = self.write_calls(&mut writer, first, &token).await;
         token.cancel();
-        // Closing tells the other side; whether it hears it is of no matter.
+        // Announces the end to the other side, if it still listens.
         let _ = timeout(Duration::from_secs(1), writer.close()).await;
         let read = reader.await.unwrap_or_else(|error| error.to_string());
         let reason = match closed.is_cancelled() {
@@ -230,7 +230,7 @@ impl Worker {
         }
     }
 
-    /// Writes calls as they come; `Ok` when the token stopped it, `Err` when writing failed.
+    /// Writes calls as they arrive; `Ok` if the token was cancelled, `Err` if writing failed.
     async fn write_calls<W: AsyncWrite + Unpin>(
         &mut self,
         writer: &mut W,
@@ -262,7 +262,8 @@ impl Worker {
             let permit = match Arc::clone(&self.state.in_flight).try_acquire_owned() {
                 Ok(permit) => permit,
                 Err(_) => {
-                    // What waits in the buffer may be what the free places depend on.
+                    // Flushes before waiting: places may become free only once buffered calls are
+                    // answered.
                     within(token, writer.flush()).await?;
                     let acquired = tokio::select! {
                         biased;
@@ -286,7 +287,7 @@ impl Worker {
     }
 }
 
-/// A write, as long as the token lets it and no longer than [`WRITE_TIMEOUT`].
+/// Awaits a write until the token is cancelled, for at most [`WRITE_TIMEOUT`].
 async fn within(
     token: &CancellationToken,
     write: impl Future<Output = std::io::Result<()>>,
@@ -301,7 +302,7 @@ async fn within(
     }
 }
 
-/// Hands answers to their callers until the stream ends; says why it ended.
+/// Hands answers to their callers until the stream ends; returns the reason.
 async fn read_answers<R: AsyncRead + Unpin>(
     reader: R,
     state: &LaneState,
@@ -321,7 +322,7 @@ async fn read_answers<R: AsyncRead + Unpin>(
                 });
                 state.answered(frame.id, Ok(response));
             }
-            Ok(Some(_)) => return "the peer sent a request where an answer belongs".to_owned(),
+            Ok(Some(_)) => return "the peer sent a request instead of an answer".to_owned(),
             Ok(None) => return "the peer closed the stream".to_owned(),
             Err(error) => return error.to_string(),
         }

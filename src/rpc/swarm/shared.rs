@@ -1,4 +1,4 @@
-//! What the callers, the lanes' tasks and the network task share.
+//! State shared by the callers, the lanes' tasks and the network task.
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,10 @@ use crate::{
 pub(super) struct Shared {
     pub(super) own: PeerId,
     pub(super) token: CancellationToken,
-    /// Every task of the transport.
+    /// All tasks of the transport.
     pub(super) tasks: TaskTracker,
     pub(super) streams: Arc<Streams>,
-    /// Numbers all calls, so that an answer can never meet another lane's call.
+    /// Numbers all calls, so that an answer can never match another lane's call.
     pub(super) next_id: AtomicU64,
     pub(super) wanted: Wanted,
     pub(super) metrics: RpcMetrics,
@@ -36,14 +36,14 @@ pub(super) struct Shared {
     lanes: Mutex<BTreeMap<(PeerId, Lane), LaneHandle>>,
 }
 
-/// What callers want dialled, until the network task has taken it over.
+/// Targets wanted by callers, until the network task has taken them over.
 #[derive(Default)]
 pub(super) struct Wanted {
     news: Mutex<News>,
     pub(super) changed: Notify,
 }
 
-/// Changes that the network task has not seen.
+/// Changes that the network task has not yet seen.
 #[derive(Default)]
 pub(super) struct News {
     pub(super) peers: BTreeMap<PeerId, Vec<Multiaddr>>,
@@ -105,13 +105,13 @@ impl Shared {
         *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
     }
 
-    /// A member's name, for people; empty while it is not known.
+    /// A member's name, for people; empty while unknown.
     pub(super) fn name(&self, peer: &PeerId) -> String {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.get(peer).cloned().unwrap_or_default()
     }
 
-    /// Bytes that a frame of this peer may have.
+    /// Largest frame accepted from a peer, in bytes.
     pub(super) fn frame_len_max(&self, from: &PeerId) -> usize {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         match members.contains_key(from) {
@@ -124,7 +124,7 @@ impl Shared {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a framed request into its lane's queue, and starts the lane's task if there is none.
+    /// Queues a framed request in its lane, and starts the lane's task if there is none.
     pub(super) fn enqueue(
         self: &Arc<Self>,
         peer: PeerId,
@@ -155,7 +155,7 @@ impl Shared {
         LaneHandle { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), state }
     }
 
-    /// Forgets an idle lane; false if a call was queued just now.
+    /// Removes an idle lane; false if a call has just been queued.
     pub(super) fn retire_lane(
         &self,
         peer: PeerId,

@@ -1,9 +1,9 @@
 //! The streams of the lanes: a libp2p behaviour that knows which stream is on which connection.
 //!
-//! Invariants: a stream ends with its connection, whoever closed that. yamux does not see to it: the
-//! readers on a connection that this side closes would wait for ever. Places for streams belong to
-//! one connection and go with it, so that those of a connection that is gone cannot fill up the
-//! next one's. Nothing is kept of a connection that is gone.
+//! Invariants: a stream ends with its connection, whichever side closed it; yamux does not ensure that:
+//! readers on a connection closed by this side would wait for ever. Places for streams belong to one
+//! connection and end with it, so that a dead connection cannot use up those of the next. Nothing is
+//! kept of a closed connection.
 
 use std::{
     array,
@@ -37,33 +37,33 @@ use super::{LANES, lane_name};
 use crate::types::Lane;
 
 /// Streams that a peer may have open on one connection: three lanes, and their successors while old
-/// ones end.
+/// streams end.
 const STREAMS_PER_CONNECTION_MAX: usize = 16;
-/// Streams that wait to be opened on one connection: each lane opens one at a time.
+/// Streams waiting to be opened on one connection: each lane opens one at a time.
 const OPENING_MAX: usize = LANES.len();
 
-/// A stream that was opened here.
+/// A stream opened by this side.
 pub(super) struct Opened {
     pub(super) stream: Stream,
     /// Cancelled when the connection is gone.
     pub(super) closed: CancellationToken,
 }
 
-/// A stream that a peer opened.
+/// A stream opened by a peer.
 pub(super) struct Incoming {
     pub(super) peer: libp2p::PeerId,
     pub(super) lane: Lane,
     pub(super) stream: Stream,
     /// Cancelled when the connection is gone.
     pub(super) closed: CancellationToken,
-    /// Its place on the connection, as long as it lives.
+    /// Its place on the connection, held while it lives.
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// What is done with a stream that a peer opened; it must not block.
+/// Handles a stream opened by a peer; must not block.
 pub(super) type Accept = Arc<dyn Fn(Incoming) + Send + Sync>;
 
-/// A request for a stream, on its way to the connection.
+/// A request to the connection for a stream.
 struct Open {
     lane: Lane,
     reply: Reply,
@@ -71,7 +71,7 @@ struct Open {
 
 type Reply = oneshot::Sender<Result<Stream, String>>;
 
-/// Opens streams on living connections.
+/// Opens streams on live connections.
 pub(super) struct Streams {
     token: CancellationToken,
     living: Mutex<BTreeMap<ConnectionId, Living>>,
@@ -84,7 +84,7 @@ struct Living {
 }
 
 impl Streams {
-    /// Streams that end with `token` at the latest.
+    /// `token` ends all streams.
     pub(super) fn new(token: CancellationToken) -> Self {
         Self { token, living: Mutex::default() }
     }
@@ -93,7 +93,7 @@ impl Streams {
         self.living.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a stream on that connection and no other.
+    /// Opens a stream on exactly this connection.
     pub(super) async fn open(&self, on: ConnectionId, lane: Lane) -> Result<Opened, String> {
         let gone = || "the connection is being closed".to_owned();
         let Living { open, closed } = self.living().get(&on).cloned().ok_or_else(gone)?;
@@ -104,7 +104,7 @@ impl Streams {
     }
 }
 
-/// Makes a handler for each connection.
+/// Creates a handler for each connection.
 pub(super) struct Behaviour {
     streams: Arc<Streams>,
     accept: Accept,
@@ -171,7 +171,7 @@ impl NetworkBehaviour for Behaviour {
     }
 }
 
-/// The life of one connection. libp2p drops its handler before it closes the connection, and also
+/// The lifetime of one connection. libp2p drops its handler before it closes the connection, and also
 /// when the connection breaks or is denied.
 struct Life {
     id: ConnectionId,
@@ -191,7 +191,7 @@ pub(super) struct Handler {
     peer: libp2p::PeerId,
     requests: mpsc::Receiver<Open>,
     places: Arc<Semaphore>,
-    /// That the peer wants too many streams was logged.
+    /// The excess of streams was logged.
     is_told: bool,
     accept: Accept,
     life: Life,
@@ -208,7 +208,7 @@ impl Handler {
                 tracing::warn!(
                     peer = %self.peer,
                     most = STREAMS_PER_CONNECTION_MAX,
-                    "a peer opens more streams than it may on one connection, the others are closed"
+                    "a peer exceeded its limit of streams on one connection; the others are closed"
                 );
             }
             Err(_) => {}
@@ -233,7 +233,7 @@ impl ConnectionHandler for Handler {
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<ReadyUpgrade<LaneName>, Reply, Infallible>> {
         while let Poll::Ready(Some(Open { lane, reply })) = self.requests.poll_recv(cx) {
-            // Who asked may have given it up.
+            // The requester may have given up.
             if !reply.is_closed() {
                 let protocol = SubstreamProtocol::new(ReadyUpgrade::new(LaneName(lane)), reply);
                 return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
@@ -250,7 +250,7 @@ impl ConnectionHandler for Handler {
         &mut self,
         event: ConnectionEvent<'_, AnyLane, ReadyUpgrade<LaneName>, (), Reply>,
     ) {
-        // Who asked for a stream may have given it up.
+        // The requester of a stream may have given up.
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (stream, lane),
@@ -278,7 +278,7 @@ impl AsRef<str> for LaneName {
     }
 }
 
-/// Takes a stream of any lane.
+/// Accepts a stream of any lane.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnyLane;
 

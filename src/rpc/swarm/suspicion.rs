@@ -1,33 +1,33 @@
-//! Whether handshakes that fail suggest another cluster secret.
+//! Whether failed handshakes suggest another cluster secret.
 //!
-//! Invariants: one that fails once or for a moment suggests nothing, since a peer that restarts breaks
-//! handshakes off; each suspicion is told once; what is remembered is bounded.
+//! Invariants: a single or brief failure suggests nothing, since a restarting peer breaks handshakes
+//! off; each suspicion is reported once; memory is bounded.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// Failures in a row…
+/// Number of consecutive failures…
 const FAILURES_MIN: u32 = 3;
-/// …over so long make a suspicion: a peer restarts faster.
+/// …over at least this time for a suspicion: a peer restarts faster.
 const TIME_MIN: Duration = Duration::from_secs(3);
-/// What has not failed for so long is forgotten: dials come more often.
+/// Failures older than this are forgotten: dials are more frequent.
 const MEMORY: Duration = Duration::from_secs(600);
-/// Those remembered at once.
+/// Most keys remembered.
 const KEYS_MAX: usize = 256;
 
-/// What a failure suggests.
+/// The conclusion from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Suspicion {
     /// Nothing yet.
     Early,
-    /// Another secret, from this failure on.
+    /// Another secret; first reported now.
     Now,
-    /// Another secret, as was told.
+    /// Another secret; reported before.
     Told,
 }
 
-/// Handshakes that failed in a row.
+/// Consecutive failed handshakes.
 #[derive(Debug)]
 pub(super) struct Suspicions<K>(BTreeMap<K, Failures>);
 
@@ -46,7 +46,7 @@ impl<K> Default for Suspicions<K> {
 }
 
 impl<K: Ord> Suspicions<K> {
-    /// A handshake has failed.
+    /// Counts a failed handshake.
     pub(super) fn failed(&mut self, with: K, now: Instant) -> Suspicion {
         self.0.retain(|_, failures| now - failures.last < MEMORY);
         if self.0.len() >= KEYS_MAX && !self.0.contains_key(&with) {
@@ -65,7 +65,7 @@ impl<K: Ord> Suspicions<K> {
         }
     }
 
-    /// It was understood, or failed in another way.
+    /// A handshake succeeded, or failed for another reason.
     pub(super) fn cleared(&mut self, with: &K) {
         self.0.remove(with);
     }
@@ -80,7 +80,7 @@ mod tests {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let mut suspicions = Suspicions::default();
-        // Many at once, as of a peer that is just ending.
+        // Many at once, as from a peer that is stopping.
         assert!((0..9).all(|_| suspicions.failed(1, start) == Suspicion::Early));
         assert_eq!(suspicions.failed(1, at(3)), Suspicion::Now);
         assert_eq!(suspicions.failed(1, at(4)), Suspicion::Told);
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(suspicions.failed(2, at(60)), Suspicion::Early, "twice is no row");
         suspicions.cleared(&1);
         assert_eq!(suspicions.failed(1, at(60)), Suspicion::Early, "it was understood");
-        // Whoever knocks from everywhere is not remembered for ever.
+        // Callers from ever new addresses are not remembered for ever.
         for key in 0..2 * KEYS_MAX {
             suspicions.failed(key, at(60));
         }

@@ -12,7 +12,7 @@ use crate::types::{
     Request, SnapshotChunk, Vote, Write, Writes,
 };
 
-/// Longest wait for anything that should take milliseconds, on a machine that is busy.
+/// Longest wait for anything that takes milliseconds, for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
@@ -52,7 +52,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// A peer that answers `Position(n)` to requests with the term it was sent.
+    /// A peer that answers each request with `Position(n)`, `n` being the term in the request.
     async fn start(key: u8, secret: u8) -> Self {
         Self::start_with(key, secret, 4096, serve_echo).await
     }
@@ -149,8 +149,8 @@ async fn eventually(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Asks until the peer answers: of two connections that were made at once one is closed, and takes with
-/// it what is being sent on it.
+/// Asks until the peer answers: of two connections dialled across each other one is closed, and its
+/// unanswered calls fail.
 async fn answer_of(from: &Peer, to: PeerId, envelope: &Envelope) -> Response {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -248,7 +248,8 @@ async fn a_peer_back_on_another_port_is_found_again() {
     call_until_answered(&a, b.id).await;
     let (id, old_port) = (b.id, b.port);
     b.stop().await;
-    // Not at once: it may have been dialled again while it stopped, and that connection be news yet.
+    // Not immediately: it may have been dialled again while it stopped, and that connection may not be
+    // closed yet.
     eventually(|| {
         let call = a.transport.call(id, numbered(1), PATIENCE);
         let answer = futures::executor::block_on(call);
@@ -267,7 +268,7 @@ async fn a_peer_back_on_another_port_is_found_again() {
     b.stop().await;
 }
 
-/// Forwards one connection to `to` until told, then holds it open without a byte: a half-open one.
+/// Forwards one connection to `to` until cancelled, then holds it open silently: half-open.
 async fn wire(to: u16, cut: CancellationToken) -> (u16, JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -388,7 +389,7 @@ async fn an_address_in_use_is_named() {
     a.stop().await;
 }
 
-/// A peer that knows the secret and speaks no frames: raw streams of its own.
+/// A peer that knows the secret but sends raw bytes instead of frames.
 struct Stranger {
     streams: Arc<Streams>,
     on: ConnectionId,
@@ -440,7 +441,7 @@ async fn what_is_no_frame_closes_its_stream_and_no_other() {
     };
     assert_eq!(ask(1).await, Response::Position(Some(1)));
 
-    // A member may send as much, a stranger may not.
+    // A member may send as much; other peers may not.
     let oversized =
         u32::try_from(frame::FRAME_LEN_STRANGER_MAX + 1).unwrap().to_be_bytes().to_vec();
     let answer = frame::encode_answer(1, &Response::Position(None)).unwrap();
@@ -481,7 +482,7 @@ async fn a_request_of_a_newer_version_is_refused_and_the_stream_lives_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_floods_gets_busy_and_one_that_does_not_read_is_cut_off() {
-    // Nobody answers, so that every place stays taken.
+    // Requests stay unanswered, so that every place stays taken.
     let serve = |mut requests: mpsc::Receiver<Inbound>| async move {
         let mut kept = Vec::new();
         while let Some(inbound) = requests.recv().await {
@@ -502,7 +503,7 @@ async fn a_peer_that_floods_gets_busy_and_one_that_does_not_read_is_cut_off() {
     let answer: Response = frame::decode(&answer.payload).unwrap();
     assert_eq!(answer, Response::Refused(Refusal::Busy));
 
-    // Refusals of long requests are short; so very many requests are needed to fill what is between.
+    // Refusals are much shorter than these requests, so it takes very many to fill the buffers between.
     let flood = async {
         loop {
             if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
@@ -547,7 +548,7 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
         },
     };
     let pin = Envelope { cluster: None, request: Writes(vec![Write::Pin(request)]).into_request() };
-    // More than there are places in flight on our side.
+    // More than our side may have in flight.
     for _ in 0..2 * IN_FLIGHT_MAX {
         let call = a.transport.call(b.id, pin.clone(), PATIENCE);
         assert!(timeout(Duration::from_micros(1), call).await.is_err());
@@ -557,8 +558,8 @@ async fn calls_of_a_dropped_future_leave_no_trace() {
     b.stop().await;
 }
 
-/// Two processes with one identity, as of a copied data folder: each takes the other's place, and
-/// `to` closes a connection each time.
+/// Two processes with one identity, as from a copied data folder: each replaces the other's connection,
+/// and `to` closes a connection each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_end_with_their_connections_however_many_were_replaced() {
     let b = Peer::start(2, 9).await;

@@ -1,4 +1,4 @@
-//! What the driver makes of the state, of lists and of barriers.
+//! How the driver handles the state, lists and barriers.
 #![allow(clippy::unwrap_used)]
 
 use redb::backends::InMemoryBackend;
@@ -35,7 +35,7 @@ fn claim(cid: Cid, peer: PeerId) -> Op {
     Op::Claim { cid, owner, options, candidates: vec![peer], at, fence: None }
 }
 
-/// With a pin on that peer for each.
+/// One pin on the given peer for each.
 fn state(pins: &[(u8, PeerId)]) -> PinSet {
     let mut state = PinSet::default();
     for (n, peer) in pins {
@@ -44,7 +44,7 @@ fn state(pins: &[(u8, PeerId)]) -> PinSet {
     state
 }
 
-/// One whose loop the test takes the part of.
+/// A driver whose loop is run by the test.
 struct Bench {
     driver: Driver,
     daemon: StandInDaemon,
@@ -52,7 +52,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// With what is in the ledger of that peer as ours.
+    /// With these CIDs in the ledger as that peer's own.
     fn new(pins: PinSet, ours: &[Cid], of: PeerId) -> Self {
         let daemon = StandInDaemon::new("d", Duration::ZERO);
         let ledger = Ledger::with_backend(InMemoryBackend::new).unwrap();
@@ -73,7 +73,7 @@ impl Bench {
         Self { driver, daemon, state }
     }
 
-    /// With this one ours, wanted by nobody, and a barrier under way that says so.
+    /// With one CID of ours that nobody wants, and a barrier under way that confirms it.
     fn confirming() -> Self {
         let mut bench = Self::new(PinSet::default(), &[cid(1)], ME);
         bench.daemon.pin_foreign(cid(1));
@@ -82,7 +82,7 @@ impl Bench {
         bench
     }
 
-    /// Answers the barrier, and lets everything that comes of it begin; whether that is an unpin.
+    /// Answers the barrier and starts what follows; whether that includes an unpin.
     fn unpins_when_confirmed(&mut self) -> bool {
         self.driver.finished(Some(Event::Confirmed(vec![(cid(1), false)])));
         while self.driver.running.next().now_or_never().is_some() {}
@@ -90,7 +90,7 @@ impl Bench {
     }
 }
 
-/// What a list brings, and how it ends.
+/// The CIDs of a list, and its result.
 async fn listed(driver: &mut Driver) -> (Vec<Cid>, Result<(), IpfsError>) {
     driver.start(Action::List);
     let mut all = Vec::new();
@@ -140,7 +140,7 @@ async fn a_peer_that_has_another_ones_ledger_binds_it_first() {
     }
 }
 
-/// With more pins than a page takes, all of them here.
+/// More pins than fit on a page, all of them here.
 fn two_pages() -> PinSet {
     let mut state = PinSet::default();
     for n in 0..=u16::try_from(PAGE_LEN).unwrap() {
@@ -167,7 +167,7 @@ async fn nothing_counts_as_seen_before_the_whole_state_is_compared() {
     let known = bench.driver.shared.machine().known_after(None, 9999).len();
     assert_eq!(known, PAGE_LEN + 1);
     assert_eq!(told.try_recv(), Ok(Changed::Everything));
-    // A snapshot: nothing of it counts until all is compared anew, and then all is told anew.
+    // A snapshot: nothing is published until everything is compared again, then everything is.
     bench.state.write(8, |_| ((), Changed::Everything));
     for expected in [7, 7, 8] {
         bench.driver.tell();
@@ -218,7 +218,7 @@ fn pages_of_the_state_leave_nothing_out_and_say_where_they_end() {
     let cids = |numbers: &[u8]| numbers.iter().map(|n| cid(*n)).collect::<Vec<_>>();
     assert_eq!(page(None, 2), (Some(cid(2)), cids(&[1])));
     assert_eq!(page(Some(2), 2), (Some(cid(4)), cids(&[3, 4])));
-    // A full page may be the last one; only one that is not full says so.
+    // A full page may be the last one; only a page that is not full proves it.
     assert_eq!(page(Some(4), 2), (None, vec![]));
     assert_eq!(page(None, 3), (Some(cid(3)), cids(&[1, 3])));
     assert_eq!(page(None, 5), (None, cids(&[1, 3, 4])));

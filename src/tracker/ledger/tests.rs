@@ -1,4 +1,4 @@
-//! The ledger on its disk.
+//! The ledger on disk.
 #![allow(clippy::unwrap_used)]
 
 use redb::backends::InMemoryBackend;
@@ -57,7 +57,7 @@ fn under_another_peer_what_was_ours_is_a_former_ones() {
         let entries = ledger.entries(ME).unwrap();
         entries.into_iter().map(|(_, entry)| entry.origin).collect::<Vec<_>>()
     };
-    // Also before it is bound, and for good afterwards.
+    // Already before it is bound, and permanently afterwards.
     assert_eq!(origins(), [Origin::Former, Origin::Foreign]);
     ledger.bind("one", ME).unwrap();
     assert_eq!(ledger.peer().unwrap(), Some(ME));
@@ -96,12 +96,12 @@ fn another_version_is_refused_with_the_way_out() {
     assert!(matches!(ledger.entries(ME), Err(LedgerError::NotUnderstood { .. })));
 }
 
-/// What a ledger says, in words that can be compared.
+/// The ledger's contents in a comparable form.
 fn told(ledger: &Ledger) -> Result<String, LedgerError> {
     Ok(format!("{:?} {:?}", ledger.daemon()?, ledger.entries(ME)?))
 }
 
-/// Puts a damaged file in the place of `path` many times: it must say `expected` or be refused.
+/// Replaces `path` with many damaged files: each must read as `expected` or be refused.
 fn after_damage(path: &Path, expected: &str) {
     let whole = std::fs::read(path).unwrap();
     let mark = std::fs::read(path.with_extension("synced")).unwrap();
@@ -148,7 +148,7 @@ fn a_file_cut_anywhere_or_overwritten_never_reads_as_something_else() {
     std::fs::write(&path, vec![0x55; len]).unwrap();
     let error = Ledger::open(&path).unwrap_err().to_string();
     assert!(error.contains("move it away"), "{error}");
-    // That done, it begins anew.
+    // Once it is moved away, the ledger starts empty.
     std::fs::remove_file(&path).unwrap();
     assert!(Ledger::open(&path).unwrap().entries(ME).unwrap().is_empty());
     assert!(Ledger::open(&path).is_ok());

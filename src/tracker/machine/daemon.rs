@@ -1,15 +1,15 @@
-//! The daemon comes and goes; its list against what is believed.
+//! The daemon's connection, and its list of pins compared with what the machine believes.
 
 use std::{mem, time::Duration};
 
 use super::{Action, Daemon, Machine, Origin, Phase, Turn, growing, pinning::CANCEL_TIME};
 use crate::{ipfs::IpfsError, types::Cid};
 
-/// Wait after the first list that broke off.
+/// Wait after the first list that failed.
 const LIST_RETRY_MIN: Duration = Duration::from_secs(10);
-/// An unpin that nobody waits for any more may take effect for so long, and what is wanted again be gone.
+/// An abandoned unpin may take effect for so long and remove content that is wanted again.
 const LATE_MAX: Duration = Duration::from_secs(300);
-/// Between two lists meanwhile.
+/// Time between two lists meanwhile.
 const LATE_PERIOD: Duration = Duration::from_secs(10);
 
 impl Machine {
@@ -54,12 +54,12 @@ impl Machine {
             Ok(void) => {
                 self.write_error = None;
                 self.former = false;
-                // An earlier attempt that failed may have voided them on disk.
+                // A bind that was reported as failed may have voided the entries on disk.
                 if void || self.bound.as_ref().is_some_and(|bound| *bound != id) {
                     self.void_entries();
                 }
                 self.bound = Some(id.clone());
-                // It may be yet another one by now; then the ledger is bound anew.
+                // The daemon may have been replaced again; then the ledger is bound again.
                 if self.daemon == (Daemon::Binding { id: id.clone() }) {
                     self.daemon_up(id);
                 }
@@ -68,7 +68,7 @@ impl Machine {
         }
     }
 
-    /// Another daemon: nothing is known of what it holds.
+    /// Drops everything known of the former daemon's pins.
     fn void_entries(&mut self) {
         self.to_write.clear();
         for cid in self.all(|_| true) {
@@ -104,7 +104,7 @@ impl Machine {
         if !was_up {
             return;
         }
-        // A daemon that hangs was away before that was noticed.
+        // A daemon that hangs was away before the machine noticed it.
         self.away_since = self.heard;
         self.probe_at = self.probe_at.min(self.now.at + self.config.down_probe_period);
         self.actions.push(Action::CancelDaemon);
@@ -145,7 +145,7 @@ impl Machine {
         }
     }
 
-    /// What is wanted again may be unpinned yet: an attempt to was given up without an answer.
+    /// An abandoned unpin may still remove content that is wanted again.
     pub(super) fn unpin_is_lost(&mut self) {
         self.unpin_lost_at = Some(self.now.at);
         self.list_at = self.list_at.min(self.now.at + LATE_PERIOD);
@@ -155,7 +155,7 @@ impl Machine {
         let number = self.list_number;
         for cid in cids {
             let Some(entry) = self.entries.get_mut(cid) else { continue };
-            // What was learnt of it since the list began is fresher than the list.
+            // Later information than the start of the list takes precedence over it.
             if entry.seen >= number {
                 continue;
             }
@@ -165,7 +165,7 @@ impl Machine {
                     self.take_out(cid);
                     self.is_pinned(*cid);
                 }
-                // The answer that led there is outdated: asked again when that is written.
+                // The answer that led here is outdated: ask again after the write.
                 Phase::WritingOurs | Phase::WritingDirect => entry.sequence = 0,
                 _ => {}
             }
@@ -190,11 +190,11 @@ impl Machine {
             }
             Err(IpfsError::Down(reason)) => return self.daemon_down(&reason),
             Err(error) => {
-                tracing::warn!(%error, "the daemon's list of pins broke off");
+                tracing::warn!(%error, "listing the daemon's pins failed");
                 self.list_failures = self.list_failures.saturating_add(1);
                 let period = self.config.compare_period;
                 self.list_at = self.now.at + growing(LIST_RETRY_MIN, self.list_failures, period);
-                // Without a list, what it owed is asked one by one.
+                // Without a list, the CIDs it would have covered are asked one by one.
                 let owed = mem::take(&mut self.list_owed);
                 self.ask_again(|entry| {
                     entry.seen < number && (owed || entry.phase == Phase::Recheck)
@@ -206,7 +206,7 @@ impl Machine {
         }
     }
 
-    /// What a former peer pinned and the daemon does not hold any more: who pins it now is somebody else.
+    /// Forgets what a former peer pinned and the daemon no longer holds: a later pin of it is foreign.
     fn forget_former(&mut self, list: u32) {
         let gone = self.all(|entry| {
             entry.origin == Some(Origin::Former)

@@ -11,7 +11,7 @@ use crate::types::Cid;
 impl Machine {
     pub(super) fn desired_range(&mut self, after: Option<Cid>, until: Option<Cid>, wanted: &[Cid]) {
         let mut rest = wanted.iter().peekable();
-        // Both sides are sorted: one walk finds what is here and not wanted.
+        // Both sides are sorted: one walk finds the entries that are not wanted.
         let unwanted: Vec<Cid> = self
             .entries
             .range(after.as_ref(), until.as_ref())
@@ -46,10 +46,10 @@ impl Machine {
         }
     }
 
-    /// An entry that was here is wanted now.
+    /// A tracked entry has become wanted.
     pub(super) fn want(&mut self, cid: Cid) {
         match self.phase(&cid) {
-            // The list that is being read has named it already, and will not again.
+            // The list under way has already named it and will not name it again.
             Some(Phase::Unknown) if self.listing && self.entries[&cid].seen == self.list_number => {
                 self.is_pinned(cid);
             }
@@ -68,12 +68,12 @@ impl Machine {
                 self.clear_failure(&cid);
                 self.enqueue(cid, Turn::Fresh);
             }
-            // The others look at `wanted` when what they wait for has come.
+            // The other phases read `wanted` when their operation ends.
             _ => {}
         }
     }
 
-    /// An entry is wanted no more.
+    /// An entry is no longer wanted.
     pub(super) fn release(&mut self, cid: Cid) {
         match self.phase(&cid) {
             Some(
@@ -97,7 +97,7 @@ impl Machine {
                 self.clear_failure(&cid);
                 self.be_unsure(cid, Turn::Check);
             }
-            // Then it is let go.
+            // It is let go after that question.
             Some(Phase::Unsure) => {
                 self.clear_failure(&cid);
                 self.update(&cid, |entry| entry.lane = Turn::Check);
@@ -106,8 +106,8 @@ impl Machine {
         }
     }
 
-    /// Unpins what is ours, forgets what is not, and leaves a former peer's as it is. The entry is in no
-    /// container.
+    /// Unpins what is ours, forgets what is foreign, and keeps a former peer's entry. The entry must be
+    /// in no container.
     pub(super) fn let_go(&mut self, cid: Cid) {
         self.clear_failure(&cid);
         let Some(entry) = self.entries.get(&cid) else { return };
@@ -119,7 +119,7 @@ impl Machine {
         }
     }
 
-    /// Takes an entry out of the container of its phase.
+    /// Removes an entry from the container of its phase.
     pub(super) fn take_out(&mut self, cid: &Cid) {
         let Some(entry) = self.entries.get(cid) else { return };
         match entry.phase {
@@ -145,7 +145,7 @@ impl Machine {
         }
     }
 
-    /// To be asked about.
+    /// Queues a CID to be asked about.
     pub(super) fn enqueue(&mut self, cid: Cid, lane: Turn) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| {

@@ -1,8 +1,8 @@
 //! Garbage collection between pins.
 //!
-//! A pin in flight holds the daemon's lock; a collection waits for it, and whatever comes after
-//! waits for the collection. So pins and unpins are not begun meanwhile, those in flight have a short
-//! time, pins that need longer go back to the queue, and the collection has an end in any case.
+//! A pin in flight holds the daemon's lock. A collection waits for that lock, and all later requests
+//! wait for the collection. So no pin or unpin starts meanwhile, those in flight get a short time, pins
+//! that need longer return to the queue, and a collection always ends.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::{
     types::{Cid, GcCounters, GcReport, GcResult, GcState, PackedCid},
 };
 
-/// Where a collection stands.
+/// Stage of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gc {
     None,
-    /// What is in flight has time until then.
+    /// Operations in flight may continue until then.
     Draining {
         until: Duration,
     },
-    /// The daemon collects; until then at most.
+    /// The daemon collects, until then at most.
     Running {
         until: Duration,
     },
 }
 
-/// What is remembered of collections.
+/// Results of earlier collections.
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) totals: GcCounters,
@@ -35,14 +35,14 @@ pub(super) struct Memory {
 }
 
 impl Default for Memory {
-    /// Before the first collection nobody knows what was unpinned earlier.
+    /// Before the first collection it is unknown whether anything was unpinned.
     fn default() -> Self {
         Self { totals: GcCounters::default(), unpinned: true, ended_at: None }
     }
 }
 
 impl Machine {
-    /// What others are told of the daemon's garbage.
+    /// State of the daemon's garbage, for peer metrics.
     #[must_use]
     pub fn gc(&self) -> GcState {
         let minutes = |ended: Duration| self.now.at.saturating_sub(ended).as_secs() / 60;
@@ -53,7 +53,7 @@ impl Machine {
         }
     }
 
-    /// Collections so far.
+    /// Totals of collections.
     #[must_use]
     pub fn collections(&self) -> GcCounters {
         GcCounters { running: self.is_collecting(), ..self.memory.totals }
@@ -84,8 +84,8 @@ impl Machine {
             Gc::Draining { until } => {
                 let drained = self.flights.is_empty() && self.unpinning == 0;
                 if until <= self.now.at && self.unpinning > 0 {
-                    // It cannot be taken back, and must not be beside a collection.
-                    self.end_gc(Err("an unpin does not end".to_owned()));
+                    // An unpin cannot be cancelled, and must not run beside a collection.
+                    self.end_gc(Err("an unpin did not end".to_owned()));
                 } else if drained || until <= self.now.at {
                     self.give_way();
                     let until = self.now.at + self.config.collect_time;
@@ -102,7 +102,7 @@ impl Machine {
         }
     }
 
-    /// When a collection goes on by itself.
+    /// When a collection next advances by itself.
     pub(super) fn gc_deadline(&self) -> Option<Duration> {
         match self.gc {
             Gc::None => None,
@@ -112,14 +112,14 @@ impl Machine {
 
     pub(super) fn collected(&mut self, result: Result<GcReport, IpfsError>) {
         match result {
-            // That ends the collection too.
+            // This ends the collection too.
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
             Err(error) => self.end_gc(Err(error.to_string())),
             Ok(collected) => self.end_gc(Ok(collected)),
         }
     }
 
-    /// Ends what is asked for or under way, and goes on with pins.
+    /// Ends the requested or running collection and resumes pins.
     pub(super) fn end_gc(&mut self, result: GcResult) {
         self.gc = Gc::None;
         let memory = &mut self.memory;
@@ -133,13 +133,13 @@ impl Machine {
             }
             Err(_) => memory.totals.failed += 1,
         }
-        // What was confirmed before is old by now.
+        // Earlier confirmations are outdated by now.
         self.doubt_all();
         self.touch_waiting();
         self.actions.push(Action::EndGc(result));
     }
 
-    /// Pins in flight go back to the queue: it is no fault of theirs.
+    /// Returns pins in flight to the queue without counting a failure.
     fn give_way(&mut self) {
         let in_flight: Vec<Cid> = self.flights.keys().copied().collect();
         for cid in in_flight {
@@ -150,7 +150,7 @@ impl Machine {
         }
     }
 
-    /// Those that wait say why, and no longer when it is over.
+    /// Waiting pins show the collection as their reason, so their statuses change at its start and end.
     fn touch_waiting(&mut self) {
         let queued = self.queue.values().map(PackedCid::cid);
         let unsure = |cid: &&Cid| self.phase(cid) == Some(Phase::Unsure);

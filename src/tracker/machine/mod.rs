@@ -1,15 +1,16 @@
-//! The tracker's decisions: what is desired × what was observed → actions.
+//! The tracker's decisions: desired state × observations → actions.
 //!
-//! Pure: time comes in as data, actions go out as data, nothing here does I/O. Invariants:
-//! - a CID is `Pinned` only after the daemon said so, and asked again after the daemon was away;
-//! - `pin/ls` is asked before each `pin/add`, and what is pinned is never added;
-//! - the ledger says `Ours` on disk before `pin/add`, and `Foreign` before foreign content counts;
-//!   an intent that nothing came of is taken back, so that what others pin later is theirs;
-//! - an unpin is sent only for what the ledger says is ours, after a read barrier behind which the
-//!   state did not want it here;
-//! - a pin without progress gives way: it never keeps another from its turn;
-//! - nothing is pinned or unpinned while the daemon collects garbage, which always ends;
-//! - everything in flight is bounded, and an entry is in one queue at most.
+//! Pure: time comes in as data, actions go out as data, and nothing here does I/O. Invariants:
+//! - a CID is `Pinned` only after the daemon confirmed it, and is asked about again after the daemon
+//!   was away;
+//! - `pin/ls` precedes each `pin/add`, and a pinned CID is never added;
+//! - the ledger has `Ours` on disk before `pin/add`, and `Foreign` before foreign content counts; an
+//!   intent without effect is withdrawn, so that a later pin by somebody else is foreign;
+//! - an unpin is sent only if the ledger says `Ours` and, after a read barrier, the state does not want
+//!   the CID here;
+//! - a pin without progress gives way and never blocks another;
+//! - nothing is pinned or unpinned while the daemon collects garbage, and a collection always ends;
+//! - everything in flight is bounded, and an entry is in at most one queue.
 
 mod daemon;
 mod desired;
@@ -41,32 +42,32 @@ use crate::{
 /// Limits and times of the tracker.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Pins that make progress at once.
+    /// Largest number of pins that make progress at the same time.
     pub pins_max: usize,
-    /// Further pins kept open although they make no progress at the moment.
+    /// Largest number of further pins kept open without progress.
     pub idle_pins_max: usize,
-    /// Unpins at once.
+    /// Largest number of unpins at the same time.
     pub unpins_max: usize,
-    /// Without progress for that long, a pin is stopped.
+    /// A pin without progress for that long is stopped.
     pub stall_time: Duration,
-    /// Without progress for that long, a pin no longer counts among `pins_max` and may have to give
+    /// A pin without progress for that long no longer counts towards `pins_max` and may have to give
     /// way.
     pub patience: Duration,
-    /// Wait after the first failure; doubles with each.
+    /// Wait after the first failure; doubles with each further one.
     pub retry_min: Duration,
     /// Longest wait after a failure.
     pub retry_max: Duration,
     /// Time between two full comparisons with the daemon's list.
     pub compare_period: Duration,
-    /// Time between two questions whether the daemon is there.
+    /// Time between two probes of the daemon.
     pub probe_period: Duration,
-    /// The same while it is not there.
+    /// The same while the daemon is away.
     pub down_probe_period: Duration,
-    /// A daemon silent for less changes no status: it may just restart.
+    /// A daemon that is silent for less time changes no status: it may only be restarting.
     pub down_grace: Duration,
-    /// Time that pins in flight have before the daemon collects garbage.
+    /// Time that pins in flight get before the daemon collects garbage.
     pub drain_time: Duration,
-    /// Time that the daemon has to collect garbage.
+    /// Time that a collection may take.
     pub collect_time: Duration,
 }
 
@@ -93,32 +94,32 @@ impl Default for Config {
 /// The time of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Since the machine was made; never goes back.
+    /// Since the machine was created; never goes back.
     pub at: Duration,
-    /// For people.
+    /// Wall-clock time, for people.
     pub wall: Timestamp,
 }
 
-/// What happened.
+/// An input of the machine.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Of the CIDs after `after` up to and including `until` (absent: no bound), exactly these are
+    /// Exactly these of the CIDs after `after`, up to and including `until` (absent: no bound), are
     /// wanted on this peer; sorted.
     DesiredRange {
         /// Lower bound, excluded.
         after: Option<Cid>,
         /// Upper bound, included.
         until: Option<Cid>,
-        /// The wanted ones.
+        /// The wanted CIDs.
         wanted: Vec<Cid>,
     },
-    /// What is wanted of each of these CIDs may have changed; now it is wanted here or not.
+    /// The wish for each of these CIDs may have changed; the flag says whether it is wanted here now.
     Desired(Vec<(Cid, bool)>),
-    /// More may have changed than was told; what is wanted will be told.
+    /// Some changes were missed; the current wishes will follow.
     ChangesMissed,
     /// Answer to [`Action::Probe`]: the daemon's ID.
     Probed(Result<String, IpfsError>),
-    /// Answer to [`Action::Bind`]: whether the entries were void.
+    /// Answer to [`Action::Bind`]: whether the entries are void.
     Bound(Result<bool, String>),
     /// Answer to [`Action::Ask`].
     Asked(Vec<Cid>, Result<Vec<Held>, IpfsError>),
@@ -128,81 +129,81 @@ pub enum Event {
     ListEnded(Result<(), IpfsError>),
     /// Answer to [`Action::Write`].
     Written(Result<(), String>),
-    /// A pin's progress so far.
+    /// Progress of a pin so far.
     Progress(Cid, Progress),
     /// Answer to [`Action::Pin`].
     PinDone(Cid, Result<(), IpfsError>),
-    /// Answer to [`Action::Confirm`] after the barrier: whether each is wanted here. What changed
-    /// until then was told before.
+    /// Answer to [`Action::Confirm`] after the barrier: whether each is wanted here. Earlier changes
+    /// were fed before.
     Confirmed(Vec<(Cid, bool)>),
     /// [`Action::Confirm`] failed.
     ConfirmFailed(String),
     /// Answer to [`Action::Unpin`].
     UnpinDone(Cid, Result<(), IpfsError>),
-    /// Somebody wants the daemon's garbage collected; never while that is under way.
+    /// A caller wants the daemon's garbage collected; never fed while a collection is under way.
     RunGc,
     /// Answer to [`Action::RunGc`].
     GcReport(Result<GcReport, IpfsError>),
-    /// Time has passed. Progress made until then was told before.
+    /// Time has passed. Progress up to now was fed before.
     Tick,
 }
 
-/// What is to be done. Each action with an answer is answered once, unless it is cancelled.
+/// An output of the machine. Each action with an answer is answered once unless it is cancelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the daemon who it is.
+    /// Ask the daemon for its ID.
     Probe,
-    /// Bind the ledger to this daemon; never while a write is under way.
+    /// Bind the ledger to this daemon; never during a write.
     Bind(String),
     /// Ask which of these are pinned.
     Ask(Vec<Cid>),
     /// List all pins.
     List,
-    /// Write these to the ledger in one transaction; one write at a time.
+    /// Write these changes to the ledger in one transaction; one write at a time.
     Write(Vec<Change>),
     /// Pin.
     Pin(Cid),
-    /// Break off a pin; no answer to it is wanted any more.
+    /// Cancel a pin; its answer is no longer wanted.
     CancelPin(Cid),
-    /// Break off everything under way with the daemon (probes excepted); no answers wanted.
+    /// Cancel everything under way with the daemon except probes; no answers are wanted.
     CancelDaemon,
-    /// Pass a read barrier, then look whether these are wanted here.
+    /// Pass a read barrier, then check whether these are wanted here.
     Confirm(Vec<Cid>),
     /// Unpin.
     Unpin(Cid),
     /// Collect the daemon's garbage.
     RunGc,
-    /// Break that off; no answer to it is wanted any more.
+    /// Cancel the collection; its answer is no longer wanted.
     CancelGc,
-    /// What came of [`Event::RunGc`]; once for each.
+    /// The result of [`Event::RunGc`]; once for each.
     EndGc(GcResult),
 }
 
-/// CIDs whose status may read differently now.
+/// CIDs whose status may have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// These, perhaps with repetitions.
+    /// These, possibly with duplicates.
     pub cids: Vec<Cid>,
     /// All of them.
     pub everything: bool,
 }
 
-/// Numbers for metrics.
+/// Numbers for Prometheus metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Wanted here and held by the daemon when last asked.
+    /// Wanted here, and held by the daemon when last asked.
     pub pinned: usize,
-    /// Wanted here and not there yet, in whatever state.
+    /// Wanted here and not yet held, in any state.
     pub queued: usize,
-    /// Of these, pins in flight.
+    /// Of `queued`, pins in flight.
     pub pinning: usize,
-    /// Of these, waiting after a failure (not found included).
+    /// Of `queued`, waiting after a failure (not found included).
     pub failing: usize,
     /// To be unpinned.
     pub unpinning: usize,
-    /// How many are in each state, of those that are in one.
+    /// Number of CIDs in each state.
     pub states: BTreeMap<PinState, usize>,
-    /// Attempts to pin that failed since the start, by how: as the state that is shown then.
+    /// Failed attempts to pin since the start, by the state they lead to.
     pub failures: BTreeMap<PinState, u64>,
 }
 
@@ -213,33 +214,33 @@ enum Daemon {
     Up { id: String },
 }
 
-/// The machine. One [`Machine::handle`] call per event.
+/// The machine. Call [`Machine::handle`] once per event.
 #[derive(Debug)]
 pub struct Machine {
     config: Config,
     entries: CidMap<Tracked>,
-    /// Numbers queue places and timers.
+    /// Next number for queue places and timers.
     sequence: u64,
 
     queue: BTreeMap<(Turn, u64), PackedCid>,
-    /// To be asked about one by one, since a question with others failed.
+    /// To be asked about one by one, because a question for several failed.
     alone: BTreeSet<Cid>,
     asking: usize,
     asks: usize,
-    /// Not pinned when asked, intent on disk: may start.
+    /// Not pinned when asked, with the intent on disk: may start.
     ready: BTreeMap<(Turn, u64), Cid>,
-    /// Of fresh ones the newest is the next to be asked about, and to start.
+    /// Whether the newest fresh CID is the next to be asked about, and to start.
     newest_is_asked: bool,
     newest_starts: bool,
     pace: Pace,
     flights: BTreeMap<Cid, Flight>,
-    /// When the flights were looked at last.
+    /// When flights were last checked.
     looked_at: Duration,
     failures: BTreeMap<Cid, Failure>,
     timers: BTreeMap<(Duration, u64), Cid>,
 
     unpin_queue: BTreeMap<u64, Cid>,
-    /// Behind the barrier that is under way; empty when none is.
+    /// Covered by the barrier under way; empty if none is.
     confirming: Vec<Cid>,
     confirm_at: Duration,
     confirm_failures: u32,
@@ -252,15 +253,15 @@ pub struct Machine {
     write_error: Option<Arc<str>>,
 
     daemon: Daemon,
-    /// What was answered before that number was answered by an earlier life of the daemon.
+    /// Answers with a smaller number come from before the daemon's last return.
     up_sequence: u64,
     /// The daemon the ledger is bound to.
     bound: Option<String>,
-    /// It has to be bound anew, since it was a former peer's.
+    /// The ledger must be bound again, because it was a former peer's.
     former: bool,
-    /// The daemon it is being bound to.
+    /// The daemon that the ledger is being bound to.
     binding: Option<String>,
-    /// When it said last who it is.
+    /// When the daemon last answered a probe.
     heard: Now,
     away_since: Now,
     away_shown: bool,
@@ -271,9 +272,9 @@ pub struct Machine {
     list_number: u32,
     list_at: Duration,
     list_failures: u32,
-    /// When an unpin of what is wanted again was last given up without an answer.
+    /// When an unpin of content that is wanted again was last abandoned.
     unpin_lost_at: Option<Duration>,
-    /// The daemon was away since the last complete list.
+    /// The daemon was away after the last complete list.
     list_owed: bool,
     settled: bool,
 
@@ -288,12 +289,12 @@ pub struct Machine {
     now: Now,
 }
 
-/// Changes kept one by one before they are told as "everything".
+/// Changes kept one by one before they become "everything".
 const CHANGES_MAX: usize = 16 * 1024;
 
 impl Machine {
-    /// A machine that knows the ledger and nothing else. Entries of the ledger do nothing until an
-    /// event says whether they are wanted.
+    /// A machine that knows only the ledger. Ledger entries have no effect until an event says whether
+    /// they are wanted.
     #[must_use]
     pub fn new(
         config: Config,
@@ -332,7 +333,7 @@ impl Machine {
             write_retry_at: None,
             write_error: None,
             up_sequence: 0,
-            daemon: Daemon::Down { reason: "it was not asked yet".into() },
+            daemon: Daemon::Down { reason: "not asked yet".into() },
             bound,
             former: false,
             binding: None,
@@ -359,13 +360,13 @@ impl Machine {
         }
     }
 
-    /// The same with the ledger of a former peer, which is bound anew before it is used.
+    /// The same with a former peer's ledger, which is bound again before use.
     #[must_use]
     pub fn with_former_ledger(self) -> Self {
         Self { former: true, ..self }
     }
 
-    /// Takes one event and says what is to be done.
+    /// Handles one event and returns the actions to take.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         self.now = now;
         match event {
@@ -380,8 +381,8 @@ impl Machine {
                         continue;
                     }
                     self.doubt(cid);
-                    // It may have been taken away and given back at once: then what the leader was told
-                    // before counts no more.
+                    // It may have been released and allocated again at once: then earlier reports no
+                    // longer count.
                     if wanted {
                         self.touch(cid);
                     }
@@ -407,7 +408,7 @@ impl Machine {
         std::mem::take(&mut self.actions)
     }
 
-    /// Whether the first list of the daemon has ended, or the daemon is known to be away. Before,
+    /// Whether the first list of the daemon has ended, or the daemon is known to be away. Until then
     /// "not pinned yet" only means "not asked yet".
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -419,7 +420,7 @@ impl Machine {
         std::mem::take(&mut self.changes)
     }
 
-    /// Changes an entry, keeping the counts and the time of its visible state right.
+    /// Changes an entry and maintains the counts and the time of its visible state.
     fn update(&mut self, cid: &Cid, change: impl FnOnce(&mut Tracked)) {
         let Some(entry) = self.entries.get_mut(cid) else { return };
         let before = entry.state();
@@ -435,7 +436,7 @@ impl Machine {
 
     fn insert(&mut self, cid: Cid, entry: Tracked) {
         self.count(None, entry.state());
-        // A pin nobody was told of is taken for one that waits for its turn: most are told once.
+        // The leader treats an unreported pin as queued, so most pins are reported only once.
         let expected = self
             .status_of(&cid, &entry)
             .is_some_and(|status| status.state == PinState::Queued && status.message.is_empty());
@@ -465,7 +466,7 @@ impl Machine {
         }
     }
 
-    /// The status of this CID reads differently now.
+    /// Notes that this CID's status has changed.
     fn touch(&mut self, cid: Cid) {
         if self.changes.cids.len() < CHANGES_MAX {
             self.changes.cids.push(cid);

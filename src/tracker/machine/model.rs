@@ -1,8 +1,8 @@
 //! Random events against a model of the daemon, the ledger's disk and the state.
 //!
-//! The model answers what the machine asked for in any order, loses pins, restarts and replaces the
-//! daemon, fails writes and barriers, and reboots the peer at any moment. It checks each action and,
-//! after each step, each status; when the faults stop, everything must come right.
+//! The model answers the machine's actions in any order, loses pins, restarts and replaces the daemon,
+//! fails writes and barriers, and reboots the peer at any moment. It checks each action and, after each
+//! step, each status. Once the faults stop, everything must be correct.
 #![allow(clippy::unwrap_used)]
 
 mod checks;
@@ -27,7 +27,7 @@ fn cid(n: u8) -> Cid {
 enum Step {
     Want(u8),
     Release(u8),
-    /// The local state catches up by so many changes.
+    /// Applies so many more changes to the local state.
     Apply(u8),
     ForeignPin(u8),
     ForeignDirectPin(u8),
@@ -36,17 +36,17 @@ enum Step {
     Down,
     Up,
     Replace,
-    /// Answers the n-th thing under way.
+    /// Answers the n-th action under way.
     Answer(u8),
     /// Answers it with a failure.
     Fail(u8),
-    /// An unpin is given up, and takes effect later.
+    /// An unpin is abandoned and takes effect later.
     GiveUpUnpin,
-    /// Somebody wants garbage collected.
+    /// Requests a collection.
     Collect,
-    /// The peer ends and starts again; says whether what was under way took effect.
+    /// The peer ends and starts again; whether actions under way took effect.
     Reboot(bool),
-    /// The peer ends and comes back as another one, with the same daemon and ledger.
+    /// The peer ends and returns with a new identity, the same daemon and the same ledger.
     NewIdentity,
     Advance(u16),
 }
@@ -84,7 +84,7 @@ struct Model {
     machine: Machine,
     at: Duration,
     under_way: Vec<Action>,
-    /// The list under way: what is still to be delivered, and what was known when it began.
+    /// The list under way: the CIDs still to deliver, and those held when it began.
     list: Option<(Vec<Cid>, BTreeSet<Cid>)>,
     /// Learnt from the daemon directly since the list began.
     fresh: BTreeSet<Cid>,
@@ -93,43 +93,43 @@ struct Model {
     up: bool,
     held: BTreeSet<Cid>,
     foreign: BTreeSet<Cid>,
-    /// Pinned directly, by somebody else.
+    /// Pinned directly by somebody else.
     direct: BTreeSet<Cid>,
-    /// What was cancelled and takes effect then.
+    /// Cancelled actions that take effect at a later time.
     late: Vec<(Duration, Effect)>,
-    /// Draws the times of that.
+    /// Seed for these times.
     random: u64,
-    /// An attempt of ours was begun since the daemon said last that it is not pinned, or may have
-    /// been: whose a pin is that appears now nobody can tell.
+    /// An attempt of ours was, or may have been, begun since the daemon last said that it is not
+    /// pinned: whose pin appears now cannot be known.
     attempted: BTreeSet<Cid>,
-    /// When the daemon said last that it is not pinned.
+    /// When the daemon last said that it is not pinned.
     denied_at: BTreeMap<Cid, Duration>,
     missing: BTreeSet<Cid>,
 
     disk: BTreeMap<Cid, ledger::LedgerEntry>,
     bound: Option<String>,
 
-    /// What is committed, in order: whether the CID is wanted from there on.
+    /// The committed changes in order: whether the CID is wanted from then on.
     log: Vec<(Cid, bool)>,
     committed: BTreeSet<Cid>,
-    /// How much of the log is applied here, and what is wanted by then.
+    /// How much of the log is applied here, and what is wanted then.
     applied: usize,
     local: BTreeSet<Cid>,
-    /// How much was committed when the barrier under way was asked for.
+    /// Length of the log when the barrier under way was requested.
     barrier: usize,
-    /// How much was committed when a CID was seen to be wanted no more; at least as much as at the start.
+    /// Length of the log when a CID was seen to be released; at least the length at the start.
     dropped: BTreeMap<Cid, usize>,
     started: usize,
 
-    /// What the daemon said last of each.
+    /// The daemon's last answer for each CID.
     told: BTreeMap<Cid, bool>,
-    /// And which daemon that was.
+    /// The daemon that gave them.
     told_of: Option<String>,
-    /// Not wanted behind that barrier, and not unpinned since.
+    /// Not wanted after that barrier, and not unpinned since.
     confirmed: BTreeMap<Cid, usize>,
-    /// Whether what is cancelled takes effect all the same.
+    /// Whether cancelled actions take effect nevertheless.
     effective: bool,
-    /// Garbage collection was asked for, and that was not answered yet.
+    /// A collection was requested and has not been answered.
     collecting: bool,
 }
 
@@ -144,7 +144,7 @@ fn config() -> Config {
         idle_pins_max: 1,
         stall_time: Duration::from_secs(5),
         compare_period: Duration::from_secs(60),
-        // Longer than the steps of time at the end, so that it comes to rest.
+        // Longer than the time steps at the end, so that the machine comes to rest.
         probe_period: Duration::from_secs(5),
         ..Config::default()
     }
@@ -208,7 +208,7 @@ impl Model {
                 let age = self.at.saturating_sub(self.denied_at[cid]);
                 assert!(age <= Duration::from_secs(5), "{cid} was asked about {age:?} ago");
                 if origin == Some(Origin::Ours) {
-                    // What came between question and attempt looks like ours.
+                    // A pin made between question and attempt looks like ours.
                     self.foreign.remove(cid);
                     self.direct.remove(cid);
                 }
@@ -294,7 +294,7 @@ impl Model {
         }
     }
 
-    /// As the driver does: each change is told, by what is wanted after some of them.
+    /// Like the driver: each change is fed with whether the CID is wanted after the whole batch.
     fn apply(&mut self, until: usize) {
         let changes = self.log[self.applied..until].to_vec();
         self.applied = until;
@@ -332,7 +332,7 @@ impl Model {
         self.collecting = false;
         self.told.clear();
         self.confirmed.clear();
-        // The ledger does not say whether the attempt was begun, nor what the daemon denied since.
+        // The ledger does not say whether an attempt began, nor what the daemon denied since.
         if self.bound == Some(format!("daemon-{}", self.id)) {
             for (cid, entry) in self.disk.iter().filter(|(_, e)| e.origin != Origin::Foreign) {
                 self.foreign.remove(cid);
@@ -353,7 +353,7 @@ impl Model {
         Machine::new(config(), now, self.bound.clone(), ledger)
     }
 
-    /// The ledger of a peer that is no more: it has to be bound anew, and what was ours is not.
+    /// The ledger of a former peer: it must be bound again, and what was ours is not ours now.
     fn new_identity(&mut self) {
         self.reboot(true);
         let ours = self.disk.values_mut().filter(|entry| entry.origin == Origin::Ours);
@@ -406,9 +406,9 @@ impl Model {
         }
     }
 
-    /// Another daemon breaks what was under way with the old one. (One that takes the old one's place
-    /// without breaking anything is noticed at the next probe only; what was pinned in it until then
-    /// is taken for foreign: kept too long, never lost.)
+    /// Replacing the daemon breaks everything under way with the old one. (A replacement that breaks
+    /// nothing is noticed only at the next probe; pins made in it until then count as foreign: kept too
+    /// long, never lost.)
     fn replace(&mut self) {
         self.under_way.retain(|action| *action != Action::Probe);
         self.feed(Event::Probed(Err(IpfsError::Down("reset".to_owned()))));

@@ -1,4 +1,4 @@
-//! From a question to a pin: answers, intents, progress, failures.
+//! From question to pin: answers, intents, progress, failures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use crate::{
     types::{Cid, Progress},
 };
 
-/// Time the daemon has to finish what was broken off: a question, or an unpin, sent at once could
-/// come too early.
+/// Time for the daemon to finish a cancelled operation: a question or an unpin sent at once could come
+/// too early.
 pub(super) const CANCEL_TIME: Duration = Duration::from_secs(1);
-/// Progress of one pin is told at most that often.
+/// Shortest time between two progress reports of a pin.
 const TELL_PERIOD: Duration = Duration::from_secs(5);
-/// Why a pin is stopped that stalls.
+/// The reason shown for a stalled pin.
 pub(super) const NO_PROGRESS: &str = "no progress";
-/// Pins whose first failure is logged, within [`LOG_PERIOD`].
+/// Number of first failures logged per [`LOG_PERIOD`].
 const LOGGED_MAX: u32 = 10;
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
-/// Logs pins that fail for the first time, and so many of them only.
+/// Logs the first failure of each pin, up to a limit.
 #[derive(Debug, Default)]
 pub(super) struct FailureLog {
     since: Duration,
@@ -58,7 +58,8 @@ impl Machine {
                 }
             }
             Ok(_) => {
-                let error = IpfsError::Failed("it answered another number of questions".to_owned());
+                let error =
+                    IpfsError::Failed("it answered the wrong number of questions".to_owned());
                 self.ask_failed(cids, &error);
             }
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
@@ -90,7 +91,7 @@ impl Machine {
             (true, Held::No, Some(Origin::Ours)) | (true, Held::Direct, Some(Origin::Foreign)) => {
                 self.make_ready(cid);
             }
-            // Also what was foreign: it is gone, so it will be ours.
+            // Foreign pins too: they are gone, so a new pin will be ours.
             (true, Held::No, _) => self.record(cid, Phase::WritingOurs),
             (true, Held::Direct, _) => self.record(cid, Phase::WritingDirect),
         }
@@ -103,7 +104,7 @@ impl Machine {
             }
             let (wanted, lane) = (self.entries[cid].wanted, self.entries[cid].lane);
             if cids.len() > 1 && !matches!(error, IpfsError::Slow(_)) {
-                // One of them spoils the question for all: find out which.
+                // One of them makes the question fail for all: find out which.
                 self.enqueue(*cid, lane);
                 self.alone.insert(*cid);
             } else if lane == Turn::Check {
@@ -117,7 +118,7 @@ impl Machine {
         }
     }
 
-    /// The daemon says it holds the pin. The entry is in no container.
+    /// The daemon says that it holds the pin. The entry must be in no container.
     pub(super) fn is_pinned(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| entry.sequence = sequence);
@@ -132,7 +133,7 @@ impl Machine {
         }
     }
 
-    /// Has the ledger changed; what follows is decided by the phase when that is on disk.
+    /// Queues a change for the ledger; once it is on disk, the phase decides what follows.
     pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
         let origin = match phase {
             Phase::WritingOurs | Phase::TakingOver => Some(Origin::Ours),
@@ -153,7 +154,7 @@ impl Machine {
         self.ready.insert((lane, sequence), cid);
     }
 
-    /// The ledger was not written, or not bound to the daemon: that is tried again, and told once.
+    /// The ledger was not written or not bound: this is retried, and logged once.
     pub(super) fn ledger_failed(&mut self, reason: String) {
         if self.write_error.as_deref() != Some(reason.as_str()) {
             tracing::warn!(%reason, "pins wait for the ledger, which is tried again");
@@ -184,7 +185,7 @@ impl Machine {
                 || entry.sequence < self.up_sequence
                 || !matches!(self.daemon, Daemon::Up { .. });
             match (entry.phase, entry.wanted) {
-                // The daemon was away, or has listed all its pins, since it answered: ask again.
+                // Since that answer, the daemon was away or listed all its pins: ask again.
                 (
                     Phase::WritingOurs
                     | Phase::WritingDirect
@@ -226,7 +227,7 @@ impl Machine {
             progress.blocks > failure.progress.blocks || progress.bytes > failure.progress.bytes
         });
         if news {
-            // Further than ever: no longer what the last attempt said.
+            // It got further than before: the last failure no longer applies.
             self.update(&cid, |entry| entry.failed = None);
         }
         if tell {
@@ -254,14 +255,14 @@ impl Machine {
         }
     }
 
-    /// Breaks off a pin that makes no progress.
+    /// Stops a pin without progress.
     pub(super) fn give_up(&mut self, cid: Cid) {
         self.actions.push(Action::CancelPin(cid));
         self.fail(cid, Kind::Stalled, NO_PROGRESS);
     }
 
-    /// It failed: wait, then try again behind fresh work. After an attempt of ours, first find out
-    /// what came of it.
+    /// Handles a failure: wait, then try again behind fresh work. After an attempt of ours, first ask
+    /// what it achieved.
     pub(super) fn fail(&mut self, cid: Cid, kind: Kind, reason: &str) {
         let progress = self.flights.get(&cid).map(|flight| flight.progress).unwrap_or_default();
         self.take_out(&cid);
@@ -286,7 +287,7 @@ impl Machine {
         self.set_failure(cid, Failure { reason, progress });
     }
 
-    /// For the next attempt.
+    /// Waits for the next attempt.
     fn wait(&mut self, cid: Cid) {
         let Some(entry) = self.entries.get(&cid) else { return };
         let wait = match entry.failed {
@@ -296,8 +297,8 @@ impl Machine {
         self.start_timer(cid, Phase::Waiting, self.now.at + wait);
     }
 
-    /// An attempt of ours, or an unpin, ended, and the daemon may still be finishing it: ask in a
-    /// moment, in that lane.
+    /// An attempt of ours, or an unpin, ended, and the daemon may still be finishing it: ask a moment
+    /// later, in that lane.
     pub(super) fn be_unsure(&mut self, cid: Cid, lane: Turn) {
         self.update(&cid, |entry| entry.lane = lane);
         self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);

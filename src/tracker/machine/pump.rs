@@ -1,4 +1,4 @@
-//! Starts what may start now, and says when to look again.
+//! Starts everything that may start now, and computes when to look again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,38 +11,37 @@ use crate::types::{Cid, Progress};
 
 /// CIDs in one question.
 const ASK_LEN: usize = 64;
-/// CIDs in a question while nothing may start: a short one is answered sooner.
+/// CIDs in one question while nothing may start: a short question is answered sooner.
 const ASK_LEN_MIN: usize = 8;
-/// Questions under way at once.
+/// Questions under way at the same time.
 const ASKS_MAX: usize = 4;
-/// No more questions in a lane while that many CIDs of it or a better one may start.
+/// Per lane: no further questions while so many CIDs of this lane or a better one may start.
 const READY_MAX: [usize; 4] = [128, 128, 128, 32];
-/// Nor while more may start than have started lately, if these are more than this: their answers would
-/// grow old, and what is new would have to wait behind them.
+/// Nor while more CIDs may start than have started recently, if these are more than this: their answers
+/// would get old, and new work would wait behind them.
 const READY_MIN: usize = ASK_LEN_MIN;
-/// An answer older than that is asked for again before `pin/add`, and a barrier passed again before
-/// `pin/rm`.
+/// Older answers are asked for again before `pin/add`, and older barriers passed again before `pin/rm`.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
-/// A retried pin gives way to another retry after that many times the patience.
+/// A retried pin gives way to another retry after so many times the patience.
 const RETRY_PATIENCE: u32 = 5;
-/// A pin without progress for that long is told of, though it goes on until the stall time: finding who
-/// provides rare content may take longer.
+/// A pin without progress for that long is reported as stalled, but continues until the stall time:
+/// finding providers of rare content may take longer.
 const TELL_STALL: Duration = Duration::from_secs(20);
-/// How often pins in flight are looked at.
+/// Time between two checks of the pins in flight.
 const FLIGHT_PERIOD: Duration = Duration::from_millis(500);
-/// CIDs behind one barrier.
+/// CIDs covered by one barrier.
 const CONFIRM_LEN: usize = 64;
 /// Changes in one ledger transaction.
 const WRITE_LEN: usize = 4096;
 /// Wait after a ledger write failed.
 pub(super) const WRITE_RETRY: Duration = Duration::from_secs(1);
-/// Wait after the first barrier that failed; doubles with each.
+/// Wait after the first failed barrier; doubles with each further one.
 pub(super) const CONFIRM_RETRY_MIN: Duration = Duration::from_secs(1);
-/// Longest wait after a barrier that failed.
+/// Longest wait after a failed barrier.
 pub(super) const CONFIRM_RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Who is next: the first; among fresh ones alternately the newest. New work then need not wait for much
-/// that was there before and gets nowhere, and the oldest comes nearer with every second turn.
+/// The next place: the first, or, among fresh ones, alternately the newest. So new work does not wait
+/// behind a backlog without progress, and the oldest still advances with every second turn.
 fn next_place<V>(of: &BTreeMap<(Turn, u64), V>, newest: bool) -> Option<(Turn, u64)> {
     let (first, _) = of.first_key_value()?;
     if !newest || first.0 != Turn::Fresh {
@@ -51,7 +50,7 @@ fn next_place<V>(of: &BTreeMap<(Turn, u64), V>, newest: bool) -> Option<(Turn, u
     of.range(..=(Turn::Fresh, u64::MAX)).next_back().map(|(place, _)| *place)
 }
 
-/// How many pins started lately.
+/// Counts the pins that started recently.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     since: Duration,
@@ -65,7 +64,7 @@ impl Pace {
         self.now += 1;
     }
 
-    /// In the time after which an answer is old; about.
+    /// Roughly within the time after which an answer is old.
     fn recent(self, at: Duration) -> usize {
         let pace = self.at(at);
         pace.now.max(pace.before)
@@ -106,7 +105,7 @@ impl Machine {
         self.start_write();
     }
 
-    /// When to send a [`super::Event::Tick`] unless something else happens before.
+    /// When to send a [`super::Event::Tick`] if nothing else happens before.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let up = matches!(self.daemon, Daemon::Up { .. });
@@ -124,7 +123,7 @@ impl Machine {
         ]
         .into_iter()
         .flatten()
-        // What is due and did not happen waits for something else than time.
+        // Something that is due and did not happen does not wait for time.
         .filter(|at| *at > self.now.at)
         .min()
         // Nothing to wait for: a probe is under way, and its answer is an event.
@@ -139,7 +138,7 @@ impl Machine {
             let cid = timer.remove();
             match self.phase(&cid) {
                 Some(Phase::Unsure) => {
-                    // What was listed until now may be of before the end.
+                    // Lists up to now may describe the time before the attempt ended.
                     let (lane, number) = (self.entries[&cid].lane, self.list_number);
                     self.update(&cid, |entry| entry.seen = number);
                     self.enqueue(cid, lane);
@@ -161,7 +160,7 @@ impl Machine {
         }
     }
 
-    /// Stops pins that make no progress, and tells of those that will be stopped if it stays so.
+    /// Stops pins without progress, and reports those that will be stopped soon.
     fn stop_stalled(&mut self) {
         let (now, stall_time) = (self.now.at, self.config.stall_time);
         let idle = |flight: &Flight| now.saturating_sub(flight.progressed_at);
@@ -218,12 +217,12 @@ impl Machine {
         }
     }
 
-    /// Of what may be pinned or unpinned because of an answer.
+    /// Whether the answer that allows a pin or an unpin is too old.
     fn is_answer_old(&self, cid: &Cid) -> bool {
         self.now.at.saturating_sub(self.entries[cid].due) > ANSWER_AGE_MAX
     }
 
-    /// Whether one more pin may start; makes room by stopping one that gets nowhere.
+    /// Whether one more pin may start; makes room by stopping one without progress.
     fn has_room(&mut self, lane: Turn) -> bool {
         let now = self.now.at;
         let idle = |flight: &Flight| now.saturating_sub(flight.progressed_at);
@@ -236,7 +235,7 @@ impl Machine {
             return true;
         }
         let least = if lane == Turn::Retry { patience * RETRY_PATIENCE } else { patience };
-        // Of equals, the first in the order of CIDs.
+        // Of equally long ones, the first by CID.
         let longest = self.flights.iter().rev().max_by_key(|(_, flight)| idle(flight));
         match longest.map(|(cid, flight)| (*cid, idle(flight))) {
             Some((cid, waited)) if waited >= least => {
@@ -285,8 +284,8 @@ impl Machine {
         batch
     }
 
-    /// How many more may be asked about, so that not too many wait for their turn with an answer. Not
-    /// a few at a time: a question has a fixed price, and so has the write to the ledger that follows.
+    /// How many more CIDs may be asked about, so that not too many wait with an answer. Never only a
+    /// few: each question, and the ledger write that follows, has a fixed cost.
     fn room_to_ask(&self, lane: Turn) -> usize {
         let ready = self.ready.range(..=(lane, u64::MAX)).count();
         let most = READY_MAX[lane as usize].min(self.pace.recent(self.now.at).max(READY_MIN));
@@ -321,7 +320,7 @@ impl Machine {
         }
     }
 
-    /// One write at a time, so that what is said of a CID reaches the disk in order.
+    /// One write at a time, so that the changes of a CID reach the disk in order.
     fn start_write(&mut self) {
         if let Some(at) = self.write_retry_at {
             if at > self.now.at {
@@ -340,7 +339,7 @@ impl Machine {
                 self.binding = Some(id.clone());
                 self.actions.push(Action::Bind(id.clone()));
             }
-            // Nothing is written of a daemon that may have been replaced.
+            // Nothing is written for a daemon that may have been replaced.
             Daemon::Down { .. } => {}
             Daemon::Up { .. } => self.start_changes(),
         }

@@ -1,4 +1,4 @@
-//! What the machine believes, in words for others.
+//! What the machine believes, as statuses for others.
 
 use super::{
     Counters, Daemon, Machine, Phase, Tracked,
@@ -10,14 +10,14 @@ use crate::types::{Cid, PinState, PinStatus, Progress};
 const MESSAGE_LEN_MAX: usize = 400;
 
 impl Machine {
-    /// What to say of a CID; none when there is nothing to do with it.
+    /// The status of a CID; none if there is nothing to do for it.
     #[must_use]
     pub fn status(&self, cid: &Cid) -> Option<PinStatus> {
         self.status_of(cid, self.entries.get(cid)?)
     }
 
-    /// The next statuses after a CID, in order, at most `max`; and the CID to go on after, none at
-    /// the end.
+    /// The next statuses after a CID, in order, at most `max`, and the CID to continue after (none at
+    /// the end).
     #[must_use]
     pub fn statuses(
         &self,
@@ -34,13 +34,13 @@ impl Machine {
         (statuses, None)
     }
 
-    /// CIDs the machine knows after a CID, in order, at most `max`.
+    /// The CIDs that the machine knows after a CID, in order, at most `max`.
     #[must_use]
     pub fn known_after(&self, after: Option<&Cid>, max: usize) -> Vec<Cid> {
         self.entries.range(after, None).take(max).map(|(cid, _)| cid).collect()
     }
 
-    /// Numbers for metrics.
+    /// Numbers for Prometheus metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let count = |state| self.counts.get(&state).copied().unwrap_or_default();
@@ -96,9 +96,9 @@ impl Machine {
                 self.failures.get(cid).map_or_else(String::new, |f| self.failure(entry, f))
             }
             PinState::Unpinning if self.confirm_failures > 0 => {
-                "waits until the leader confirms that nobody wants it".to_owned()
+                "waits until the leader confirms that it is no longer wanted".to_owned()
             }
-            PinState::Rechecking => "asks the daemon whether it still has it".to_owned(),
+            PinState::Rechecking => "asks the daemon whether it still holds the pin".to_owned(),
             PinState::Queued => self.queued_because(entry),
             _ => String::new(),
         }
@@ -121,7 +121,7 @@ impl Machine {
 
     fn failure(&self, entry: &Tracked, failure: &Failure) -> String {
         let Failure { reason, progress } = failure;
-        // No times and no counts of attempts: a text that changes without news costs a write each.
+        // No times and no counts of attempts: each change of the text costs a write.
         match entry.failed {
             Some(Kind::Stalled) if progress.blocks == 0 => {
                 format!("{reason}: no connected daemon provides it; trying again")
@@ -152,7 +152,7 @@ fn bytes(count: u64) -> String {
     if count < 1000 {
         return format!("{count} B");
     }
-    // Tenths of the unit, rounded down: no floats needed.
+    // Tenths of the unit, rounded down, without floats.
     let (mut tenths, mut unit) = (count / 100, 0);
     while tenths >= 10_000 && unit + 1 < units.len() {
         tenths /= 1000;

@@ -1,4 +1,4 @@
-//! Tables of single decisions; random sequences are in `model`.
+//! Tables of single decisions; `model` has the random sequences.
 #![allow(clippy::unwrap_used)]
 
 mod daemon;
@@ -19,20 +19,20 @@ fn cid(n: u16) -> Cid {
     Cid::from_bytes(&[1, 0x55, 0, 2, a, b]).unwrap()
 }
 
-/// A machine with its clock; answers the ledger and the probes itself.
+/// A machine with its clock; answers ledger writes and probes itself.
 struct Bench {
     machine: Machine,
     at: Duration,
-    /// Actions not yet looked at.
+    /// Actions not yet examined.
     actions: Vec<Action>,
     written: Vec<Change>,
-    /// Whoever feeds it answers writes, too.
+    /// The test answers writes itself.
     holds_writes: bool,
-    /// The same of probes and bindings.
+    /// The test answers probes and bindings itself.
     holds_probes: bool,
 }
 
-/// Many more than any test needs to come to what it waits for.
+/// Many more than any test needs.
 const STEPS_MAX: usize = 10_000;
 
 impl Bench {
@@ -63,7 +63,7 @@ impl Bench {
         bench
     }
 
-    /// With these in the ledger: wanted, listed without them, and asked about.
+    /// With these entries in the ledger: wanted, missing in the list, and asked about.
     fn asking(origins: &[Origin]) -> Self {
         let mut bench = Self::unlisted(config(), ledger_of(origins));
         let wanted = (1..).zip(origins).map(|(n, _)| cid(n)).collect();
@@ -103,7 +103,7 @@ impl Bench {
         }
     }
 
-    /// Whatever reads as another state than before was told.
+    /// Checks that every changed state was among the changes.
     fn check_told(&mut self, before: &[(Cid, PinStatus)]) {
         let changes = self.machine.take_changes();
         if changes.everything {
@@ -120,7 +120,7 @@ impl Bench {
             .collect();
         for cid in before.keys().chain(now.keys()) {
             let (before, now) = (before.get(cid), now.get(cid));
-            // One that is new and waits for its turn is expected.
+            // A new CID that waits for its turn is not reported.
             let expected = before == now || (before, now) == (None, Some(&PinState::Queued));
             assert!(expected || changes.cids.contains(cid), "{cid}: {before:?} {now:?}");
         }
@@ -134,7 +134,7 @@ impl Bench {
         self.feed(Event::Desired(vec![(cid(n), false)]));
     }
 
-    /// The next question that is under way.
+    /// The next question under way.
     fn next_ask(&mut self) -> Option<Vec<Cid>> {
         let at = self.actions.iter().position(|a| matches!(a, Action::Ask(_)))?;
         match self.actions.remove(at) {
@@ -153,7 +153,7 @@ impl Bench {
         panic!("it never stops asking");
     }
 
-    /// Answers a question about this one alone.
+    /// Answers a question about this CID alone.
     fn answer(&mut self, n: u16, held: Held) {
         assert_eq!(self.next_ask(), Some(vec![cid(n)]));
         self.feed(Event::Asked(vec![cid(n)], Ok(vec![held])));
@@ -173,7 +173,7 @@ impl Bench {
         }
     }
 
-    /// Second by second until it does that; the seconds until then.
+    /// Advances second by second until the action occurs; returns the seconds.
     fn advance_until(&mut self, action: &Action) -> u64 {
         for second in 0..1000 {
             if self.actions.contains(action) {
@@ -184,7 +184,7 @@ impl Bench {
         panic!("never: {action:?}");
     }
 
-    /// It is time for a list.
+    /// Advances to the next list.
     fn begin_list(&mut self) {
         self.machine.list_at = self.at;
         self.feed(Event::Tick);
@@ -208,7 +208,7 @@ impl Bench {
         self.machine.status(&cid(n)).unwrap().message
     }
 
-    /// Whose it is by what was last written.
+    /// The origin that was last written.
     fn written_of(&self, n: u16) -> Option<Option<Origin>> {
         let last = self.written.iter().rev().find(|(written, _)| *written == cid(n))?;
         Some(last.1.map(|entry| entry.origin))

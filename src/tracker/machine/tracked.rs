@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Now, Origin};
 use crate::types::{PinState, Progress, Timestamp};
 
-/// Who goes first: what came of a failed attempt, new work, what was there before, what is tried
-/// again.
+/// Order of turns: questions after a failed attempt, new work, work from before, retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
     Check,
@@ -15,12 +14,12 @@ pub(super) enum Turn {
     Retry,
 }
 
-/// Where a CID is on its way. In brackets: the container that holds it then.
+/// Stage of a CID. In brackets: the container that holds it then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// From the ledger; nobody has said yet whether it is wanted.
+    /// Known from the ledger; not yet known whether it is wanted.
     Unknown,
-    /// Was pinned once; the next list says whether it is.
+    /// Was pinned; the next list says whether it still is.
     Recheck,
     /// To be asked about \[queue\].
     Queued,
@@ -28,36 +27,36 @@ pub(super) enum Phase {
     Asking,
     /// Not pinned: the intent is being written \[`to_write` or `writing`\].
     WritingOurs,
-    /// Pinned directly by somebody else, which a recursive pin replaces: that is being written, then
-    /// it is pinned, and never unpinned \[`to_write` or `writing`\].
+    /// Pinned directly by somebody else, and a recursive pin replaces that: its origin is being
+    /// written; then it is pinned, and never unpinned \[`to_write` or `writing`\].
     WritingDirect,
-    /// Pinned by somebody else: that is being written \[`to_write` or `writing`\].
+    /// Pinned by somebody else: its origin is being written \[`to_write` or `writing`\].
     WritingForeign,
-    /// Pinned by a former peer, and wanted here: that it is ours is being written \[`to_write` or
+    /// Pinned by a former peer and wanted here: the takeover is being written \[`to_write` or
     /// `writing`\].
     TakingOver,
-    /// May be pinned \[ready\].
+    /// May start \[ready\].
     Ready,
     /// \[flights\].
     Pinning,
     Pinned,
-    /// An attempt of ours, or an unpin, ended without success; what came of it is asked a little
-    /// later \[timers\].
+    /// An attempt of ours, or an unpin, ended without success; the daemon is asked a little later
+    /// \[timers\].
     Unsure,
-    /// Nothing came of it: the intent is being taken back \[`to_write` or `writing`\].
+    /// The attempt had no effect: the intent is being withdrawn \[`to_write` or `writing`\].
     Withdrawing,
-    /// Failed, to be tried again \[timers\].
+    /// Failed, waits for a retry \[timers\].
     Waiting,
-    /// Ours and not wanted \[`unpin_queue`\].
+    /// Ours and no longer wanted \[`unpin_queue`\].
     UnpinQueued,
     /// A barrier is under way.
     Confirming,
-    /// Not wanted behind a barrier \[confirmed\].
+    /// Confirmed by a barrier as not wanted \[confirmed\].
     Confirmed,
     Unpinning,
     /// To be unpinned later \[timers\].
     UnpinWaiting,
-    /// Its entry is being taken out of the ledger \[`to_write` or `writing`\].
+    /// Its ledger entry is being removed \[`to_write` or `writing`\].
     Forgetting,
 }
 
@@ -66,16 +65,16 @@ pub(super) enum Phase {
 pub(super) enum Kind {
     /// No progress.
     Stalled,
-    /// An error that may pass.
+    /// A transient error.
     Failed,
-    /// An error that a repetition will hardly change.
+    /// An error that a retry will hardly change.
     Refused,
-    /// This daemon cannot pin such a CID.
+    /// This daemon cannot pin this CID.
     Unpinnable,
 }
 
 impl Kind {
-    /// The state that shows it.
+    /// The state shown for it.
     pub(super) fn shown(self) -> PinState {
         match self {
             Self::Stalled => PinState::NotFound,
@@ -91,21 +90,20 @@ pub(super) struct Tracked {
     pub(super) lane: Turn,
     pub(super) wanted: bool,
     pub(super) origin: Option<Origin>,
-    /// An attempt was begun since the daemon said last that it is not pinned, or may have been. What
-    /// is found pinned without one is somebody else's, whatever was intended.
+    /// An attempt was, or may have been, begun since the daemon last said that it is not pinned. A pin
+    /// found without an attempt is foreign, whatever was intended.
     pub(super) attempted: bool,
     /// Shown until there is better news than another attempt.
     pub(super) failed: Option<Kind>,
     pub(super) attempts: u32,
-    /// Number of the last list that says nothing new of it: it named it, or something fresher than
-    /// that list is known.
+    /// Number of the last list that says nothing new of it: the list named it, or something later is
+    /// known.
     pub(super) seen: u32,
     /// Its place in the container of its phase.
     pub(super) sequence: u64,
-    /// Its timer, if it is in the timers; when it was answered, while it may be pinned or unpinned
-    /// because of that answer.
+    /// In the timers: when it is due. When an answer allows a pin or an unpin: when that answer came.
     pub(super) due: Duration,
-    /// Of the visible state.
+    /// Since when the visible state holds.
     pub(super) since: Timestamp,
 }
 
@@ -113,17 +111,17 @@ pub(super) struct Tracked {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub(super) progress: Progress,
-    /// When there was progress last, or it started.
+    /// Time of the last progress, or of the start.
     pub(super) progressed_at: Duration,
-    /// When progress was told last.
+    /// When progress was last reported.
     pub(super) told_at: Duration,
 }
 
-/// What is told of the last failure.
+/// The last failure, as reported.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) reason: Arc<str>,
-    /// How far it came.
+    /// Progress until then.
     pub(super) progress: Progress,
 }
 
@@ -144,13 +142,13 @@ impl Tracked {
         }
     }
 
-    /// Whose it is if it is pinned. An intent makes it ours only with an attempt. What a former peer
-    /// pinned is nobody's until it is taken over.
+    /// The origin of the pin, if it is pinned. An intent makes it ours only with an attempt. A former
+    /// peer's pin has none until it is taken over.
     pub(super) fn whose(&self) -> Option<Origin> {
         self.origin.filter(|origin| *origin == Origin::Foreign || self.attempted)
     }
 
-    /// The state to be seen while the daemon is there; none when there is nothing to say.
+    /// The visible state while the daemon is there; none if there is nothing to report.
     pub(super) fn state(&self) -> Option<PinState> {
         if !self.wanted {
             return match self.phase {
@@ -158,7 +156,7 @@ impl Tracked {
                     Some(self.unpin_state())
                 }
                 Phase::UnpinWaiting => Some(self.unpin_state()),
-                // What came of the attempt is asked before.
+                // First the daemon is asked what the attempt achieved.
                 Phase::Unsure | Phase::Queued | Phase::Asking
                     if self.whose() == Some(Origin::Ours) =>
                 {

@@ -38,7 +38,7 @@ impl Machine {
             super::pump::CONFIRM_RETRY_MAX,
         );
         self.confirm_at = self.now.at + wait;
-        tracing::debug!(reason, "unpins wait: the leader cannot be asked");
+        tracing::debug!(reason, "unpins wait: the read barrier failed");
         for cid in std::mem::take(&mut self.confirming) {
             if self.phase(&cid) == Some(Phase::Confirming) {
                 self.enqueue_unpin(cid);
@@ -46,7 +46,7 @@ impl Machine {
         }
     }
 
-    /// It may have been wanted since the barrier that says it is not: another one has to say so.
+    /// The CID may have been wanted since the barrier that denied it: another barrier must confirm it.
     pub(super) fn doubt(&mut self, cid: Cid) {
         if let Some(Phase::Confirming | Phase::Confirmed) = self.phase(&cid) {
             self.take_out(&cid);
@@ -62,7 +62,7 @@ impl Machine {
         }
     }
 
-    /// Ours and not wanted: unpin it when a barrier has confirmed that.
+    /// Queues a pin of ours for unpinning, which needs a barrier first.
     pub(super) fn enqueue_unpin(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| {

@@ -1,4 +1,4 @@
-//! Which files are taken for a log at an opening, which are mended, and which are refused.
+//! Which files are accepted as a log at an opening, which are repaired, and which are refused.
 
 use super::{
     super::{DiskLog, whole},
@@ -6,7 +6,7 @@ use super::{
     *,
 };
 
-/// A log of at least three files, none of it purged.
+/// A log of at least three files, not purged.
 async fn written(folder: &Path) -> Files {
     let mut log = DiskLog::open_with(folder, 300).unwrap();
     log.set_cluster(CLUSTER.0, CLUSTER.1).unwrap();
@@ -20,7 +20,7 @@ async fn written(folder: &Path) -> Files {
     files
 }
 
-/// What is said of files, and what they are afterwards.
+/// The result of the check, and the files afterwards.
 fn checked(files: &Files, synced: Option<u64>) -> (io::Result<u64>, Files) {
     let folder = TempDir::new().unwrap();
     files.write(folder.path()).unwrap();
@@ -38,7 +38,7 @@ async fn files_are_whole_up_to_the_mark_or_refused() {
     let before_last = before_last.unwrap();
     assert!(last < before_last && before_last < end - 1);
     let unbegun = sound.cut(last);
-    // Each with the mark; whole up to where they are then, if they are taken.
+    // Each with the mark, and the whole bytes if the files are accepted.
     let cases = [
         ("whole", &sound, Some(end), Some(end)),
         ("whole, with an old mark", &sound, Some(0), Some(end)),
@@ -64,14 +64,13 @@ async fn files_are_whole_up_to_the_mark_or_refused() {
     assert_eq!(left, torn, "without a mark nothing is cut off");
 }
 
-/// A file is begun at once when the one before it is full; what is to be written into both waits for
-/// the log's thread.
+/// A file is created as soon as the one before is full; the writes to both wait for the log's thread.
 #[tokio::test]
 async fn files_begun_before_the_last_was_written_are_no_damage() {
     let folder = TempDir::new().unwrap();
     let sound = written(&folder.path().join("log")).await;
     let (first, second) = (sound.0[0].2.len() as u64, sound.0[2].1);
-    // Whole bytes, how many files there are, the mark; then whether they are taken.
+    // Whole bytes, number of files, the mark; then whether they are accepted.
     let cases = [
         (first - 1, 2, first - 1, false),
         (first - 1, 2, 0, true),
@@ -92,20 +91,20 @@ async fn files_begun_before_the_last_was_written_are_no_damage() {
         let opened = DiskLog::open_with(&path, 300);
         assert_eq!(opened.is_ok(), is_taken, "{case}: {:?}", opened.map(drop));
     }
-    // A hole between files that were begun is damage whatever the mark says.
+    // A hole between begun files is damage, whatever the mark says.
     let mut files = sound.clone();
     files.0[0].2.truncate(5);
     assert!(checked(&files, Some(0)).0.is_err());
     let mut hole = sound.clone();
     hole.0.remove(1);
     assert!(checked(&hole, Some(0)).0.is_err());
-    // Without a mark it is not known what was synced.
+    // Without a mark it is unknown what was synced.
     let mut files = sound.cut(first - 1);
     files.0.truncate(2);
     assert!(checked(&files, None).0.is_err());
 }
 
-/// It may be read from memory only: the process that wrote it was killed before it could sync it.
+/// The data may be in memory only: the process that wrote it was killed before it could sync.
 #[tokio::test]
 async fn what_is_taken_at_an_opening_is_synced_and_marked() {
     let folder = TempDir::new().unwrap();
@@ -122,12 +121,12 @@ async fn what_is_taken_at_an_opening_is_synced_and_marked() {
 
 #[tokio::test]
 async fn a_log_without_its_first_entry_is_refused() {
-    // How many entries, and up to where they are purged.
+    // The number of entries, and up to where they are purged.
     for (count, purged) in [(1, None), (3, None), (3, Some(0)), (4, Some(1))] {
         let case = format!("{count} entries, purged {purged:?}");
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("log");
-        // One entry in each file.
+        // One entry per file.
         let mut log = DiskLog::open_with(&path, 1).unwrap();
         for n in 0..count {
             log.blocking_append(entries(n..n + 1)).await.unwrap();

@@ -1,12 +1,13 @@
-//! Worlds of a log whose disk is full at times: a file that must not grow takes a part of a write, and then
-//! none. That is a matter of the process, so they run in one of their own, one after the other.
+//! Worlds of a log whose disk is sometimes full: a file at its size limit takes part of a write, and
+//! then nothing. The limit is per process, so these worlds run in their own process, one after the
+//! other.
 
 use std::{env, process::Command, thread};
 
 use super::world::tried;
 
 const WORLDS: u64 = 50;
-/// Set in the process of its own.
+/// Set in that process.
 const FULL: &str = "PINKEEPER_FULL_DISK";
 
 #[test]
@@ -20,7 +21,7 @@ fn in_every_world_of_a_log_nothing_is_acknowledged_that_a_full_disk_did_not_take
     }
     let thread = thread::current();
     let name = thread.name().unwrap();
-    // A file that would grow too long is an error then, and no signal.
+    // Exceeding the file size is then an error instead of a signal.
     let script = ["-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     let mut test = Command::new("sh");
     test.args(script).arg(env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);

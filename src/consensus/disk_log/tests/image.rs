@@ -5,10 +5,10 @@ use std::{fs, io, path::Path};
 use raft_log::chunked_wal::Config;
 use rand::{Rng as _, RngExt as _, rngs::StdRng};
 
-/// A disk writes pages in any order; small ones, so that there are many.
+/// A disk writes pages in any order; small pages, so that there are many.
 const PAGE_LEN: usize = 64;
 
-/// The files in order, each with the bytes of the log before it.
+/// The files in order, each with the number of log bytes before it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Files(pub(super) Vec<(String, u64, Vec<u8>)>);
 
@@ -31,7 +31,7 @@ impl Files {
         self.0.iter().try_for_each(|(name, _, bytes)| fs::write(folder.join(name), bytes))
     }
 
-    /// Adds those that `other` has besides.
+    /// Adds the files that only `other` has.
     pub(super) fn and(mut self, other: Self) -> Self {
         let names: Vec<_> = self.0.iter().map(|(name, ..)| name.clone()).collect();
         self.0.extend(other.0.into_iter().filter(|(name, ..)| !names.contains(name)));
@@ -39,7 +39,7 @@ impl Files {
         self
     }
 
-    /// Bytes of the log up to the end of the last one.
+    /// Bytes of the log up to the end of the last file.
     pub(super) fn end(&self) -> u64 {
         self.0.last().map_or(0, |(_, start, bytes)| start + bytes.len() as u64)
     }
@@ -48,7 +48,7 @@ impl Files {
         self.0.last().map_or(0, |(_, start, _)| *start)
     }
 
-    /// The first `len` bytes of the log, and nothing behind them.
+    /// The first `len` bytes of the log.
     pub(super) fn cut(&self, len: u64) -> Self {
         let mut cut = self.clone();
         for (_, start, bytes) in &mut cut.0 {
@@ -57,8 +57,8 @@ impl Files {
         cut
     }
 
-    /// What a crash leaves: the first `synced` bytes, and of those behind them none, some or all. One
-    /// file is torn; the later ones were begun at most, since the log syncs a file before it writes
+    /// The files after a crash: the first `synced` bytes, and none, some or all of the later ones. Only
+    /// one file is torn; later files were at most begun, since the log syncs a file before it writes
     /// into the next.
     pub(super) fn torn(&self, synced: u64, random: &mut StdRng) -> Self {
         let mut left = self.clone();
@@ -75,7 +75,7 @@ impl Files {
     }
 }
 
-/// Tears what is behind the first `kept` bytes.
+/// Tears everything after the first `kept` bytes.
 fn tear(bytes: &mut Vec<u8>, kept: usize, random: &mut StdRng) {
     let kept = kept.min(bytes.len());
     match random.random_range(0..6) {
@@ -84,7 +84,7 @@ fn tear(bytes: &mut Vec<u8>, kept: usize, random: &mut StdRng) {
         2 => bytes.truncate(random.random_range(kept..=bytes.len())),
         // Only the length was written.
         3 => bytes[kept..].fill(0),
-        // Some pages were.
+        // Some pages were written.
         4 => {
             for at in (kept..bytes.len()).step_by(PAGE_LEN) {
                 let end = bytes.len().min(at + PAGE_LEN);
@@ -93,7 +93,7 @@ fn tear(bytes: &mut Vec<u8>, kept: usize, random: &mut StdRng) {
                 }
             }
         }
-        // The end is what was in that place before.
+        // The end holds old data of the disk.
         _ => {
             let at = random.random_range(kept..=bytes.len());
             random.fill_bytes(&mut bytes[at..]);

@@ -1,4 +1,4 @@
-//! What a log holds, as plain data, and what it is asked to do.
+//! A log's contents as plain data, and the requests to it.
 
 use std::{collections::BTreeMap, fmt, io};
 
@@ -17,12 +17,12 @@ pub(super) enum Record {
     Vote(Vote),
     Entry(RaftEntry),
     Committed(LogPosition),
-    /// The last that stays.
+    /// The last entry that stays.
     Truncate(Option<LogPosition>),
     Purge(LogPosition),
 }
 
-/// What a log says.
+/// The contents of a log.
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Contents {
     pub(super) cluster: Option<(ClusterId, u64)>,
@@ -98,7 +98,7 @@ impl Contents {
         }
     }
 
-    /// A request as openraft makes them, in records. Of a term that is above all before it.
+    /// A request like openraft's, as records. `term` is above all earlier ones.
     pub(super) fn draw(&self, random: &mut StdRng, term: u64) -> Vec<Record> {
         let below = self.committed.max(self.purged);
         let open = || self.entries.values().map(|entry| position_out(entry.log_id));
@@ -113,7 +113,7 @@ impl Contents {
                 vec![Record::Committed(open.swap_remove(random.random_range(0..open.len())))]
             }
             7..11 if !open.is_empty() => {
-                // Mostly what was appended lately.
+                // Mostly recent entries.
                 let kept = open.len() - random.random_range(1..=open.len().min(4));
                 let kept = kept.checked_sub(1).map(|at| open[at]);
                 vec![Record::Truncate(kept.or(below))]

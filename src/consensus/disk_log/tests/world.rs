@@ -1,13 +1,16 @@
 //! Worlds of one real log: raft-log, our code above it, and real files, under a sequence of requests
 //! drawn from a seed.
 //!
-//! A crash is made of copies: a log is opened on the files as a crash at that instant could have left
-//! them. For that the world has to know what is synced, and knows it from raft-log's own count of syncs.
-//! Requests that nobody has answered yet are had by holding up raft-log's thread in a callback.
+//! A crash is simulated on copies: a log is opened on the files as a crash at that instant could have
+//! left them. The world knows what is synced from raft-log's own count of syncs. It gets unanswered
+//! requests by blocking raft-log's thread in a callback.
 //!
-//! Judged is: what was acknowledged is there after each crash; what is there is what the log was at some
-//! moment since the last acknowledgement; `flushed` and the mark never say more than a crash keeps; a log
-//! that lost something acknowledged is refused; after an error the log either works on or refuses all.
+//! Each world checks:
+//! - everything acknowledged is there after each crash;
+//! - the contents equal the log at some moment since the last acknowledgement;
+//! - `flushed` and the mark never exceed what a crash keeps;
+//! - a log that lost acknowledged data is refused;
+//! - after an error the log either works on or refuses everything.
 
 use std::{
     collections::BTreeSet,
@@ -45,19 +48,19 @@ const WORLDS: u64 = 200;
 
 type Outcome<T> = Result<T, String>;
 
-/// A request that was made.
+/// A request made.
 struct Asked {
-    /// The state it leads to.
+    /// Index of the state it leads to.
     state: usize,
     answer: Answer,
-    /// It asks for a sync.
+    /// Whether it asks for a sync.
     syncs: bool,
 }
 
 enum Answer {
     Vote(JoinHandle<io::Result<()>>),
     Append(OneshotReceiverOf<TypeConfig, io::Result<()>>),
-    /// Nothing is acknowledged by it.
+    /// Accepted, without an acknowledgement.
     Taken,
     Failed,
 }
@@ -74,7 +77,7 @@ struct Moment {
 struct World {
     random: StdRng,
     home: TempDir,
-    /// Logs so far.
+    /// Number of logs so far.
     lives: u32,
     folder: PathBuf,
     chunk_len: usize,
@@ -83,17 +86,17 @@ struct World {
     contents: Contents,
     /// The contents after each record since the opening.
     states: Vec<Contents>,
-    /// The state that was acknowledged last.
+    /// Index of the last acknowledged state.
     acknowledged: usize,
     /// Bytes of the log that a crash keeps.
     synced: u64,
-    /// Bytes of it that were acknowledged.
+    /// Bytes of the log that were acknowledged.
     kept: u64,
     syncs: u64,
     names: BTreeSet<String>,
     /// The log's thread has ended.
     ended: bool,
-    /// The disk may be full, in this process.
+    /// The disk of this process may be full.
     may_fill: bool,
     is_full: bool,
     said: Vec<String>,
@@ -135,7 +138,7 @@ impl World {
             match self.random.random_range(0..100) {
                 0..12 => self.held().await?,
                 12..18 => self.crash(Files::torn).await?,
-                // The process is killed: what it wrote is there, whether synced or not.
+                // The process is killed: its writes are there, synced or not.
                 18..26 => self.crash(|files, _, _| files.clone()).await?,
                 26..30 => self.reopen().await?,
                 30..34 => self.lose()?,
@@ -197,7 +200,7 @@ impl World {
             }
         };
         if matches!(answer, Answer::Failed) {
-            // A part of it may have been taken.
+            // Part of the request may have been accepted.
             let now = self.contents_now().await?;
             let at = self.states[before..].iter().position(|state| *state == now);
             let at = at.ok_or_else(|| format!("a failed request made something else: {now:?}"))?;
@@ -207,7 +210,7 @@ impl World {
         Ok(Asked { state: self.states.len() - 1, answer, syncs })
     }
 
-    /// Waits for the answers, and until the log has done everything.
+    /// Waits for the answers, and until the log's thread is idle.
     async fn settle(&mut self, asked: Vec<Asked>) -> Outcome<()> {
         let mut expected = 0;
         let mut last_synced = false;
@@ -237,7 +240,7 @@ impl World {
         if is_written && last_synced && done >= expected + begun {
             self.synced = files.end();
         } else if is_written && begun > 0 && done >= begun {
-            // A file is synced before the next is written.
+            // A file is synced before the next one is written.
             self.synced = self.synced.max(files.start_of_last());
         }
         if let Some(state) = acknowledged {
@@ -247,7 +250,7 @@ impl World {
         Ok(())
     }
 
-    /// What a log says that works is what was asked of it.
+    /// Checks that a working log holds what was requested.
     async fn look(&mut self) -> Outcome<()> {
         let now = self.contents_now().await?;
         if now != self.contents {
@@ -264,8 +267,8 @@ impl World {
         Ok(())
     }
 
-    /// Requests while the log's thread does nothing; then a crash before it does, or it goes on. None of them
-    /// fails: an error would wait for the thread without end.
+    /// Makes requests while the log's thread is blocked; then crashes before it continues, or lets it
+    /// continue. None of them may fail: an error would wait for the thread forever.
     async fn held(&mut self) -> Outcome<()> {
         let flushed = watch::Sender::new(None);
         let watched = flushed.subscribe();
@@ -273,7 +276,7 @@ impl World {
         let mut asked = Vec::new();
         let crashes = self.random.random_bool(0.5);
         let moment = {
-            // Who tells a watch waits for those who look.
+            // A sender of a watch waits for its readers.
             let _held = watched.borrow();
             let gate = Synced {
                 upto: 0,
@@ -329,7 +332,7 @@ impl World {
         self.crash_at(moment, left).await
     }
 
-    /// Opens a log on what a crash at that moment left.
+    /// Opens a log on the files that a crash at that moment left.
     async fn crash_at(
         &mut self,
         moment: Moment,
@@ -341,7 +344,7 @@ impl World {
         let is_kill = image == files;
         let folder = self.next_life();
         image.write(&folder).expect("space");
-        // When the machine crashes the mark may be an older one.
+        // After a crash of the machine the mark may be an older one.
         let mark = match self.random.random_bool(0.2) && !is_kill {
             true => self.random.random_range(0..=moment.mark),
             false => moment.mark,
@@ -367,7 +370,8 @@ impl World {
         self.begin(found, if is_kill { moment.synced } else { image.end() })
     }
 
-    /// A log was opened and says this; before that a crash would have kept `synced` bytes.
+    /// Continues with an opened log and its contents; `synced` bytes would have survived a crash
+    /// before.
     fn begin(&mut self, found: Contents, synced: u64) -> Outcome<()> {
         if found.committed > found.last() {
             return Err(format!("committed is beyond the end: {found:?}"));
@@ -382,14 +386,14 @@ impl World {
         self.names = self.names_now();
         self.syncs = 0;
         self.ended = false;
-        // What is whole at an opening is synced before the mark is raised to it.
+        // At an opening, whole data is synced before the mark is raised to it.
         self.synced = synced.max(self.mark()).min(Files::of(&self.folder).end());
         self.kept = self.synced.min(self.mark());
         self.said.push(format!("opened with {:?}", self.contents));
         Ok(())
     }
 
-    /// The log is closed and opened.
+    /// Closes the log and opens it again.
     async fn reopen(&mut self) -> Outcome<()> {
         self.said.push("closed".to_owned());
         let nowhere = self.home.path().join("nowhere/log");
@@ -404,7 +408,7 @@ impl World {
         self.begin(found, synced)
     }
 
-    /// A log that lost something acknowledged is refused.
+    /// Checks that a log that lost acknowledged data is refused.
     fn lose(&mut self) -> Outcome<()> {
         let files = Files::of(&self.folder);
         let first = files.0.first().map_or(0, |(_, start, _)| *start);
@@ -421,7 +425,7 @@ impl World {
         }
     }
 
-    /// Its folder is away: no file can be begun or removed.
+    /// Moves the folder away: no file can be created or removed.
     async fn away(&mut self) -> Outcome<()> {
         self.said.push("the folder is away".to_owned());
         fs::rename(&self.folder, self.away_path()).expect("a name");
@@ -433,7 +437,7 @@ impl World {
         self.look().await
     }
 
-    /// A file that is not needed any more is gone already: that ends the log's thread.
+    /// Removes a purged file before the log does: that ends the log's thread.
     async fn vanish(&mut self) -> Outcome<()> {
         let asked = self.sync_by_vote().await?;
         self.settle(vec![asked]).await?;
@@ -447,7 +451,7 @@ impl World {
             let asked = self.ask_for(vec![Record::Purge(last)]).await?;
             self.settle(vec![asked]).await?;
             if !self.ended {
-                // It is needed still: what was truncated in it reached further.
+                // It is still needed: the truncated entries reached further.
                 fs::rename(&aside, self.folder.join(first)).expect("a name");
                 self.names.insert(first.clone());
             }
@@ -455,7 +459,7 @@ impl World {
         Ok(())
     }
 
-    /// The disk has next to no space for a while.
+    /// Leaves the disk almost no space for a while.
     async fn fill(&mut self) -> Outcome<()> {
         let longest = Files::of(&self.folder).0.iter().map(|(.., bytes)| bytes.len()).max();
         let limit = longest.unwrap_or(0) as u64 + self.random.random_range(12..300);
@@ -502,8 +506,7 @@ impl World {
         Contents::of(&self.log).await.map_err(|error| format!("not read: {error}"))
     }
 
-    /// Keeps the files that are there in another folder too, so that they are not lost when the log
-    /// removes them.
+    /// Links the current files into another folder too, so that they survive when the log removes them.
     fn link(&self) {
         fs::create_dir(self.linked()).expect("a folder");
         for name in self.names_now() {
@@ -554,7 +557,7 @@ fn limit_files(len: Option<u64>) {
     setrlimit(Resource::Fsize, Rlimit { current: len, maximum: None }).expect("a limit");
 }
 
-/// A report of a world that failed.
+/// The report of a failed world.
 pub(super) fn tried(seed: u64, may_fill: bool) -> Option<String> {
     run_seeded(seed, async {
         let mut world = World::new(seed, may_fill);

@@ -1,4 +1,4 @@
-//! What is sent, and when an answer counts as ended: over a carrier that says what it is told to.
+//! The requests sent, and when an answer counts as complete: tests with a scripted carrier.
 
 use std::{
     collections::VecDeque,
@@ -54,7 +54,7 @@ impl Piece {
     }
 }
 
-/// Answers with the pieces in turn, and keeps what it was asked.
+/// Answers with the pieces in turn, and records the requests.
 #[derive(Default)]
 struct Script {
     answers: Mutex<VecDeque<Vec<Piece>>>,
@@ -123,7 +123,8 @@ async fn questions_are_sent_in_these_words() {
     ];
     assert_eq!(*script.asked(), expected);
 
-    // What was not pinned recursively may be pinned directly; a collection looks before it begins.
+    // CIDs that are not pinned recursively may be pinned directly; a collection checks before it
+    // begins.
     let no = vec![error(&format!("path '{CID}' is not pinned"))];
     let script = Script::new([no.clone(), no]);
     assert_eq!(script.client().pinned(vec![cid(CID)]).await, Ok(vec![Held::No]));
@@ -134,7 +135,7 @@ async fn questions_are_sent_in_these_words() {
     assert_eq!(*script.asked(), asked);
 }
 
-/// A clean answer of one object, followed by an error: it was not done.
+/// A complete object followed by an error: the request failed.
 #[tokio::test]
 async fn an_error_after_the_whole_object_counts() {
     let script = |object: &str| Script::new([vec![text(object), error("shutting down")]]).client();
@@ -202,11 +203,11 @@ async fn a_silence_is_slow_after_30_s_and_never_success() {
     assert_eq!(begin.elapsed().as_secs(), 29 + 29 + 30);
     let pieces = vec![text("{}\n"), pause(29), pins(), pause(29)];
     assert_eq!(pin_over(&Script::new([pieces])).await, Ok(()));
-    // A list as well, which is incomplete then.
+    // The same for a list, which is incomplete then.
     let item = text(&format!("{{\"Cid\":\"{CID}\"}}\n"));
     let pins: Vec<_> = Script::new([vec![item, FOREVER]]).client().pins().collect().await;
     assert!(matches!(pins[..], [Ok(_), Err(IpfsError::Slow(_))]), "{pins:?}");
-    // One object has to be there as a whole in time, however busy the daemon seems.
+    // One object must arrive completely in time, however busy the daemon seems.
     let blank = vec![text(" "), pause(3), text(" "), pause(3), text("{\"ID\":\"12D3\"}")];
     let late = IpfsError::Slow("no answer to id within 4 s".to_owned());
     assert_eq!(Script::new([blank]).client().id().await, Err(late));
@@ -261,7 +262,7 @@ async fn a_collection_begins_only_when_nobody_holds_the_lock() {
     assert!(!script.asked().iter().any(|asked| asked.starts_with("repo/gc")));
 }
 
-/// A client of a daemon with such pins, which answers so many questions at most.
+/// A client of a daemon with these pins, which answers a limited number of questions.
 fn holding(recursive: &[Cid], direct: &[Cid]) -> KuboClient {
     let daemon = StandInDaemon::new("d", Duration::ZERO);
     recursive.iter().for_each(|cid| daemon.pin_foreign(*cid));
@@ -333,7 +334,7 @@ async fn recursive_pins_alone_are_listed() {
     assert_eq!(pins, [Ok(numbered(1))]);
 }
 
-/// Always the same answer.
+/// Always gives the same answer.
 struct Always(StatusCode, String);
 
 impl Carrier for Always {

@@ -1,4 +1,4 @@
-//! Which answer means what.
+//! The meaning of each answer.
 
 use ::http::StatusCode;
 
@@ -26,18 +26,18 @@ fn only_its_very_words_about_the_next_cid_say_that_it_is_not_pinned() {
         (2, failed(&not_pinned(CID))),
         (2, failed(&not_pinned(OTHER))),
         (2, failed(&not_pinned(""))),
-        // More or less than these words.
+        // Not exactly this text.
         (0, failed(&format!("{}: context canceled", not_pinned(CID)))),
         (0, failed(&format!("lock: {}", not_pinned(CID)))),
         (0, failed(&format!("'{CID}' is not pinned"))),
         (0, failed("is not pinned")),
         (0, failed(wire::NOT_PINNED_RECURSIVELY)),
-        // Others.
+        // Other errors.
         (0, failed("context deadline exceeded")),
         (0, failed("merkledag: not found")),
         (0, failed("")),
         (1, failed("shutting down")),
-        // The words are not the daemon's, or of no use.
+        // The text is not the daemon's, or proves nothing.
         (0, IpfsError::Down(not_pinned(CID))),
         (0, IpfsError::Slow(not_pinned(CID))),
         (0, IpfsError::Refused(not_pinned(CID))),
@@ -153,7 +153,7 @@ fn a_collection_counts_blocks_keeps_some_errors_and_ends_with_those_alone() {
         (&["", "a", ""], late(), done(2, &["a"])),
         (&["a"], Ok(()), done(0, &["a"])),
         (&["", ""], late(), Err(failed("encountered errors during gc run"))),
-        // Broken off is not ended, whatever was told before.
+        // A broken connection is no end, whatever was reported before.
         (&["", "a"], Err(IpfsError::Down("reset".into())), Err(IpfsError::Down("reset".into()))),
         (&["", "a"], Err(IpfsError::Slow("so".into())), Err(IpfsError::Slow("so".into()))),
     ];
@@ -218,7 +218,7 @@ fn the_status_counts_where_there_are_no_words() {
     }
     for status in [204, 301, 500, 502, 503, 599] {
         assert_eq!(of(status, "no"), failed(&format!("HTTP {status}: no")));
-        // Not as the daemon says it: by somebody between.
+        // The text comes from a proxy, not from the daemon.
         let words = not_pinned(CID);
         assert_eq!(of(status, &words), failed(&format!("HTTP {status}: {words}")));
     }

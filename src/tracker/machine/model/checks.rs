@@ -1,4 +1,4 @@
-//! What has to hold at any moment, and when everything has settled.
+//! What must hold at any moment, and once everything has settled.
 
 use super::*;
 
@@ -27,7 +27,7 @@ impl Model {
         assert_eq!(counters.pinned + counters.queued, wanted);
     }
 
-    /// Whether an entry is where its phase says, or something under way leads on from there.
+    /// Whether an entry is in the container of its phase, or an action under way covers it.
     pub(super) fn check_place(&self, cid: &Cid, entry: &Tracked) {
         let machine = &self.machine;
         let under_way = |action: Action| self.under_way.contains(&action);
@@ -65,7 +65,7 @@ impl Model {
         assert!(right, "{cid} is lost: {entry:?}");
     }
 
-    /// What is not as it should be when everything has settled.
+    /// What is still wrong once everything has settled.
     pub(super) fn wrong(&self) -> Option<String> {
         if self.local != self.committed || !self.under_way.is_empty() || self.collecting {
             return Some(format!("under way: {:?}", self.under_way));

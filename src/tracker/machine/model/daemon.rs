@@ -1,4 +1,4 @@
-//! What the daemon, the ledger's disk and the barrier do and answer.
+//! How the daemon, the ledger's disk and the barrier act and answer.
 
 use super::*;
 
@@ -10,7 +10,8 @@ impl Model {
         }
     }
 
-    /// What is cancelled takes effect within the time the machine grants, if the daemon lives.
+    /// A cancelled action takes effect within the time that the machine allows for it, if the daemon
+    /// lives.
     pub(super) fn delay(&mut self, effect: Effect) {
         if self.up {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -35,7 +36,7 @@ impl Model {
         }
     }
 
-    /// A recursive pin; it replaces a direct one, whose it was.
+    /// A recursive pin; it replaces a direct one of somebody else.
     pub(super) fn pin(&mut self, cid: Cid, theirs: bool) {
         if self.direct.remove(&cid) || theirs {
             self.foreign.insert(cid);
@@ -67,7 +68,7 @@ impl Model {
         match action {
             Action::Probe => self.feed(Event::Probed(if up { Ok(id) } else { Err(down()) })),
             Action::Bind(id) if fail => {
-                // It may have reached the disk all the same.
+                // A failed write may have reached the disk nevertheless.
                 if n.is_multiple_of(2) {
                     self.bind(id);
                 }

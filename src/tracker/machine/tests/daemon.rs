@@ -1,4 +1,4 @@
-//! The daemon comes and goes; its list.
+//! The daemon's connection and its list.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn an_item_of_a_list_is_old_news_of_what_was_learnt_since() {
     bench.want(1);
     bench.advance(301);
     bench.actions.retain(|action| *action != Action::List);
-    // The list began before the answer "no"; it names the CID all the same.
+    // The list began before the answer "no", and still names the CID.
     bench.answer_no();
     bench.feed(Event::Listed(vec![cid(1)]));
     assert_eq!(bench.state(1), Some(PinState::Pinning));
@@ -69,7 +69,7 @@ fn a_daemon_that_hangs_is_away_since_it_was_heard_last() {
     assert_eq!((status.state, status.since), (PinState::DaemonDown, Timestamp(1000)));
 }
 
-/// How an entry waits for the daemon when that goes away.
+/// How an entry waits for the daemon when the daemon goes away.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Waiting {
     Queued,
@@ -94,7 +94,7 @@ fn waiting(which: Waiting) -> Bench {
     };
     match which {
         Waiting::Queued => {
-            // Others are asked about first, and have no answer.
+            // Others are asked about first and get no answer.
             for n in 101..105 {
                 bench.want(n);
             }
@@ -122,11 +122,11 @@ fn waiting(which: Waiting) -> Bench {
     bench
 }
 
-/// Everything under way is void when the daemon goes away: nothing of it is gone on with unasked.
+/// Everything under way is void when the daemon goes away: none of it continues without a new question.
 #[test]
 fn after_the_daemon_was_away_everything_is_asked_or_confirmed_again() {
     use Waiting::{Asking, Confirmed, Pinning, Queued, Ready, Unpinning, UnpinningWanted};
-    // The CID, and after how many milliseconds it is asked about or confirmed.
+    // The CID, and the milliseconds until it is asked about or confirmed.
     let table = [
         (Queued, 1, Some(0), None),
         (Asking, 1, Some(0), None),
@@ -192,7 +192,7 @@ fn a_daemon_that_says_nothing_of_use_is_away() {
     }
 }
 
-/// Whatever is asked, an error of the connection means that the daemon is away, and no other does.
+/// Whatever was asked, only an error of the connection means that the daemon is away.
 #[test]
 fn only_a_broken_connection_means_that_the_daemon_is_away() {
     type Question = fn(&mut Bench, IpfsError);
@@ -233,10 +233,10 @@ fn only_a_broken_connection_means_that_the_daemon_is_away() {
     }
 }
 
-/// What one daemon holds says nothing of another, and its ledger is not the other's.
+/// The pins of one daemon say nothing about another, and the ledger belongs to one daemon.
 #[test]
 fn another_daemon_in_its_place_is_bound_and_asked_about_everything() {
-    // The ledger says itself that its entries were another's, or did so before a failure.
+    // The ledger reports that its entries were another daemon's, or did so before a failure.
     for void in [true, false] {
         let mut bench = Bench::with_ledger(config(), ledger_of(&[Origin::Ours; 3]));
         bench.holds_probes = true;
@@ -261,7 +261,7 @@ fn another_daemon_in_its_place_is_bound_and_asked_about_everything() {
             }
         }
         assert_eq!(asked, BTreeSet::from([cid(1), cid(2)]));
-        // What is there was there before.
+        // Pins that are there now were there before.
         bench.feed(Event::Listed(vec![cid(1)]));
         for cid in asked {
             bench.feed(Event::Asked(vec![cid], Ok(vec![Held::Recursive])));
@@ -290,7 +290,7 @@ fn a_change_meant_for_one_daemons_ledger_never_reaches_anothers() {
     bench.feed(Event::Bound(Ok(true)));
     assert!(!bench.take().iter().any(is_write));
 
-    // Nor is it written while nobody knows which daemon will be there.
+    // Nor while it is unknown which daemon will be there.
     let mut bench = Bench::new(config());
     bench.holds_writes = true;
     bench.holds_probes = true;
@@ -333,7 +333,7 @@ fn a_ledger_that_cannot_be_bound_is_tried_again_and_its_entries_are_void_all_the
     assert_eq!(bench.state(1), Some(PinState::DaemonDown));
     assert_eq!(bench.message(1), "the ledger cannot be bound to the daemon: disk full");
     assert!(bench.take().contains(&Action::Bind("e".to_owned())));
-    // The attempt that failed may have come to its end: the ledger is new by now.
+    // The failed attempt may have succeeded on disk: the ledger is new by now.
     bench.feed(Event::Bound(Ok(false)));
     assert_eq!(bench.state(1), Some(PinState::Queued));
     bench.answer(1, Held::Recursive);
@@ -350,7 +350,7 @@ fn after_a_short_absence_pins_read_as_before_and_after_a_long_one_the_list_says(
         bench.take();
         bench.feed(Event::Probed(Ok("d".to_owned())));
         assert_eq!((bench.state(1), bench.take()), (Some(state), vec![Action::List]));
-        // It lost its repository.
+        // The daemon lost its repository.
         bench.feed(Event::ListEnded(Ok(())));
         assert_eq!(bench.state(1), Some(PinState::Queued));
         bench.answer(1, Held::No);
@@ -374,7 +374,7 @@ fn what_a_list_names_is_pinned_unless_something_of_it_is_under_way() {
     }
 }
 
-/// The answer came after the list began, so that what the list names may be gone.
+/// The answer came after the list began, so pins that the list names may be gone.
 #[test]
 fn what_was_answered_since_a_list_began_is_fresher_than_the_list() {
     // Denied, and waiting for its turn.
@@ -400,7 +400,7 @@ fn what_was_answered_since_a_list_began_is_fresher_than_the_list() {
     bench.feed(Event::Listed(vec![cid(1)]));
     assert_eq!(bench.state(1), Some(PinState::Failed));
 
-    // Pinned since, and not in the list.
+    // Pinned since the list began, and not in the list.
     let mut bench = Bench::new(config());
     bench.want(1);
     bench.answer(1, Held::No);
@@ -409,13 +409,13 @@ fn what_was_answered_since_a_list_began_is_fresher_than_the_list() {
     bench.feed(Event::ListEnded(Ok(())));
     assert_eq!(bench.state(1), Some(PinState::Pinned));
     assert_eq!(bench.next_ask(), None);
-    // The next one has to name it.
+    // The next list must name it.
     bench.begin_list();
     bench.feed(Event::ListEnded(Ok(())));
     assert_eq!(bench.state(1), Some(PinState::Queued));
 }
 
-/// Released while what came of its attempt is asked, it must not count as pinned.
+/// Released while its attempt is asked about, it must not count as pinned.
 #[test]
 fn what_is_not_wanted_is_not_pinned_because_a_list_names_it() {
     let mut bench = Bench::new(config());
@@ -454,7 +454,7 @@ fn a_list_that_broke_off_says_nothing_of_what_it_lacks() {
         assert_eq!(bench.state(1), Some(expected), "{end:?}");
         assert_eq!(bench.next_ask().is_some(), lost, "{end:?}");
     }
-    // After an absence all has to be confirmed, one by one where there is no list.
+    // After an absence all pins are confirmed, one by one if there is no list.
     let mut bench = Bench::holding(1);
     bench.want(2);
     bench.answer(2, Held::Recursive);
@@ -494,7 +494,7 @@ fn lists_that_break_off_are_asked_for_ever_more_rarely() {
     bench.take();
     waits.push(bench.advance_until(&Action::List));
     assert_eq!(waits, [300, 10, 20, 40, 80, 160, 300, 300, 300]);
-    // The end of a list that nobody reads any more ends nothing.
+    // The end of an abandoned list has no effect.
     bench.feed(Event::ListEnded(Ok(())));
     bench.take();
     bench.advance(200);
@@ -516,7 +516,7 @@ fn a_list_that_was_under_way_is_begun_anew_when_the_daemon_is_back() {
     assert!(bench.take().contains(&Action::Ask(vec![cid(1)])));
 }
 
-/// Nothing of what was known of the one is taken for the other.
+/// Nothing known of the first daemon applies to the second.
 #[test]
 fn another_daemon_is_given_an_intent_of_its_own_and_no_old_failure() {
     let mut bench = Bench::new(config());

@@ -1,4 +1,4 @@
-//! What is wanted, and whose it is.
+//! What is wanted, and its origin.
 
 use super::*;
 
@@ -80,7 +80,7 @@ fn deadlines_are_never_in_the_past() {
     }
 }
 
-/// What the ledger knows and nobody has asked for yet is left alone, whatever a list says.
+/// Ledger entries stay untouched until it is known whether they are wanted, whatever a list says.
 #[test]
 fn before_it_is_known_what_is_wanted_nothing_of_the_ledger_is_given_up() {
     let origins = [Origin::Ours, Origin::Foreign, Origin::Former];
@@ -91,7 +91,7 @@ fn before_it_is_known_what_is_wanted_nothing_of_the_ledger_is_given_up() {
     bench.take();
     bench.advance_until(&Action::List);
     bench.feed(Event::ListEnded(Ok(())));
-    // Only of a former peer's is it known that nobody here waits for it.
+    // Only a former peer's entry certainly has nobody here waiting for it.
     assert_eq!(bench.written, [(cid(3), None)]);
     assert!(!bench.take().iter().any(|a| matches!(a, Action::Confirm(_) | Action::Unpin(_))));
 }
@@ -116,7 +116,7 @@ fn a_former_peers_ledger_is_bound_before_anything_else() {
     }
 }
 
-/// With an unpin that has failed and waits to be tried again.
+/// With a failed unpin that waits for a retry.
 fn with_failed_unpin(error: IpfsError) -> Bench {
     let mut bench = Bench::holding(1);
     bench.release(1);
@@ -128,7 +128,7 @@ fn with_failed_unpin(error: IpfsError) -> Bench {
     bench
 }
 
-/// That unpin may take effect yet, also after the question.
+/// The unpin may still take effect, even after the question.
 #[test]
 fn what_is_wanted_again_after_an_unpin_without_an_answer_is_looked_for_soon_and_often() {
     let mut bench = with_failed_unpin(slow());
@@ -149,21 +149,21 @@ fn what_is_wanted_again_after_an_unpin_without_an_answer_is_looked_for_soon_and_
     assert_eq!(bench.state(1), Some(PinState::Pinned));
     bench.take();
     bench.advance_until(&Action::List);
-    // The unpin has taken effect at last.
+    // The unpin has finally taken effect.
     bench.feed(Event::ListEnded(Ok(())));
     assert_eq!(bench.state(1), Some(PinState::Queued));
     bench.answer(1, Held::No);
     assert!(bench.take().contains(&Action::Pin(cid(1))));
 }
 
-/// What is wanted again on its way to an unpin is asked about, and the unpin is not sent.
+/// A CID that is wanted again before its unpin is asked about, and the unpin is not sent.
 #[test]
 fn what_is_wanted_again_before_its_unpin_stays() {
     type Step = fn(&mut Bench);
     let steps: [Step; 2] = [
-        // Behind a barrier that is under way.
+        // Covered by the barrier under way.
         |_| {},
-        // Confirmed, and two others are being unpinned.
+        // Confirmed, while two others are being unpinned.
         |bench| bench.feed(Event::Confirmed((1..=4).map(|n| (cid(n), false)).collect())),
     ];
     for step in steps {
@@ -183,7 +183,7 @@ fn what_is_wanted_again_before_its_unpin_stays() {
         assert!(!bench.take().contains(&Action::Unpin(cid(4))));
         assert_eq!(bench.state(4), Some(PinState::Pinned));
     }
-    // One that waits for a barrier that cannot be passed.
+    // One that waits for a barrier that keeps failing.
     let mut bench = Bench::with_ledger(config(), ledger_of(&[Origin::Ours]));
     bench.feed(Event::DesiredRange { after: None, until: None, wanted: vec![] });
     bench.feed(Event::ConfirmFailed("no leader".to_owned()));
@@ -209,13 +209,13 @@ fn what_is_released_while_it_is_asked_about_is_let_go_by_whose_it_is() {
         assert_eq!(confirms, unpins, "{origin:?} {held:?}");
         assert!(unpins || bench.written_of(1) == Some(None));
     }
-    // Whatever the question comes to.
+    // Whatever the answer is.
     let mut bench = Bench::asking(&[Origin::Ours]);
     bench.release(1);
     bench.feed(Event::Asked(vec![cid(1)], Err(slow())));
     assert!(bench.take().contains(&Action::Confirm(vec![cid(1)])));
     assert_eq!(bench.state(1), Some(PinState::Unpinning));
-    // A former peer's stays as it is.
+    // A former peer's pin stays as it is.
     let mut bench = Bench::asking(&[Origin::Former]);
     bench.release(1);
     bench.answer(1, Held::Recursive);

@@ -11,7 +11,7 @@ fn a_collection_waits_a_little_for_pins_then_they_wait_for_it() {
     bench.answer_no();
     bench.take();
     bench.feed(Event::RunGc);
-    // The place that gets free is not taken.
+    // The freed place is not taken.
     bench.feed(Event::PinDone(cid(0), Ok(())));
     bench.advance(1);
     bench.feed(Event::Progress(cid(1), progress(1, 1)));
@@ -19,11 +19,11 @@ fn a_collection_waits_a_little_for_pins_then_they_wait_for_it() {
     assert!(bench.machine.gc().running);
     bench.advance(9);
     let begun = [Action::CancelPin(cid(1)), Action::RunGc];
-    // What came of it is asked a little later.
+    // The attempt is asked about a little later.
     assert!(!bench.actions.contains(&Action::Ask(vec![cid(1)])));
     bench.actions.retain(|action| begun.contains(action));
     assert_eq!(bench.take(), begun);
-    // It goes back to the queue as it was, and says why it waits.
+    // It returns to the queue unchanged and shows why it waits.
     let status = bench.machine.status(&cid(1)).unwrap();
     assert_eq!((status.state, status.attempts), (PinState::Queued, 0));
     assert_eq!(bench.message(2), "waits until the daemon has collected garbage");
@@ -74,10 +74,7 @@ fn a_collection_ends_in_any_case_and_pins_go_on() {
     let now = Now { at: Duration::ZERO, wall: Timestamp(0) };
     let mut machine = Machine::new(config(), now, None, Vec::new());
     let (first, second) = reason(machine.handle(now, Event::RunGc));
-    assert_eq!(
-        (first.as_deref(), second),
-        (Some("the daemon is away: it was not asked yet"), None)
-    );
+    assert_eq!((first.as_deref(), second), (Some("the daemon is away: not asked yet"), None));
     assert_eq!(machine.collections().failed, 1);
 }
 
@@ -91,7 +88,7 @@ fn no_collection_begins_beside_an_unpin_that_does_not_end() {
     bench.advance(60);
     let actions = bench.take();
     assert!(!actions.contains(&Action::RunGc), "{actions:?}");
-    let failed = Action::EndGc(Err("an unpin does not end".to_owned()));
+    let failed = Action::EndGc(Err("an unpin did not end".to_owned()));
     assert!(actions.contains(&failed), "{actions:?}");
 }
 
@@ -102,7 +99,7 @@ fn what_may_be_unpinned_is_confirmed_again_after_a_collection() {
     bench.feed(Event::RunGc);
     bench.take();
     bench.feed(Event::Confirmed(vec![(cid(1), false)]));
-    // So short that the barrier would still be good without a collection.
+    // So short that the barrier would still be valid without a collection.
     bench.advance(1);
     assert!(!bench.take().contains(&Action::Unpin(cid(1))));
     let unpinned = |bench: &Bench| bench.machine.gc().unpinned;

@@ -1,4 +1,4 @@
-//! From a question to a pin.
+//! From question to pin.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn waits_grow_to_a_bound() {
         }
         waits.push((bench.at - began).as_secs());
     }
-    // A second more each: what came of the attempt is asked first.
+    // One second more each: first the attempt is asked about.
     assert_eq!(waits, [6, 11, 21, 41, 81, 161, 301, 301, 301]);
     assert_eq!(bench.machine.status(&cid(1)).unwrap().attempts, 9);
 }
@@ -33,7 +33,7 @@ fn a_question_that_fails_for_many_is_asked_for_each() {
     let many: Vec<u16> = (0..10).collect();
     let wanted = many.iter().map(|n| cid(*n)).collect();
     bench.feed(Event::DesiredRange { after: None, until: None, wanted });
-    // All questions but the first wait for room, so that the others come together.
+    // All questions but the first wait for room, so the others come together.
     let mut single = BTreeSet::new();
     for _ in 0..40 {
         let Some(cids) = bench.next_ask() else { break };
@@ -83,7 +83,7 @@ fn what_others_pin_after_an_attempt_that_failed_is_theirs() {
     assert_eq!(bench.state(1), Some(PinState::Pinned));
     assert_eq!(bench.written.last().unwrap().1.unwrap().origin, Origin::Foreign);
 
-    // Ours: the attempt that seemed to fail was finished by the daemon.
+    // Ours: the daemon completed the attempt that seemed to fail.
     let mut bench = Bench::new(config());
     bench.want(1);
     bench.answer_no();
@@ -144,7 +144,7 @@ fn a_slow_answer_fails_its_question_and_nothing_else() {
         bench.feed(Event::Asked(cids, Err(slow())));
     }
     assert_eq!(bench.next_ask(), None);
-    // Each says so, after few questions and not one for each; the pin in flight goes on.
+    // All say so after a few questions, not one each; the pin in flight continues.
     for n in 1..10 {
         assert_eq!(bench.state(n), Some(PinState::Failed), "{n}");
         assert!(bench.message(n).contains("no answer"), "{}", bench.message(n));
@@ -153,8 +153,8 @@ fn a_slow_answer_fails_its_question_and_nothing_else() {
     assert!(!bench.take().contains(&Action::CancelDaemon));
 }
 
-/// Of each kind of entry in the ledger, what is done when the daemon says how it has the CID, and
-/// what when it is wanted no more.
+/// For each kind of ledger entry: the action for each answer of the daemon, and the action once the CID
+/// is no longer wanted.
 #[test]
 fn an_answer_leads_on_by_what_is_held_and_whose_it_was() {
     use Origin::{Foreign, Former, Ours};
@@ -163,7 +163,7 @@ fn an_answer_leads_on_by_what_is_held_and_whose_it_was() {
         Pin,
         Pinned,
     }
-    // Whose, how it is held; what is written, what happens then, whether it is unpinned in the end.
+    // Origin, how it is held; what is written, what happens then, whether it is unpinned at the end.
     let table = [
         (None, Held::No, Some(Ours), Then::Pin, true),
         (None, Held::Direct, Some(Foreign), Then::Pin, false),
@@ -231,7 +231,7 @@ fn what_came_of_an_attempt_is_asked_after_a_second_unless_it_was_never_ours() {
         bench.advance_by(Duration::from_millis(2));
         assert!(bench.take().contains(&asks), "{n}");
     }
-    // Somebody else's stays somebody else's, whatever came of it.
+    // A foreign pin stays foreign, whatever the attempt achieved.
     let mut bench = begin(Held::Direct);
     bench.release(1);
     assert!(bench.take().contains(&Action::CancelPin(cid(1))));
@@ -323,7 +323,7 @@ fn a_question_about_an_attempt_that_fails_is_asked_again_with_the_same_weight() 
     assert_eq!(bench.written_of(1), Some(None), "the intent is taken back");
 }
 
-/// A new wish is a new beginning.
+/// A new wish starts afresh.
 #[test]
 fn what_is_wanted_again_after_an_attempt_is_pinned_at_once() {
     for fails in [false, true] {
@@ -345,7 +345,7 @@ fn what_is_wanted_again_after_an_attempt_is_pinned_at_once() {
     }
 }
 
-/// What was called off may have been answered before.
+/// A cancelled operation may have been answered before.
 #[test]
 fn an_answer_that_nobody_waits_for_changes_nothing() {
     let late = [

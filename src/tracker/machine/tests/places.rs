@@ -1,4 +1,4 @@
-//! Turns: what waits for a place among the pins in flight, and what gives way.
+//! Turns: which CIDs wait for a place among the pins in flight, and which give way.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn a_stalled_pin_is_stopped_and_says_how_far_it_came() {
             (bench.state(1), bench.message(1).as_str()),
             (Some(PinState::NotFound), message)
         );
-        // The next attempt does not hide what is known until it comes further.
+        // The next attempt does not hide the known reason until it gets further.
         for _ in 0..2 {
             bench.advance(6);
             bench.answer_no();
@@ -41,7 +41,7 @@ fn a_stalled_pin_is_stopped_and_says_how_far_it_came() {
     }
 }
 
-/// Long before it is stopped, and no longer than it is so.
+/// Reported long before it is stopped, and only while it lasts.
 #[test]
 fn a_pin_without_progress_is_told_of_while_it_goes_on() {
     let mut bench = Bench::new(config());
@@ -71,23 +71,23 @@ fn pins_that_get_nowhere_give_way_to_fresh_ones() {
     bench.answer_no();
     let pins = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Pin(_))).count();
     assert_eq!(pins(&bench.take()), 2);
-    // After the patience of 2 s one idle pin may stay open, and the longest one gives way.
+    // After the patience of 2 s, one idle pin may stay open, and the longest one gives way.
     bench.advance(3);
     let actions = bench.take();
     assert!(actions.contains(&Action::CancelPin(cid(0))), "{actions:?}");
     assert!(actions.contains(&Action::Pin(cid(2))), "{actions:?}");
     assert!(bench.machine.flights.len() <= 3);
-    // One that makes progress does not give way.
+    // A pin that makes progress does not give way.
     bench.feed(Event::Progress(cid(2), progress(1, 1)));
     bench.advance(1);
     assert!(!bench.take().contains(&Action::CancelPin(cid(2))));
 }
 
-/// Each of them keeps a place for the patience; so those before it would take minutes.
+/// Each of them keeps a place for the patience, so those before it would take minutes.
 #[test]
 fn new_work_does_not_wait_behind_much_that_gets_nowhere() {
     const MANY: u16 = 600;
-    // While most of them were never tried, and when all have failed.
+    // While most were never tried, and after all have failed.
     for waits in [10, 300] {
         let mut bench = Bench::new(Config { retry_min: Duration::from_secs(200), ..config() });
         let wanted = (0..MANY).map(|n| (cid(n), true)).collect();
@@ -111,7 +111,7 @@ fn new_work_does_not_wait_behind_much_that_gets_nowhere() {
     }
 }
 
-/// The oldest come to their turn although there is new work all the time.
+/// The oldest get their turn although new work arrives all the time.
 #[test]
 fn old_work_comes_nearer_however_much_is_new() {
     let mut bench = Bench::new(Config { pins_max: 1, idle_pins_max: 0, ..config() });
@@ -167,7 +167,7 @@ fn an_answer_that_is_old_when_the_ledger_is_written_is_asked_for_again() {
     assert_eq!(bench.take(), [Action::Ask(vec![cid(1)])]);
 }
 
-/// With the two places taken by others that make progress, so that an answer grows old.
+/// With both places taken by others that make progress, so that an answer gets old.
 fn with_busy_places() -> Bench {
     let mut bench = Bench::new(Config { idle_pins_max: 0, ..config() });
     for n in 101..103 {
@@ -178,7 +178,7 @@ fn with_busy_places() -> Bench {
     bench
 }
 
-/// Lets time pass in which these make progress.
+/// Lets time pass while they make progress.
 fn pass(bench: &mut Bench, seconds: u64) {
     for _ in 0..seconds {
         bench.advance(1);
@@ -189,7 +189,7 @@ fn pass(bench: &mut Bench, seconds: u64) {
     }
 }
 
-/// Its attempt was broken off and came to nothing: that the daemon denies it ends what may be ours.
+/// Its attempt was stopped without effect: once the daemon denies the pin, a later pin is not ours.
 #[test]
 fn what_others_pin_after_the_daemon_denied_an_attempt_is_theirs() {
     let mut bench = Bench::new(Config { pins_max: 1, idle_pins_max: 0, ..config() });
@@ -198,7 +198,7 @@ fn what_others_pin_after_the_daemon_denied_an_attempt_is_theirs() {
     assert!(bench.take().contains(&Action::Pin(cid(1))));
     bench.away("reset");
     bench.feed(Event::Probed(Ok("d".to_owned())));
-    // Another one takes the place meanwhile.
+    // Meanwhile another CID takes the place.
     bench.want(2);
     bench.answer(2, Held::No);
     assert!(bench.take().contains(&Action::Pin(cid(2))));
@@ -269,7 +269,7 @@ fn what_is_under_way_at_once_is_bounded() {
             }
         }
         assert!(asks.len() <= 4 && asks.iter().all(|cids| cids.len() <= 64));
-        // What waits with an answer for its turn, and what may come to it.
+        // CIDs that wait with an answer, and those being asked about.
         let waiting = bench.machine.ready.len() + asks.iter().map(Vec::len).sum::<usize>();
         assert!(!is_asked || waiting <= 192, "{waiting}");
         assert!(pins <= 8, "{pins} pins at once");
@@ -280,7 +280,7 @@ fn what_is_under_way_at_once_is_bounded() {
         }
     }
     assert_eq!(pins, 8);
-    // Far fewer than are wanted wait with an answer for their turn.
+    // Far fewer CIDs than are wanted wait with an answer.
     assert!((8..=192).contains(&bench.machine.ready.len()), "{}", bench.machine.ready.len());
 }
 
@@ -316,7 +316,7 @@ fn a_pin_gives_way_to_fresh_ones_soon_and_to_one_that_is_tried_again_later() {
     assert_eq!(gives_way, Some(2));
 }
 
-/// The place that gets free is not for it.
+/// The freed place is not for it.
 #[test]
 fn what_is_released_while_it_waits_for_a_place_is_not_pinned() {
     let mut bench = with_busy_places();

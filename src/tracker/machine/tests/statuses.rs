@@ -1,4 +1,4 @@
-//! What is told to others.
+//! Statuses for others.
 
 use super::*;
 
@@ -16,14 +16,14 @@ fn while_the_daemon_is_away_only_what_is_wanted_says_so_after_a_while() {
     assert_eq!(states(&bench), before, "it may just restart");
     bench.advance_by(Duration::from_millis(1));
     assert_eq!(states(&bench), (Some(PinState::DaemonDown), before.1));
-    // It was heard at the start last.
+    // It last answered at the start.
     let status = bench.machine.status(&cid(1)).unwrap();
     assert_eq!((status.since, status.attempts), (Timestamp(0), 0));
     assert_eq!(status.message, "the daemon is away: reset");
-    // What comes new as well; that is news.
+    // New CIDs as well; these are reported.
     bench.want(3);
     assert_eq!(bench.state(3), Some(PinState::DaemonDown));
-    // Also while the ledger is bound to what came in its place.
+    // Also while the ledger is being bound to the daemon's replacement.
     bench.feed(Event::Probed(Ok("e".to_owned())));
     assert_eq!(bench.message(1), "the ledger is being bound to the daemon");
     bench.feed(Event::Bound(Ok(true)));
@@ -33,7 +33,7 @@ fn while_the_daemon_is_away_only_what_is_wanted_says_so_after_a_while() {
 #[test]
 fn pages_bring_every_status_once() {
     let mut bench = Bench::with_ledger(config(), ledger_of(&[Origin::Ours; 3]));
-    // Of two there is nothing to say.
+    // Two of them have no status.
     bench.feed(Event::Desired([2, 4, 5, 6].map(|n| (cid(n), true)).to_vec()));
     let expected: Vec<Cid> = [2, 4, 5, 6].map(cid).to_vec();
     for len in 1..8 {
@@ -105,7 +105,7 @@ fn numbers_say_how_many_are_in_which_state() {
     assert_eq!(counters, expected);
 }
 
-/// A wish that is taken back and given again leaves the same status, which counts as news.
+/// A wish that is withdrawn and renewed leaves the same status, which must be reported anew.
 #[test]
 fn what_is_wanted_again_is_told_again() {
     let mut bench = Bench::holding(1);

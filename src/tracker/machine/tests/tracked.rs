@@ -1,4 +1,4 @@
-//! Whose a pin is, and what state is told, by all that is known of a CID.
+//! The origin of a pin, and the reported state, for all that may be known of a CID.
 
 use super::*;
 use crate::tracker::machine::tracked::Kind;
@@ -25,7 +25,7 @@ fn only_an_attempt_makes_what_was_intended_ours() {
     }
 }
 
-/// Of the ledger only what is ours may have been attempted.
+/// Of the ledger's entries, only ours may have been attempted.
 #[test]
 fn the_ledger_says_whose_a_pin_is_after_a_start() {
     let now = Now { at: Duration::ZERO, wall: Timestamp(0) };

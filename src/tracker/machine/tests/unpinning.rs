@@ -19,7 +19,7 @@ fn what_came_of_an_unpin_without_an_answer_is_asked_a_little_later() {
     assert!(asks(&mut bench));
 }
 
-/// Ours by the ledger, wanted by nobody, and behind a barrier that is under way.
+/// Ours by the ledger, wanted by nobody, and covered by a barrier under way.
 fn confirming(count: u16) -> Bench {
     let entry = ledger::LedgerEntry { origin: Origin::Ours, since: Timestamp(0) };
     let ledger = (1..=count).map(|n| (cid(n), entry)).collect();
@@ -32,7 +32,7 @@ fn confirming(count: u16) -> Bench {
 #[test]
 fn a_barrier_says_nothing_of_what_changed_since_it_was_asked_for() {
     let again = [Action::Confirm(vec![cid(1)])];
-    // In both cases it may have been wanted for a moment that was not seen here.
+    // In both cases it may have been wanted for a moment unseen here.
     for event in [Event::Desired(vec![(cid(1), false)]), Event::ChangesMissed] {
         let mut bench = confirming(1);
         bench.feed(event);
@@ -83,7 +83,7 @@ fn without_a_barrier_nothing_is_unpinned_and_it_is_asked_for_ever_more_rarely() 
     for _ in 0..7 {
         bench.feed(Event::ConfirmFailed("no leader".to_owned()));
         let state = (bench.state(1), bench.message(1));
-        let waits_for = "waits until the leader confirms that nobody wants it".to_owned();
+        let waits_for = "waits until the leader confirms that it is no longer wanted".to_owned();
         assert_eq!(state, (Some(PinState::Unpinning), waits_for));
         bench.actions.retain(|action| !matches!(action, Action::List));
         assert_eq!(bench.take(), []);
@@ -155,7 +155,7 @@ fn unpins_at_once_and_behind_one_barrier_are_bounded() {
     assert!(bench.machine.statuses(None, 10).0.is_empty());
 }
 
-/// Nobody knows whether it will take effect yet.
+/// It is unknown whether it will still take effect.
 #[test]
 fn an_unpin_that_failed_is_confirmed_again_and_told() {
     for error in [failed(), slow(), refused()] {
@@ -180,7 +180,7 @@ fn an_unpin_that_failed_is_confirmed_again_and_told() {
     }
 }
 
-/// What is wanted again while it is being unpinned, by how that ends.
+/// CIDs that are wanted again during their unpin, by how the unpin ends.
 #[test]
 fn what_is_wanted_again_during_its_unpin_is_looked_for() {
     // How it ends, seconds until it is asked about, and whether a list follows soon.
@@ -223,7 +223,7 @@ fn a_list_from_before_an_unpin_ended_says_nothing_of_what_is_wanted_again() {
         bench.release(1);
         bench.feed(Event::Confirmed(vec![(cid(1), false)]));
         bench.want(1);
-        // All questions are taken, so that it waits for its own.
+        // All questions are taken, so it waits for its own.
         for n in 101..105 {
             bench.want(n);
         }
@@ -244,7 +244,7 @@ fn a_list_from_before_an_unpin_ended_says_nothing_of_what_is_wanted_again() {
     }
 }
 
-/// Not because of a wait that was over when it was wanted again.
+/// A wait that ended before the CID was wanted again does not count.
 #[test]
 fn each_wait_for_another_attempt_to_unpin_is_a_whole_one() {
     let mut bench = Bench::holding(1);

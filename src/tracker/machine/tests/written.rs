@@ -1,4 +1,4 @@
-//! What follows when a change of the ledger is on disk.
+//! What follows once a change of the ledger is on disk.
 
 use super::*;
 
@@ -13,7 +13,7 @@ enum Writing {
 
 const ALL: [Writing; 4] = [Writing::Ours, Writing::Direct, Writing::Foreign, Writing::TakingOver];
 
-/// Asked about just now, and that is being written.
+/// Just asked about, with the change being written.
 fn writing(which: Writing) -> Bench {
     let mut bench = match which {
         Writing::TakingOver => Bench::asking(&[Origin::Former]),
@@ -49,7 +49,7 @@ fn it_leads_on_while_the_answer_is_fresh() {
     }
 }
 
-/// What it answered before it was away counts no more: nothing is begun or believed on it.
+/// Answers from before the daemon was away do not count: no action or status relies on them.
 #[test]
 fn an_answer_of_an_earlier_life_of_the_daemon_is_asked_for_again() {
     for which in ALL {
@@ -97,7 +97,7 @@ fn an_answer_is_asked_for_again_when_all_was_listed_since() {
     }
 }
 
-/// A list that began after the answer "no" names it: somebody else was quicker.
+/// A list that began after the answer "no" names it: somebody else pinned it first.
 #[test]
 fn what_a_list_names_while_the_intent_is_written_is_not_pinned_over() {
     for which in [Writing::Ours, Writing::Direct] {
@@ -136,7 +136,7 @@ fn what_is_released_meanwhile_is_forgotten_or_unpinned_by_whose_it_is() {
     }
 }
 
-/// Released, and being taken out of the ledger.
+/// Released, and being removed from the ledger.
 fn forgetting() -> Bench {
     let mut bench = writing(Writing::Foreign);
     bench.feed(Event::Written(Ok(())));
@@ -180,7 +180,8 @@ fn an_intent_is_taken_back_and_the_next_attempt_waits() {
     }
 }
 
-/// One at a time, so that what is said of a CID reaches the disk in order; a failure repeats it.
+/// One write at a time, so that the changes of a CID reach the disk in order; after a failure the write
+/// is repeated.
 #[test]
 fn a_write_waits_for_the_one_before_also_when_that_fails() {
     let writes = |bench: &mut Bench| {
