@@ -108,7 +108,7 @@ pub enum Op {
         /// What is to become of a last claim.
         #[n(2)]
         ruling: Ruling,
-        /// Now, by the leader's time (see `brake`).
+        /// Now, by the leader's time (see `deletion_guard`).
         #[n(3)]
         at: Timestamp,
         /// The leadership, and the object's last known generation.

@@ -82,7 +82,7 @@ pub enum Owner {
     /// The REST API: one claim per CID, as in IPFS Cluster.
     #[n(1)]
     Rest,
-    /// Nobody any more: the last owner said Retain.
+    /// No owner any more: the owner went, and its claim said Retain.
     #[n(2)]
     Retained,
     /// A Pin object that is gone; a person has to say that the content may go too. Always the only
@@ -184,8 +184,8 @@ pub struct Allocation {
     /// It holds only until others are confirmed.
     #[n(1)]
     pub leaving: bool,
-    /// Entries of the log from the first to the one that gave it to the peer. What a peer told before it
-    /// had seen so many is of an earlier time, after which it may have unpinned the content.
+    /// Length of the log at this allocation. Reports taken earlier are ignored: the peer may have
+    /// unpinned the content since.
     #[n(2)]
     pub at_entry: u64,
 }

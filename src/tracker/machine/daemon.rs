@@ -133,12 +133,12 @@ impl Machine {
                     self.be_unsure(cid, Turn::Fresh);
                 }
                 (Phase::Pinning, true) => {
-                    let lane = entry.lane;
-                    self.be_unsure(cid, lane);
+                    let turn = entry.turn;
+                    self.be_unsure(cid, turn);
                 }
                 (_, true) => {
-                    let lane = entry.lane;
-                    self.enqueue(cid, lane);
+                    let turn = entry.turn;
+                    self.enqueue(cid, turn);
                 }
                 (_, false) => self.let_go(cid),
             }

@@ -32,11 +32,11 @@ impl Machine {
     pub(super) fn desired(&mut self, cid: Cid, wanted: bool) {
         match self.entries.get(&cid) {
             None if wanted => {
-                let (lane, sequence) = (Turn::Fresh, self.next_sequence());
+                let (turn, sequence) = (Turn::Fresh, self.next_sequence());
                 let seen = self.list_number;
                 let new = Tracked::new(Phase::Queued, self.now);
-                self.insert(cid, Tracked { wanted, lane, sequence, seen, ..new });
-                self.queue.insert((lane, sequence), (&cid).into());
+                self.insert(cid, Tracked { wanted, turn, sequence, seen, ..new });
+                self.queue.insert((turn, sequence), (&cid).into());
             }
             Some(entry) if entry.wanted != wanted || entry.phase == Phase::Unknown => {
                 self.update(&cid, |entry| entry.wanted = wanted);
@@ -100,7 +100,7 @@ impl Machine {
             // It is let go after that question.
             Some(Phase::Unsure) => {
                 self.clear_failure(&cid);
-                self.update(&cid, |entry| entry.lane = Turn::Check);
+                self.update(&cid, |entry| entry.turn = Turn::Check);
             }
             _ => {}
         }
@@ -124,10 +124,10 @@ impl Machine {
         let Some(entry) = self.entries.get(cid) else { return };
         match entry.phase {
             Phase::Queued => {
-                self.queue.remove(&(entry.lane, entry.sequence));
+                self.queue.remove(&(entry.turn, entry.sequence));
             }
             Phase::Ready => {
-                self.ready.remove(&(entry.lane, entry.sequence));
+                self.ready.remove(&(entry.turn, entry.sequence));
             }
             Phase::Pinning => {
                 self.flights.remove(cid);
@@ -146,14 +146,14 @@ impl Machine {
     }
 
     /// Queues a CID to be asked about.
-    pub(super) fn enqueue(&mut self, cid: Cid, lane: Turn) {
+    pub(super) fn enqueue(&mut self, cid: Cid, turn: Turn) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| {
             entry.phase = Phase::Queued;
-            entry.lane = lane;
+            entry.turn = turn;
             entry.sequence = sequence;
         });
-        self.queue.insert((lane, sequence), (&cid).into());
+        self.queue.insert((turn, sequence), (&cid).into());
     }
 
     pub(super) fn start_timer(&mut self, cid: Cid, phase: Phase, due: Duration) {

@@ -145,8 +145,8 @@ impl Machine {
         for cid in in_flight {
             self.actions.push(Action::CancelPin(cid));
             self.take_out(&cid);
-            let lane = self.entries[&cid].lane;
-            self.be_unsure(cid, lane);
+            let turn = self.entries[&cid].turn;
+            self.be_unsure(cid, turn);
         }
     }
 

@@ -74,13 +74,13 @@ impl Machine {
             return;
         }
         let (wanted, origin) = (entry.wanted, entry.origin);
-        let in_vain = entry.lane == Turn::Check && entry.failed.is_some();
+        let in_vain = entry.turn == Turn::Check && entry.failed.is_some();
         self.update(&cid, |entry| {
             entry.sequence = sequence;
             entry.seen = number;
             entry.due = now;
             entry.attempted &= held == Held::Recursive;
-            entry.lane = entry.lane.max(Turn::Fresh);
+            entry.turn = entry.turn.max(Turn::Fresh);
         });
         match (wanted, held, origin) {
             (false, ..) => self.let_go(cid),
@@ -102,12 +102,12 @@ impl Machine {
             if self.phase(cid) != Some(Phase::Asking) {
                 continue;
             }
-            let (wanted, lane) = (self.entries[cid].wanted, self.entries[cid].lane);
+            let (wanted, turn) = (self.entries[cid].wanted, self.entries[cid].turn);
             if cids.len() > 1 && !matches!(error, IpfsError::Slow(_)) {
                 // One of them makes the question fail for all: find out which.
-                self.enqueue(*cid, lane);
+                self.enqueue(*cid, turn);
                 self.alone.insert(*cid);
-            } else if lane == Turn::Check {
+            } else if turn == Turn::Check {
                 let due = self.now.at + self.config.retry_min;
                 self.start_timer(*cid, Phase::Unsure, due);
             } else if wanted {
@@ -150,8 +150,8 @@ impl Machine {
             entry.phase = Phase::Ready;
             entry.sequence = sequence;
         });
-        let lane = self.entries[&cid].lane;
-        self.ready.insert((lane, sequence), cid);
+        let turn = self.entries[&cid].turn;
+        self.ready.insert((turn, sequence), cid);
     }
 
     /// The ledger was not written or not bound: this is retried, and logged once.
@@ -193,8 +193,8 @@ impl Machine {
                     | Phase::TakingOver,
                     true,
                 ) if outdated => {
-                    let lane = entry.lane;
-                    self.enqueue(cid, lane);
+                    let turn = entry.turn;
+                    self.enqueue(cid, turn);
                 }
                 (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
                 (Phase::WritingForeign | Phase::TakingOver, true) => self.is_pinned(cid),
@@ -298,9 +298,9 @@ impl Machine {
     }
 
     /// An attempt of ours, or an unpin, ended, and the daemon may still be finishing it: ask a moment
-    /// later, in that lane.
-    pub(super) fn be_unsure(&mut self, cid: Cid, lane: Turn) {
-        self.update(&cid, |entry| entry.lane = lane);
+    /// later, in that turn.
+    pub(super) fn be_unsure(&mut self, cid: Cid, turn: Turn) {
+        self.update(&cid, |entry| entry.turn = turn);
         self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);
     }
 

@@ -15,7 +15,7 @@ const ASK_LEN: usize = 64;
 const ASK_LEN_MIN: usize = 8;
 /// Questions under way at the same time.
 const ASKS_MAX: usize = 4;
-/// Per lane: no further questions while so many CIDs of this lane or a better one may start.
+/// Per turn: no further questions while so many CIDs of this turn or a better one may start.
 const READY_MAX: [usize; 4] = [128, 128, 128, 32];
 /// Nor while more CIDs may start than have started recently, if these are more than this: their answers
 /// would get old, and new work would wait behind them.
@@ -139,9 +139,9 @@ impl Machine {
             match self.phase(&cid) {
                 Some(Phase::Unsure) => {
                     // Lists up to now may describe the time before the attempt ended.
-                    let (lane, number) = (self.entries[&cid].lane, self.list_number);
+                    let (turn, number) = (self.entries[&cid].turn, self.list_number);
                     self.update(&cid, |entry| entry.seen = number);
-                    self.enqueue(cid, lane);
+                    self.enqueue(cid, turn);
                 }
                 Some(Phase::Waiting) => self.enqueue(cid, Turn::Retry),
                 Some(Phase::UnpinWaiting) => self.enqueue_unpin(cid),
@@ -223,7 +223,7 @@ impl Machine {
     }
 
     /// Whether one more pin may start; makes room by stopping one without progress.
-    fn has_room(&mut self, lane: Turn) -> bool {
+    fn has_room(&mut self, turn: Turn) -> bool {
         let now = self.now.at;
         let idle = |flight: &Flight| now.saturating_sub(flight.progressed_at);
         let patience = self.config.patience;
@@ -234,7 +234,7 @@ impl Machine {
         if self.flights.len() < self.config.pins_max + self.config.idle_pins_max {
             return true;
         }
-        let least = if lane == Turn::Retry { patience * RETRY_PATIENCE } else { patience };
+        let least = if turn == Turn::Retry { patience * RETRY_PATIENCE } else { patience };
         // Of equally long ones, the first by CID.
         let longest = self.flights.iter().rev().max_by_key(|(_, flight)| idle(flight));
         match longest.map(|(cid, flight)| (*cid, idle(flight))) {
@@ -264,16 +264,16 @@ impl Machine {
         let mut room = [const { None }; READY_MAX.len()];
         while batch.len() < len {
             let place = next_place(&self.queue, self.newest_is_asked);
-            let Some((lane, sequence)) = place else { break };
-            let cid = self.queue[&(lane, sequence)].cid();
-            if batch.len() >= *room[lane as usize].get_or_insert_with(|| self.room_to_ask(lane)) {
+            let Some((turn, sequence)) = place else { break };
+            let cid = self.queue[&(turn, sequence)].cid();
+            if batch.len() >= *room[turn as usize].get_or_insert_with(|| self.room_to_ask(turn)) {
                 break;
             }
             let alone = self.alone.contains(&cid);
             if alone && !batch.is_empty() {
                 break;
             }
-            self.queue.remove(&(lane, sequence));
+            self.queue.remove(&(turn, sequence));
             self.newest_is_asked = !self.newest_is_asked;
             self.update(&cid, |entry| entry.phase = Phase::Asking);
             batch.push(cid);
@@ -286,9 +286,9 @@ impl Machine {
 
     /// How many more CIDs may be asked about, so that not too many wait with an answer. Never only a
     /// few: each question, and the ledger write that follows, has a fixed cost.
-    fn room_to_ask(&self, lane: Turn) -> usize {
-        let ready = self.ready.range(..=(lane, u64::MAX)).count();
-        let most = READY_MAX[lane as usize].min(self.pace.recent(self.now.at).max(READY_MIN));
+    fn room_to_ask(&self, turn: Turn) -> usize {
+        let ready = self.ready.range(..=(turn, u64::MAX)).count();
+        let most = READY_MAX[turn as usize].min(self.pace.recent(self.now.at).max(READY_MIN));
         let step = ASK_LEN.min(most);
         let room = (most + step).saturating_sub(ready + self.asking);
         if room < step { 0 } else { room }

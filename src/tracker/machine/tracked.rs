@@ -87,7 +87,7 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Tracked {
     pub(super) phase: Phase,
-    pub(super) lane: Turn,
+    pub(super) turn: Turn,
     pub(super) wanted: bool,
     pub(super) origin: Option<Origin>,
     /// An attempt was, or may have been, begun since the daemon last said that it is not pinned. A pin
@@ -129,7 +129,7 @@ impl Tracked {
     pub(super) fn new(phase: Phase, now: Now) -> Self {
         Self {
             phase,
-            lane: Turn::Fresh,
+            turn: Turn::Fresh,
             wanted: false,
             origin: None,
             attempted: false,

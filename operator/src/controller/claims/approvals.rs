@@ -47,7 +47,7 @@ pub fn message(pins: &PinSet, settings: &Settings) -> Option<String> {
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
-    let mut brake = Approvals {
+    let mut approvals = Approvals {
         lead: lead.clone(),
         notes,
         seen: (None, Instant::now()),
@@ -64,7 +64,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
         tokio::select! {
             biased;
             () = lead.token.cancelled() => return,
-            looked = brake.look() => if let Err(error) = looked {
+            looked = approvals.look() => if let Err(error) = looked {
                 tracing::warn!(%error, "whether unpins are allowed is not known");
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! [`decide`] and [`rule`] are pure; `driver` proposes in batches; `release` asks what has to be known
 //! about gone objects; `compare` finds claims whose objects went away while nobody watched; `anchors`
-//! gives out no "not found" that is not proven; `brake` looks after what waits for a person. What may
+//! gives out no "not found" that is not proven; `approvals` looks after what waits for a person. What may
 //! go without one, `pinkeeper::state` knows.
 //!
 //! Invariants:

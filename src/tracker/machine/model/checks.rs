@@ -32,7 +32,7 @@ impl Model {
         let machine = &self.machine;
         let under_way = |action: Action| self.under_way.contains(&action);
         let asked = |action: &Action| matches!(action, Action::Ask(cids) if cids.contains(cid));
-        let place = (entry.lane, entry.sequence);
+        let place = (entry.turn, entry.sequence);
         let timer = machine.timers.get(&(entry.due, entry.sequence)) == Some(cid);
         let ours = entry.whose() == Some(Origin::Ours);
         let right = match entry.phase {

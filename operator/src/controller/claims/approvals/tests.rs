@@ -26,12 +26,12 @@ async fn two_wait(stand: &Stand) -> Waiting {
 }
 
 /// One that has just begun, and what it tells.
-fn brake(stand: &Stand) -> (Approvals, mpsc::Receiver<Told>) {
+fn approvals(stand: &Stand) -> (Approvals, mpsc::Receiver<Told>) {
     let (notes, told) = mpsc::channel(10);
     let now = Instant::now();
     let (lead, seen) = (stand.lead.clone(), (None, now));
-    let brake = Approvals { lead, notes, seen, told: None, held: None, passed_over: None };
-    (brake, told)
+    let approvals = Approvals { lead, notes, seen, told: None, held: None, passed_over: None };
+    (approvals, told)
 }
 
 fn reason(told: &mut mpsc::Receiver<Told>) -> Option<(&'static str, String)> {
@@ -70,14 +70,14 @@ fn the_message_names_what_waits_and_how_to_let_it_go() {
 fn only_the_word_for_exactly_what_waits_unpins_it() {
     Stand::test(async |stand| {
         let waiting = two_wait(&stand).await;
-        let (mut brake, mut told) = brake(&stand);
-        brake.look().await.unwrap();
+        let (mut approvals, mut told) = approvals(&stand);
+        approvals.look().await.unwrap();
         assert_eq!(stand.read(PinSet::len), 2, "nobody has said anything");
         let digest = waiting.digest.to_string();
         for word in ["", "yes", "0123456789ab", &digest[..11], &format!("{digest} ")] {
             annotate(&stand, word);
             for reasons in [Some("UnpinsNotAllowed"), None] {
-                brake.look().await.unwrap();
+                approvals.look().await.unwrap();
                 let reason = reason(&mut told).map(|(reason, _)| reason);
                 assert_eq!(reason, reasons, "{word:?} is told of once");
             }
@@ -85,7 +85,7 @@ fn only_the_word_for_exactly_what_waits_unpins_it() {
             assert_eq!(annotations(&stand)[ALLOW_UNPIN], word);
         }
         annotate(&stand, &digest);
-        brake.look().await.unwrap();
+        approvals.look().await.unwrap();
         assert_eq!(reason(&mut told).unwrap().0, "UnpinsAllowed");
         assert_eq!(stand.read(PinSet::len), 0);
         assert_eq!(annotations(&stand), json!({"other": "stays"}), "it is good once");
@@ -96,14 +96,14 @@ fn only_the_word_for_exactly_what_waits_unpins_it() {
 fn what_changed_since_a_person_looked_is_neither_unpinned_nor_told_to_be() {
     Stand::test(async |stand| {
         let waiting = two_wait(&stand).await;
-        let (mut brake, mut told) = brake(&stand);
+        let (mut approvals, mut told) = approvals(&stand);
         annotate(&stand, &waiting.digest.to_string());
         let context = &stand.lead.context;
         let approval = record::approval(&context.client, &context.settings).await.unwrap();
         // Somebody wants it again.
         let again = stand.claim_of("a", Owner::Rest, false);
         assert!(submit(&stand.lead, vec![again]).await);
-        brake.decide(waiting, approval).await.unwrap();
+        approvals.decide(waiting, approval).await.unwrap();
         assert_eq!(stand.read(PinSet::len), 2);
         assert_eq!(reason(&mut told), None);
         assert_ne!(annotations(&stand)[ALLOW_UNPIN], json!(null));
@@ -113,22 +113,22 @@ fn what_changed_since_a_person_looked_is_neither_unpinned_nor_told_to_be() {
 #[test]
 fn what_waits_is_told_once_when_it_has_settled_and_counted_meanwhile() {
     Stand::test(async |stand| {
-        let (mut brake, mut told) = brake(&stand);
+        let (mut approvals, mut told) = approvals(&stand);
         advance(SETTLED).await;
         two_wait(&stand).await;
         let waiting = || stand.lead.context.counters.unpins_waiting.get();
-        brake.look().await.unwrap();
+        approvals.look().await.unwrap();
         assert_eq!((reason(&mut told), waiting()), (None, 2));
         advance(SETTLED).await;
-        brake.look().await.unwrap();
+        approvals.look().await.unwrap();
         let (reason_told, text) = reason(&mut told).unwrap();
         assert_eq!(reason_told, "UnpinsWaiting");
         assert_eq!(Some(text), stand.read(|pins| message(pins, &stand.lead.context.settings)));
-        brake.look().await.unwrap();
+        approvals.look().await.unwrap();
         assert_eq!(reason(&mut told), None);
         let again = ["a", "b"].map(|of| stand.claim_of(of, Owner::Rest, false));
         assert!(submit(&stand.lead, again.to_vec()).await);
-        brake.look().await.unwrap();
+        approvals.look().await.unwrap();
         assert_eq!(waiting(), 0);
     });
 }
