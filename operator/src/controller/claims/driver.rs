@@ -1,5 +1,5 @@
-//! Proposes what [`decide`](super::decide) decides, in batches: one Raft entry for many objects. Gone
-//! objects have their turn when nothing is left to claim.
+//! Proposes the claims that [`decide`](super::decide) decides, in batches: one Raft entry for many
+//! objects. Deleted objects come after all pending claims.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
     kubernetes::Backoff,
 };
 
-/// Events are collected this long into one batch: far below what people notice, far above the time
-/// between two objects of one `kubectl apply`.
+/// Events are collected this long into one batch: too short for people to notice, and much longer
+/// than the time between two objects of one `kubectl apply`.
 const COLLECT: Duration = Duration::from_millis(3);
 /// Ops in one Raft entry: some 150 kB.
 pub(super) const BATCH_LEN_MAX: usize = 512;
-/// Waits between attempts when the cluster does not take a batch.
+/// Waits between attempts to propose a batch.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Runs until the leadership ends.
@@ -76,27 +76,27 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
     }
 }
 
-/// Waits until the anchors are noted. A claim made before could not be told later from one under
-/// these: when its Pin goes with a definition that is deleted and made anew, that would look like the
-/// Pin's own deletion.
+/// Waits until the anchors are noted. A claim made earlier could belong to a previous definition.
+/// If that definition was deleted and created again, the loss of the Pin would look like its own
+/// deletion.
 async fn anchored(lead: &Leading) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut told = String::new();
     while lead.context.anchors.get().is_none() {
         let reason = match anchors::check(lead).await {
-            // Others than now: what was claimed under them is safe.
+            // The noted anchors differ from the present ones: claims made under them are held.
             Ok(()) | Err(Unproven::Other { .. }) => return,
             Err(error) => error.to_string(),
         };
         if reason != told {
-            tracing::warn!(%reason, "Pins are claimed when the API server is known");
+            tracing::warn!(%reason, "waiting to verify the API server before claiming Pins");
             told = reason;
         }
         sleep(backoff.wait()).await;
     }
 }
 
-/// One op and the object it is of.
+/// An op and its object.
 #[derive(Debug)]
 struct Proposal {
     key: ObjectKey,
@@ -124,7 +124,7 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
     let object = lead.objects().get(key)?.clone();
     let cid = object.cid.as_ref().ok()?;
     let cluster = &lead.context.cluster;
-    // The candidates look at the state too, so it must not be locked meanwhile.
+    // `candidates` locks the state too, so the lock must not be held here.
     let pin = cluster.state().read(|pins| pins.get(cid).cloned());
     match decide(&object, pin.as_ref(), basis, |cid, wanted| cluster.candidates(cid, wanted)) {
         Decision::Claim(op) => Some(Proposal {
@@ -137,13 +137,13 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
     }
 }
 
-/// Submits a batch; false when it must be tried again, for which it is back in the queue.
+/// Submits a batch. Returns false if it must be tried again; then it is back in the queue.
 async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
     let ops = batch.iter().map(|proposal| proposal.op.clone()).collect();
     let outcomes = match lead.context.cluster.submit(lead.term, ops).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
-            tracing::warn!(%error, ops = batch.len(), "the cluster did not take claims; trying again");
+            tracing::warn!(%error, ops = batch.len(), "cannot propose claims; trying again");
             batch.into_iter().for_each(|proposal| lead.claims.push(Priority::Fresh, proposal.key));
             return false;
         }
@@ -161,8 +161,8 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
             Outcome::Refused(why @ (Refused::OtherCid | Refused::TooManyClaims)) => {
                 lead.refused(&proposal.uid, Some((proposal.generation, why)));
             }
-            // The object has changed meanwhile; its new version is in the queue.
-            Outcome::Refused(why) => tracing::debug!(uid = %proposal.uid, %why, "a claim is stale"),
+            // The object has changed since; its new version is in the queue.
+            Outcome::Refused(why) => tracing::debug!(uid = %proposal.uid, %why, "claim is stale"),
         }
         lead.statuses.push(Priority::Fresh, proposal.key);
     }
