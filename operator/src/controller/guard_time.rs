@@ -1,8 +1,8 @@
-//! The time that the deletion guard counts by.
+//! The clock of the deletion guard.
 //!
-//! It begins with a leadership and goes on as time passes, whatever the wall clock does. Invariant: it
-//! never goes back, also not behind what earlier leaderships have counted; else a clock that jumps
-//! could open the deletion guard.
+//! It starts with a leadership and then follows the monotonic clock, whatever the wall clock does.
+//! Invariant: it never goes back, not even behind times that earlier leaderships counted. Otherwise
+//! a jump of the wall clock could open the deletion guard.
 
 use pinkeeper::types::{Timestamp, millis};
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ pub(super) struct GuardTime {
 }
 
 impl GuardTime {
-    /// Begins: at the wall clock's time, or at that of the last that was counted if it is later.
+    /// Starts at the wall clock's time, or at the last counted time if that is later.
     pub(super) fn begin(wall: Timestamp, counted: Timestamp) -> Self {
         Self { from: wall.max(counted), since: Instant::now() }
     }
