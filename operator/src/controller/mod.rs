@@ -109,8 +109,8 @@ async fn lead(
         // The API server's data was set back, or something is broken: start again from nothing.
         Some(ended) = work => {
             match ended {
-                Ok(()) => tracing::warn!("a controller ended; restarting all of them"),
-                Err(error) => tracing::error!(%error, "a controller failed; restarting all of them"),
+                Ok(()) => tracing::warn!("a controller ended; restarting them all"),
+                Err(error) => tracing::error!(%error, "a controller failed; restarting them all"),
             }
             End::Broken
         }

@@ -170,7 +170,7 @@ fn there(created: Result<RawPeer, kube::Error>) -> Result<(), PeerError> {
 /// Result of a status write.
 #[derive(Debug)]
 enum Left {
-    /// What was written.
+    /// The written object.
     Written(Box<RawPeer>),
     /// The object has another version or is gone.
     Another,
