@@ -1,13 +1,13 @@
-//! Which changes of a status people are told of by an Event: pure.
+//! Decides which status changes become Events. Pure.
 //!
-//! An Event tells of trouble, and of its end. A Pin that went well all the time has none.
+//! An Event reports a problem, or its end. A Pin without problems gets none.
 
 use crate::{
     controller::events::Note,
     crd::{self, PinReason},
 };
 
-/// The Event for a change of status: into trouble, or out of it. None for a Pin that went well.
+/// The Event for a change of status into a problem or out of one.
 #[must_use]
 pub fn note(
     before: Option<&crd::PinStatus>,

@@ -255,7 +255,7 @@ fn messages_are_true() {
     world.peers.get_mut(&id(1)).unwrap().silent = Some(NOW);
     let verdict = world.judge(&object(1, 1), after(GRACE));
     let text = message(&verdict.status);
-    assert!(text.contains("on p-1: nothing is heard of the peer. It goes on"), "{text}");
+    assert!(text.contains("on p-1: the leader hears nothing of the peer. It goes on"), "{text}");
 }
 
 #[test]
