@@ -1,4 +1,4 @@
-//! What the driver tells [`next`] of what it has seen: tables.
+//! Tables of what the driver passes to [`next`].
 
 use pinkeeper::state::Limits;
 
@@ -144,7 +144,7 @@ fn what_the_decision_is_made_on_is_what_is_there() {
             assert_eq!((seen.has_members, seen.standing), (has_members, OF_A));
             assert_eq!((seen.name, seen.id, seen.ordinal), ("p-3", id(3), Some(3)));
             assert_eq!((seen.initial_peers, seen.registered), (5, &registered[..]));
-            // What is not known yet founds nothing.
+            // The driver fills these in later.
             assert_eq!((seen.record, seen.unchanged, seen.won), (None, Duration::ZERO, None));
         }
     }
