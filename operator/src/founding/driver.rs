@@ -31,8 +31,8 @@ const FIRST_EPOCH: u64 = 1;
 pub enum FoundingError {
     /// Its data is of another cluster than the record.
     #[error(
-        "{0}; this peer cannot take part. Give it the right volume, or an empty one; or correct the \
-         ConfigMap {1}"
+        "{0}; this peer cannot take part. Give it the right volume, or an empty one; or correct \
+         the ConfigMap {1}"
     )]
     OtherCluster(String, String),
     /// Founding has failed, most often because the disk is full. After a disk error a store must be
