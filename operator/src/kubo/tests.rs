@@ -133,7 +133,7 @@ async fn a_swarm_key_is_put_in_place_and_forced() {
     args.swarm_key_file = Some(file.clone());
     fs::write(&file, "s3cret").unwrap();
     let error = format!("{:#}", repository::prepare(&args, &token).await.unwrap_err());
-    assert!(error.contains("no key of a swarm") && !error.contains("s3cret"), "{error}");
+    assert!(error.contains("not a swarm key") && !error.contains("s3cret"), "{error}");
     fs::write(&file, "/key/swarm/psk/1.0.0/\n/base16/\n5a\n").unwrap();
     repository::prepare(&args, &token).await.unwrap();
     let key = args.repository.join("swarm.key");
