@@ -1,8 +1,8 @@
 //! The commands `peer` and `run`: a peer as a process, alone or with the controllers.
 //!
-//! An error before the peer serves is an error of the configuration or the disk: one line and exit
-//! code
-//! 2. A full disk, then or later, is exit code 1: another start helps once there is space.
+//! An error before the peer serves is an error of the configuration or of the disk: it is reported in
+//! one line, with exit code 2. A full disk has exit code 1 at any time: another start helps once there
+//! is space.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -34,7 +34,7 @@ pub enum ProcessError {
     Start(#[from] StartError),
     /// No API server is configured.
     #[error(
-    "no API server is configured; run this in a pod with a service account, or set KUBECONFIG"
+        "no API server is configured; run this in a pod with a service account, or set KUBECONFIG"
     )]
     Kubernetes(#[from] kube::Error),
     /// The peer or a controller failed.
@@ -177,11 +177,11 @@ pub struct GuardArgs {
     #[arg(long, default_value_t = Limits::default().total.percent,
           value_parser = clap::value_parser!(u64).range(..=100))]
     max_deleted_percent: u64,
-    /// Most CIDs whose deletion may be found afterwards within an hour, because no leader watched
-    /// it.
+    /// Deletion guard: most CIDs that may be unpinned within an hour by deletions that no leader
+    /// watched.
     #[arg(long, default_value_t = Limits::default().compared.cids)]
     max_missing: u64,
-    /// The same in percent of the CIDs; the larger limit applies.
+    /// The same in percent; the larger of both limits applies.
     #[arg(long, default_value_t = Limits::default().compared.percent,
           value_parser = clap::value_parser!(u64).range(..=100))]
     max_missing_percent: u64,
