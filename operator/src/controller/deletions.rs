@@ -114,7 +114,7 @@ mod tests {
         deletions.push([watched("b"), Deletion { found: Found::Compared, ..watched("a") }]);
         deletions.due().await;
         assert_eq!(start.elapsed(), GATHER, "the first one does not wait for others");
-        // Each is there once, as it was known first.
+        // Each is there once, as first reported.
         assert_eq!(deletions.take(), [watched("a"), watched("b")]);
         advance(GATHER).await;
         assert_eq!(deletions.take(), []);

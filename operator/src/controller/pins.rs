@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::controller::{objects::tests::DOCS, stand::Stand};
 
-    /// A Pin of this name, whose UID is the same; its policy, or nothing that can be read.
+    /// A Pin whose name is also its UID, with this policy, which may be invalid.
     fn raw(name: &str, policy: &str) -> RawPin {
         let metadata = json!({"namespace": "web", "name": name, "uid": name, "generation": 3,
             "resourceVersion": "7"});
@@ -144,7 +144,7 @@ mod tests {
             for name in ["gone", "stays", "unreadable"] {
                 take(lead, Event::Apply(raw(name, "Unpin")), listed);
             }
-            // Of a list that broke off.
+            // From an interrupted list.
             take(lead, Event::Init, listed);
             take(lead, Event::InitApply(raw("gone", "Unpin")), listed);
             take(lead, Event::Init, listed);

@@ -71,7 +71,7 @@ mod tests {
         let peers = peers.map(|(name, listed)| (name.to_owned(), listed));
         let directory = Directory { complete: true, peers: peers.into() };
         let api = Answers::default();
-        // Of old-0 and old-1 there are no claims. Proxies and missing permissions prove nothing.
+        // There are no claims of old-0 and old-1. Proxies and missing permissions prove nothing.
         for (claim, answer) in [
             ("raft-p-1", there("uid")),
             ("raft-old-0", absent("raft-old-0")),

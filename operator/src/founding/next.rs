@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    /// The step without its words.
+    /// The step without its message.
     fn kind(step: &Step) -> String {
         match step {
             Step::Wait(_) => "wait".into(),
@@ -261,7 +261,7 @@ mod tests {
             (1, &two, "wait"),
             (0, &two[..1], "wait"),
             (0, &[], "wait"),
-            // A majority, but this peer's own registration is not among it yet.
+            // A majority, but without this peer's own registration.
             (0, &[peer(1, None), peer(2, None)], "wait"),
             (0, &[peer(0, None), peer(1, None), peer(2, Some(B))], "wait"),
         ];
@@ -298,14 +298,14 @@ mod tests {
     fn a_record_is_taken_over_only_stuck_with_a_majority_and_registered() {
         let step = Duration::from_millis(1);
         let (own, other) = (record(false, "p-0"), record(false, "p-2"));
-        // Of this name, and of this identity, but not both.
+        // This name or this identity, but not both.
         let impostor = Registered { id: PeerId([7; 32]), ..peer(0, None) };
         let renamed = Registered { name: "p-7".into(), ..peer(0, None) };
         let all = blanks(&[0, 1, 2]);
         let cases: [(&Record, Duration, Vec<Registered>, &str); 13] = [
             (&other, UNFORMED_MAX, all.clone(), "TakeOver"),
             (&other, UNFORMED_MAX + step, blanks(&[0, 2]), "TakeOver"),
-            // It may still be founded.
+            // The founder may still found it.
             (&other, UNFORMED_MAX - step, all.clone(), "wait"),
             (&other, Duration::ZERO, all.clone(), "wait"),
             // No majority.
@@ -318,7 +318,7 @@ mod tests {
             (&other, UNFORMED_MAX, vec![renamed, peer(1, None)], "wait"),
             (&own, Duration::ZERO, blanks(&[1, 2]), "wait"),
             (&own, Duration::ZERO, vec![impostor, peer(1, None)], "wait"),
-            // Its own is void at once.
+            // Its own record is void at once.
             (&own, Duration::ZERO, all, "TakeOver"),
         ];
         for (record, unchanged, registered, expected) in cases {
@@ -326,7 +326,7 @@ mod tests {
             let told = kind(&next(seen));
             assert_eq!(told, expected, "{} {unchanged:?} {registered:?}", record.founder);
         }
-        // Whoever it is, when the founder does not come back.
+        // Any peer takes over if the founder does not come back.
         let two = blanks(&[0, 1]);
         let seen = Observed { record: Some(&other), unchanged: UNFORMED_MAX, ..blank(1, &two) };
         assert_eq!(next(seen), Step::TakeOver);
@@ -360,7 +360,7 @@ mod tests {
                 assert!(matches!(&step, Step::Wait(why) if why.contains("list")), "{step:?}");
             }
         }
-        // Members need nobody's word for what their own disk says.
+        // Members do not need the list: their disk has the cluster.
         let member = Observed { standing: of, has_members: true, ..unread };
         assert_eq!(next(member), Step::Restore(A, 1));
         assert_eq!(next(Observed { record: Some(&formed), ..member }), Step::Settled);
@@ -425,7 +425,7 @@ mod tests {
             (&own, Some((A, late - step)), UNFORMED_MAX, Step::Found(A, 1)),
             (&other, Some((A, soon)), Duration::ZERO, Step::Found(A, 1)),
             (&own, Some((A, late)), Duration::ZERO, Step::TakeOver),
-            // Won in an earlier life of this pod.
+            // Won by an earlier process of this pod.
             (&own, None, Duration::ZERO, Step::TakeOver),
             (&own, Some((B, soon)), Duration::ZERO, Step::TakeOver),
             (&other, Some((B, soon)), Duration::ZERO, Step::Wait(String::new())),
@@ -436,7 +436,7 @@ mod tests {
             let step = next(Observed { record: Some(record), won, unchanged, ..base });
             assert_eq!(kind(&step), kind(&expected), "{record:?} {won:?} {unchanged:?}");
         }
-        // A record that was formed meanwhile is founded no more.
+        // A record that was formed meanwhile is not founded again.
         let formed = record(true, "p-0");
         let seen = Observed { record: Some(&formed), won: Some((A, soon)), ..base };
         assert_eq!(kind(&next(seen)), kind(&Step::Join(A, Some(String::new()))));
@@ -455,9 +455,9 @@ mod tests {
         let others = [peer(0, Some(B)), peer(1, None), peer(2, None)];
         let seen = Observed { registered: &others, ..seen };
         assert_eq!(kind(&next(seen)), "wait");
-        // Also by who wrote it.
+        // The founder does not take it over either.
         assert_eq!(kind(&next(Observed { name: "p-0", id: PeerId([0; 32]), ..seen })), "wait");
-        // The record's cluster is there, whatever else is.
+        // The record's cluster exists, whatever other clusters are named.
         let both = [peer(0, Some(B)), peer(1, None), peer(2, Some(A))];
         assert_eq!(next(Observed { registered: &both, ..seen }), Step::Join(A, None));
     }
@@ -480,7 +480,7 @@ mod tests {
         for (standing, record, expected) in cases {
             let seen = Observed { standing, record, has_members: true, ..blank(1, &[]) };
             assert_eq!(kind(&next(seen)), expected, "{standing:?} {record:?}");
-            // A founder that was interrupted must agree as well.
+            // An interrupted founder must agree too.
             if expected == "other" {
                 let alone = [peer(0, None)];
                 let (name, registered) = ("p-0", &alone[..]);
@@ -508,7 +508,8 @@ mod tests {
         let (own, other, formed) =
             (record(false, "p-0"), record(false, "p-1"), record(true, "p-0"));
         let apart = [peer(0, Some(A)), peer(1, Some(B)), peer(2, None)];
-        // Its own identity, which names itself; another under its name, as of a volume that was lost.
+        // Its own ClusterPeer without the cluster; another identity with its name, as after a lost
+        // volume.
         let unsaid = [peer(0, None), peer(1, None), peer(2, None)];
         let lost = [Registered { id: PeerId([7; 32]), ..peer(0, Some(A)) }, peer(1, None)];
         let founds = "Found(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)";

@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// An API server that refuses every list, and when it did.
+    /// An API server that refuses every list, and the times of the requests.
     fn refusing() -> (Client, Arc<Mutex<Vec<Instant>>>) {
         let refused = Arc::new(Mutex::new(Vec::new()));
         let times = refused.clone();

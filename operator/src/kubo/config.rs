@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(config["Bootstrap"], json!([]));
         assert_eq!(config["AutoConf"]["Enabled"], json!(false));
         assert_eq!(config["Routing"]["Type"], "none");
-        // Those that a person adds stay.
+        // Entries that a person adds stay.
         config["Bootstrap"] = json!(["/ip4/10.0.0.1/tcp/4001/p2p/12D3"]);
         assert!(settings(true).merge(&mut config).unwrap().is_empty());
     }

@@ -97,7 +97,7 @@ mod tests {
         kubernetes::answers::{error, there},
     };
 
-    /// What is to be ruled on, some time later.
+    /// The deletions found after some time.
     async fn found(lead: &Leading) -> Vec<Deletion> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         lead.deletions.take()
@@ -143,7 +143,7 @@ mod tests {
             assert!(held.get().is_some());
             stand.lead.token.cancel();
             running.await.unwrap();
-            assert_eq!(held.get(), None, "whoever leads next looks for itself");
+            assert_eq!(held.get(), None, "the next leader decides for itself");
         });
     }
 

@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_what_is_as_new_as_the_claim_is_proposed() {
-        // The generation of the object, and whether it says the same as the claim of generation 5.
+        // The object's generation, and whether it equals the claim of generation 5.
         let cases = [
             (4, false, false),
             (4, true, false),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was claimed before: after applying what is decided, nothing more is decided.
+        /// After the decided op is applied, nothing more is decided, whatever was claimed before.
         #[test]
         fn decisions_settle(
             specs in prop::collection::vec((0u8..4, 1i32..5, 1i32..5, any::<bool>()), 1..12),

@@ -184,7 +184,7 @@ mod tests {
         kubernetes::answers::{error, going, there},
     };
 
-    /// A proposal of the object of this name and UID, for a content.
+    /// A proposal of the object of this name and UID for a content.
     fn proposal(stand: &Stand, uid: &str, content: &str) -> Proposal {
         let PinObject { key, uid, .. } = pin(uid, uid, 1, "");
         let op = stand.claim_of(content, Owner::Object(uid.clone()), false);
@@ -205,17 +205,17 @@ mod tests {
             let Op::Claim { fence: Some(fence), .. } = &mut other_term.op else { panic!() };
             fence.term += 1;
             let uids = ["new", "other-cid", "stale", "other-term"].map(|uid| Uid(uid.into()));
-            // Of earlier.
+            // An earlier refusal.
             lead.refused(&uids[0], Some((GENERATION, Refused::TooManyClaims)));
             let new = proposal(&stand, "new", "new");
             let other_cid = proposal(&stand, "other-cid", "another content");
             assert!(!propose(lead, vec![new, other_cid, stale, other_term]).await);
             let refusals = uids.map(|uid| lead.refusal(&uid, GENERATION));
             assert_eq!(refusals, [None, Some(Refused::OtherCid), None, None]);
-            // Of that generation alone.
+            // A refusal is for its generation only.
             assert_eq!(lead.refusal(&Uid("other-cid".into()), GENERATION + 1), None);
             assert!(stand.is_claimed("new"));
-            // Looked at again: the one; told of: the others.
+            // One object is claimed again, the others get a status.
             let again: Vec<_> = std::iter::from_fn(|| lead.claims.pop(true)).collect();
             assert_eq!(again, [(Priority::Fresh, pin("other-term", "", 1, "").key)]);
             let told: Vec<_> = std::iter::from_fn(|| lead.statuses.pop(true)).collect();
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn nothing_is_claimed_before_the_anchors_are_noted() {
-        // What the definition is at first, and whether that is enough.
+        // The first answer for the definition, and whether claims start with it.
         let cases = [(there(DEFINITION), true), (error(404), false), (going(DEFINITION), false)];
         for (answer, expected) in cases {
             Stand::test(async |stand| {
@@ -332,7 +332,7 @@ mod tests {
     fn claims_under_other_anchors_than_the_first_do_not_wait_for_a_person() {
         Stand::test(async |stand| {
             let (code, mut record) = there(RECORD);
-            // As a record that was made anew.
+            // As in a restored record.
             record["data"] = json!({"kubeSystemUID": "", "pinDefinitionUID": ""});
             stand.api.set(RECORD, [(code, record)]);
             tokio::time::timeout(Duration::from_secs(60), anchored(&stand.lead)).await.unwrap();

@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(pins.apply(AT, &claim), Outcome::Changed);
     }
 
-    /// Pins of that many CIDs, each claimed by the object of its number.
+    /// The state with that many CIDs, each claimed by the object of its number.
     fn pins(count: u16) -> PinSet {
         let mut pins = PinSet::default();
         (0..count).for_each(|n| claim(&mut pins, n, &n.to_string(), false));
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn all_that_is_known_passes_or_waits_together() {
         use Found::{Compared, Watched};
-        // CIDs, deleted objects and how: what is pinned afterwards, and what of it waits.
+        // CIDs, deletions; CIDs pinned afterwards, and those of them that wait.
         let cases = [
             (100, 10, Compared, (90, 0)),
             (100, 11, Compared, (100, 11)),
@@ -193,7 +193,7 @@ mod tests {
             })
             .collect();
         assert_eq!(steps, [(191, 0), (182, 0), (182, 9)]);
-        // Each counts once, also if the comparison finds it again.
+        // Each counts once, even if the comparison finds it again.
         let again = [gone(26, Found::Compared)];
         assert_eq!(rule(&pins, &again, TERM, NOW, &Limits::default()), []);
     }
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn what_does_not_unpin_does_not_count() {
         let mut pins = pins(20);
-        // Two Pins of each; the second Pins go.
+        // Each CID has two Pins, and the second Pins are deleted.
         (0..20).for_each(|n| claim(&mut pins, n, &format!("second-{n}"), false));
         let second = |n| gone(format!("second-{n}"), Found::Compared);
         let seconds: Vec<_> = (0..20).map(second).collect();
@@ -267,7 +267,7 @@ mod tests {
         let deletions = [Deletion { generation: 5, retain: Some(true), ..gone(0, Found::Watched) }];
         let step = |pins: &PinSet| next(pins, &deletions, TERM, NOW, &Limits::default());
         let Next::Note(ops) = step(&pins) else { panic!() };
-        // Also after a proposal that was not taken.
+        // The same again after a failed proposal.
         assert_eq!(step(&pins), Next::Note(ops.clone()));
         let [Op::Claim { owner, options, candidates, fence, .. }] = &ops[..] else { panic!() };
         let claim = pins.get(&cid(0)).unwrap().claims.get(owner).unwrap();
@@ -308,7 +308,7 @@ mod tests {
             let op = Op::Claim { cid, owner, options, candidates, at, fence };
             assert_eq!(pins.apply(AT, &op), Outcome::Changed);
         };
-        // Ten go, which is as many as may; of the eleventh it depends.
+        // Ten may go; the eleventh would exceed the limit.
         let object = |uid: &str| Owner::Object(Uid(uid.into()));
         let cases = [
             ("its last Pin", None, (100, 11)),

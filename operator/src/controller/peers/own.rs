@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn only_what_was_written_counts_as_written() {
-        // Whether the object is there after a failed creation, and what a failed write leaves.
+        // Whether the object exists after a failed creation, and the result of a failed write.
         let cases = [
             (404, false, Some(false)),
             (409, true, Some(false)),
@@ -301,7 +301,7 @@ mod tests {
         let cases = [
             (None, "7", "7"),
             (Some(&newer), "7", "9"),
-            // It has told something since, be it from before the write.
+            // The watch has delivered something since, even if older than the write.
             (Some(&newer), "8", "8"),
             (Some(&newer), "10", "10"),
         ];

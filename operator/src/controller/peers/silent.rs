@@ -139,7 +139,7 @@ mod tests {
         PeerId([number; 32])
     }
 
-    /// What the object of peer `number` says: a type and a status of a condition.
+    /// The ClusterPeer of peer `number`, with a condition of this type and status.
     fn said(number: Option<u8>, kind: &str, status: &str) -> Listed {
         let before = ClusterPeerStatus::default();
         let said = condition(kind, (status, "Reason", ""), &before, Timestamp(5000));
@@ -166,7 +166,7 @@ mod tests {
         };
         let soon = FIRST - Duration::from_millis(1);
         let without = || BTreeSet::from([id(1), id(3)]);
-        // Whether the ClusterPeer of peer 2 is to be marked.
+        // Whether the ClusterPeer of peer 2 must be marked.
         let cases = [
             ("silent", view(all(), &[1, 3], FIRST), said(Some(2), "Ready", "True"), true),
             ("silent, not ready", view(all(), &[3], FIRST), said(Some(2), "Ready", "False"), true),

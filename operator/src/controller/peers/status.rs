@@ -244,7 +244,7 @@ mod tests {
         }
     }
 
-    /// A member that is well.
+    /// A healthy member.
     fn well<'a>(member: &'a Member, metrics: &'a Metrics) -> Situation<'a> {
         Situation {
             generation: 4,
@@ -273,7 +273,7 @@ mod tests {
         let well = well(&member, &metrics);
         let voter = MemberView { member: member.clone(), voter: true };
         let learner = MemberView { member: member.clone(), voter: false };
-        // Whether it leads, what the membership says, and its role.
+        // Whether it leads, its entry in the membership, and its role.
         let cases = [
             (false, None, None),
             (false, Some(&voter), Some(PeerRole::Voter)),
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!((status.pins, status.queue), (Some(3), Some(0)));
         assert_eq!((status.free_space.is_some(), status.repository_size), (true, None));
         assert_eq!(status.daemon.map(|daemon| daemon.id), Some("12D3KooWdaemon".into()));
-        // What its object said before does not stay.
+        // Earlier values of the object do not stay.
         let before = said(well);
         let blank = own_status(Situation { standing: Standing::Blank, ..well }, &before);
         assert_eq!((blank.cluster_id, blank.role), (None, None));

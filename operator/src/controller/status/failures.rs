@@ -105,9 +105,9 @@ mod tests {
         let all = waits(12, false);
         assert_eq!((all[0], all[1], all[11]), (LEAST, LEAST * 2, ALL_MAX));
         assert_eq!(waits(12, true).last(), Some(&ONE_MAX));
-        // Back to the short waits when no other is answered any more.
+        // Short waits again when no other object is answered any more.
         assert_eq!(waits(2, false).last(), Some(&ALL_MAX));
-        // An answer about itself.
+        // An answer about the object itself.
         failures.answered();
         let mut failing = None;
         assert_eq!(self::waits(&mut failures, &mut failing, 1, false), [LEAST]);

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(memories.pop_timer(at(4)), Some((Priority::Fresh, key("a"))));
         assert_eq!(memories.pop_timer(at(4)), Some((Priority::Later, key("c"))));
         assert_eq!((memories.next_timer(), memories.pop_timer(at(9))), (None, None));
-        // It may be asked for again.
+        // It can be set again.
         memories.set_timer(&key("b"), at(8), Priority::Fresh);
         assert_eq!(memories.pop_timer(at(8)), Some((Priority::Fresh, key("b"))));
         assert!(memories.of.is_empty(), "what is nothing is not kept");

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn pins_are_touched_by_each_peer_that_has_a_copy() {
         let pins = [on(&[1, 2]), on(&[3]), on(&[])];
-        // Each case: peers, and the places of the pins on them.
+        // Peers, and the indexes of the pins on them.
         let cases: [(&[u8], &[usize]); 6] =
             [(&[1], &[0]), (&[2], &[0]), (&[3], &[1]), (&[2, 3], &[0, 1]), (&[4], &[]), (&[], &[])];
         let cids: Vec<Cid> = (0..3).map(cid).collect();

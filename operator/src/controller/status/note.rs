@@ -85,7 +85,7 @@ mod tests {
             let said = note.map(|note| (note.reason, note.text));
             assert!(said.is_none_or(|said| said == (reason.as_str(), "why".into())));
         }
-        // Only Ready counts, and a status without it tells nothing.
+        // Only Ready counts, and a status without it has no Event.
         let mut other = status(ContentNotFound);
         other.conditions[0].type_ = "Reconciling".into();
         assert!(note(Some(&other), &status(Pinned), Pinned).is_none());

@@ -93,7 +93,7 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(1);
 
-    /// Any time; the same throughout a test.
+    /// An arbitrary start, the same throughout a test.
     fn start() -> Instant {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *START.get_or_init(Instant::now)
@@ -107,7 +107,8 @@ mod tests {
     fn what_is_settled_is_written_at_once_and_the_rest_when_it_stays_so() {
         use Difference::{Facts, None, Words};
         const ZERO: Duration = Duration::ZERO;
-        /// Looks at one object: how long after the first, what is seen, and whether it is written.
+        /// Checks of one object: time since the first, difference, settled, and whether it is
+        /// written.
         type Looks<'a> = &'a [(Duration, Difference, bool, bool)];
         let cases: [(&str, Looks<'_>); 7] = [
             ("settled", &[(ZERO, Facts, true, true)]),
@@ -193,11 +194,11 @@ mod tests {
             let due = pace.due(look(difference, false), Priority::Fresh, later);
             due.again.map(|(at, _)| at)
         };
-        // What was unsettled when it was written.
+        // An unsettled status was written.
         let mut pace = Pace::default();
         pace.begin(false, start);
         assert_eq!(again(&mut pace, Words), Some(start + WORDS_EVERY));
-        // What was settled, or is gone, begins anew.
+        // After a settled write, or for a new object, the wait starts over.
         for settled in [true, false] {
             let mut pace = Pace::default();
             pace.begin(false, start);
@@ -208,7 +209,7 @@ mod tests {
             }
             assert_eq!(again(&mut pace, Words), Some(later + WORDS_EVERY), "{settled}");
         }
-        // So does what is unsettled after a write, or after it was gone.
+        // So does an unsettled status after a write, or for a new object.
         for written in [true, false] {
             let mut pace = Pace::default();
             pace.due(look(Facts, false), Priority::Fresh, start);

@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_silent_from_when_it_was_first_missed_until_it_is_heard_of() {
-        // Each case: at which second what is heard of a member, and since when it is silent.
+        // The second, what is heard of a member, and since when it is silent.
         let cases = [
             (0, heard(false, false), Some(0)),
             (3, heard(false, true), Some(0)),
@@ -107,7 +107,7 @@ mod tests {
             (50, heard(false, true), Some(10)),
             (51, heard(true, true), None),
             (60, heard(false, false), Some(60)),
-            // Whoever comes back as a member begins anew.
+            // A member that was removed and comes back starts over.
             (61, None, None),
             (70, heard(true, false), Some(70)),
         ];

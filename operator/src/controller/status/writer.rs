@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_became_of_a_write_and_when_it_is_tried_again() {
-        // The answer; whether it is one to the point, what it comes to, and the wait.
+        // The answer; whether it is conclusive, the result, and the wait.
         type Of = fn(&Written) -> bool;
         let stale: Of = |written| matches!(written, Written::Stale);
         let refused: Of = |written| matches!(written, Written::Refused(_));

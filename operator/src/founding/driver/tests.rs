@@ -12,7 +12,7 @@ fn id(number: u8) -> PeerId {
     PeerId([number; 32])
 }
 
-/// ClusterPeers with what their statuses say.
+/// ClusterPeers with the IDs in their statuses.
 fn directory(peers: &[(&str, Option<u8>, Option<ClusterId>)]) -> Directory {
     let listed = |(name, number, cluster): &(&str, Option<u8>, Option<ClusterId>)| {
         let listed = Listed { id: number.map(id), cluster: *cluster, ..Listed::default() };
@@ -109,7 +109,7 @@ fn those_that_the_cluster_is_founded_with_are_looked_for_though_they_are_not_lis
 fn a_record_is_unchanged_only_while_its_very_version_is_read() {
     let start = Instant::now();
     let mut seen = Seen::default();
-    // When it is read, the version, and for how long it has not changed.
+    // When it is read, the version, and how long it has not changed.
     let cases = [
         (0, Some("7"), 0),
         (50, Some("7"), 50),
