@@ -1,9 +1,9 @@
-//! JSON of any shape, for tests of what reads objects.
+//! Arbitrary JSON, for tests of code that reads objects.
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Map, Value};
 
-/// Any value; texts are sometimes such as objects have.
+/// Any value; some texts are such as occur in objects.
 pub(crate) fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -21,7 +21,7 @@ pub(crate) fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Any text, or one that means something somewhere.
+/// Any text, or one that has a meaning somewhere.
 pub(crate) fn text() -> impl Strategy<Value = String> {
     let known = select(vec![
         "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi",
@@ -38,8 +38,7 @@ pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![known.prop_map(str::to_owned), ".{0,12}"]
 }
 
-/// A sound object, or one of which some fields are other values, or are all that there is; or any
-/// value in its place.
+/// A valid object; or one with some fields replaced; or one with only some fields; or any value.
 pub(crate) fn like(sound: Value) -> impl Strategy<Value = Value> {
     let fields = sound.as_object().cloned().unwrap_or_default();
     let names: Vec<String> = fields.keys().cloned().chain(["ofANewerVersion".to_owned()]).collect();
@@ -52,7 +51,7 @@ pub(crate) fn like(sound: Value) -> impl Strategy<Value = Value> {
     prop_oneof![9 => object, 1 => value()]
 }
 
-/// Metadata as the API server gives it: `required` is always there, the rest of it may be.
+/// Metadata as from the API server: `required` is always there, other fields are optional.
 pub(crate) fn metadata(required: Value) -> impl Strategy<Value = Value> {
     let texts = || vec((text(), text().prop_map(Value::from)), 0..3).prop_map(Value::from_iter);
     let managed = value().prop_map(|fields| Value::from_iter([("fieldsV1", fields)]));

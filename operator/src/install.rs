@@ -1,7 +1,7 @@
 //! Copies the running program, so that a container with another image can run it.
 //!
-//! The daemon's container runs `pinkeeper kubo` in Kubo's own image: an init container with our image
-//! puts the program into a volume that both see.
+//! The daemon's container runs `pinkeeper kubo` in Kubo's image: an init container with our image
+//! copies the program into a shared volume.
 
 use std::{
     fs, io,
@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Copies this program to `<folder>/pinkeeper`, readable and executable for all, and returns that
-/// path. A program of that name is replaced in one step: who runs it keeps the old one.
+/// path. An existing file is replaced atomically; processes that run it keep the old one.
 ///
 /// # Errors
 /// When the folder cannot be written, or the program cannot be read.

@@ -1,4 +1,4 @@
-//! The Kubernetes side of Pinkeeper: object kinds, controllers, and what the binary's commands do.
+//! The Kubernetes side of Pinkeeper: object kinds, controllers, and the binary's commands.
 
 #[cfg(test)]
 mod any_json;

@@ -1,7 +1,7 @@
-//! The binary `pinkeeper`: reads the command line and hands over to the library.
+//! The binary `pinkeeper`: parses the command line and calls the library.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong. What goes wrong
-//! is told in one line.
+//! Exit codes: 0 success, 1 failure, 2 invalid command line or configuration. An error is reported
+//! in one line.
 
 use std::{
     io::{self, Write},
@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Exit code for a wrong command line or configuration; clap uses the same.
 const EXIT_CONFIG: u8 = 2;
 
-/// Keeps IPFS content pinned, declared as Kubernetes objects.
+/// Keep IPFS content pinned, as declared by Kubernetes objects
 #[derive(Debug, Parser)]
 #[command(name = "pinkeeper", version, disable_help_subcommand = true)]
 struct Cli {
@@ -50,12 +50,12 @@ enum Command {
     },
 }
 
-/// Why a command ended, by exit code.
+/// Why a command failed, by exit code.
 #[derive(Debug)]
 enum Failure {
-    /// What was given is wrong; trying again changes nothing.
+    /// The input is invalid; a retry does not help.
     Config(anyhow::Error),
-    /// It did not work this time.
+    /// It failed this time.
     Failed(anyhow::Error),
 }
 
@@ -71,7 +71,7 @@ impl From<secret::SecretError> for Failure {
 }
 
 fn main() -> ExitCode {
-    // What this process and its libraries write is for its user alone, and so is what its daemon does.
+    // Files of this process, its libraries and its daemon are readable by its user only.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let (error, code) = match run(Cli::parse().command) {
         Ok(()) => return ExitCode::SUCCESS,
@@ -81,12 +81,12 @@ fn main() -> ExitCode {
     // Errors of libraries may have several lines; a log has one line per message.
     let line =
         format!("error: {}", reasons(&error)).split_whitespace().collect::<Vec<_>>().join(" ");
-    // Nobody is left to be told when standard error is closed.
+    // If standard error is closed, there is nowhere to report to.
     let _ = writeln!(io::stderr(), "{line}");
     code
 }
 
-/// An error with its causes; those that it tells itself are not told twice.
+/// An error with its causes, without causes that its text already contains.
 fn reasons(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match &*text {
         "" => cause,
@@ -117,9 +117,9 @@ impl From<process::ProcessError> for Failure {
     }
 }
 
-/// A thread for every two processors: the daemon beside a peer has the rest. With as many threads as
-/// processors they mostly wake each other, and two processors that are busy with three peers and their
-/// daemons do some 5 % less. Work that waits for the disk takes no thread from the others.
+/// One thread for every two processors; the rest is for the daemon beside the peer. With one thread
+/// per processor the threads mostly wake each other: two processors busy with three peers and their
+/// daemons do some 5 % less. Work that waits for the disk does not block these threads.
 fn threads() -> Result<tokio::runtime::Runtime, Failure> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
@@ -149,7 +149,7 @@ fn print_definitions() -> anyhow::Result<()> {
 async fn make_secret(args: &secret::Args) -> Result<(), Failure> {
     let outcome = match secret::make(args).await? {
         secret::Outcome::Created => "created",
-        secret::Outcome::Kept => "exists already and is kept:",
+        secret::Outcome::Kept => "kept the existing",
     };
     say(&format!("{outcome} Secret {}/{}", args.namespace, args.name))
 }

@@ -1,7 +1,8 @@
 //! The commands `peer` and `run`: a peer as a process, alone or with the controllers.
 //!
-//! Every error found before the peer serves is the configuration's or the disk's: one line, exit
-//! code 2. A disk that is full, then or later, is exit code 1: another start helps once there is space.
+//! An error before the peer serves is an error of the configuration or of the disk: it is reported in
+//! one line, with exit code 2. A full disk has exit code 1 at any time: another start helps once there
+//! is space.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -22,25 +23,25 @@ use crate::{
     run::{self, RunError},
 };
 
-/// Why the process ended by itself.
+/// Why the process failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// What was configured is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What is on disk, or an address, cannot be used.
+    /// The data on disk, or an address, cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Nothing says where the API server is.
+    /// No API server is configured.
     #[error(
-        "no way to Kubernetes is configured; run this in a pod with a service account, or set KUBECONFIG"
+        "no API server is configured; run this in a pod with a service account, or set KUBECONFIG"
     )]
     Kubernetes(#[from] kube::Error),
-    /// The peer or a controller cannot go on.
+    /// The peer or a controller failed.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The system.
-    #[error("cannot listen to signals")]
+    /// The operating system refused a signal handler.
+    #[error("cannot handle signals")]
     Signals(#[from] std::io::Error),
 }
 
@@ -65,12 +66,12 @@ impl ProcessError {
     }
 }
 
-/// The peer's settings from the command line and the environment: a flag and a variable for every key
-/// of the configuration file.
+/// The peer's settings from the command line and the environment. Each key of the configuration
+/// file has a flag and a variable.
 #[derive(Clone, Debug)]
 pub struct PeerArgs {
     config: Option<PathBuf>,
-    /// Key, where it was said, and its text.
+    /// Index of the key, its flag or variable, and the text.
     said: Vec<(usize, String, String)>,
 }
 
@@ -89,7 +90,7 @@ impl clap::Args for PeerArgs {
             .env("PINKEEPER_CONFIG")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("YAML file with the settings below (as in data_dir: /var/lib/pinkeeper)");
+            .help("YAML file with the settings below, for example data_dir: /var/lib/pinkeeper");
         KEYS.iter().fold(command.arg(config), |command, key| {
             command.arg(
                 Arg::new(key.name)
@@ -126,7 +127,7 @@ impl FromArgMatches for PeerArgs {
 }
 
 impl PeerArgs {
-    /// What was said, with `defaults` where nothing was; flags go before variables before the file.
+    /// The settings. Flags override variables, these override the file, and that the `defaults`.
     fn options(&self, defaults: PeerOptions) -> Result<PeerOptions, ConfigError> {
         let mut options = PeerOptions::default();
         for (key, origin, text) in &self.said {
@@ -139,47 +140,48 @@ impl PeerArgs {
     }
 }
 
-/// Where `pinkeeper run` is in Kubernetes.
+/// Arguments of `pinkeeper run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
     peer: PeerArgs,
-    /// The pod's name, which is the peer's.
+    /// The pod's name, also the peer's name.
     #[arg(long, env = "POD_NAME")]
     pod: String,
     /// The pod's namespace.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
-    /// The pod's addresses, told to the other peers.
+    /// The pod's addresses, announced to the other peers.
     #[arg(long, env = "POD_IPS", value_delimiter = ',', required = true)]
     pod_ips: Vec<IpAddr>,
-    /// The release: the record of the cluster is the ConfigMap <release>-cluster.
+    /// The name of the release; the record of the cluster is the ConfigMap <release>-cluster.
     #[arg(long)]
     release: String,
-    /// Peers the cluster is founded with; a majority of them must be there.
+    /// Number of peers that the cluster is founded with; a majority of them must register first.
     #[arg(long, env = "PINKEEPER_INITIAL_PEERS", value_parser = clap::value_parser!(u16).range(1..))]
     initial_peers: u16,
-    /// Copies of a Pin that names no number.
+    /// Copies of a Pin without replicas.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     default_replicas: u16,
     #[command(flatten)]
     guard: GuardArgs,
 }
 
-/// What may be unpinned within an hour because Pins are gone, before a person has to agree.
+/// Limits of the deletion guard: what may be unpinned within an hour without approval.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct GuardArgs {
-    /// The number of contents may fall by so many within an hour.
+    /// Deletion guard: how far the number of CIDs may fall within an hour.
     #[arg(long, default_value_t = Limits::default().total.cids)]
     max_deleted: u64,
-    /// Or by so many percent, if that is more.
+    /// The same in percent; the larger of both limits applies.
     #[arg(long, default_value_t = Limits::default().total.percent,
           value_parser = clap::value_parser!(u64).range(..=100))]
     max_deleted_percent: u64,
-    /// So many may be found missing within an hour whose deletion nobody watched.
+    /// Deletion guard: most CIDs that may be unpinned within an hour by deletions that no leader
+    /// watched.
     #[arg(long, default_value_t = Limits::default().compared.cids)]
     max_missing: u64,
-    /// Or so many percent, if that is more.
+    /// The same in percent; the larger of both limits applies.
     #[arg(long, default_value_t = Limits::default().compared.percent,
           value_parser = clap::value_parser!(u64).range(..=100))]
     max_missing_percent: u64,
@@ -197,7 +199,7 @@ impl From<GuardArgs> for Limits {
 /// Runs a peer outside Kubernetes until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Why it ended, if nobody asked for it.
+/// Why it failed.
 pub async fn peer(args: PeerArgs) -> Result<(), ProcessError> {
     let config = resolve(args.options(PeerOptions::default())?)?;
     let token = stop_on_signal()?;
@@ -207,9 +209,9 @@ pub async fn peer(args: PeerArgs) -> Result<(), ProcessError> {
         () = token.cancelled() => None,
         error = peer.failed() => Some(error),
     };
-    tracing::info!("pinkeeper stops");
+    tracing::info!("stopping pinkeeper");
     peer.stop().await;
-    tracing::info!("pinkeeper has stopped");
+    tracing::info!("pinkeeper stopped");
     match failed {
         None => Ok(()),
         Some(error) => Err(RunError::from(error).into()),
@@ -219,7 +221,7 @@ pub async fn peer(args: PeerArgs) -> Result<(), ProcessError> {
 /// Runs a peer and the controllers in a pod until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Why it ended, if nobody asked for it.
+/// Why it failed.
 pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
     let announce = announced(&args.pod_ips);
     let key = |name: &str| KEYS.iter().find(|key| key.name == name).copied();
@@ -246,7 +248,7 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
     Ok(run::run(peer, context, &token).await?)
 }
 
-/// Where peers listen at these addresses, as the setting `announce` has it.
+/// The multiaddrs of a peer at these addresses, in the form of the setting `announce`.
 fn announced(addresses: &[IpAddr]) -> String {
     let each = addresses.iter().map(|address| {
         let family = if address.is_ipv4() { 4 } else { 6 };
@@ -257,9 +259,9 @@ fn announced(addresses: &[IpAddr]) -> String {
 
 fn resolve(options: PeerOptions) -> Result<PeerConfig, ConfigError> {
     let config = PeerConfig::resolve(None, options)?;
-    // It is set up once per process; a second time would keep the first.
+    // A second call in one process has no effect.
     let _ = telemetry::log_to_stderr(&config.log_level, config.log_format);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), name = %config.name, "pinkeeper starts");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), name = %config.name, "starting pinkeeper");
     Ok(config)
 }
 

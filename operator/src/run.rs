@@ -1,7 +1,7 @@
-//! `pinkeeper run`: a peer and the controllers, in one process.
+//! `pinkeeper run`: a peer and the controllers in one process.
 //!
-//! Invariant: every task is owned here and has ended when [`run`] returns; the controllers end before
-//! the peer, so that nothing is proposed by a peer that is stopping.
+//! Invariants: every task is owned here and has ended when [`run`] returns. The controllers end
+//! before the peer, so that a stopping peer proposes nothing.
 
 use std::sync::Arc;
 
@@ -19,22 +19,22 @@ use crate::{
     kubernetes::{self, Context},
 };
 
-/// Why the process ended by itself.
+/// Why the process failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     /// This peer must not take part as it is.
     #[error(transparent)]
     Founding(#[from] FoundingError),
-    /// The peer cannot go on.
+    /// The peer failed.
     #[error(transparent)]
     Peer(#[from] FatalError),
-    /// A part has ended that never should.
+    /// A task ended that must not end.
     #[error("a part has stopped: {0}")]
     Stopped(String),
 }
 
 impl RunError {
-    /// The process's exit code: 2 when a person must correct something, else 1.
+    /// The exit code of the process: 2 if a person must correct something, otherwise 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -52,22 +52,22 @@ impl RunError {
 
 /// A client from the pod's service account, or from a kubeconfig outside a pod.
 ///
-/// Retries are the controllers' own: the client's hide an overload and go on for minutes, also for a
-/// leader that was deposed meanwhile.
+/// The client does not retry, since the controllers do. Its retries would hide an overload and
+/// continue for minutes, even for a deposed leader.
 ///
 /// # Errors
-/// When there is no usable configuration.
+/// When there is no valid configuration.
 pub async fn client() -> Result<Client, kube::Error> {
     let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     config.default_retry = false;
     Client::try_from(config)
 }
 
-/// Runs the controllers beside a started peer until `token` is cancelled or something cannot go on,
-/// then stops both.
+/// Runs the controllers beside a started peer until `token` is cancelled or a part fails, then
+/// stops both.
 ///
 /// # Errors
-/// Why it ended, if nobody asked for it.
+/// Why a part failed.
 pub async fn run(
     mut peer: Peer,
     context: Context,
@@ -81,16 +81,16 @@ pub async fn run(
         error = peer.failed() => Err(error.into()),
         Some(ended) = tasks.join_next() => match ended {
             Ok(Err(error)) => Err(error),
-            Ok(Ok(())) => Err(RunError::Stopped("a controller has ended".into())),
+            Ok(Ok(())) => Err(RunError::Stopped("a controller ended".into())),
             Err(error) => Err(RunError::Stopped(error.to_string())),
         },
     };
-    tracing::info!("pinkeeper stops");
+    tracing::info!("stopping pinkeeper");
     stop.cancel();
     while tasks.join_next().await.is_some() {}
     peer.stop().await;
-    tracing::info!("pinkeeper has stopped");
-    // What ended because it was told to is no failure.
+    tracing::info!("pinkeeper stopped");
+    // A failure while stopping on request does not count.
     if token.is_cancelled() { Ok(()) } else { ended }
 }
 

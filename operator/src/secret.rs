@@ -1,8 +1,8 @@
-//! Makes the cluster's shared key once, as a Secret.
+//! Creates the Secret with the cluster's shared key, once.
 //!
-//! The key is what peers prove to each other before anything else; who has it is let in. It is drawn
-//! here and not in the chart, whose renderings must be equal and hold no secret. The only permission
-//! needed is to create Secrets: it can neither read nor change one.
+//! Peers prove to each other that they have this key before anything else; it admits to the
+//! cluster. It is generated here and not in the chart, whose renderings must be equal and contain
+//! no secret. This needs only the permission to create Secrets, not to read or change one.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +16,17 @@ use rand::{TryRng, rngs::SysRng};
 /// The key of the Secret's data that holds the shared key, 64 hexadecimal characters.
 pub const KEY: &str = "cluster-secret";
 
-/// GitOps tools delete what they no longer find in a repository. The Secret never was in one, and must not
-/// go: Argo CD, Flux.
+/// Annotations that keep GitOps tools (Argo CD, Flux) from deleting the Secret because it is in no
+/// repository.
 const NEVER_PRUNE: [(&str, &str); 2] = [
     ("argocd.argoproj.io/sync-options", "Prune=false"),
     ("kustomize.toolkit.fluxcd.io/prune", "disabled"),
 ];
 
-/// Bytes of the shared key, as IPFS Cluster and libp2p's private networks have it.
+/// Bytes of the shared key, as in IPFS Cluster and in libp2p's private networks.
 const SECRET_LEN: usize = 32;
 
-/// What to make.
+/// The Secret to create.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct Args {
     /// The Secret's name
@@ -35,30 +35,30 @@ pub struct Args {
     /// The Secret's namespace
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
-    /// A label to put on it, as key=value; may be repeated
+    /// A label for the Secret, as key=value; may be repeated
     #[arg(long = "label", value_parser = label)]
     pub labels: Vec<(String, String)>,
 }
 
-/// What was done.
+/// Result of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The Secret is new.
+    /// The Secret was created.
     Created,
-    /// There was one of that name; nothing was changed.
+    /// The Secret existed and was not changed.
     Kept,
 }
 
-/// Why there is no Secret. The texts are whole: there is no source to print beside them.
+/// Why the Secret was not created. The texts are complete; there is no source to print.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// No API server is configured.
     #[error("no Kubernetes to talk to: {0}")]
     Config(String),
     /// The API server refused or did not answer.
-    #[error("the Secret could not be created: {0}")]
+    #[error("cannot create the Secret: {0}")]
     Kubernetes(String),
-    /// The operating system gave no randomness.
+    /// The operating system provided no randomness.
     #[error("no randomness from the operating system: {0}")]
     Randomness(String),
 }
@@ -66,19 +66,19 @@ pub enum SecretError {
 impl From<kube::Error> for SecretError {
     fn from(error: kube::Error) -> Self {
         match error {
-            // The error's own text shows the whole answer, several times over.
+            // The error's own text repeats the whole answer several times.
             kube::Error::Api(status) => Self::Kubernetes(status.message),
             other => Self::Kubernetes(other.to_string()),
         }
     }
 }
 
-/// Creates the Secret that `args` names, with a new key; one that exists is kept.
+/// Creates the Secret that `args` names, with a new key. An existing Secret is kept.
 ///
 /// # Errors
-/// When no API server is configured, or it refuses.
+/// When no API server is configured, or it fails or does not answer.
 pub async fn make(args: &Args) -> Result<Outcome, SecretError> {
-    // `Config::infer` says why there is none; `Client::try_default` hides it in a general error.
+    // `Config::infer` reports why there is no configuration; `Client::try_default` hides it.
     let config = kube::Config::infer().await.map_err(|e| SecretError::Config(e.to_string()))?;
     let client = Client::try_from(config)?;
     create(client, args).await
@@ -87,7 +87,7 @@ pub async fn make(args: &Args) -> Result<Outcome, SecretError> {
 /// As [`make`], with a given client.
 ///
 /// # Errors
-/// When the API server refuses or does not answer.
+/// When the API server fails or does not answer.
 pub async fn create(client: Client, args: &Args) -> Result<Outcome, SecretError> {
     let mut bytes = [0; SECRET_LEN];
     SysRng.try_fill_bytes(&mut bytes).map_err(|e| SecretError::Randomness(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! What a real API server takes and refuses: Pins, and everything the chart installs.
+//! What a real API server accepts and refuses: Pins, and everything that the chart installs.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +31,7 @@ async fn with_definitions() -> (ControlPlane, Client) {
     (plane, client)
 }
 
-/// A Pin as people write it; the typed form could not hold what must be refused.
+/// An untyped Pin: the typed form could not express what must be refused.
 fn pin(name: &str, spec: Value) -> DynamicObject {
     let mut object =
         DynamicObject::new(name, &ApiResource::erase::<crd::Pin>(&())).within("default");
@@ -43,7 +43,7 @@ fn pins(client: &Client) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), "default", &ApiResource::erase::<crd::Pin>(&()))
 }
 
-/// As kubectl creates: unknown fields are an error.
+/// Creates as kubectl does: unknown fields are an error.
 async fn create(client: &Client, name: &str, spec: Value) -> Result<DynamicObject, Box<Status>> {
     let strict = PostParams { field_manager: Some("test".into()), ..PostParams::default() };
     let request = kube::core::Request::new("/apis/pinkeeper.dev/v1alpha1/namespaces/default/pins");
@@ -131,7 +131,7 @@ async fn pins_are_taken_or_refused_with_the_reason() {
     }
 }
 
-/// An Ed25519 and an RSA key, each as people write it.
+/// An Ed25519 and an RSA key, each in its usual forms.
 fn ipns_keys() -> impl Iterator<Item = String> {
     let ed25519: Vec<u8> = [8, 1, 0x12, 32].into_iter().chain([0x5a; 32]).collect();
     [(0, ed25519), (0x12, vec![0x5a; 32])].into_iter().flat_map(|(hash, digest)| {
@@ -141,7 +141,7 @@ fn ipns_keys() -> impl Iterator<Item = String> {
     })
 }
 
-/// No rule about a CID's shape may refuse one that exists.
+/// No rule about a CID's form may refuse a valid one.
 #[tokio::test]
 async fn every_kind_of_cid_in_every_base_is_taken() {
     let (_plane, client) = with_definitions().await;
@@ -165,7 +165,7 @@ async fn every_kind_of_cid_in_every_base_is_taken() {
     ];
     for (codec, (hash, len)) in codecs.into_iter().flat_map(|c| hashes.map(|h| (c, h))) {
         for (number, base) in bases.iter().enumerate() {
-            // The first and last digests there are, and one between.
+            // The first and the last possible digest, and one in between.
             let fill = [0x00, 0xff, 0x5a][number % 3];
             let hash = Multihash::<64>::wrap(hash, &vec![fill; len]).unwrap();
             let cid = cid::Cid::new_v1(codec, hash).to_string_of_base(*base).unwrap();
@@ -196,7 +196,7 @@ async fn a_pin_can_be_scaled_selected_and_shown_but_its_cid_stays() {
         assert!(said.contains("cid cannot be changed; create another Pin"), "{said}");
     }
 
-    // Its spec has named no number.
+    // Its spec has no `replicas`.
     success(&plane.kubectl(&["scale", "pin/docs", "--replicas=4"]));
     let scaled = pins(&client).get("docs").await.unwrap();
     assert_eq!(scaled.data["spec"]["replicas"], 4);
@@ -222,7 +222,7 @@ async fn a_pin_can_be_scaled_selected_and_shown_but_its_cid_stays() {
     }
 }
 
-/// What the controllers write, with the typed form, and what the schema must refuse.
+/// Writes statuses as the controllers do, in the typed form, and some that the schema must refuse.
 async fn write_status(client: &Client) {
     let pins: Api<crd::Pin> = Api::namespaced(client.clone(), "default");
     let now = "2026-01-01T00:00:00Z";
@@ -343,7 +343,7 @@ async fn a_bare_server_takes_the_manifest_and_restricted_namespaces_its_pods() {
     let sample = repository().join("manifests/samples/pin.yaml");
     success(&plane.kubectl(&["apply", "--validate=strict", "-f", sample.to_str().unwrap()]));
 
-    // Who takes the installation away keeps the Pins, and the namespace with the volumes.
+    // Removing the installation keeps the Pins, and the namespace with the volumes.
     let manifest = repository().join("manifests/install.yaml");
     success(&plane.kubectl(&["delete", "--wait=false", "-f", manifest.to_str().unwrap()]));
     for kept in ["pin.pinkeeper.dev/docs", "namespace/pinkeeper-system"] {
@@ -352,7 +352,7 @@ async fn a_bare_server_takes_the_manifest_and_restricted_namespaces_its_pods() {
     }
 }
 
-/// What the chart makes the Secret with, which the manifest leaves to people.
+/// The chart's hooks, which create the Secret. With the manifest, people create it.
 fn apply_hooks(plane: &ControlPlane) {
     let chart = repository().join("charts/pinkeeper");
     let render = ["template", "pinkeeper", chart.to_str().unwrap(), "-n", "pinkeeper-system"];
@@ -363,7 +363,7 @@ fn apply_hooks(plane: &ControlPlane) {
     success(&plane.kubectl(&["apply", "-f", hooks.to_str().unwrap()]));
 }
 
-/// As the head of `manifests/install.yaml` says.
+/// Installs as the head of `manifests/install.yaml` says.
 fn apply_manifests(plane: &ControlPlane) -> String {
     let path = |name: &str| repository().join(name).to_str().unwrap().to_owned();
     let apply = |file: &str| success(&plane.kubectl(&["apply", "--validate=strict", "-f", file]));
@@ -382,7 +382,7 @@ async fn who_may_edit_a_namespace_may_edit_its_pins_and_not_their_statuses() {
         let asked = plane.kubectl(&["auth", "can-i", verb, pins, &part, "-n", "default", &user]);
         asked.status.success()
     };
-    // No controller manager runs here, which would put the roles together: only what it is asked for shows.
+    // No controller manager runs here to aggregate the roles, so this checks the labels only.
     let aggregated = |role: &str, into: &str| {
         let name = format!("pinkeeper:pinkeeper-system:pinkeeper:{role}");
         let label = format!(
@@ -438,7 +438,7 @@ async fn helm_installs_upgrades_and_uninstalls_and_the_definitions_stay() {
         run(&tool("helm"), [args, &kubeconfig, &["--namespace", "pins", "--no-hooks"]].concat())
     };
     let said = helm(&["install", "pinkeeper", chart, "--create-namespace"]);
-    // What the notes tell people to apply can be applied.
+    // The example in the notes can be applied.
     let notes = said.split("NOTES:").nth(1).unwrap();
     let start = notes.find("  apiVersion:").unwrap();
     let [mut pin] = documents(&notes[start..notes.find("  END").unwrap()]).try_into().unwrap();

@@ -1,4 +1,5 @@
-//! The chart as rendered: what is in it, what is not, and that the committed manifest is it.
+//! The rendered chart: what it contains, what it must not contain, and that the manifest is up to
+//! date.
 
 #![allow(clippy::unwrap_used)]
 
@@ -127,8 +128,8 @@ fn two_renderings_are_equal_and_hold_no_secret() {
     for object in documents(&text) {
         assert_ne!(object["kind"], "Secret");
     }
-    // 32 random bytes would be 64 hexadecimal or 44 base64 characters in a row; the one such string
-    // there is says which configuration a pod has.
+    // 32 random bytes would be 64 hexadecimal or 44 base64 characters in a row. The only such
+    // string is the checksum of the configuration.
     let long = |c: char| !c.is_ascii_alphanumeric() && c != '+' && c != '/';
     let suspicious: Vec<&str> = text
         .lines()
@@ -448,14 +449,14 @@ fn two_releases_do_not_meet_outside_of_their_namespaces() {
     assert!(of("a", "b-c").is_disjoint(&of("a-b", "c")));
 }
 
-/// The daemon's supervisor as the binary has it.
+/// The command line of the daemon's supervisor, as in the binary.
 #[derive(Debug, clap::Parser)]
 struct Kubo {
     #[command(flatten)]
     args: kubo::Args,
 }
 
-/// As it starts with these values.
+/// The supervisor's arguments with these values.
 fn supervisor(values: &[&str]) -> kubo::Args {
     let objects = rendered(values);
     let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
@@ -477,7 +478,7 @@ fn the_supervisor_understands_its_arguments() {
         "kubo.config.Gateway.RootRedirect=$(HOME)<a&b>",
         "kubo.swarmKey.secretName=mine",
     ]);
-    // Kubernetes makes one dollar of two.
+    // Kubernetes replaces two dollars by one.
     let text = r#"{"Gateway":{"RootRedirect":"$$(HOME)<a&b>"},"Provide":{"Strategy":"roots"}}"#;
     assert_eq!(other.given, text.parse().unwrap());
     assert_eq!(other.swarm_key_file, Some("/etc/pinkeeper-swarm/swarm.key".into()));

@@ -1,4 +1,4 @@
-//! What the binary says and how it ends, where that needs neither a peer nor a Kubernetes.
+//! Output and exit codes of the binary, as far as they need neither a peer nor Kubernetes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,11 +6,11 @@ use std::process::{Command, Output};
 
 fn pinkeeper(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pinkeeper"));
-    // Neither a configuration of the person who runs the tests nor a pod around them.
+    // Without the kubeconfig of the person who runs the tests, and without a pod's environment.
     command.args(args).env_clear().env("KUBECONFIG", "/nowhere/kubeconfig").output().unwrap()
 }
 
-/// The exit code and what was said on standard error.
+/// The exit code and the output on standard error.
 fn failure(args: &[&str]) -> (i32, String) {
     let output = pinkeeper(args);
     assert!(output.stdout.is_empty(), "{args:?} said something on standard output");

@@ -1,5 +1,5 @@
-//! The controllers against a real kube-apiserver and etcd: a peer that is its own cluster, over a
-//! stand-in daemon.
+//! The controllers against a real kube-apiserver and etcd, on a cluster of one peer with a stand-in
+//! daemon.
 #![allow(clippy::unwrap_used)]
 
 #[path = "controllers/approvals.rs"]
@@ -78,7 +78,7 @@ async fn pins_are_kept_with_one_write_each_and_released_when_deleted() {
     assert!(counts.values().all(|writes| *writes == 1), "{counts:?}");
     assert!(world.writes().iter().all(|(kind, _)| !kind.starts_with("events")));
 
-    // Nothing changes, nothing is written: not even the peer's own object.
+    // Nothing is written if nothing changes, not even the peer's own object.
     let peers: Api<ClusterPeer> = Api::namespaced(world.client.clone(), "web");
     eventually("the peer's own numbers are written", async || {
         let record = world.record().get("demo-cluster").await.unwrap().data?;
@@ -97,7 +97,7 @@ async fn pins_are_kept_with_one_write_each_and_released_when_deleted() {
         world.held(&cid(number), false).await;
     }
 
-    // Deleted while nobody ran; one is made anew with the same name.
+    // Deleted while no peer runs; one is created again with the same name.
     running.stop().await;
     for number in 10..20 {
         world.delete("web", &format!("pin-{number}")).await;
@@ -136,7 +136,7 @@ async fn trouble_is_told_and_does_not_stop_others() {
     .await;
     assert!(world.daemon.holds(&shared));
 
-    // Has the shape of a CID, but is none.
+    // Looks like a CID, but is invalid.
     let wrong = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdz";
     world.create("web", "wrong", wrong).await;
     let message = world.reason("web", "wrong", "InvalidCID").await;
@@ -150,7 +150,7 @@ async fn trouble_is_told_and_does_not_stop_others() {
     world.create_with("web", "some", spec).await;
     world.reason("web", "some", "Pinned").await;
 
-    // Nobody has it, until somebody does.
+    // No provider has it at first.
     world.daemon.set_missing(cid(4), true);
     world.create("web", "missing", &cid(4).to_string()).await;
     let message = world.reason("web", "missing", "ContentNotFound").await;
@@ -183,7 +183,7 @@ async fn trouble_is_told_and_does_not_stop_others() {
     }
     assert!(told.iter().all(|(name, _)| name != "after" && name != "some"), "{told:?}");
 
-    // A change of the spec is judged anew.
+    // A changed spec is judged again.
     let patch = Patch::Merge(json!({"spec": {"replicas": 1}}));
     world.pins("web").patch("many", &PatchParams::default(), &patch).await.unwrap();
     world.reason("web", "many", "Pinned").await;
@@ -243,7 +243,7 @@ async fn claims_are_kept_when_nothing_proves_that_the_pins_are_gone() {
     let running = world.run().await;
     world.create("web", "other", &cid(2).to_string()).await;
     world.reason("web", "other", "Pinned").await;
-    // The comparison has had its chance: it runs when the list is read.
+    // By then the comparison has run, since it runs when the list is read.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let claims = |running: &world::Running| {
         running.context.cluster.state().read(|pins| pins.objects().count())
@@ -251,17 +251,17 @@ async fn claims_are_kept_when_nothing_proves_that_the_pins_are_gone() {
     assert_eq!(claims(&running), 2);
     assert!(world.daemon.holds(&cid(1)));
 
-    // A person says that it is meant.
+    // A person confirms the new definition.
     let patch = Patch::Merge(json!({"data": {"pinDefinitionUID": null}}));
     world.record().patch("demo-cluster", &PatchParams::default(), &patch).await.unwrap();
     world.held(&cid(1), false).await;
     assert_eq!(claims(&running), 1);
-    // With it, the deletion of the other is not that of everything, which would wait for a person.
+    // A second Pin, since deleting the last CID would wait for approval.
     world.create("web", "stays", &cid(3).to_string()).await;
     world.reason("web", "stays", "Pinned").await;
     running.stop().await;
 
-    // Without permission to look, nothing is known to be gone.
+    // Without permission to read, no Pin counts as gone.
     world.delete("web", "other").await;
     let forbidden = world.plane.client_as("web", "nobody").await;
     let running = world.run_as(forbidden).await;

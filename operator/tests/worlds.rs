@@ -1,6 +1,6 @@
-//! Simulated worlds of whole pods: `pinkeeper run` three times, each on a simulated machine, over a
-//! stand-in for the Kubernetes API. One seed is one world. A failing seed is printed with what happened,
-//! and then kept in `KEPT`.
+//! Simulated worlds of whole pods: three `pinkeeper run`, each on a simulated machine, with a
+//! stand-in for the Kubernetes API. A seed determines its world. A failing seed is printed with its
+//! trace, and then kept in `KEPT`.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[path = "worlds/api/mod.rs"]
@@ -38,13 +38,13 @@ use pinkeeper::sim::{
 
 use self::world::World;
 
-// As the program has it: musl's own is slow with two threads.
+// As in the program: musl's allocator is slow with two threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Seeds of every run, unless the environment names others (`make sim SEEDS=1000 FROM=5000`).
+/// Seeds of each run, unless the environment sets others (`make sim SEEDS=1000 FROM=5000`).
 const SEEDS: u64 = 20;
-/// Seeds that once failed, and of what.
+/// Seeds that once failed, and why.
 const KEPT: &[(u64, &str)] = &[
     (27, "time stood still, with a watch that was cut off"),
     (
@@ -53,7 +53,7 @@ const KEPT: &[(u64, &str)] = &[
     ),
 ];
 
-/// What worlds come to, all together, and how often at least.
+/// Situations that all worlds together must reach, and how often at least.
 const MET: &[(&str, u64)] = &[
     ("daemons are rude", 5),
     ("many Pins go at once", 1),
@@ -67,7 +67,7 @@ const MET: &[(&str, u64)] = &[
     ("a question for a Pin goes astray", 1),
 ];
 
-/// Runs one world; its trace, and what went wrong.
+/// Runs one world; returns its trace and the failure.
 fn run(seed: u64) -> (Trace, Result<(), String>) {
     run_seeded(seed, async {
         let mut world = World::new(seed).await;

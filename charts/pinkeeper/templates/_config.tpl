@@ -1,4 +1,4 @@
-{{/* How the programs in the pod are told what to do: arguments, and the peer's configuration file. */}}
+{{/* Configuration of the programs in the pod: arguments, and the peer's configuration file. */}}
 
 {{- define "pinkeeper.kuboArgs" -}}
 - --swarm-port={{ .Values.kubo.swarmPort }}

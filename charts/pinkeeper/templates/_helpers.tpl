@@ -1,4 +1,4 @@
-{{/* The name of everything. */}}
+{{/* The name of all objects. */}}
 {{- define "pinkeeper.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -27,7 +27,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ include "pinkeeper.label" (printf "%s-%s" .Chart.Name .Chart.Version) }}
 {{- end -}}
 
-{{/* A text as a label's value: a version may contain "+", a label must not, and ends with a letter or digit. */}}
+{{/* A text as a label's value: a label must not contain "+", as versions may, and ends with a letter or digit. */}}
 {{- define "pinkeeper.label" -}}
 {{- regexReplaceAll "[^a-zA-Z0-9]+$" (. | replace "+" "_" | trunc 63) "" -}}
 {{- end -}}
@@ -40,12 +40,12 @@ helm.sh/chart: {{ include "pinkeeper.label" (printf "%s-%s" .Chart.Name .Chart.V
 {{- .Values.existingSecret | default (printf "%s-secret" (include "pinkeeper.fullname" .)) -}}
 {{- end -}}
 
-{{/* The record: a ConfigMap that the peers make and that says which cluster this is. */}}
+{{/* The record: a ConfigMap that the peers create, and that names their cluster. */}}
 {{- define "pinkeeper.recordName" -}}
 {{- printf "%s-cluster" (include "pinkeeper.fullname" .) -}}
 {{- end -}}
 
-{{/* What Pod Security "restricted" asks of a container, and a little more. */}}
+{{/* The requirements of Pod Security "restricted" for a container, and a little more. */}}
 {{- define "pinkeeper.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
 capabilities: {drop: [ALL]}

@@ -1,6 +1,6 @@
 {{/* How daemons are reached from outside: their Services' ports, and the addresses that they announce. */}}
 
-{{/* A private swarm speaks TCP alone. */}}
+{{/* A private swarm uses TCP only. */}}
 {{- define "pinkeeper.swarmProtocols" -}}
 {{- if .Values.kubo.swarmKey.secretName -}}["TCP"]{{- else -}}{{ toJson .Values.swarm.service.protocols }}{{- end -}}
 {{- end -}}
@@ -29,7 +29,7 @@
 {{- if contains ":" . -}}ip6/{{ . }}{{- else if regexMatch "^[0-9.]+$" . -}}ip4/{{ . }}{{- else -}}dns/{{ . }}{{- end -}}
 {{- end -}}
 
-{{/* Templates of addresses, with commas; `pinkeeper kubo` makes each pod's own of them. */}}
+{{/* Comma-separated templates of addresses; `pinkeeper kubo` expands them for each pod. */}}
 {{- define "pinkeeper.announce" -}}
 {{- $protocols := include "pinkeeper.swarmProtocols" . | fromJsonArray -}}
 {{- $service := .Values.swarm.service -}}

@@ -1,10 +1,10 @@
-//! A limit of how often something may be done: a burst, then so many a second. Pure.
+//! A token bucket: it allows a burst, then a fixed rate. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lets through a burst, then so many a second.
+/// A token bucket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     burst: f64,
@@ -14,7 +14,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     #[must_use]
     pub(super) fn new(burst: u32, per_second: u32, now: Instant) -> Self {
         let (burst, per_second) = (f64::from(burst), f64::from(per_second));
@@ -27,7 +27,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Takes one, if there is one.
+    /// Takes a token; false if there is none.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.refill(now);
         let there = self.tokens >= 1.0;
@@ -37,7 +37,7 @@ impl Bucket {
         there
     }
 
-    /// How long until there is one.
+    /// Time until the next token.
     pub(super) fn wait(&mut self, now: Instant) -> Duration {
         self.refill(now);
         Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))

@@ -1,7 +1,7 @@
-//! Objects that are gone, until the claims' task rules on them: all together.
+//! Collects deleted Pins until the claims' task decides on all of them together.
 //!
-//! Each object is in it once, as it was known first, so its bound is the number of claims. It must not
-//! judge whether an object is really gone: whoever rules on a deletion asks for the proof.
+//! Each object is in it once, as first reported, so the number of claims bounds it. It must not
+//! judge whether an object is really gone: the claims' task asks for the proof.
 
 use std::{
     collections::BTreeMap,
@@ -15,26 +15,26 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Deletions are collected this long: those of one command are ruled on together, and what has to be
-/// asked about them is asked at most ten times a second.
+/// Deletions are collected this long, so that those of one command are decided on together, and the
+/// API server is asked about deletions at most ten times a second.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// An object that is gone.
+/// A deleted object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletion {
-    /// The object.
+    /// UID of the object.
     pub uid: Uid,
-    /// Its last known generation, 0 when not known.
+    /// Its last known generation; 0 if unknown.
     pub generation: i64,
-    /// How that is known.
+    /// How the deletion was found.
     pub found: Found,
-    /// Whether its content was to be retained when it was seen last; absent when it was not seen.
+    /// Whether its last seen `deletionPolicy` was `Retain`; absent if it was not seen.
     pub retain: Option<bool>,
-    /// It could not be ruled on at once: much may have happened since it was seen.
+    /// It was put back once, so the object may exist again by now.
     pub is_old: bool,
 }
 
-/// The deletions that wait to be ruled on.
+/// The deletions that wait for a decision.
 #[derive(Debug, Default)]
 pub(super) struct Deletions {
     inner: Mutex<Inner>,
@@ -44,7 +44,7 @@ pub(super) struct Deletions {
 #[derive(Debug, Default)]
 struct Inner {
     all: BTreeMap<Uid, Deletion>,
-    /// When they are to be taken; present when there are any.
+    /// When they are due; present if there are any.
     due: Option<Instant>,
 }
 
@@ -53,12 +53,12 @@ impl Deletions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds some, at once: whoever takes them sees all or none.
+    /// Adds deletions atomically: `take` returns all of them or none.
     pub(super) fn push(&self, deletions: impl IntoIterator<Item = Deletion>) {
         self.add(deletions, GATHER);
     }
 
-    /// Puts back what could not be ruled on; it is due after `wait`.
+    /// Puts back deletions without a decision; they are due after `wait`.
     pub(super) fn put_back(&self, deletions: Vec<Deletion>, wait: Duration) {
         self.add(deletions.into_iter().map(|gone| Deletion { is_old: true, ..gone }), wait);
     }
@@ -74,7 +74,7 @@ impl Deletions {
         }
     }
 
-    /// All of them, if they are due.
+    /// Takes all deletions, if they are due.
     pub(super) fn take(&self) -> Vec<Deletion> {
         let mut inner = self.inner();
         if inner.due.is_none_or(|due| due > Instant::now()) {
@@ -84,7 +84,7 @@ impl Deletions {
         std::mem::take(&mut inner.all).into_values().collect()
     }
 
-    /// Resolves when some are due.
+    /// Resolves when deletions are due.
     pub(super) async fn due(&self) {
         loop {
             let due = self.inner().due;
@@ -114,7 +114,7 @@ mod tests {
         deletions.push([watched("b"), Deletion { found: Found::Compared, ..watched("a") }]);
         deletions.due().await;
         assert_eq!(start.elapsed(), GATHER, "the first one does not wait for others");
-        // Each is there once, as it was known first.
+        // Each is there once, as first reported.
         assert_eq!(deletions.take(), [watched("a"), watched("b")]);
         advance(GATHER).await;
         assert_eq!(deletions.take(), []);

@@ -1,11 +1,11 @@
-//! Writes Events: what people are told of Pins and of the record.
+//! Writes Events about Pins and about the record.
 //!
-//! Statuses and the deletion guard send notes; this task writes them, at a bounded rate. An Event that is above
-//! the rate, or that the API server does not take, is counted and not kept: no decision may depend on
-//! one.
+//! The statuses' task and the approvals' task send notes; this task writes them at a bounded rate.
+//! An Event above the rate, or one that the API server does not accept, is counted and dropped: no
+//! decision may depend on an Event.
 //!
-//! Each Event is an object of its own. kube's recorder would make the next one of the same reason within
-//! 6 minutes a repetition of the first, with the first one's words.
+//! Each Event is a separate object. kube's recorder would merge Events of the same reason within
+//! 6 minutes, and keep the message of the first.
 
 use std::sync::Arc;
 
@@ -20,29 +20,29 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{bucket::Bucket, leading::Leading};
 use crate::kubernetes::api::{DEADLINE, FIELD_MANAGER, post_params};
 
-/// Events waiting to be written; more are left out.
+/// Events waiting to be written; more are dropped.
 pub(super) const QUEUE_LEN_MAX: usize = 64;
-/// Events at once, and a second after that: they are for people.
+/// Burst and rate of Events: they are for people.
 const BURST: u32 = 50;
 const PER_SECOND: u32 = 10;
-/// Bytes in an Event's note that the API server takes.
+/// Most bytes of an Event's note that the API server accepts.
 const NOTE_LEN_MAX: usize = 1024;
 
-/// Characters of the object's name that an Event's name begins with: what follows needs some, too.
+/// Most characters of the object's name in an Event's name: the suffix needs space too.
 const NAME_LEN_MAX: usize = 200;
 
-/// What an Event is to say.
+/// Content of an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// A warning, or news that all is well again.
+    /// Type Warning; otherwise Normal.
     pub warning: bool,
-    /// Why, in one word: Ready's reason.
+    /// Reason, as in the condition Ready.
     pub reason: &'static str,
-    /// What: Ready's message.
+    /// Message, as in the condition Ready.
     pub text: String,
 }
 
-/// A note, and the object that it is about.
+/// A note and its object.
 pub(super) type Told = (ObjectReference, Note);
 
 /// Runs until the leadership ends.
@@ -78,7 +78,7 @@ async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: No
         }
         Ok(Err(error)) => {
             lead.context.counters.events_left_out.inc();
-            tracing::warn!(%error, "an Event was not written");
+            tracing::warn!(%error, "cannot write an Event");
         }
         Err(_) => {
             lead.context.counters.events_left_out.inc();
@@ -86,7 +86,7 @@ async fn write(lead: &Leading, number: u64, reference: ObjectReference, note: No
     }
 }
 
-/// `number` tells it from others of this leadership.
+/// Builds an Event; `number` makes its name unique in this leadership.
 fn event(pod: &str, now: Timestamp, number: u64, reference: ObjectReference, note: Note) -> Event {
     let mut end = note.text.len().min(NOTE_LEN_MAX);
     while !note.text.is_char_boundary(end) {
@@ -94,7 +94,7 @@ fn event(pod: &str, now: Timestamp, number: u64, reference: ObjectReference, not
     }
     let name = reference.name.clone().unwrap_or_default();
     let name: String = name.chars().take(NAME_LEN_MAX).collect();
-    // A part of a name must not end so, and a long one may be cut there.
+    // A part of a name must not end with these, and the cut may be right after one.
     let name = name.trim_end_matches(['-', '.']);
     Event {
         metadata: ObjectMeta {

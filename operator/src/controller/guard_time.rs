@@ -1,8 +1,8 @@
-//! The time that the deletion guard counts by.
+//! The clock of the deletion guard.
 //!
-//! It begins with a leadership and goes on as time passes, whatever the wall clock does. Invariant: it
-//! never goes back, also not behind what earlier leaderships have counted; else a clock that jumps
-//! could open the deletion guard.
+//! It starts with a leadership and then follows the monotonic clock, whatever the wall clock does.
+//! Invariant: it never goes back, not even behind times that earlier leaderships counted. Otherwise
+//! a jump of the wall clock could open the deletion guard.
 
 use pinkeeper::types::{Timestamp, millis};
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ pub(super) struct GuardTime {
 }
 
 impl GuardTime {
-    /// Begins: at the wall clock's time, or at that of the last that was counted if it is later.
+    /// Starts at the wall clock's time, or at the last counted time if that is later.
     pub(super) fn begin(wall: Timestamp, counted: Timestamp) -> Self {
         Self { from: wall.max(counted), since: Instant::now() }
     }
@@ -43,7 +43,7 @@ mod tests {
     /// A day into the epoch.
     const WALL: Timestamp = Timestamp(24 * 3_600_000);
 
-    /// One CID is taken, found by the comparison.
+    /// Unpins one CID that the comparison found.
     fn take_one(pins: &mut PinSet, at: Timestamp) {
         let (cid, uid): (Cid, _) = (DOCS.parse().unwrap(), Uid("a".into()));
         let replication = Replication { min: Factor::Count(1), max: Factor::Count(1) };
@@ -60,7 +60,7 @@ mod tests {
         }
     }
 
-    /// Whether it would have to wait if the comparison took the last one.
+    /// Whether the last CID would wait if the comparison found it deleted.
     fn holds(pins: &PinSet, at: Timestamp) -> bool {
         pins.guard(Lost { watched: 0, compared: 1 }, at, &Limits::default()).compared
     }
@@ -71,7 +71,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clocks_that_jump_neither_open_the_deletion_guard_nor_jam_it() {
-        // The next leader's clock is right, or a day behind, or long before there were any.
+        // The next leader's clock is right, nearly a day behind, or at the epoch.
         for wall in [WALL, Timestamp(WALL.0 / 24), Timestamp(0)] {
             let mut pins = PinSet::default();
             let first = begin(&pins, WALL);
@@ -84,8 +84,8 @@ mod tests {
             assert!(!holds(&pins, next.now()), "{wall}");
         }
 
-        // A leader with a clock a year ahead finds an empty window once; for those after it, and for
-        // itself, what it took then counts for an hour of leadership.
+        // A leader with a clock a year ahead finds an empty window once. What it unpins then counts
+        // for an hour of leadership, for itself and for its successors.
         let mut pins = PinSet::default();
         let first = begin(&pins, WALL);
         take_one(&mut pins, first.now());

@@ -1,9 +1,10 @@
-//! A leader that cannot reach the API server hands leadership over: its controllers could do nothing.
+//! Hands leadership over if the leader cannot reach the API server, since its controllers can do
+//! nothing without it.
 //!
-//! Each peer asks for the record now and then anyway (see `founding`), so silence means something. The
-//! leader does not know whether the next one reaches the server; if it does not, it hands over in turn.
-//! A peer that hands over again without having reached the server waits twice as long each time. Else
-//! leadership would go round for hours while the server is down.
+//! Each peer reads the record regularly (see `founding`), so silence means that the server does not
+//! answer. The next leader may not reach it either, and then hands over in turn. A peer that hands
+//! over again without an answer in between waits twice as long each time. Otherwise leadership
+//! would rotate for as long as the server is down.
 
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes::Context;
 
-/// A leader may be without an answer for this long.
+/// A leader may stay without an answer for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest patience after handing over in vain.
+/// Longest patience after repeated handovers.
 const PATIENCE_MAX: Duration = Duration::from_secs(480);
-/// How often it is looked at.
+/// How often the silence is checked.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Runs until `token` ends it.
+/// Runs until `token` is cancelled.
 pub async fn run(context: Context, token: CancellationToken) {
     let mut leadership = context.cluster.leadership();
     let mut patience = PATIENCE;
@@ -51,7 +52,7 @@ pub async fn run(context: Context, token: CancellationToken) {
     }
 }
 
-/// A new leader gets its time too.
+/// A new leader gets its full patience, however long the silence is.
 fn must_hand_over(silence: Duration, leading: Duration, patience: Duration) -> bool {
     silence.min(leading) >= patience
 }

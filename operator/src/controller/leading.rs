@@ -1,7 +1,7 @@
-//! What the controllers of one leadership share.
+//! State shared by the controllers of one leadership.
 //!
-//! A leadership holds as long as this peer leads in its term, and nothing of it outlives that. Whoever
-//! writes asks before each write whether it still holds.
+//! A leadership holds as long as this peer leads in its term, and nothing of it lives longer. The
+//! controllers check that it holds before each write.
 
 use std::{
     collections::BTreeMap,
@@ -33,17 +33,17 @@ pub(super) struct Leading {
     pub(super) token: CancellationToken,
     leadership: watch::Receiver<Leadership>,
     objects: RwLock<Objects>,
-    /// The time that the deletion guard counts by.
+    /// Clock of the deletion guard.
     pub(super) guard_time: GuardTime,
-    /// For the claims: new objects, changed ones, and those to be looked at again.
+    /// Objects whose claim has to be checked.
     pub(super) claims: WorkQueue<ObjectKey>,
-    /// For the claims: objects that are gone.
+    /// Deleted objects whose claim has to be dropped.
     pub(super) deletions: Deletions,
-    /// For the statuses.
+    /// Objects whose status has to be checked.
     pub(super) statuses: WorkQueue<ObjectKey>,
-    /// A whole list was read.
+    /// A complete list was read.
     pub(super) listed: Notify,
-    /// Claims that the state refused, by object: generation and reason.
+    /// Claims that the state refused, by object, with generation and reason.
     refusals: Mutex<BTreeMap<Uid, (i64, Refused)>>,
 }
 
@@ -65,7 +65,7 @@ impl Leading {
         }
     }
 
-    /// Whether this peer still leads in this term. Asked before each write.
+    /// Whether this peer still leads in this term. Checked before each write.
     pub(super) fn holds(&self) -> bool {
         let now = *self.leadership.borrow();
         now.local && now.term == self.term && !self.token.is_cancelled()
@@ -83,7 +83,7 @@ impl Leading {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what became of an object's claim.
+    /// Records that an object's claim was refused, or no longer is.
     pub(super) fn refused(&self, uid: &Uid, refusal: Option<(i64, Refused)>) {
         match refusal {
             Some(refusal) => self.refusals().insert(uid.clone(), refusal),
@@ -91,7 +91,7 @@ impl Leading {
         };
     }
 
-    /// Objects of a CID whose claims were refused.
+    /// Objects of a CID with a refused claim.
     pub(super) fn refused_of(&self, cid: &Cid) -> Vec<ObjectKey> {
         let (objects, refusals) = (self.objects(), self.refusals());
         let is_refused = |key: &&ObjectKey| {

@@ -1,12 +1,12 @@
-//! The controllers: they act on the Raft leader alone, for as long as its term lasts.
+//! The controllers. They run only on the Raft leader, and only for its term.
 //!
 //! ```text
 //! Pins ──watch──▶ objects ──▶ claims ──one Raft entry for many──▶ state ──▶ statuses ──▶ Pins
 //!                    ▲          │ comparison with the list          reports of peers ┘
 //!                    └──────────┘
 //! ```
-//! Raft leadership is the operator's leadership: there is no other lock that could disagree with it.
-//! Every op is fenced by the term, every status write by the object's version.
+//! Raft leadership is the operator's leadership; there is no second lock that could disagree with
+//! it. The term fences every op, and the object's version fences every status write.
 
 mod bucket;
 pub mod claims;
@@ -35,12 +35,12 @@ use tokio_util::sync::CancellationToken;
 use self::leading::Leading;
 use crate::kubernetes::{Backoff, Context, Directory};
 
-/// Between the end of a controller that has ended by itself and a new start.
+/// Wait before the controllers restart after one has failed.
 const START_ANEW: Duration = Duration::from_secs(1);
-/// Waits between attempts to write behind all that was proposed before.
+/// Waits between attempts to catch up with the log.
 const CATCH_UP: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Runs the leader's controllers whenever this peer leads, until `token` ends them.
+/// Runs the leader's controllers whenever this peer leads, until `token` is cancelled.
 pub async fn run(
     context: Context,
     directory: watch::Receiver<Arc<Directory>>,
@@ -52,14 +52,14 @@ pub async fn run(
         if now.local
             && lead(&context, now.term, &directory, token.child_token()).await == End::Broken
         {
-            // At the next turn, also if nothing changes; not at once.
+            // Restart although the leadership did not change, but not at once.
             tokio::select! {
                 biased;
                 () = token.cancelled() => return,
                 () = sleep(START_ANEW) => continue,
             }
         }
-        // What changed while leading has not been looked at yet: then this returns at once.
+        // Returns at once if the leadership changed while this peer led.
         tokio::select! {
             biased;
             () = token.cancelled() => return,
@@ -71,20 +71,20 @@ pub async fn run(
 /// How a leadership ended.
 #[derive(PartialEq, Eq)]
 enum End {
-    /// Somebody else leads, or the peer stops.
+    /// Another peer leads, or this peer stops.
     Over,
     /// A controller has ended.
     Broken,
 }
 
-/// One leadership, from its first moment until all its tasks have ended.
+/// Runs one leadership until all its tasks have ended.
 async fn lead(
     context: &Context,
     term: u64,
     directory: &watch::Receiver<Arc<Directory>>,
     token: CancellationToken,
 ) -> End {
-    tracing::info!(term, "this peer leads: its controllers start");
+    tracing::info!(term, "this peer leads; starting the controllers");
     let lead = Arc::new(Leading::new(context.clone(), term, token.clone()));
     let (told, notes) = mpsc::channel(events::QUEUE_LEN_MAX);
     let mut tasks = JoinSet::new();
@@ -106,29 +106,29 @@ async fn lead(
         () = token.cancelled() => End::Over,
         // Also when the peer is gone.
         _ = ended => End::Over,
-        // When what they know is of no use any more, or something is broken: a new start is the way on.
+        // The API server's data was set back, or something is broken: start again from nothing.
         Some(ended) = work => {
             match ended {
-                Ok(()) => tracing::warn!("a controller has ended; all start anew"),
-                Err(error) => tracing::error!(%error, "a controller has failed; all start anew"),
+                Ok(()) => tracing::warn!("a controller ended; restarting them all"),
+                Err(error) => tracing::error!(%error, "a controller failed; restarting them all"),
             }
             End::Broken
         }
     };
     token.cancel();
     while tasks.join_next().await.is_some() {}
-    // The next leader counts.
+    // Only the leader shows this count.
     context.counters.unpins_waiting.set(0);
-    tracing::info!(term, "the controllers of this leadership have ended");
+    tracing::info!(term, "the controllers have stopped");
     end
 }
 
-/// Waits until all that an earlier leadership of this peer proposed in this term is applied, or never
-/// will be: a claim that came in after the comparison with the list would be missed by it.
+/// Waits until every op that this peer proposed earlier in this term is applied or lost. The
+/// comparison with the list would miss a claim that is applied after it.
 async fn catch_up(lead: &Leading) {
     let mut backoff = Backoff::new(CATCH_UP.0, CATCH_UP.1);
     while let Err(error) = lead.context.cluster.submit(lead.term, Vec::new()).await {
-        tracing::debug!(%error, "the controllers wait for the log");
+        tracing::debug!(%error, "waiting for the log before starting the controllers");
         sleep(backoff.wait()).await;
     }
 }

@@ -1,9 +1,11 @@
-//! The Pins of the cluster as last seen: what the controllers decide on.
+//! Cache of all Pins as last seen, the input of the controllers.
 //!
-//! Invariants: an object is never replaced by an older version of itself; an object that cannot be
-//! read is still there (its claim is not missing); `complete` is set only by a whole list.
+//! Invariants:
+//! - An older version never replaces a newer one.
+//! - An object that cannot be parsed still exists, so its claim is not missing.
+//! - Only a complete list sets `complete`.
 //!
-//! Only the fields that decide something are kept: a million Pins must fit into memory.
+//! Only the fields needed for decisions are kept: a million Pins must fit into memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,24 +20,24 @@ use crate::{crd, kubernetes::RawPin};
 /// One version of a Pin object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PinObject {
-    /// Where it is.
+    /// Namespace and name.
     pub key: ObjectKey,
-    /// Which one it is: a re-created Pin has another.
+    /// UID; a re-created Pin has another.
     pub uid: Uid,
     /// Counts changes of the spec.
     pub generation: i64,
-    /// The version read.
+    /// The resource version read.
     pub resource_version: String,
-    /// What is asked for; absent when this program cannot read it.
+    /// The spec; absent if this program cannot parse it.
     pub spec: Option<crd::PinSpec>,
-    /// `spec.cid` as a CID, or why it is none.
+    /// `spec.cid` as a CID, or why it is invalid.
     pub cid: Result<Cid, CidError>,
-    /// The status last written by anybody.
+    /// The status as last seen.
     pub status: Option<crd::PinStatus>,
 }
 
 impl PinObject {
-    /// Takes what is needed of an object; absent when it lacks what every stored object has.
+    /// Extracts the needed fields; absent if the metadata of a stored object is missing.
     #[must_use]
     pub fn read(raw: RawPin) -> Option<Self> {
         let key = ObjectKey { namespace: raw.metadata.namespace?, name: raw.metadata.name? };
@@ -57,7 +59,7 @@ impl PinObject {
     }
 
     /// Whether `other` is a later version of the same object. Resource versions of one resource are
-    /// decimal numbers that grow; where they are not, everything counts as later.
+    /// growing decimal numbers; any other form counts as later.
     fn is_older_than(&self, other: &Self) -> bool {
         let number = |object: &Self| object.resource_version.parse::<u64>().ok();
         match (number(self), number(other)) {
@@ -66,7 +68,7 @@ impl PinObject {
         }
     }
 
-    /// Whether the status on the object is about its present spec.
+    /// Whether the object's status is about its present spec.
     #[must_use]
     pub fn is_observed(&self) -> bool {
         let observed = self.status.as_ref().and_then(|status| status.observed_generation);
@@ -74,7 +76,7 @@ impl PinObject {
     }
 }
 
-/// What a version brought.
+/// What changed with a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// An object or a spec not seen before.
@@ -85,7 +87,7 @@ pub enum Seen {
     Known,
 }
 
-/// All Pins, by name, with an index by content.
+/// All Pins, by name, with indexes by UID and by CID.
 #[derive(Debug, Default)]
 pub struct Objects {
     by_key: BTreeMap<ObjectKey, Arc<PinObject>>,
@@ -101,13 +103,13 @@ impl Objects {
         self.by_key.get(key)
     }
 
-    /// Whether an object with that UID is there.
+    /// Whether an object with that UID exists.
     #[must_use]
     pub fn contains(&self, uid: &Uid) -> bool {
         self.by_uid.contains_key(uid)
     }
 
-    /// Names of the objects that ask for a CID, in order.
+    /// Names of the objects with that CID, in order.
     pub fn of(&self, cid: &Cid) -> impl Iterator<Item = &ObjectKey> {
         self.by_cid.get(cid).into_iter().flatten()
     }
@@ -117,25 +119,25 @@ impl Objects {
         self.by_key.values()
     }
 
-    /// How many there are.
+    /// Number of objects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_key.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_key.is_empty()
     }
 
-    /// Whether a whole list has been read since the start.
+    /// Whether a complete list has been read since the start.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Takes in a version. An older one than the known is ignored.
+    /// Stores a version. Ignores it if a newer one is known.
     pub fn upsert(&mut self, object: PinObject) -> Seen {
         let seen = match self.by_key.get(&object.key) {
             Some(known) if known.uid != object.uid => Seen::Spec,
@@ -153,22 +155,22 @@ impl Objects {
         seen
     }
 
-    /// Takes in a version that a write has answered: only of an object that is still known.
+    /// Stores the version that a write returned, if the object is still known.
     pub fn refresh(&mut self, object: PinObject) {
         if self.by_key.get(&object.key).is_some_and(|known| known.uid == object.uid) {
             self.upsert(object);
         }
     }
 
-    /// The API server told that this object is gone. Another object of that name stays.
+    /// Removes a deleted object. Another object of that name stays.
     pub fn remove(&mut self, key: &ObjectKey, uid: &Uid) {
         if self.by_key.get(key).is_some_and(|known| known.uid == *uid) {
             self.forget(key);
         }
     }
 
-    /// A list is whole: what it does not contain is forgotten, and told. That is no proof that it was
-    /// deleted.
+    /// Ends a complete list: forgets and returns the objects that it did not contain. That does not
+    /// prove that they were deleted.
     pub fn list_done(&mut self, listed: &BTreeSet<Uid>) -> Vec<ObjectKey> {
         let gone: Vec<ObjectKey> = self
             .by_uid

@@ -1,7 +1,7 @@
-//! Watches the Pins of all namespaces, on the leader only, and says what to look at.
+//! Watches the Pins of all namespaces, on the leader only, and queues them for claims and statuses.
 //!
-//! Invariant: only a watched deletion says that an object is gone; an object that a list does not
-//! contain is left to the comparison.
+//! Invariant: only a watched deletion is queued as a deletion. The comparison checks objects that a
+//! list does not contain.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,8 +19,8 @@ use crate::{
     kubernetes::{RawPin, Watching, all_pins},
 };
 
-/// Runs until the leadership ends, or until the API server's data is set back: then all that is known of
-/// Pins is to be read anew.
+/// Runs until the leadership ends, or until the API server's data is set back: then the caller
+/// restarts the controllers, which read all Pins again.
 pub(super) async fn run(lead: Arc<Leading>) {
     let mut watching =
         Watching::new("Pins", all_pins(&lead.context.client), lead.context.reach.clone());
@@ -67,12 +67,12 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
     }
 }
 
-/// Whoever writes statuses looks once more, and keeps nothing of it then.
+/// Makes the statuses' task drop its memory of the object.
 fn forget(lead: &Leading, key: ObjectKey) {
     lead.statuses.push(Priority::Later, key);
 }
 
-/// New Pins before those that only have to be looked at again.
+/// Stores and queues an object, new Pins before those with an up-to-date status.
 fn see(lead: &Leading, object: PinObject) {
     let key = object.key.clone();
     let priority = if object.is_observed() { Priority::Later } else { Priority::Fresh };
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::controller::{objects::tests::DOCS, stand::Stand};
 
-    /// A Pin of this name, whose UID is the same; its policy, or nothing that can be read.
+    /// A Pin whose name is also its UID, with this policy, which may be invalid.
     fn raw(name: &str, policy: &str) -> RawPin {
         let metadata = json!({"namespace": "web", "name": name, "uid": name, "generation": 3,
             "resourceVersion": "7"});
@@ -144,7 +144,7 @@ mod tests {
             for name in ["gone", "stays", "unreadable"] {
                 take(lead, Event::Apply(raw(name, "Unpin")), listed);
             }
-            // Of a list that broke off.
+            // From an interrupted list.
             take(lead, Event::Init, listed);
             take(lead, Event::InitApply(raw("gone", "Unpin")), listed);
             take(lead, Event::Init, listed);

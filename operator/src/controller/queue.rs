@@ -1,7 +1,7 @@
-//! Work to be looked at, each item at most once: new work before repetitions.
+//! A work queue that holds each item at most once and serves new work before repetitions.
 //!
-//! Level-triggered: an item says that something may have changed, never what. Its bound is the number
-//! of different items, that is of objects; pushing never waits and never loses anything.
+//! Level-triggered: an item says that something may have changed, never what. The number of
+//! distinct items, that is of objects, bounds it. Pushing never waits and never drops an item.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,7 +28,7 @@ pub struct WorkQueue<K> {
 
 #[derive(Debug)]
 struct Lanes<K> {
-    /// The priority of each waiting item; a deque may hold items that have left it.
+    /// The priority of each waiting item. The deques may hold items that were already served.
     members: BTreeMap<K, Priority>,
     fresh: VecDeque<K>,
     later: VecDeque<K>,
@@ -47,7 +47,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
         self.priorities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an item, or moves it to the more urgent of both priorities.
+    /// Adds an item, or raises its priority.
     pub fn push(&self, priority: Priority, item: K) {
         let mut priorities = self.priorities();
         match priorities.members.get(&item) {
@@ -62,7 +62,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
         self.pushed.notify_one();
     }
 
-    /// The next item, fresh ones first; `Later` ones only if `later`.
+    /// The next item, `Fresh` ones first; `Later` ones only if `later`.
     pub fn pop(&self, later: bool) -> Option<(Priority, K)> {
         let mut priorities = self.priorities();
         loop {
@@ -73,7 +73,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
             } else {
                 return None;
             };
-            // It may have been moved to the other priority and served from there.
+            // Its priority may have been raised since.
             if priorities.members.get(&item) == Some(&priority) {
                 priorities.members.remove(&item);
                 return Some((priority, item));
@@ -81,7 +81,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
         }
     }
 
-    /// Items waiting.
+    /// Number of waiting items.
     #[must_use]
     pub fn len(&self) -> usize {
         self.priorities().members.len()
@@ -93,7 +93,7 @@ impl<K: Ord + Clone> WorkQueue<K> {
         self.len() == 0
     }
 
-    /// Resolves when something has been pushed since it last resolved.
+    /// Resolves if an item has been pushed since it last resolved.
     pub async fn pushed(&self) {
         self.pushed.notified().await;
     }

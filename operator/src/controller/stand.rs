@@ -1,4 +1,4 @@
-//! A leadership to test on: of a peer that is alone, with an API server that says what it is told to.
+//! A leadership for tests: a single peer, and an API server with scripted answers.
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -24,11 +24,11 @@ use crate::kubernetes::{
     answers::{Answers, there},
 };
 
-/// Names of what is asked for.
+/// Names of requested objects.
 pub(super) const SYSTEM: &str = "kube-system";
 pub(super) const DEFINITION: &str = "pins.pinkeeper.dev";
 pub(super) const RECORD: &str = "sim-cluster";
-/// The generation that claims are of.
+/// Generation of the claims.
 pub(super) const GENERATION: i64 = 4;
 
 pub(super) struct Stand {
@@ -38,7 +38,7 @@ pub(super) struct Stand {
 }
 
 impl Stand {
-    /// Tests on one, in virtual time.
+    /// Runs a test on one, in virtual time.
     pub(super) fn test(test: impl AsyncFnOnce(Stand)) {
         run_seeded(1, async { test(Self::new().await).await });
     }
@@ -70,12 +70,12 @@ impl Stand {
         Self { lead, api, _host: host }
     }
 
-    /// A leadership that is over, or was never this peer's.
+    /// A leadership that is over, or of another peer.
     pub(super) fn of_another_term(&self) -> Leading {
         Leading::new(self.lead.context.clone(), self.lead.term + 1, CancellationToken::new())
     }
 
-    /// The object of this UID and name claims a content of its own.
+    /// Claims a distinct CID for the object of this UID and name.
     pub(super) async fn claim(&self, uid: &str) {
         let ops = vec![self.claim_of(uid, Owner::Object(Uid(uid.into())), false)];
         let outcomes = self.lead.context.cluster.submit(self.lead.term, ops).await;
@@ -95,7 +95,7 @@ impl Stand {
         }
     }
 
-    /// A whole list was read, with nothing in it.
+    /// Reads a complete, empty list.
     pub(super) fn list_nothing(&self) {
         self.lead.objects_mut().list_done(&BTreeSet::new());
     }

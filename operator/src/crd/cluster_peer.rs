@@ -1,6 +1,6 @@
-//! `ClusterPeer`: a member of the cluster as it presents itself, like a Node.
+//! `ClusterPeer`: a member of the cluster with its state, like a Node.
 
-#![allow(clippy::duplicated_attributes)] // several columns of one type are no mistake
+#![allow(clippy::duplicated_attributes)] // several columns of one type are intended
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::conditions;
 
-/// spec is what people decide about a peer; it is empty so far.
+/// spec is for decisions of people about the peer; it has no fields yet.
 #[derive(
     CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
 )]
@@ -53,24 +53,24 @@ use super::schema::conditions;
 #[serde(rename_all = "camelCase")]
 pub struct ClusterPeerSpec {}
 
-/// status is what the peer says of itself, or the leader of a peer that is silent.
+/// status is the state of the peer. The peer writes it, or the leader if the peer is silent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterPeerStatus {
-    /// observedGeneration is the generation of the spec that this status is about; -1 before any.
+    /// observedGeneration is the generation of the spec that this status is about; -1 before the
+    /// first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// conditions are Ready: True when the peer takes part and its daemon answers, Unknown when
-    /// nothing was heard of it; and UnpinsWaiting: True while so many Pins were deleted that a person
-    /// has to allow what is to be unpinned, and absent otherwise; and DeletionsHeld: True while
-    /// deleted Pins unpin nothing because the API server or the definition of Pins is another one,
-    /// and absent otherwise.
+    /// conditions are Ready (True when the peer takes part and its daemon answers, Unknown when the
+    /// leader hears nothing of it), UnpinsWaiting (True while so many Pins were deleted that a
+    /// person has to approve it, otherwise absent) and DeletionsHeld (True while deleted Pins unpin
+    /// nothing because the API server or the definition of Pins is another one, otherwise absent).
     #[schemars(schema_with = "conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 
-    /// peerID is the peer's libp2p identity; another one under the same name is another peer.
+    /// peerID is the peer's libp2p identity; another identity with the same name is another peer.
     #[schemars(length(min = 1, max = 64))]
     #[serde(rename = "peerID", skip_serializing_if = "Option::is_none")]
     pub peer_id: Option<String>,
@@ -98,16 +98,17 @@ pub struct ClusterPeerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// daemon is the IPFS daemon beside the peer, as it says itself; absent before it has answered.
+    /// daemon is the IPFS daemon beside the peer, as it reports itself; absent until it has
+    /// answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub daemon: Option<ClusterPeerDaemon>,
 
-    /// repositorySize is the space that the daemon's repository takes, in coarse steps, as in 12Gi.
+    /// repositorySize is the size of the daemon's repository, in coarse steps, for example 12Gi.
     #[schemars(length(min = 1, max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository_size: Option<String>,
 
-    /// freeSpace is the space left for content, in coarse steps, as in 120Gi.
+    /// freeSpace is the free space for content, in coarse steps, for example 120Gi.
     #[schemars(length(min = 1, max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free_space: Option<String>,
@@ -131,7 +132,7 @@ pub struct ClusterPeerDaemon {
     #[schemars(length(min = 1, max = 128))]
     pub id: String,
 
-    /// agent is the daemon's name and version, as in kubo/0.43.1.
+    /// agent is the daemon's name and version, for example kubo/0.43.1.
     #[schemars(length(max = 128))]
     pub agent: String,
 
@@ -148,16 +149,16 @@ pub struct ClusterPeerDaemon {
 /// role is the peer's part in Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PeerRole {
-    /// Decides, and runs the controllers.
+    /// Leads the Raft cluster, and runs the controllers.
     Leader,
     /// Votes.
     Voter,
-    /// Only follows.
+    /// Follows without a vote.
     Learner,
 }
 
-/// Bytes as people read them, rounded down to two digits (`950Mi`, `1.2Gi`, `120Gi`), so that a
-/// status which shows them changes seldom.
+/// Bytes for people, rounded down to two digits (`950Mi`, `1.2Gi`, `120Gi`), so that a status with
+/// them rarely changes.
 #[must_use]
 pub fn quantity(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];

@@ -1,10 +1,10 @@
-//! The objects people and peers write: [`Pin`] and [`ClusterPeer`], and their definitions.
+//! The kinds [`Pin`] and [`ClusterPeer`], and their definitions.
 //!
-//! The files in `crds/` are generated from these types; a test fails when they differ. Whatever the
-//! API server can refuse by itself is refused there (bounds, alphabet and length of a CID,
-//! immutability), so that no controller meets it.
+//! The files in `crds/` are generated from these types; a test fails when they differ. The
+//! definitions make the API server refuse what it can check (bounds, alphabet and length of a CID,
+//! immutability), so that controllers do not see it.
 //!
-//! This module must not talk to anything: it is data and its description.
+//! This module has data and its description only. It must not do I/O.
 
 mod cluster_peer;
 mod pin;
@@ -18,13 +18,14 @@ pub use schema::{definitions, yaml};
 
 /// The API group of both kinds.
 pub const GROUP: &str = "pinkeeper.dev";
-/// Longest message of a condition or an allocation, in characters; longer ones are refused.
+/// Longest message of a condition or an allocation, in characters; the API server refuses longer
+/// ones.
 pub const MESSAGE_LEN_MAX: usize = 1024;
 /// Longest CID, in characters: base16 of a CID with a 64-byte digest takes 150.
 pub const CID_LEN_MAX: usize = 256;
-/// Most copies one Pin can ask for: what the replicated state can hold.
+/// Most copies that one Pin can ask for: the limit of the replicated state.
 pub const REPLICAS_MAX: usize = 65_535;
-/// Most allocations shown in one Pin's status; the counts count all of them.
+/// Most allocations shown in one Pin's status; the counts include all of them.
 pub const ALLOCATIONS_LEN_MAX: usize = 256;
 /// Most conditions of one object.
 pub const CONDITIONS_LEN_MAX: usize = 8;

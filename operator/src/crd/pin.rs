@@ -1,7 +1,7 @@
-//! `Pin`: content that is to be kept.
+//! `Pin`: content to keep pinned.
 
-#![allow(unreachable_pub)] // KubeSchema writes a second struct that nobody can reach
-#![allow(clippy::duplicated_attributes)] // several columns of one type are no mistake
+#![allow(unreachable_pub)] // KubeSchema generates a second struct, which is unreachable
+#![allow(clippy::duplicated_attributes)] // several columns of one type are intended
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::{CID_ALPHABET, CID_LENGTH, NO_IPNS_KEY, conditions};
 
-/// spec is what is to be kept, and how.
+/// spec is the content to keep pinned, and how.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "pinkeeper.dev",
@@ -56,7 +56,8 @@ use super::schema::{CID_ALPHABET, CID_LENGTH, NO_IPNS_KEY, conditions};
 ).message("minReplicas must not be larger than replicas; name both"))]
 pub struct PinSpec {
     /// cid is the content identifier: CIDv0 (`Qm…`) or CIDv1 in base32, base58 or another base,
-    /// without `/ipfs/` and without a path. It never changes; for other content create another Pin.
+    /// without `/ipfs/` and without a path. It cannot be changed; create another Pin for other
+    /// content.
     #[schemars(length(min = 1, max = super::CID_LEN_MAX))]
     #[x_kube(validation = Rule::new("self == oldSelf")
         .message("cid cannot be changed; create another Pin for other content"))]
@@ -74,67 +75,69 @@ pub struct PinSpec {
         pin the CID that it points to"))]
     pub cid: String,
 
-    /// replicas is the number of daemons that keep a copy. When there are fewer peers, as many copies
-    /// as possible are made.
+    /// replicas is the number of daemons that keep a copy. If there are fewer peers, there are as many
+    /// copies as possible.
     #[schemars(range(min = 1, max = super::REPLICAS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
-    /// minReplicas is the number of confirmed copies from which on the Pin is Ready. Absent: as many
-    /// as replicas.
+    /// minReplicas is the number of confirmed copies that make the Pin Ready; it defaults to
+    /// replicas.
     #[schemars(range(min = 1, max = super::REPLICAS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_replicas: Option<i32>,
 
-    /// deletionPolicy is what becomes of the content when the Pin is deleted: Unpin releases it
+    /// deletionPolicy is what happens to the content when the Pin is deleted: Unpin unpins it
     /// unless another Pin wants it too, Retain keeps it pinned.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
 
-/// What becomes of the content when its Pin is deleted.
+/// What happens to the content when its Pin is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// Released, unless another claim wants it.
+    /// Unpin it, unless another claim wants it.
     #[default]
     Unpin,
-    /// Kept pinned, owned by nobody.
+    /// Keep it pinned, without an owner.
     Retain,
 }
 
-/// status is what the cluster has made of it.
+/// status is the state of the content in the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PinStatus {
-    /// conditions are Ready (at least minReplicas copies are confirmed), Reconciling (the cluster works
-    /// on it and it is not Ready yet), Stalled (nothing will happen before the spec is changed) and
+    /// conditions are Ready (at least minReplicas copies are confirmed), Reconciling (not Ready
+    /// yet, and the cluster works on it), Stalled (nothing will happen until a person changes
+    /// something) and
     /// FullyReplicated (as many copies as wanted are confirmed).
     #[schemars(schema_with = "conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 
-    /// observedGeneration is the generation of the spec that this status is about; -1 before any.
+    /// observedGeneration is the generation of the spec that this status is about; -1 before the
+    /// first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// observedEntries counts the entries of the cluster's log that were taken into account. What is
-    /// said of a copy that a later entry has given to a peer is about an earlier copy.
+    /// observedEntries is the length of the cluster's log that this status is based on. The status
+    /// does not describe copies that later entries allocated.
     #[schemars(range(min = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_entries: Option<i64>,
 
-    /// copies says for people how many copies are confirmed and how many are wanted, as in 2/3.
+    /// copies is the number of confirmed and of wanted copies, for people, for example 2/3.
     #[schemars(length(max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<String>,
 
-    /// replicas is the number of peers that keep a copy, or are to; those that give theirs up are not
-    /// counted.
+    /// replicas is the number of peers that keep a copy or fetch one, without peers that give
+    /// theirs up.
     #[schemars(range(min = 0, max = super::REPLICAS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
-    /// desiredReplicas is the number of copies that are wanted.
+    /// desiredReplicas is the number of wanted copies.
     #[schemars(range(min = 0, max = super::REPLICAS_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<i32>,
@@ -144,7 +147,7 @@ pub struct PinStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
 
-    /// allocations are the peers that keep a copy, or are to.
+    /// allocations are the peers that keep a copy or are to keep one.
     #[schemars(
         length(max = super::ALLOCATIONS_LEN_MAX),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["peer"])
@@ -161,20 +164,20 @@ pub struct PinAllocation {
     #[schemars(length(min = 1, max = 253))]
     pub peer: String,
 
-    /// state is how far this copy is.
+    /// state is the progress of this copy.
     pub state: AllocationState,
 
-    /// since is when the copy came into this state.
+    /// since is when the copy entered this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 
-    /// message tells progress, or why the copy is not there and what happens next.
+    /// message is the progress, or why the copy is missing and what happens next.
     #[schemars(length(max = super::MESSAGE_LEN_MAX))]
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
-/// How far one copy is.
+/// Progress of one copy.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -185,21 +188,21 @@ pub enum AllocationState {
     Pinning,
     /// The daemon held it when last asked.
     Pinned,
-    /// The daemon cannot pin such a CID. Retried seldom.
+    /// The daemon cannot pin such a CID. Retried rarely.
     Unpinnable,
-    /// Nobody seems to provide (a part of) it. Retried.
+    /// No provider was found for the content or a part of it. Retried.
     ContentNotFound,
     /// The daemon refused or failed. Retried.
     PinError,
     /// The daemon does not answer. Retried.
     DaemonDown,
-    /// Nothing was heard of the peer for longer than the grace.
+    /// The leader has heard nothing of the peer for longer than the grace.
     PeerDown,
     /// Kept only until enough other copies are confirmed.
     Leaving,
 }
 
-/// Reasons of a Pin's conditions; all of one Pin have the same.
+/// Reasons of a Pin's conditions; all conditions of a Pin have the same reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PinReason {
     /// At least minReplicas copies are confirmed.
@@ -210,17 +213,17 @@ pub enum PinReason {
     Pinning,
     /// There are fewer peers than minReplicas.
     NotEnoughPeers,
-    /// Nobody seems to provide (a part of) it.
+    /// No provider was found for the content or a part of it.
     ContentNotFound,
     /// Daemons refused or failed.
     PinError,
     /// Daemons do not answer.
     DaemonDown,
-    /// The spec's cid has the shape of a CID but is none.
+    /// The spec's cid looks like a CID but is invalid.
     InvalidCID,
-    /// The spec asks for what no cluster can give.
+    /// No cluster can satisfy the spec.
     Unallocatable,
-    /// Too many daemons cannot pin such a CID, as when they do not know its codec.
+    /// Too many daemons cannot pin such a CID, for example because they do not know its codec.
     Unpinnable,
 }
 
@@ -248,8 +251,8 @@ impl PinReason {
         self == Self::Pinned
     }
 
-    /// Whether the condition Stalled is True: nothing will happen before a person changes something. A Pin
-    /// that is neither ready nor stalled is Reconciling.
+    /// Whether the condition Stalled is True: nothing will happen until a person changes something.
+    /// A Pin that is neither Ready nor Stalled is Reconciling.
     #[must_use]
     pub fn is_stalled(self) -> bool {
         matches!(self, Self::InvalidCID | Self::Unallocatable | Self::Unpinnable)

@@ -1,4 +1,4 @@
-//! Carries out what [`next`] decides, step by step.
+//! Executes the steps that [`next`] decides.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -18,9 +18,9 @@ use crate::kubernetes::{
     record::{self, Record, RecordError},
 };
 
-/// How often the record is read while the peer is not in place.
+/// How often the record is read until the peer is settled.
 const SOON: Duration = Duration::from_secs(1);
-/// How often it is read when all is well: it may be deleted, and it shows whether the API server
+/// How often it is read after that: it may be deleted, and reading it shows whether the API server
 /// answers.
 const SETTLED_EVERY: Duration = Duration::from_secs(10);
 /// The first epoch of a cluster.
@@ -29,24 +29,24 @@ const FIRST_EPOCH: u64 = 1;
 /// Why this peer cannot take part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FoundingError {
-    /// Its data is of another cluster than the record's.
+    /// Its data is of another cluster than the record.
     #[error(
-        "{0}; it cannot take part. Give it the right volume, or an empty one; or correct the \
-         ConfigMap {1}"
+        "{0}; this peer cannot take part. Give it the right volume, or an empty one; or correct \
+         the ConfigMap {1}"
     )]
     OtherCluster(String, String),
-    /// Founding has failed, most often because the disk is full. A store answers nothing after an
-    /// error of its disk until it is opened anew, so only another start can go on.
-    #[error("the cluster was not founded: {0}")]
+    /// Founding has failed, most often because the disk is full. After a disk error a store must be
+    /// opened again, so only another start can continue.
+    #[error("cannot found the cluster: {0}")]
     NotFounded(String),
 }
 
-/// Why a step was not taken: the next attempt may take it.
+/// Why a step failed; the next attempt may succeed.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
     #[error(transparent)]
     Record(#[from] RecordError),
-    #[error("a ClusterPeer was not read: {0}")]
+    #[error("cannot read a ClusterPeer: {0}")]
     Peer(#[from] PeerError),
 }
 
@@ -58,8 +58,8 @@ struct Driver<F> {
     joining: Option<ClusterId>,
 }
 
-/// Runs until `token` ends it; `waiting` is told what a blank peer waits for, `draw` draws a new
-/// cluster's identity at random.
+/// Runs until `token` is cancelled. Publishes on `waiting` what a blank peer waits for; `draw`
+/// draws a random ID for a new cluster.
 ///
 /// # Errors
 /// When the peer must not take part.
@@ -87,7 +87,7 @@ pub async fn run(
             Ok(Done::Moved) => Duration::ZERO,
             Ok(Done::Failed(error)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "the record could not be read or written; trying again");
+                tracing::warn!(%error, "cannot read or write the record; trying again");
                 SOON
             }
         };
@@ -178,7 +178,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             }
             (Step::Join(id, worry), _) => {
                 if self.joining.replace(id) != Some(id) {
-                    tracing::info!(cluster = %id, "joining");
+                    tracing::info!(cluster = %id, "joining the cluster");
                     cluster.expect(id);
                 }
                 let why = worry.unwrap_or_else(|| format!("joining cluster {id}"));
@@ -194,7 +194,7 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
                 let id = (self.draw)();
                 let next = read.taken_over(id, &settings.pod);
                 self.won = Some(win(record::replace(&client, &settings, &read, &next)).await?);
-                tracing::warn!(cluster = %id, from = read.founder, "took the unformed record over");
+                tracing::warn!(cluster = %id, from = read.founder, "took over the unformed record");
             }
             (Step::Found(id, epoch), _) => {
                 if let Err(error) = cluster.found(id, epoch).await {
@@ -210,14 +210,15 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
                 record::create(&client, &settings, id, epoch, true).await?;
                 tracing::warn!(cluster = %id, "the record was missing: created it again");
             }
-            // These are only decided when there is a record.
+            // `next` decides these only if there is a record.
             (Step::TakeOver | Step::MarkFormed, None) => {}
         }
         Ok(Done::Moved)
     }
 }
 
-/// The cluster of the record that a request gets, and when it was asked for: it may be answered late.
+/// The cluster of the record that a request returns, and when the request was sent: the answer may
+/// be late.
 async fn win<E>(
     request: impl Future<Output = Result<Record, E>>,
 ) -> Result<(ClusterId, Instant), E> {
@@ -225,12 +226,12 @@ async fn win<E>(
     Ok((request.await?.cluster, at))
 }
 
-/// The record's version, and since when this peer has seen it.
+/// The record's version, and when this peer first saw it.
 #[derive(Debug, Default)]
 struct Seen(Option<(String, Instant)>);
 
 impl Seen {
-    /// For how long the record has not changed, as read `now`.
+    /// How long the record, as read `now`, has not changed.
     fn unchanged(&mut self, record: Option<&Record>, now: Instant) -> Duration {
         let Some(record) = record else {
             self.0 = None;
@@ -246,7 +247,7 @@ impl Seen {
     }
 }
 
-/// Names of the peers that are known, and of those that the cluster is founded with.
+/// Names of the known peers and of the initial peers.
 fn expected(directory: &Directory, settings: &Settings) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = directory.peers.keys().cloned().collect();
     if let Some((set, _)) = settings.pod.rsplit_once('-') {
@@ -255,7 +256,7 @@ fn expected(directory: &Directory, settings: &Settings) -> BTreeSet<String> {
     names
 }
 
-/// What a peer's disk says.
+/// What this peer's disk says.
 #[derive(Clone, Copy, Debug)]
 struct Own {
     id: PeerId,
@@ -263,7 +264,7 @@ struct Own {
     has_members: bool,
 }
 
-/// What the peer sees but for the record.
+/// What the peer sees, except for the record.
 fn observed<'a>(
     settings: &'a Settings,
     own: Own,
@@ -286,13 +287,13 @@ fn observed<'a>(
     }
 }
 
-/// Some ClusterPeer names the cluster that this peer's disk is of.
+/// Whether a ClusterPeer names the cluster of this peer's disk.
 fn names(directory: &Directory, standing: Standing) -> bool {
     let Standing::Member { cluster, .. } = standing else { return false };
     directory.peers.values().any(|peer| peer.cluster == Some(cluster))
 }
 
-/// The registered peers. Of itself a peer knows better than what its object says.
+/// The registered peers. For this peer, its disk counts and not its ClusterPeer.
 fn registered(directory: &Directory, own: PeerId, standing: Standing) -> Vec<Registered> {
     let cluster = match standing {
         Standing::Blank => None,

@@ -1,8 +1,9 @@
-//! ClusterPeers that an installation left behind when it was removed.
+//! Ignores ClusterPeers that a removed installation left behind.
 //!
 //! A ClusterPeer that names a cluster stops others from founding one, because its peer may come back
-//! with that cluster's data. The data is on the volume of the claim `raft-<name>`. Once the API server
-//! says that there is no such claim, the peer cannot come back, and its ClusterPeer counts no more.
+//! with that cluster's data. The data is on the volume of the claim `raft-<name>`. If the API
+//! server says that this claim does not exist, the peer cannot come back, and its ClusterPeer is
+//! ignored.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Api, Client};
@@ -14,8 +15,8 @@ use crate::kubernetes::{
     api::{DEADLINE, if_there},
 };
 
-/// Takes the ClusterPeers out of `directory` that name a cluster and whose volume claim does not exist.
-/// A claim that cannot be read counts as there.
+/// Removes from `directory` the ClusterPeers that name a cluster and whose volume claim does not
+/// exist. A claim that cannot be read counts as existing.
 pub(super) async fn remove(
     client: &Client,
     namespace: &str,
@@ -30,14 +31,14 @@ pub(super) async fn remove(
             Ok(Ok(None)) => {
                 directory.peers.remove(&name);
             }
-            Ok(Err(error)) => tracing::debug!(claim, %error, "volume claim not read"),
-            Err(_) => tracing::debug!(claim, "volume claim not read in time"),
+            Ok(Err(error)) => tracing::debug!(claim, %error, "cannot read a volume claim"),
+            Err(_) => tracing::debug!(claim, "cannot read a volume claim in time"),
         }
     }
     directory
 }
 
-/// Names of the other peers that name a cluster.
+/// The other ClusterPeers that name a cluster.
 fn suspects(directory: &Directory, own: PeerId) -> Vec<String> {
     let names_a_cluster = |listed: &Listed| listed.cluster.is_some() && listed.id != Some(own);
     let suspects = directory.peers.iter().filter(|(_, listed)| names_a_cluster(listed));
@@ -70,7 +71,7 @@ mod tests {
         let peers = peers.map(|(name, listed)| (name.to_owned(), listed));
         let directory = Directory { complete: true, peers: peers.into() };
         let api = Answers::default();
-        // Of old-0 and old-1 there are no claims. Proxies and missing permissions prove nothing.
+        // There are no claims of old-0 and old-1. Proxies and missing permissions prove nothing.
         for (claim, answer) in [
             ("raft-p-1", there("uid")),
             ("raft-old-0", absent("raft-old-0")),

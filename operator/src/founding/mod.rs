@@ -1,11 +1,12 @@
-//! At most one cluster is ever founded per record.
+//! Decides which cluster a pod belongs to, and founds it.
 //!
-//! The record is a ConfigMap `<release>-cluster`. Whoever creates it, or takes an unformed one over
-//! by compare-and-swap, may found the cluster it names, within [`FOUND_WITHIN`]; a take-over names a
-//! new cluster, and happens only after [`UNFORMED_MAX`] without a change, so that a founder that was
-//! held up in between can at worst found what no record names, and then ends by itself.
+//! Invariant: at most one cluster is ever founded per record, the ConfigMap `<release>-cluster`.
+//! - The peer that creates the record may found the cluster that it names, within [`FOUND_WITHIN`].
+//! - Another peer may take over an unformed record by compare-and-swap, after [`UNFORMED_MAX`]
+//!   without a change. A takeover names a new cluster. So a founder that was delayed can at worst
+//!   found a cluster that no record names, and then it ends.
 //!
-//! [`next`] is the whole decision and pure; [`driver`] carries it out.
+//! [`next`] is the whole decision and pure; [`driver`] executes it.
 
 mod driver;
 mod leftovers;

@@ -1,4 +1,4 @@
-//! What a peer does about founding, given what it sees: pure.
+//! Decides the next step of founding from what a peer sees. Pure.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use pinkeeper::{
 
 use crate::kubernetes::Record;
 
-/// An unformed record that does not change for this long is taken over.
+/// An unformed record may be taken over after it has not changed for this long.
 pub const UNFORMED_MAX: Duration = Duration::from_secs(120);
-/// Whoever won the record founds within this time, or must win it again.
+/// The winner of the record must found within this time, or win the record again.
 pub const FOUND_WITHIN: Duration = Duration::from_secs(60);
 
 /// A ClusterPeer with an identity.
@@ -21,7 +21,7 @@ pub struct Registered {
     pub name: String,
     /// Its identity.
     pub id: PeerId,
-    /// The cluster it says it has data of.
+    /// The cluster that it names.
     pub cluster: Option<ClusterId>,
 }
 
@@ -34,9 +34,9 @@ pub struct Observed<'a> {
     pub id: PeerId,
     /// Its ordinal in the StatefulSet.
     pub ordinal: Option<u32>,
-    /// Whether its disk has data.
+    /// The cluster of its disk, if any.
     pub standing: Standing,
-    /// Its disk knows of members: a founder that was interrupted has a cluster without any.
+    /// Its disk has members; an interrupted founder has a cluster without members.
     pub has_members: bool,
     /// The record, if there is one.
     pub record: Option<&'a Record>,
@@ -44,20 +44,20 @@ pub struct Observed<'a> {
     pub listed: bool,
     /// All registered peers.
     pub registered: &'a [Registered],
-    /// A ClusterPeer, as the API server has it, names the cluster of this peer's disk.
+    /// A stored ClusterPeer names the cluster of this peer's disk.
     pub named: bool,
-    /// Peers that the cluster is founded with.
+    /// Number of peers that the cluster is founded with.
     pub initial_peers: u16,
-    /// For how long this peer has seen the record unchanged.
+    /// How long this peer has seen the record unchanged.
     pub unchanged: Duration,
-    /// The cluster of the record that this process has won, and how long ago it asked for it.
+    /// The cluster of the record that this process won, and how long ago it sent the request.
     pub won: Option<(ClusterId, Duration)>,
 }
 
-/// What to do.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing yet; why.
+    /// Wait, for this reason.
     Wait(String),
     /// Create the record with a new cluster ID.
     Create,
@@ -65,28 +65,28 @@ pub enum Step {
     TakeOver,
     /// Found the record's cluster.
     Found(ClusterId, u64),
-    /// Say in the record that the cluster exists.
+    /// Mark the record as formed.
     MarkFormed,
     /// Create the record again from this peer's data.
     Restore(ClusterId, u64),
-    /// Join that cluster; a reason to worry, if there is one.
+    /// Join that cluster; with a warning, if there is one.
     Join(ClusterId, Option<String>),
-    /// All is in place.
+    /// Nothing is left to do.
     Settled,
-    /// This peer's data is of another cluster than the record's.
+    /// This peer's data is of another cluster than the record.
     OtherCluster(String),
 }
 
 impl Step {
-    /// Whether it begins another cluster. It is taken only after another look at the ClusterPeers: a
-    /// list of an earlier time may show peers without the cluster that they have by now.
+    /// Whether it begins a new cluster. The driver takes it only after it has read the ClusterPeers
+    /// again: an older list may show peers without the cluster that they name by now.
     #[must_use]
     pub fn begins_a_cluster(&self) -> bool {
         matches!(self, Self::Create | Self::TakeOver)
     }
 }
 
-/// Decides.
+/// Decides the next step.
 #[must_use]
 pub fn next(observed: Observed<'_>) -> Step {
     if !observed.listed && !observed.has_members {
@@ -100,8 +100,8 @@ pub fn next(observed: Observed<'_>) -> Step {
             Step::Restore(cluster, epoch)
         }
         (Standing::Member { cluster, .. }, None) => Step::Wait(format!(
-            "this disk is of cluster {cluster}, but knows no member of it, and there is no record: \
-             waiting for a peer that restores it"
+            "this disk is of cluster {cluster} but has no members, and there is no record: waiting \
+             for a member to restore the record"
         )),
         (Standing::Blank, None) => without_record(observed),
         (Standing::Blank, Some(record)) if record.formed => {
@@ -123,15 +123,16 @@ fn with_data(observed: Observed<'_>, cluster: ClusterId, epoch: u64, record: &Re
         return Step::Settled;
     }
     if observed.has_members {
-        // Also when the founder could not say so itself. Whoever deletes a formed record must not have
-        // another cluster founded while the members are away: then their ClusterPeers speak for them.
+        // Any member marks the record, in case the founder could not. First a ClusterPeer must name
+        // the cluster: it prevents another founding if the record is deleted while the members are
+        // away.
         return match observed.named {
             true => Step::MarkFormed,
             false => Step::Wait(format!("waiting for a ClusterPeer to name cluster {cluster}")),
         };
     }
-    // Interrupted between binding the disk and founding. Nobody else can have founded it: the record
-    // names this pod, and no other peer is of this cluster.
+    // Interrupted between binding the disk and founding. No other peer can have founded the
+    // cluster: the record names this pod, and no other peer names this cluster.
     let other = |peer: &&Registered| peer.id != observed.id && peer.cluster == Some(cluster);
     match observed.registered.iter().find(other) {
         None if record.founder == observed.name => Step::Found(cluster, epoch),
@@ -168,7 +169,7 @@ fn unformed(observed: Observed<'_>, record: &Record) -> Step {
     if let Some(peer) = observed.registered.iter().find(|peer| peer.cluster.is_some()) {
         return Step::Wait(format!("the ClusterPeer {} names another cluster", peer.name));
     }
-    // Only one process has this pod's name: its own earlier claim is void now.
+    // Only one process has this pod's name, so the founder was an earlier process of this pod.
     let mine = record.founder == observed.name;
     let stuck = mine || observed.unchanged >= UNFORMED_MAX;
     let enough = observed.registered.len() >= majority(observed.initial_peers.into());
@@ -178,15 +179,15 @@ fn unformed(observed: Observed<'_>, record: &Record) -> Step {
     Step::Wait(format!("waiting for {} to found the cluster", record.founder))
 }
 
-/// What to say when nobody seems to have the cluster's data any more.
+/// The warning if no peer seems to have the cluster's data any more.
 fn all_lost(observed: Observed<'_>, record: &Record) -> Option<String> {
     let all = observed.registered.len() >= usize::from(observed.initial_peers);
     let blank = observed.registered.iter().all(|peer| peer.cluster.is_none());
     (all && blank).then(|| {
         format!(
-            "cluster {} was formed, but the disks of all {} peers are empty. Give them back; or, if \
-             they are lost for good, forget the cluster: kubectl delete configmap {} (a new one is \
-             founded then, and the Pins are taken up by it)",
+            "cluster {} was formed, but the disks of all {} peers are empty. Restore the volumes; \
+             or, if they are lost for good, give up the cluster: kubectl delete configmap {} (then \
+             the peers found a new cluster, which claims the Pins again)",
             record.cluster,
             observed.registered.len(),
             record.name
@@ -242,7 +243,7 @@ mod tests {
         }
     }
 
-    /// The step without its words.
+    /// The step without its message.
     fn kind(step: &Step) -> String {
         match step {
             Step::Wait(_) => "wait".into(),
@@ -260,7 +261,7 @@ mod tests {
             (1, &two, "wait"),
             (0, &two[..1], "wait"),
             (0, &[], "wait"),
-            // A majority, but this peer's own registration is not among it yet.
+            // A majority, but without this peer's own registration.
             (0, &[peer(1, None), peer(2, None)], "wait"),
             (0, &[peer(0, None), peer(1, None), peer(2, Some(B))], "wait"),
         ];
@@ -297,14 +298,14 @@ mod tests {
     fn a_record_is_taken_over_only_stuck_with_a_majority_and_registered() {
         let step = Duration::from_millis(1);
         let (own, other) = (record(false, "p-0"), record(false, "p-2"));
-        // Of this name, and of this identity, but not both.
+        // This name or this identity, but not both.
         let impostor = Registered { id: PeerId([7; 32]), ..peer(0, None) };
         let renamed = Registered { name: "p-7".into(), ..peer(0, None) };
         let all = blanks(&[0, 1, 2]);
         let cases: [(&Record, Duration, Vec<Registered>, &str); 13] = [
             (&other, UNFORMED_MAX, all.clone(), "TakeOver"),
             (&other, UNFORMED_MAX + step, blanks(&[0, 2]), "TakeOver"),
-            // It may still be founded.
+            // The founder may still found it.
             (&other, UNFORMED_MAX - step, all.clone(), "wait"),
             (&other, Duration::ZERO, all.clone(), "wait"),
             // No majority.
@@ -317,7 +318,7 @@ mod tests {
             (&other, UNFORMED_MAX, vec![renamed, peer(1, None)], "wait"),
             (&own, Duration::ZERO, blanks(&[1, 2]), "wait"),
             (&own, Duration::ZERO, vec![impostor, peer(1, None)], "wait"),
-            // Its own is void at once.
+            // Its own record is void at once.
             (&own, Duration::ZERO, all, "TakeOver"),
         ];
         for (record, unchanged, registered, expected) in cases {
@@ -325,7 +326,7 @@ mod tests {
             let told = kind(&next(seen));
             assert_eq!(told, expected, "{} {unchanged:?} {registered:?}", record.founder);
         }
-        // Whoever it is, when the founder does not come back.
+        // Any peer takes over if the founder does not come back.
         let two = blanks(&[0, 1]);
         let seen = Observed { record: Some(&other), unchanged: UNFORMED_MAX, ..blank(1, &two) };
         assert_eq!(next(seen), Step::TakeOver);
@@ -359,7 +360,7 @@ mod tests {
                 assert!(matches!(&step, Step::Wait(why) if why.contains("list")), "{step:?}");
             }
         }
-        // Members need nobody's word for what their own disk says.
+        // Members do not need the list: their disk has the cluster.
         let member = Observed { standing: of, has_members: true, ..unread };
         assert_eq!(next(member), Step::Restore(A, 1));
         assert_eq!(next(Observed { record: Some(&formed), ..member }), Step::Settled);
@@ -424,7 +425,7 @@ mod tests {
             (&own, Some((A, late - step)), UNFORMED_MAX, Step::Found(A, 1)),
             (&other, Some((A, soon)), Duration::ZERO, Step::Found(A, 1)),
             (&own, Some((A, late)), Duration::ZERO, Step::TakeOver),
-            // Won in an earlier life of this pod.
+            // Won by an earlier process of this pod.
             (&own, None, Duration::ZERO, Step::TakeOver),
             (&own, Some((B, soon)), Duration::ZERO, Step::TakeOver),
             (&other, Some((B, soon)), Duration::ZERO, Step::Wait(String::new())),
@@ -435,7 +436,7 @@ mod tests {
             let step = next(Observed { record: Some(record), won, unchanged, ..base });
             assert_eq!(kind(&step), kind(&expected), "{record:?} {won:?} {unchanged:?}");
         }
-        // A record that was formed meanwhile is founded no more.
+        // A record that was formed meanwhile is not founded again.
         let formed = record(true, "p-0");
         let seen = Observed { record: Some(&formed), won: Some((A, soon)), ..base };
         assert_eq!(kind(&next(seen)), kind(&Step::Join(A, Some(String::new()))));
@@ -454,9 +455,9 @@ mod tests {
         let others = [peer(0, Some(B)), peer(1, None), peer(2, None)];
         let seen = Observed { registered: &others, ..seen };
         assert_eq!(kind(&next(seen)), "wait");
-        // Also by who wrote it.
+        // The founder does not take it over either.
         assert_eq!(kind(&next(Observed { name: "p-0", id: PeerId([0; 32]), ..seen })), "wait");
-        // The record's cluster is there, whatever else is.
+        // The record's cluster exists, whatever other clusters are named.
         let both = [peer(0, Some(B)), peer(1, None), peer(2, Some(A))];
         assert_eq!(next(Observed { registered: &both, ..seen }), Step::Join(A, None));
     }
@@ -479,7 +480,7 @@ mod tests {
         for (standing, record, expected) in cases {
             let seen = Observed { standing, record, has_members: true, ..blank(1, &[]) };
             assert_eq!(kind(&next(seen)), expected, "{standing:?} {record:?}");
-            // A founder that was interrupted must agree as well.
+            // An interrupted founder must agree too.
             if expected == "other" {
                 let alone = [peer(0, None)];
                 let (name, registered) = ("p-0", &alone[..]);
@@ -507,7 +508,8 @@ mod tests {
         let (own, other, formed) =
             (record(false, "p-0"), record(false, "p-1"), record(true, "p-0"));
         let apart = [peer(0, Some(A)), peer(1, Some(B)), peer(2, None)];
-        // Its own identity, which names itself; another under its name, as of a volume that was lost.
+        // Its own ClusterPeer without the cluster; another identity with its name, as after a lost
+        // volume.
         let unsaid = [peer(0, None), peer(1, None), peer(2, None)];
         let lost = [Registered { id: PeerId([7; 32]), ..peer(0, Some(A)) }, peer(1, None)];
         let founds = "Found(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 1)";

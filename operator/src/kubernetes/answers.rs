@@ -1,4 +1,4 @@
-//! An API server for tests: it says of each name what it was told to say.
+//! An API server for tests, with scripted answers for each name.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -16,8 +16,7 @@ use axum::{
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
-/// The answers to each name, whatever its kind. The last one stays; what it knows
-/// nothing of is not there.
+/// The answers for each name, of any kind. The last answer repeats; an unknown name is not found.
 #[derive(Clone, Default)]
 pub(crate) struct Answers(Arc<Mutex<BTreeMap<String, VecDeque<Answer>>>>);
 
@@ -47,7 +46,7 @@ impl Answers {
         }
     }
 
-    /// What is there at last.
+    /// The last answer for a name.
     pub(crate) fn last(&self, name: &str) -> Value {
         self.all()[name].back().unwrap().1.clone()
     }
@@ -76,13 +75,13 @@ pub(crate) fn going(uid: &str) -> Answer {
     (code, object)
 }
 
-/// An error without the object's name, as proxies answer.
+/// An error without the object's name, as from a proxy.
 pub(crate) fn error(code: u16) -> Answer {
     let (kind, reason) = ("Status", if code == 404 { "NotFound" } else { "Simulated" });
     (code, json!({"kind": kind, "status": "Failure", "reason": reason, "code": code}))
 }
 
-/// An object that is not there, as the API server itself says it.
+/// A "not found" of the API server itself.
 pub(crate) fn absent(name: &str) -> Answer {
     let (code, mut status) = error(404);
     status["details"] = json!({"name": name});

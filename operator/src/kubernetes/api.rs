@@ -1,18 +1,18 @@
-//! What an answer of the API server means, and what every request to it has in common.
+//! Interprets answers of the API server, and has what all requests share.
 //!
-//! An object is gone only if the API server itself says so. An error proves nothing, neither does the
-//! answer of a proxy.
+//! Invariant: an object is gone only if the API server itself says so. An error proves nothing, and
+//! neither does the answer of a proxy.
 
 use std::time::Duration;
 
 use kube::api::PostParams;
 
-/// The one field manager of everything written.
+/// The field manager of all writes.
 pub const FIELD_MANAGER: &str = "pinkeeper";
-/// Longest wait for one answer (watches excepted).
+/// Longest wait for an answer, except for watches.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How an object is created or replaced.
+/// Parameters for creating or replacing an object.
 pub(crate) fn post_params() -> PostParams {
     PostParams { dry_run: false, field_manager: Some(FIELD_MANAGER.into()) }
 }
@@ -20,22 +20,23 @@ pub(crate) fn post_params() -> PostParams {
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The object is not there: a 404 of the API server itself, which names the object. That of a proxy
-    /// does not, nor that of a path which is not served.
+    /// The object does not exist: a 404 that names the object. A 404 of a proxy, or of a path that
+    /// is not served, does not name it.
     Gone,
-    /// It exists already, or another version of it (409).
+    /// The object exists already, or has another version (409).
     Conflict,
-    /// The request itself is refused; the same again would be too.
+    /// The request is invalid; a retry would fail too.
     Refused,
-    /// Overload, an error of the server, or no answer: later. So is a missing permission: an API server
-    /// that has just started knows of no roles, and whoever took one away may give it back.
+    /// Retry later, after the wait that the server asked for: overload, a server error, or no
+    /// answer. Also a missing permission: a starting API server has no roles yet, and a removed
+    /// role may come back.
     Later(Option<Duration>),
 }
 
-/// What was asked for. Only the API server's own word that there is none means that there is none.
+/// The object, or none if the API server itself says that it does not exist.
 ///
 /// # Errors
-/// Any other error: it says nothing.
+/// Any other error; it proves nothing.
 pub(crate) fn if_there<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
     match answer {
         Ok(found) => Ok(Some(found)),
@@ -44,7 +45,7 @@ pub(crate) fn if_there<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
     }
 }
 
-/// Sorts an error by what to do about it.
+/// Classifies an error by what to do about it.
 #[must_use]
 pub fn failure(error: &kube::Error) -> Failure {
     let kube::Error::Api(status) = error else { return Failure::Later(None) };
@@ -54,7 +55,7 @@ pub fn failure(error: &kube::Error) -> Failure {
             Failure::Gone
         }
         409 => Failure::Conflict,
-        // 0: an answer that is none of the API server's, as of a proxy.
+        // 0: not an answer of the API server, but for example of a proxy.
         0 | 401 | 403 | 404 | 408 | 429 | 500.. => {
             let after = details.map(|details| details.retry_after_seconds).filter(|s| *s > 0);
             Failure::Later(after.map(|seconds| Duration::from_secs(seconds.into())))

@@ -1,8 +1,8 @@
-//! Waits between attempts.
+//! Exponential waits between attempts.
 
 use std::time::Duration;
 
-/// Waits that double from one bound to the other.
+/// Waits that double from a least to a longest one.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     least: Duration,
@@ -24,13 +24,13 @@ impl Backoff {
         wait
     }
 
-    /// After a success.
+    /// Starts over, after a success.
     pub fn reset(&mut self) {
         self.next = self.least;
     }
 }
 
-/// The waits, without end.
+/// The endless sequence of waits.
 impl Iterator for Backoff {
     type Item = Duration;
 

@@ -1,7 +1,7 @@
-//! What every task on the API server gets: clients, settings, and what these tasks tell each other.
+//! The context of all tasks that use the API server: client, settings and shared values.
 //!
-//! A context is a cheap handle, and all clones are of the same process. It must not hold anything of
-//! one leadership: what a leader knows of Pins ends with its term.
+//! A context is a cheap handle; all clones share its values. It must not hold state of one
+//! leadership: what a leader knows about Pins ends with its term.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use super::{
     settings::Settings,
 };
 
-/// The value that a task of this process has set last, if any; clones share it.
+/// The value that a task of this process last set, if any; clones share it.
 #[derive(Clone, Debug)]
 pub struct Latest<T>(Arc<Mutex<Option<T>>>);
 
@@ -45,7 +45,7 @@ impl<T: Clone> Latest<T> {
 }
 
 impl Latest<Anchors> {
-    /// Takes note of what the record says, if it says something of both.
+    /// Stores the record's anchors, if the record has both.
     pub(crate) fn note(&self, anchors: &Anchors) {
         if anchors.system != UNKNOWN && anchors.definition != UNKNOWN {
             self.set(Some(anchors.clone()));
@@ -53,30 +53,29 @@ impl Latest<Anchors> {
     }
 }
 
-/// What all tasks on the API server share.
+/// What all tasks that use the API server share.
 #[derive(Clone)]
 pub struct Context {
-    /// The API server.
+    /// Client of the API server.
     pub client: Client,
     /// The peer.
     pub cluster: Cluster,
     /// For timestamps.
     pub clock: Clock,
-    /// Where this is.
+    /// Settings of the process.
     pub settings: Arc<Settings>,
     /// Whether the API server answers.
     pub reach: Reach,
-    /// The anchors that this process saw last as those of the Pins: a lost record may not take them
-    /// with it.
+    /// The anchors of the Pins as this process last saw them, in case the record is lost.
     pub anchors: Latest<Anchors>,
-    /// Why deletions of Pins unpin nothing until a person has looked, if so; for people.
+    /// Message why all deletions are held until a person acts, if they are.
     pub held: Latest<String>,
-    /// What was done, for Prometheus.
+    /// Counters for Prometheus.
     pub counters: Counters,
 }
 
 impl Context {
-    /// Of a process that has just begun.
+    /// The context of a new process.
     #[must_use]
     pub fn new(
         client: Client,

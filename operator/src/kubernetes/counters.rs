@@ -1,11 +1,11 @@
-//! What the controllers did, as Prometheus metrics.
+//! Prometheus metrics of the controllers.
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 
-/// Counters since the start of the process, and a gauge; clones count together.
+/// Counters since the start of the process, and a gauge; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Claims and releases proposed to the cluster.
@@ -14,18 +14,18 @@ pub struct Counters {
     pub status_writes: Counter,
     /// Statuses not written because the object had changed.
     pub status_conflicts: Counter,
-    /// Statuses that the API server did not take.
+    /// Statuses that the API server did not accept.
     pub status_failures: Counter,
     /// Events written.
     pub events: Counter,
     /// Events left out by the rate limit.
     pub events_left_out: Counter,
-    /// On the leader: CIDs that wait for a person to be unpinned.
+    /// On the leader: CIDs whose unpinning waits for approval.
     pub unpins_waiting: Gauge,
 }
 
 impl Counters {
-    /// Puts them into the registry of `pinkeeper_`, as `pinkeeper_controller_`.
+    /// Registers them with the prefix `pinkeeper_controller_`, in the registry of `pinkeeper_`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("controller");
         let mut add = |name: &str, help: &str, counter: &Counter| {

@@ -1,7 +1,8 @@
-//! The directory: all ClusterPeers of the namespace, as every peer sees them.
+//! The directory: all ClusterPeers of the namespace, as this peer sees them.
 //!
-//! Each peer learns here where the other peers are. (Where their daemons are, the leader tells.) The
-//! directory is read only: each peer writes its own ClusterPeer, and the leader those of silent peers.
+//! Peers learn each other's addresses from it. (The leader distributes the addresses of the
+//! daemons.) This module only reads: each peer writes its own ClusterPeer, and the leader those of
+//! silent peers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +22,7 @@ use crate::crd;
 /// One ClusterPeer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listed {
-    /// The version read.
+    /// The resource version read.
     pub resource_version: String,
     /// The generation of its spec.
     pub generation: i64,
@@ -51,7 +52,7 @@ impl Listed {
 /// All ClusterPeers by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Directory {
-    /// A whole list has been read.
+    /// A complete list has been read.
     pub complete: bool,
     /// The objects.
     pub peers: BTreeMap<String, Listed>,
@@ -68,10 +69,10 @@ impl Directory {
     }
 }
 
-/// One ClusterPeer as it is now: a list, and what a watch has told so far, may be of an earlier time.
+/// Reads the present version of a ClusterPeer: lists and watches may lag behind.
 ///
 /// # Errors
-/// When the API server does not say whether it is there.
+/// When the API server does not say whether it exists.
 pub(crate) async fn read_now(context: &Context, name: &str) -> Result<Option<Listed>, PeerError> {
     let api = peers_in(&context.client, &context.settings.namespace);
     there(timeout(DEADLINE, api.get(name)).await?)
@@ -81,18 +82,19 @@ fn there(answer: Result<RawPeer, kube::Error>) -> Result<Option<Listed>, PeerErr
     Ok(if_there(answer)?.and_then(Listed::read).map(|(_, listed)| listed))
 }
 
-/// Why a ClusterPeer was not read or written.
+/// Why a ClusterPeer cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PeerError {
     /// The API server's answer.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
     /// It did not answer.
-    #[error("no answer from the API server in time")]
+    #[error("the API server did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
 }
 
-/// Watches, publishes, and tells the peer where the others are, until `token` ends it.
+/// Watches the ClusterPeers, publishes the directory and passes the other peers' addresses to the
+/// peer, until `token` is cancelled.
 pub async fn run(
     context: Context,
     directory: watch::Sender<Arc<Directory>>,
@@ -105,7 +107,7 @@ pub async fn run(
     let own = context.cluster.id();
     let mut addresses = BTreeMap::new();
     while let Some(event) = token.run_until_cancelled(watching.next()).await {
-        // What is listed anew takes the place of what there was.
+        // None: the data was set back. The next complete list replaces the directory.
         let Some(event) = event else { continue };
         take(&mut now, &mut listing, event);
         if !now.complete {

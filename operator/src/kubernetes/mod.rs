@@ -1,8 +1,7 @@
-//! The Kubernetes client's side: how this process talks to the API server, and what it reads and
-//! writes there beside Pins.
+//! Access to the API server: client, errors, waits, watches, the record and the directory of
+//! ClusterPeers.
 //!
-//! Founding and the controllers are built on this room. It must not use them, and it decides nothing
-//! for them.
+//! Founding and the controllers use this module. It must not use them, nor decide for them.
 
 #[cfg(test)]
 pub(crate) mod answers;

@@ -1,7 +1,7 @@
-//! Pins and ClusterPeers as they come from the API server.
+//! Pins and ClusterPeers as untyped objects.
 //!
-//! They are read leniently, so that one object that a newer version of this program has written does
-//! not stop a whole watch. Whoever needs a field reads it from the object.
+//! Watches parse only the metadata, so that one object from a newer version of this program does
+//! not stop a whole watch. Users parse the fields that they need.
 
 use kube::{Api, Client, core::ApiResource};
 

@@ -1,6 +1,6 @@
-//! Whether the API server answers this peer.
+//! Tracks whether the API server answers this peer.
 //!
-//! Only an answer to the point counts: a proxy, or a server that has just started, says nothing.
+//! Only a conclusive answer counts, not one of a proxy or of a server that is still starting.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::api::{Failure, failure};
 
-/// When the API server last answered this peer; clones see the same.
+/// When the API server last answered this peer; clones share it.
 #[derive(Clone, Debug)]
 pub struct Reach(Arc<watch::Sender<Instant>>);
 
@@ -19,12 +19,12 @@ impl Default for Reach {
 }
 
 impl Reach {
-    /// It answered.
+    /// Records an answer.
     pub fn answered(&self) {
         self.0.send_replace(Instant::now());
     }
 
-    /// Takes note of a result: an answer to the point counts, what may pass does not.
+    /// Records a result: a conclusive answer counts, a temporary failure does not.
     pub fn note<T>(&self, result: &Result<T, kube::Error>) {
         match result.as_ref().map_err(failure) {
             Ok(_) | Err(Failure::Gone | Failure::Conflict | Failure::Refused) => self.answered(),
@@ -32,7 +32,7 @@ impl Reach {
         }
     }
 
-    /// For how long it has not answered.
+    /// Time since the last answer.
     #[must_use]
     pub fn silence(&self) -> Duration {
         self.0.borrow().elapsed()

@@ -1,10 +1,10 @@
-//! The record: a ConfigMap that says which cluster this installation is.
+//! The record: a ConfigMap that names the cluster of this installation.
 //!
-//! It also holds the anchors: the UIDs of the Kubernetes cluster and of the definition that the Pins
-//! were claimed under. A person's approval is an annotation of it.
+//! It also holds the anchors: the UIDs of the namespace `kube-system` and of the definition of Pins
+//! that the Pins were claimed under. A person's approval is an annotation on it.
 //!
-//! Invariant: the record is created, or the version that was read is replaced. It is never written
-//! otherwise, so two peers cannot both win it.
+//! Invariant: a write either creates the record or replaces exactly the version that was read, so
+//! two peers cannot both win it.
 
 use std::collections::BTreeMap;
 
@@ -25,14 +25,14 @@ const CLUSTER_ID: &str = "clusterID";
 const EPOCH: &str = "epoch";
 const FOUNDER: &str = "founder";
 const FORMED: &str = "formed";
-/// UID of the namespace kube-system that the Pins were claimed under.
+/// Key of the UID of the namespace kube-system that the Pins were claimed under.
 pub(crate) const SYSTEM_UID: &str = "kubeSystemUID";
-/// UID of the definition of Pins that they were claimed under.
+/// Key of the UID of the definition that the Pins were claimed under.
 pub(crate) const DEFINITION_UID: &str = "pinDefinitionUID";
-/// Instead of a UID, in a record that was made anew: the one that was noted is lost with the old record.
+/// Placeholder for a UID in a restored record: the noted UID was lost with the previous record.
 pub(crate) const UNKNOWN: &str = "";
 
-/// The annotation by which a person lets go what waits: the digest of it.
+/// The annotation by which a person approves waiting deletions; its value is their digest.
 pub(crate) const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
 
 /// The record as read.
@@ -46,13 +46,13 @@ pub struct Record {
     pub cluster: ClusterId,
     /// Its epoch.
     pub epoch: u64,
-    /// The pod that is to found it, or has.
+    /// The pod that founds it, or founded it.
     pub founder: String,
-    /// It exists.
+    /// The cluster exists.
     pub formed: bool,
 }
 
-/// The identity of the Kubernetes cluster and of the definition that the Pins are stored under.
+/// UIDs that identify the Kubernetes cluster and the definition that the Pins are stored under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anchors {
     /// UID of the namespace kube-system.
@@ -61,20 +61,20 @@ pub struct Anchors {
     pub definition: String,
 }
 
-/// Why the record was not read or written.
+/// Why the record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
     /// The API server's answer.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
     /// It did not answer.
-    #[error("no answer from the API server in time")]
+    #[error("the API server did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
-    /// Somebody else was first.
-    #[error("somebody else has changed the record first")]
+    /// The record has another version than the one read, or is gone.
+    #[error("the record was changed or deleted meanwhile")]
     Lost,
-    /// It is not what the peers write.
-    #[error("the ConfigMap {name} is not a record: {what} is missing or not readable")]
+    /// It lacks what peers write.
+    #[error("the ConfigMap {name} is not a valid record: {what} is missing or invalid")]
     Malformed {
         /// The ConfigMap.
         name: String,
@@ -84,12 +84,12 @@ pub(crate) enum RecordError {
 }
 
 impl Record {
-    /// Of another cluster, that `founder` is to found.
+    /// The record of another cluster, which `founder` is to found.
     pub(crate) fn taken_over(&self, cluster: ClusterId, founder: &str) -> Self {
         Self { cluster, founder: founder.to_owned(), ..self.clone() }
     }
 
-    /// Of the same cluster, which exists.
+    /// The record of the same cluster, marked as formed.
     pub(crate) fn formed(&self) -> Self {
         Self { formed: true, ..self.clone() }
     }
@@ -124,7 +124,7 @@ async fn get_map(client: &Client, settings: &Settings) -> Result<Option<ConfigMa
 /// Reads the record.
 ///
 /// # Errors
-/// When the API server does not answer, or answers something else than a record.
+/// When the API server does not answer, or the ConfigMap is not a valid record.
 pub(crate) async fn get(
     client: &Client,
     settings: &Settings,
@@ -135,7 +135,7 @@ pub(crate) async fn get(
 /// Creates the record.
 ///
 /// # Errors
-/// [`RecordError::Lost`] when there is one.
+/// [`RecordError::Lost`] when it exists already.
 pub(crate) async fn create(
     client: &Client,
     settings: &Settings,
@@ -164,7 +164,7 @@ fn first_version(settings: &Settings, cluster: ClusterId, epoch: u64, formed: bo
     }
 }
 
-/// One that is there already is somebody else's, and an answer that does not come is none.
+/// Interprets the answer to a creation; an existing record belongs to another peer.
 fn created(answer: Result<ConfigMap, kube::Error>) -> Result<Record, RecordError> {
     match answer {
         Ok(map) => Record::read(&map),
@@ -176,7 +176,7 @@ fn created(answer: Result<ConfigMap, kube::Error>) -> Result<Record, RecordError
 /// Replaces the version `read` of the record; other keys stay.
 ///
 /// # Errors
-/// [`RecordError::Lost`] when it is no longer that version.
+/// [`RecordError::Lost`] when it no longer has that version.
 pub(crate) async fn replace(
     client: &Client,
     settings: &Settings,
@@ -202,12 +202,12 @@ fn values(record: &Record) -> [(&'static str, String); 4] {
     ]
 }
 
-/// A person's word on what waits, as it is on one version of the record.
+/// A person's approval, as read from one version of the record.
 #[derive(Debug)]
 pub(crate) struct Approval {
     /// The record, for Events.
     pub(crate) record: ObjectReference,
-    /// What the annotation says.
+    /// The annotation's value.
     pub(crate) word: Option<String>,
     map: ConfigMap,
 }
@@ -219,7 +219,7 @@ impl Approval {
         Self { record: map.object_ref(&()), word, map }
     }
 
-    /// The same version without the word.
+    /// Removes the annotation.
     fn take_word(&mut self) {
         if let Some(annotations) = &mut self.map.metadata.annotations {
             annotations.remove(ALLOW_UNPIN);
@@ -230,7 +230,7 @@ impl Approval {
 /// Reads the approval.
 ///
 /// # Errors
-/// When there is no record, or it cannot be read.
+/// When the record does not exist or cannot be read.
 pub(crate) async fn approval(
     client: &Client,
     settings: &Settings,
@@ -239,10 +239,10 @@ pub(crate) async fn approval(
     Ok(Approval::read(map))
 }
 
-/// Takes a used approval off the version that it was read from.
+/// Removes a used approval from the version that it was read from.
 ///
 /// # Errors
-/// [`RecordError::Lost`] when the record is no longer that version.
+/// [`RecordError::Lost`] when the record no longer has that version.
 pub(crate) async fn used(
     client: &Client,
     settings: &Settings,
@@ -252,7 +252,7 @@ pub(crate) async fn used(
     put(client, settings, approval.map, &[]).await.map(drop)
 }
 
-/// Sets keys of the version of the ConfigMap that `map` is.
+/// Replaces the version of the ConfigMap that `map` is, with `values` set.
 async fn put(
     client: &Client,
     settings: &Settings,
@@ -263,7 +263,7 @@ async fn put(
     replaced(timeout(DEADLINE, maps.replace(&settings.record(), &post_params(), &map)).await?)
 }
 
-/// The same version with other values; other keys stay.
+/// The ConfigMap with `values` set; other keys stay.
 fn with(mut map: ConfigMap, values: &[(&str, String)]) -> ConfigMap {
     let data = map.data.get_or_insert_default();
     data.extend(values.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
@@ -288,11 +288,12 @@ fn first(noted: &Option<String>, known: Option<&String>, now: &str) -> String {
     }
 }
 
-/// The anchors in the record; `now` is noted for those that are not there, `known` for those that were
-/// lost with an older record. What is not known stays [`UNKNOWN`] until a person takes it out.
+/// The anchors in the record. Missing ones are set to `now`, and those that were lost with a
+/// previous record to `known`. Without `known` they stay [`UNKNOWN`] until a person removes the
+/// keys.
 ///
 /// # Errors
-/// When there is no record, or it cannot be read or written.
+/// When the record does not exist, or cannot be read or written.
 pub(crate) async fn anchors(
     client: &Client,
     settings: &Settings,
@@ -307,7 +308,7 @@ pub(crate) async fn anchors(
     Ok(first)
 }
 
-/// The anchors, and what is to be written if the ConfigMap does not say so yet.
+/// The anchors, and the values to write if the ConfigMap does not have them yet.
 fn noted(
     map: &ConfigMap,
     now: &Anchors,

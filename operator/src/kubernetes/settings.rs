@@ -1,21 +1,21 @@
-//! Where this peer is in Kubernetes, and what its command line says of its work there.
+//! Settings of this peer in Kubernetes, from the command line.
 
 use pinkeeper::state::Limits;
 
-/// What does not change as long as the process runs.
+/// Settings that stay the same while the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The namespace of the pod: of ClusterPeers and of the record.
+    /// The namespace of the pod, the ClusterPeers and the record.
     pub namespace: String,
-    /// The pod's name: of its ClusterPeer.
+    /// The name of the pod and of its ClusterPeer.
     pub pod: String,
     /// The Helm release: the record is called `<release>-cluster`.
     pub release: String,
     /// Peers that the cluster is founded with; a majority of them must have registered.
     pub initial_peers: u16,
-    /// Copies of a Pin that names no number.
+    /// Copies of a Pin without `replicas`.
     pub default_replicas: u16,
-    /// What may be unpinned within an hour without a person.
+    /// Limits of the deletion guard.
     pub limits: Limits,
 }
 

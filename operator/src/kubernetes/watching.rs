@@ -1,11 +1,11 @@
-//! A watch of one kind that tells when everything is to be read anew.
+//! A watch of one kind that detects when the API server's data was set back.
 //!
-//! A backup of etcd that is restored sets the API server's data back. A watch from before then hears
-//! neither news nor an error until the versions have grown past those it has seen
-//! (kubernetes/kubernetes#107457), and what its user knows is of versions that no longer exist. So this
-//! watch asks for a short list now and then: the list's version says how far the data is.
+//! Restoring a backup of etcd sets the data back. An open watch then gets neither events nor an
+//! error until the versions have grown past those it has seen (kubernetes/kubernetes#107457), and
+//! its user keeps versions that no longer exist. So this watch regularly requests a short list and
+//! compares the list's version with those it has seen.
 //!
-//! It must not decide what a missing object means: that is for its user.
+//! It must not decide what a missing object means: its user does.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -20,21 +20,21 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{api::DEADLINE, backoff::Backoff, reach::Reach};
 
-/// Between two questions how far the data is.
+/// How often the version of the data is checked.
 const EVERY: Duration = Duration::from_secs(60);
-/// Waits after a list or watch has failed: an API server that is back is noticed soon.
+/// Waits after a failed list or watch; short, so that a recovered API server is noticed soon.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// The watch; without end.
+/// An endless watch.
 pub(crate) struct Watching<K> {
-    /// What people call the objects.
+    /// Plural name of the kind, for logs.
     kind: &'static str,
     api: Api<K>,
     reach: Reach,
     events: BoxStream<'static, watcher::Result<Event<K>>>,
     seen: Seen,
     backoff: Backoff,
-    /// Nothing is asked for before.
+    /// Earliest time of the next request.
     paused_until: Instant,
 }
 
@@ -45,8 +45,8 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K
         Self { kind, api, reach, events, seen, backoff, paused_until: Instant::now() }
     }
 
-    /// What happens next; absent when the data was set back: the watch has begun anew, and what was told
-    /// before is of no use. May be dropped at any time.
+    /// The next event; absent if the data was set back. Then the watch starts again, and earlier
+    /// events are void. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Event<K>> {
         loop {
             sleep_until(self.paused_until).await;
@@ -56,7 +56,7 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K
                 () = self.seen.set_back(&self.api) => None,
             };
             match event {
-                // Told before anything is asked for.
+                // This event comes before any request, so it does not count as an answer.
                 Some(Ok(Event::Init)) => return Some(Event::Init),
                 Some(Ok(event)) => {
                     self.reach.answered();
@@ -68,7 +68,7 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watching<K
                     tracing::warn!(%error, "cannot watch {}; trying again", self.kind);
                     self.paused_until = Instant::now() + self.backoff.wait();
                 }
-                // A watcher's stream does not end by itself.
+                // Only `set_back` gets here: a watcher's stream never ends.
                 None => {
                     tracing::warn!(
                         "the API server's data was set back; {} are listed anew",
@@ -89,7 +89,7 @@ where
     watcher(api.clone(), watcher::Config::default()).boxed()
 }
 
-/// How far the data has been seen to be.
+/// The latest version seen.
 #[derive(Debug)]
 struct Seen {
     version: u64,
@@ -101,8 +101,8 @@ impl Seen {
         Self { version: 0, due: Instant::now() + EVERY }
     }
 
-    /// Takes note of what the watch has told. A list that is whole is of a version that it does not tell:
-    /// that is asked for at once.
+    /// Records the version of an event. A complete list does not carry its version, so that is
+    /// requested at once.
     fn note<K: ResourceExt>(&mut self, event: &Event<K>) {
         match event {
             Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
@@ -113,13 +113,13 @@ impl Seen {
         }
     }
 
-    /// Ends when the data is seen to be older than it was. May be dropped at any time: whoever hears of
-    /// changes has no need of the answer.
+    /// Ends when the data is older than seen before. Cancel-safe: an event makes the pending answer
+    /// unnecessary.
     async fn set_back<K: Clone + DeserializeOwned + Debug>(&mut self, api: &Api<K>) {
         loop {
             sleep_until(self.due).await;
             self.due = Instant::now() + EVERY;
-            // If there is no answer, the next time will do.
+            // Without an answer, the next check decides.
             let Ok(Ok(list)) = timeout(DEADLINE, api.list(&ListParams::default().limit(1))).await
             else {
                 continue;
@@ -133,7 +133,7 @@ impl Seen {
     }
 }
 
-/// The API promises that versions of one resource are decimal numbers that grow.
+/// The API guarantees that versions of one resource are growing decimal numbers.
 fn number(version: Option<String>) -> u64 {
     version.and_then(|version| version.parse().ok()).unwrap_or_default()
 }
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// An API server that refuses every list, and when it did.
+    /// An API server that refuses every list, and the times of the requests.
     fn refusing() -> (Client, Arc<Mutex<Vec<Instant>>>) {
         let refused = Arc::new(Mutex::new(Vec::new()));
         let times = refused.clone();

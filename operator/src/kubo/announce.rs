@@ -1,17 +1,20 @@
-//! The addresses at which a daemon is reached from outside, from templates that are the same for all pods. Pure.
+//! Expands templates, which are the same for all pods, to the addresses that a daemon announces.
+//! Pure.
 //!
-//! `/{node}/tcp/4001` gives an address for each address of the pod's node, `{ordinal}` is the pod's number,
-//! `{30400+ordinal}` a number that begins there, and `{a|b|c}` the pod's own of a list. Invariant: a template
-//! that has nothing for a pod gives that pod no address.
+//! - `/{node}/tcp/4001` gives one address for each address of the pod's node.
+//! - `{ordinal}` is the pod's number, and `{30400+ordinal}` adds it to 30400.
+//! - `{a|b|c}` is the entry of the list at the pod's number.
+//!
+//! Invariant: a template without an entry for a pod gives that pod no address.
 
 use std::net::IpAddr;
 
-/// Where a pod is.
+/// Location of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The addresses of its node.
+    /// Addresses of its node.
     pub(super) nodes: Vec<IpAddr>,
-    /// Its number in the StatefulSet; none outside of one.
+    /// Its number in the StatefulSet, if it is in one.
     pub(super) ordinal: Option<u16>,
 }
 
@@ -21,15 +24,15 @@ pub(super) fn ordinal(pod: &str) -> Option<u16> {
 }
 
 impl Place {
-    /// The addresses of all templates.
+    /// Expands all templates.
     ///
     /// # Errors
-    /// Names a template that is not understood.
+    /// Names an invalid template.
     pub(super) fn addresses(&self, templates: &[String]) -> Result<Vec<String>, String> {
         let mut addresses = Vec::new();
         for template in templates {
             let expanded = self.expand(template);
-            addresses.extend(expanded.ok_or_else(|| format!("{template} is not understood"))?);
+            addresses.extend(expanded.ok_or_else(|| format!("{template} is invalid"))?);
         }
         Ok(addresses)
     }

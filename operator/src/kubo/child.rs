@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Args;
 
-/// Of the container's memory; the rest is for what Go does not count.
+/// Go's limit in percent of the container's memory; the rest is for memory that Go does not count.
 const GO_MEMORY_PERCENT: u64 = 90;
 
-/// The daemon's program on the repository. Its output goes where ours goes.
+/// The daemon's program with its repository. It inherits our output.
 pub(super) fn command(args: &Args) -> Command {
     let mut command = Command::new(&args.ipfs);
     let environment = environment(args, |name| std::env::var_os(name).is_some());
@@ -30,30 +30,30 @@ pub(super) fn command(args: &Args) -> Command {
     command
 }
 
-/// Variables of the daemon beside those that this process has; `is_set` tells of these.
+/// Variables that the daemon gets besides those of this process; `is_set` knows the latter.
 pub(super) fn environment(
     args: &Args,
     is_set: impl Fn(&str) -> bool,
 ) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
-    // Kubo sends usage data home unless it is told not to.
+    // Kubo sends usage data by default.
     if !is_set("IPFS_TELEMETRY") {
         variables.push(("IPFS_TELEMETRY", "off".to_owned()));
     }
-    // Without a limit Go lets its heap double before it tidies up, and the kernel ends the daemon.
+    // Without a limit Go lets its heap double before it collects, and the kernel kills the daemon.
     if let Some(limit) = args.memory_limit
         && !is_set("GOMEMLIMIT")
     {
         variables.push(("GOMEMLIMIT", (limit / 100 * GO_MEMORY_PERCENT).to_string()));
     }
-    // Rather no daemon than one that speaks to strangers.
+    // The daemon must not start without the key of its private network.
     if args.swarm_key_file.is_some() {
         variables.push(("LIBP2P_FORCE_PNET", "1".to_owned()));
     }
     variables
 }
 
-/// Runs a child to its end; when the token is cancelled, asks it to stop and kills it at the
+/// Runs a child to its end. When the token is cancelled, sends SIGTERM, and kills it at the
 /// deadline.
 pub(super) async fn run(
     mut command: Command,
@@ -72,7 +72,7 @@ pub(super) async fn run(
     match timeout(deadline, child.wait()).await {
         Ok(status) => status.context("cannot wait for the daemon"),
         Err(_) => {
-            tracing::warn!(deadline_s = deadline.as_secs(), "the daemon does not stop; killing it");
+            tracing::warn!(deadline_s = deadline.as_secs(), "the daemon did not stop; killing it");
             child.kill().await.context("cannot kill the daemon")?;
             child.wait().await.context("cannot wait for the daemon")
         }
@@ -84,6 +84,6 @@ fn terminate(child: &Child) {
     if let Some(pid) = pid
         && let Err(error) = kill_process(pid, Signal::TERM)
     {
-        tracing::warn!(%error, "the daemon cannot be told to stop");
+        tracing::warn!(%error, "cannot send SIGTERM to the daemon");
     }
 }

@@ -1,7 +1,7 @@
-//! Our settings within Kubo's config file. Pure.
+//! Merges our settings into Kubo's config file. Pure.
 //!
-//! Three layers, later ones win: what we would have for want of anything else, what a person gave us for it,
-//! and what we depend on. What none of them names stays as it is in the file.
+//! There are three layers, and later ones win: our defaults, the settings given by a person, and
+//! the settings that we depend on. Other keys stay as they are in the file.
 //!
 //! Names and meanings: Kubo 0.43, docs/config.md.
 
@@ -9,26 +9,26 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-/// What the operator depends on, or sets by a setting of its own: cannot be given, by any spelling, since
-/// Kubo reads names in any case.
+/// Keys that cannot be given: Pinkeeper depends on them, or has its own settings for them. Letter
+/// case does not matter, since Kubo ignores it.
 pub const RESERVED: [&str; 9] = [
-    // Who the daemon is: made once.
+    // The daemon's identity, created once.
     "Identity",
-    // The peer speaks to it there, and nobody else may.
+    // Only the peer may use these.
     "Addresses.API",
     "Addresses.Gateway",
     "API.Authorizations",
-    // Addresses that are told to others have a setting of their own.
+    // Announced addresses have their own setting.
     "Addresses.AppendAnnounce",
-    // Where content is; another layout is another repository.
+    // The layout of the repository; it cannot change.
     "Datastore.Spec",
-    // Collections are asked for by the peer.
+    // The peer starts garbage collections.
     "Datastore.GCPeriod",
     "Datastore.StorageGCWatermark",
     "Datastore.StorageMax",
 ];
 
-/// What a person wants in the daemon's config: an object that is merged into it.
+/// Settings given by a person: an object that is merged into the daemon's config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given(Map<String, Value>);
 
@@ -37,7 +37,7 @@ impl FromStr for Given {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let given: Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| format!("no JSON object: {error}"))?;
+            serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))?;
         let mut paths = Vec::new();
         paths_of(&given, "", &mut paths);
         let reserved = |path: &&String| RESERVED.iter().any(|reserved| overlaps(path, reserved));
@@ -48,29 +48,29 @@ impl FromStr for Given {
     }
 }
 
-/// What the supervisor decides in the daemon's config.
+/// The supervisor's settings in the daemon's config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Multiaddr of the RPC.
     pub api: String,
     /// Multiaddr of the gateway.
     pub gateway: String,
-    /// Multiaddrs where it listens for other daemons; none: those that the config has.
+    /// Multiaddrs where it listens for other daemons; empty: those of the config.
     pub swarm: Vec<String>,
-    /// Port of all these addresses; absent: theirs.
+    /// Port for all these addresses; absent: their own ports.
     pub swarm_port: Option<u16>,
-    /// Multiaddrs that are told to others besides; none: left alone.
+    /// Additional multiaddrs to announce; empty: the config is unchanged.
     pub announce: Vec<String>,
-    /// `Datastore.StorageMax`; absent: left alone.
+    /// `Datastore.StorageMax`; absent: the config is unchanged.
     pub storage_max: Option<String>,
-    /// Nobody is contacted but the daemons it is told to connect to.
+    /// The daemon contacts only daemons that it was connected to explicitly.
     pub private: bool,
-    /// What a person wants.
+    /// Settings given by a person.
     pub given: Given,
 }
 
 impl Settings {
-    /// What is set unless a person gave something else, as pairs of a path into the config and a value.
+    /// Our defaults, as pairs of a path in the config and a value.
     fn usual(&self, config: &Value) -> Vec<(&'static str, Value)> {
         let mut pairs = vec![
             // Two daemons on one network would find each other and hide a missing connection.
@@ -95,13 +95,13 @@ impl Settings {
         pairs
     }
 
-    /// What is set in any case.
+    /// The settings that we depend on.
     fn needed(&self) -> Vec<(&'static str, Value)> {
         let mut pairs = vec![
             ("Addresses.API", json!(self.api)),
             ("Addresses.Gateway", json!(self.gateway)),
-            // Automatic collection waits for a pin that stalls, and everything else for it. It runs
-            // only with `ipfs daemon --enable-gc`, which is never given; this is for who looks here.
+            // Automatic collection would wait for stalled pins, and everything else for it. It runs
+            // only with `ipfs daemon --enable-gc`, which we never use; this shows it in the config.
             ("Datastore.GCPeriod", json!("0")),
         ];
         if !self.announce.is_empty() {
@@ -113,16 +113,16 @@ impl Settings {
         pairs
     }
 
-    /// Puts the settings into a config; says which keys have another value now.
+    /// Merges the settings into a config; returns the changed keys.
     ///
     /// # Errors
-    /// Names the place where the config is not an object.
+    /// Names the key whose parent is not an object.
     pub fn merge(&self, config: &mut Value) -> Result<Vec<String>, String> {
         let before = config.clone();
         for (path, value) in self.usual(&before) {
             set(config, path, value)?;
         }
-        let own = config.as_object_mut().ok_or("it is no object")?;
+        let own = config.as_object_mut().ok_or("it is not an object")?;
         patch(own, &self.given.0);
         for (path, value) in self.needed() {
             set(config, path, value)?;
@@ -133,9 +133,9 @@ impl Settings {
     }
 }
 
-/// For a daemon that speaks only to those it is told to connect to.
+/// Defaults for a daemon that contacts only daemons that it was connected to explicitly.
 fn private(config: &Value) -> Vec<(&'static str, Value)> {
-    // Others than those that Kubo would have anyway were put there by a person.
+    // Keep entries that are not Kubo's defaults: a person added them.
     let bootstrap = strings(&config["Bootstrap"]);
     let is_kubos = |address: &String| {
         address == "auto"
@@ -155,7 +155,7 @@ fn private(config: &Value) -> Vec<(&'static str, Value)> {
         ("Swarm.DisableNatPortMap", json!(true)),
         ("Swarm.RelayClient.Enabled", json!(false)),
         ("Swarm.RelayService.Enabled", json!(false)),
-        // Not to be had with a swarm key, and Kubo complains at each start.
+        // Kubo does not support it with a swarm key, and would complain at each start.
         ("Swarm.Transports.Network.Websocket", json!(false)),
         ("Version.SwarmCheckEnabled", json!(false)),
     ]
@@ -166,7 +166,7 @@ fn strings(list: &Value) -> Vec<String> {
     texts.map(str::to_owned).collect()
 }
 
-/// A multiaddr with another number behind `tcp` or `udp`.
+/// A multiaddr with another TCP or UDP port.
 fn with_port(address: &str, port: u16) -> String {
     let mut parts: Vec<String> = address.split('/').map(str::to_owned).collect();
     let at = parts.iter().position(|part| part == "tcp" || part == "udp");
@@ -185,17 +185,17 @@ fn set(config: &mut Value, path: &str, value: Value) -> Result<(), String> {
         }
         let object = place
             .as_object_mut()
-            .ok_or_else(|| format!("{path}: there is no object to put {part} into"))?;
+            .ok_or_else(|| format!("{path}: the parent of {part} is not an object"))?;
         place = object.entry(part).or_insert(Value::Null);
     }
     *place = value;
     Ok(())
 }
 
-/// Merges as RFC 7396 says: objects are merged, null removes, anything else replaces.
+/// Merges as in RFC 7396: objects are merged, null removes, any other value replaces.
 fn patch(config: &mut Map<String, Value>, given: &Map<String, Value>) {
     for (key, value) in given {
-        // A second spelling of a key would make Kubo choose.
+        // Reuse the known spelling: with two spellings of one key, Kubo would pick either.
         let known = config.keys().find(|known| known.eq_ignore_ascii_case(key)).cloned();
         let key = known.unwrap_or_else(|| key.clone());
         match value {
@@ -218,7 +218,7 @@ fn patch(config: &mut Map<String, Value>, given: &Map<String, Value>) {
     }
 }
 
-/// The paths of all that is not an object.
+/// The paths of all values that are not objects.
 fn paths_of(object: &Map<String, Value>, above: &str, into: &mut Vec<String>) {
     for (key, value) in object {
         let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
@@ -229,7 +229,7 @@ fn paths_of(object: &Map<String, Value>, above: &str, into: &mut Vec<String>) {
     }
 }
 
-/// Whether what is set at one path is within the other, or around it.
+/// Whether one path is equal to the other, or above or below it.
 fn overlaps(one: &str, other: &str) -> bool {
     let mut parts = one.split('.').zip(other.split('.'));
     parts.all(|(one, other)| one.eq_ignore_ascii_case(other))
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(config["Bootstrap"], json!([]));
         assert_eq!(config["AutoConf"]["Enabled"], json!(false));
         assert_eq!(config["Routing"]["Type"], "none");
-        // Those that a person adds stay.
+        // Entries that a person adds stay.
         config["Bootstrap"] = json!(["/ip4/10.0.0.1/tcp/4001/p2p/12D3"]);
         assert!(settings(true).merge(&mut config).unwrap().is_empty());
     }

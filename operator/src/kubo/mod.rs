@@ -1,10 +1,11 @@
-//! `pinkeeper kubo`: keeps the daemon beside a peer running.
+//! `pinkeeper kubo`: the supervisor of the daemon beside a peer.
 //!
-//! It makes the repository if there is none, merges its settings into the daemon's config and says which
-//! keys it overwrote, runs
-//! `ipfs daemon` as its child and starts it again, with growing waits, whenever it ends. Invariant: it
-//! ends only when it is told to by a signal; a broken daemon or disk is said and tried again, since
-//! the pod it runs in holds a voter of the cluster. It never deletes content.
+//! It creates the repository if there is none, merges its settings into the daemon's config and
+//! logs the keys that it overwrote. Then it runs `ipfs daemon` as its child, and restarts it with
+//! growing waits.
+//!
+//! Invariants: only a signal ends it. A broken daemon or disk is logged and tried again, since its
+//! pod also runs a voter of the cluster. It never deletes content.
 
 mod announce;
 mod child;
@@ -23,72 +24,74 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Given, RESERVED, Settings};
 
-/// Wait before the second start; doubles with each further one.
+/// Wait before the first restart; doubles with each further one.
 const WAIT_MIN: Duration = Duration::from_secs(1);
-/// Longest wait before a start.
+/// Longest wait before a restart.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// A daemon that ran that long was healthy: the next wait is the shortest again.
+/// A daemon that ran for this long was healthy: the next wait is the shortest again.
 const HEALTHY: Duration = Duration::from_secs(60);
 
 /// Runs the IPFS daemon beside a peer and keeps it running.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The daemon's repository; made if there is none.
+    /// The daemon's repository; created if there is none.
     #[arg(long, env = "IPFS_PATH", default_value = "/data/ipfs")]
     pub repository: PathBuf,
     /// The daemon's program.
     #[arg(long, default_value = "ipfs")]
     pub ipfs: PathBuf,
-    /// Multiaddr of the RPC; whoever reaches it controls the daemon.
+    /// Multiaddr of the RPC API. Anyone who can reach it controls the daemon.
     #[arg(long, default_value = "/ip4/127.0.0.1/tcp/5001")]
     pub api: String,
     /// Multiaddr of the gateway.
     #[arg(long, default_value = "/ip4/127.0.0.1/tcp/8080")]
     pub gateway: String,
-    /// Multiaddrs where other daemons reach it; those of its configuration if absent.
+    /// Multiaddrs to listen on for other daemons; if absent, those of its configuration.
     #[arg(long, value_delimiter = ',')]
     pub swarm: Vec<String>,
-    /// Port of all these addresses; theirs if absent.
+    /// Port for all these addresses; if absent, their own ports.
     #[arg(long)]
     pub swarm_port: Option<u16>,
-    /// Multiaddrs that are told to others besides, as in /{node}/tcp/{30400+ordinal}: {node} is each address of
-    /// NODE_IPS, {ordinal} the number at the end of POD_NAME, {a|b|c} the pod's own of a list.
+    /// Additional multiaddrs to announce, for example /{node}/tcp/{30400+ordinal}: {node} is each
+    /// address of NODE_IPS, {ordinal} the number at the end of POD_NAME, {a|b|c} the entry of the
+    /// list at that number.
     #[arg(long, value_delimiter = ',')]
     pub announce: Vec<String>,
-    /// Addresses of the machine, for --announce.
+    /// Addresses of the node, for --announce.
     #[arg(long = "node-ips", env = "NODE_IPS", value_delimiter = ',')]
     pub node_ips: Vec<IpAddr>,
     /// The pod's name, for --announce.
     #[arg(long, env = "POD_NAME")]
     pub pod: Option<String>,
-    /// JSON object to merge into the daemon's configuration, as in '{"Provide":{"Strategy":"roots"}}';
-    /// null removes a key. What Pinkeeper depends on cannot be set so.
+    /// JSON object to merge into the daemon's configuration, for example
+    /// '{"Provide":{"Strategy":"roots"}}'; null removes a key. Keys that Pinkeeper depends on
+    /// cannot be set.
     #[arg(long = "config", value_name = "JSON", default_value = "{}")]
     pub given: Given,
-    /// Memory of the daemon's container in bytes; Go tidies up as it comes near. Ignored when GOMEMLIMIT is
-    /// set.
+    /// Memory of the daemon's container in bytes; Go collects more often near it. Ignored if
+    /// GOMEMLIMIT is set.
     #[arg(long, env = "PINKEEPER_MEMORY_LIMIT")]
     pub memory_limit: Option<u64>,
-    /// Most space for content, in Kubo's words, as in 100GB; what the config says if absent.
+    /// Most space for content, in Kubo's format, for example 100GB; if absent, as in the config.
     #[arg(long)]
     pub storage_max: Option<String>,
-    /// Talk to the daemons one is told to connect to and to nobody else: no bootstrap peers, no DHT,
-    /// no settings from the network.
+    /// Contact only daemons that it was connected to explicitly: no bootstrap peers, no DHT, no
+    /// settings from the network.
     #[arg(long)]
     pub private: bool,
     /// File with the key of a private swarm; implies --private.
     #[arg(long)]
     pub swarm_key_file: Option<PathBuf>,
-    /// Seconds the daemon has to stop before it is killed.
+    /// Seconds that the daemon has to stop before it is killed.
     #[arg(long, default_value_t = 60)]
     pub stop_deadline: u64,
 }
 
 impl Args {
-    /// What it decides in the daemon's config.
+    /// The settings to merge into the daemon's config.
     ///
     /// # Errors
-    /// When an address to announce is not understood.
+    /// When a template of --announce is invalid.
     pub fn settings(&self) -> Result<Settings, String> {
         let ordinal = self.pod.as_deref().and_then(announce::ordinal);
         let place = announce::Place { nodes: self.node_ips.clone(), ordinal };
@@ -108,9 +111,9 @@ impl Args {
 /// Runs until SIGTERM or SIGINT, then stops the daemon.
 ///
 /// # Errors
-/// Only when signals cannot be listened to.
+/// Only when no signal handler can be installed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    // As text, like the daemon's own log, which shares the stream; a second set-up would keep this one.
+    // As text, like the daemon's log on the same stream. A second call would have no effect.
     let _ = telemetry::log_to_stderr(&LogFilter::default(), LogFormat::Text);
     let token = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
@@ -136,12 +139,12 @@ pub async fn supervise(args: &Args, token: &CancellationToken) {
         match run_once(args, token).await {
             Ok(()) if token.is_cancelled() => return,
             Ok(()) => tracing::warn!("the daemon ended"),
-            Err(error) => tracing::error!("the daemon cannot run: {error:#}"),
+            Err(error) => tracing::error!("the daemon failed: {error:#}"),
         }
         if started.elapsed() >= HEALTHY {
             wait = WAIT_MIN;
         }
-        tracing::info!(wait_s = wait.as_secs(), "starting the daemon again after a wait");
+        tracing::info!(wait_s = wait.as_secs(), "restarting the daemon after a wait");
         tokio::select! { biased;
             () = token.cancelled() => return,
             () = sleep(wait) => {}
@@ -150,7 +153,7 @@ pub async fn supervise(args: &Args, token: &CancellationToken) {
     }
 }
 
-/// One life of the daemon: ends when it ended, or when it was stopped because of the token.
+/// Runs the daemon once, until it ends or the token is cancelled.
 async fn run_once(args: &Args, token: &CancellationToken) -> anyhow::Result<()> {
     repository::prepare(args, token).await?;
     if token.is_cancelled() {

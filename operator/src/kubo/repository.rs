@@ -1,7 +1,7 @@
-//! The daemon's repository on disk: made once, configured before each start.
+//! The daemon's repository on disk: created once, configured before each start.
 //!
-//! Invariant: nothing is removed but what an unfinished `ipfs init` of ours left behind (the marker
-//! file says so) and a lock that no process holds.
+//! Invariant: only two things are ever removed: leftovers of our own unfinished `ipfs init`, which
+//! a marker file shows, and a lock file that no process holds.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,32 +17,32 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Args, child};
 
-/// There while `ipfs init` has not finished: then nothing else in the folder is of value.
+/// Marker that exists until `ipfs init` has finished: until then the folder has no content.
 const MARKER: &str = ".pinkeeper-init";
-/// Kubo's config file; a repository without one is none.
+/// Kubo's config file; without it there is no repository.
 const CONFIG: &str = "config";
 /// Kubo's lock file.
 const LOCK: &str = "repo.lock";
 /// Kubo's file with the key of a private swarm.
 const SWARM_KEY: &str = "swarm.key";
-/// How such a file begins.
+/// First line of such a file.
 const SWARM_KEY_HEAD: &[u8] = b"/key/swarm/psk/1.0.0/";
-/// Folders with content and keys: with one of them and no config, something is wrong.
+/// Folders with content and keys. If one exists without a config, something is wrong.
 const PRECIOUS: [&str; 3] = ["blocks", "datastore", "keystore"];
-/// What `ipfs init` makes (Kubo 0.43).
+/// What `ipfs init` creates (Kubo 0.43).
 const MADE_BY_INIT: [&str; 6] =
     ["blocks", "config", "datastore", "datastore_spec", "keystore", "version"];
 /// `ipfs init` takes well under a second; a slow disk may need more.
 const INIT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Makes the repository if there is none and puts our settings into its config.
+/// Creates the repository if there is none, and merges our settings into its config.
 pub(super) async fn prepare(args: &Args, token: &CancellationToken) -> anyhow::Result<()> {
     let folder = args.repository.as_path();
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     remove_stale_lock(folder)?;
     let is_new = clear_unfinished(folder)?;
     if is_new {
-        tracing::info!(folder = %folder.display(), "making the repository");
+        tracing::info!(folder = %folder.display(), "creating the repository");
         init(args, token).await?;
         if token.is_cancelled() {
             return Ok(());
@@ -51,15 +51,12 @@ pub(super) async fn prepare(args: &Args, token: &CancellationToken) -> anyhow::R
     let changed = configure(args)?;
     if !is_new && !changed.is_empty() {
         let keys = changed.join(", ");
-        tracing::info!(
-            keys,
-            "overwrote keys of the daemon's configuration that are set from outside"
-        );
+        tracing::info!(keys, "overwrote keys of the daemon's configuration that Pinkeeper manages");
     }
     finish(folder)
 }
 
-/// Whether a repository is to be made. Leftovers of an unfinished `ipfs init` are gone then.
+/// Removes leftovers of an unfinished `ipfs init`; returns whether to create a repository.
 fn clear_unfinished(folder: &Path) -> anyhow::Result<bool> {
     let marker = folder.join(MARKER);
     if marker.exists() {
@@ -104,13 +101,13 @@ async fn init(args: &Args, token: &CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says which keys of the daemon's config have another value now.
+/// Merges our settings into the daemon's config; returns the changed keys.
 pub(super) fn configure(args: &Args) -> anyhow::Result<Vec<String>> {
     let folder = args.repository.as_path();
     if let Some(from) = &args.swarm_key_file {
         let key = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-        // What it holds is shown nowhere.
-        ensure!(key.starts_with(SWARM_KEY_HEAD), "{} is no key of a swarm", from.display());
+        // The error must not show the content.
+        ensure!(key.starts_with(SWARM_KEY_HEAD), "{} is not a swarm key", from.display());
         let to = folder.join(SWARM_KEY);
         if fs::read(&to).ok().as_ref() != Some(&key) {
             replace(&to, &key)?;
@@ -128,11 +125,11 @@ pub(super) fn configure(args: &Args) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// The repository is whole.
+/// Marks the repository as complete.
 fn finish(folder: &Path) -> anyhow::Result<()> {
     let marker = folder.join(MARKER);
     if marker.exists() {
-        // First what the marker vouches for, then the marker's end.
+        // Sync the repository before the marker is removed.
         sync_folder(folder)?;
         remove(&marker)?;
         sync_folder(folder)?;
@@ -140,8 +137,7 @@ fn finish(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file so that after a crash it is the old or the new one. For its owner alone: the config
-/// holds the daemon's key.
+/// Replaces a file atomically. Only the owner can read it: the config holds the daemon's key.
 fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     let write = || {
@@ -159,8 +155,8 @@ fn sync_folder(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot sync {}", folder.display()))
 }
 
-/// Removes a lock file that no process holds. Kubo locks it by fcntl, so a file left behind does no
-/// harm unless something was written into it; one that is held says that another daemon is running.
+/// Removes a lock file that no process holds. Kubo locks it by fcntl, so a leftover file does no
+/// harm unless it has content. If a process holds it, another daemon is running.
 fn remove_stale_lock(folder: &Path) -> anyhow::Result<()> {
     let path = folder.join(LOCK);
     let file = match OpenOptions::new().read(true).write(true).open(&path) {

@@ -1,4 +1,4 @@
-//! The supervisor with a stand-in for the daemon's program: a shell script.
+//! The supervisor with a shell script in place of the daemon's program.
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
@@ -7,7 +7,8 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Makes a repository like `ipfs init`; as a daemon it counts its starts and behaves as told.
+/// Creates a repository like `ipfs init`. As a daemon it counts its starts and behaves as
+/// configured.
 const SCRIPT: &str = r#"#!/bin/sh
 case "$1" in
 init)
@@ -70,7 +71,7 @@ async fn the_daemon_is_made_started_again_and_stopped() {
     let token = CancellationToken::new();
     let (supervised, stop) = (args.clone(), token.clone());
     let task = tokio::spawn(async move { supervise(&supervised, &stop).await });
-    // It ends at once: it is started again.
+    // It ends at once, and is started again.
     until(|| starts(&args).lines().count() >= 2).await;
     fs::write(args.repository.join("stay"), "").unwrap();
     until(|| starts(&args).lines().count() >= 3).await;
@@ -133,7 +134,7 @@ async fn a_swarm_key_is_put_in_place_and_forced() {
     args.swarm_key_file = Some(file.clone());
     fs::write(&file, "s3cret").unwrap();
     let error = format!("{:#}", repository::prepare(&args, &token).await.unwrap_err());
-    assert!(error.contains("no key of a swarm") && !error.contains("s3cret"), "{error}");
+    assert!(error.contains("not a swarm key") && !error.contains("s3cret"), "{error}");
     fs::write(&file, "/key/swarm/psk/1.0.0/\n/base16/\n5a\n").unwrap();
     repository::prepare(&args, &token).await.unwrap();
     let key = args.repository.join("swarm.key");
@@ -176,7 +177,7 @@ async fn a_half_made_repository_is_made_anew() {
     fs::remove_file(args.repository.join("fail-init")).unwrap();
     repository::prepare(&args, &token).await.unwrap();
     let config = fs::read(args.repository.join("config")).unwrap();
-    // And then it stays as it is.
+    // A second start keeps it.
     repository::prepare(&args, &token).await.unwrap();
     assert_eq!(fs::read(args.repository.join("config")).unwrap(), config);
 }

@@ -1,4 +1,4 @@
-//! How daemons are reached from outside, as rendered and as `pinkeeper kubo` understands it.
+//! Access to daemons from outside: the rendered objects, and what `pinkeeper kubo` announces.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn services(objects: &[Value]) -> Vec<&Value> {
     objects.iter().filter(is_door).collect()
 }
 
-/// What the daemon of a pod announces on a node with two addresses.
+/// The addresses that the daemon of a pod announces on a node with two addresses.
 fn announced(values: &[&str], pod: &str) -> Vec<String> {
     let mut args = supervisor(values);
     args.pod = Some(pod.to_owned());
@@ -107,7 +107,7 @@ fn daemons_announce_their_doors() {
     }
     let last = announced(&BASE, "pinkeeper-2");
     assert_eq!(last[0], "/ip4/192.0.2.1/tcp/30402");
-    // What the templates speak of is there.
+    // The objects that the templates refer to exist.
     let objects = rendered(&BASE);
     let pod = &find(&objects, "StatefulSet", "pinkeeper")["spec"]["template"]["spec"];
     let environment = container(pod, "kubo")["env"].as_array().unwrap();

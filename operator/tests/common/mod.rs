@@ -1,5 +1,4 @@
-//! What the tests of this crate share: the repository's files, its tools, and an API server of a
-//! test's own.
+//! Shared by the tests of this crate: the repository's files, its tools, and a private API server.
 
 // Each test program uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
@@ -38,7 +37,7 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// Runs a program and returns what it says, whether it succeeds or not.
+/// Runs a program and returns its output, whether it succeeds or not.
 pub fn output<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Output {
     Command::new(program).args(args).env_remove("KUBECONFIG").output().unwrap()
 }
@@ -62,7 +61,7 @@ pub fn documents(text: &str) -> Vec<serde_json::Value> {
     all.into_iter().filter(|document| !document.is_null()).collect()
 }
 
-/// Fails when a generated file is not what it should be; with PINKEEPER_GENERATE set, writes it.
+/// Fails if a generated file is outdated; with PINKEEPER_GENERATE set, writes it.
 pub fn generated(path: &str, expected: &str) {
     let file = repository().join(path);
     if std::env::var_os("PINKEEPER_GENERATE").is_some() {
@@ -80,7 +79,7 @@ pub fn generated(path: &str, expected: &str) {
     }
 }
 
-/// etcd and a kube-apiserver of the test's own, ended on drop.
+/// A private etcd and kube-apiserver, stopped on drop.
 pub struct ControlPlane {
     folder: tempfile::TempDir,
     /// The administrator's credentials.

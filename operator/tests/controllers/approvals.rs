@@ -1,4 +1,4 @@
-//! Deleted too much: what waits, how it is told, and who lets it go.
+//! Mass deletions: what waits for approval, how it is reported, and how it is approved.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ async fn delete(world: &World, namespace: &str, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// What the peer's ClusterPeer says of unpins that wait.
+/// The message of the ClusterPeer's condition `UnpinsWaiting`.
 async fn condition(world: &World) -> Option<String> {
     let peers: Api<ClusterPeer> = Api::namespaced(world.client.clone(), "web");
     let status = peers.get("demo-0").await.unwrap().status?;
@@ -127,7 +127,7 @@ async fn watched_deletions_of_too_much_wait_for_a_person() {
     event(&world, "UnpinsWaiting", &first.digest.to_string()).await;
     metric(&running, first.cids).await;
 
-    // One is wanted after all; then what waits is something else.
+    // One is claimed again, so the waiting set and its digest change.
     let kept = (0..PINS).find(|number| world.daemon.holds(&cid(*number))).unwrap();
     world.create("web", "kept", &cid(kept).to_string()).await;
     world.reason("web", "kept", "Pinned").await;
@@ -138,7 +138,7 @@ async fn watched_deletions_of_too_much_wait_for_a_person() {
     event(&world, "UnpinsNotAllowed", "allow-unpin=yes").await;
     assert_eq!(waiting(&running), Some(second));
 
-    // Another start has no fresh limit.
+    // A restart does not reset the limit.
     running.stop().await;
     let running = world.run().await;
     world.reason("web", "kept", "Pinned").await;
@@ -148,7 +148,7 @@ async fn watched_deletions_of_too_much_wait_for_a_person() {
     assert_ne!(last.digest, first.digest, "another Pin, although of the same content");
     assert_eq!(held(&world, 0..PINS), first.cids);
 
-    // The command that people are told.
+    // The command in the message.
     let message = told(&world, last.digest).await;
     let command = message.split_once("kubectl ").unwrap().1.split_once(" (").unwrap().0;
     let done = world.plane.kubectl(&command.split(' ').collect::<Vec<_>>());
@@ -161,8 +161,8 @@ async fn watched_deletions_of_too_much_wait_for_a_person() {
         .await;
     metric(&running, 0).await;
 
-    // With a used one left behind, as by a crash, the next still waits; and one that comes while
-    // nobody runs is not lost.
+    // A used approval left behind by a crash does not approve the next deletions, and an approval
+    // given while no peer runs is not lost.
     create(&world, "web", 200..203).await;
     annotate(&world, &last.digest.to_string()).await;
     running.stop().await;
@@ -186,7 +186,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
     let running = world.run().await;
     create(&world, "docs", 0..3).await;
     create(&world, "web", 100..120).await;
-    // The last policy known counts.
+    // The last known policy counts.
     let policy = |policy| Patch::Merge(json!({"spec": {"deletionPolicy": policy}}));
     for (name, number, first, then) in
         [("kept", 120, "Unpin", "Retain"), ("let-go", 121, "Retain", "Unpin")]
@@ -206,7 +206,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
     })
     .await;
 
-    // As many as may.
+    // As many as the limit allows.
     running.stop().await;
     delete(&world, "docs", 0..3).await;
     for name in ["kept", "let-go"] {
@@ -225,7 +225,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
         .read(|pins| pins.get(&cid(120)).unwrap().claims.owners().cloned().collect());
     assert_eq!(owners, BTreeSet::from([Owner::Retained]));
 
-    // More than a person would; some before, some after a restart.
+    // More than the limit; some before and some after a restart.
     running.stop().await;
     delete(&world, "web", 100..112).await;
     let running = world.run().await;
@@ -238,7 +238,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
     assert_eq!(held(&world, 100..121), 21);
     annotate(&world, &first.digest.to_string()).await;
     event(&world, "UnpinsNotAllowed", &more.digest.to_string()).await;
-    // Watched deletions that people make go on as ever.
+    // Watched deletions still pass.
     delete(&world, "web", 115..116).await;
     world.held(&cid(115), false).await;
     annotate(&world, &more.digest.to_string()).await;
@@ -247,7 +247,7 @@ async fn what_went_while_nobody_ran_waits_also_with_its_namespace() {
     }
     assert_eq!(held(&world, 116..121), 5);
 
-    // A namespace that is gone with all its Pins counts like any deletion.
+    // A deleted namespace with all its Pins counts like any deletion.
     world.add_namespace("blog").await;
     create(&world, "blog", 300..312).await;
     running.stop().await;
@@ -283,7 +283,7 @@ async fn deleting_the_definition_under_a_leader_unpins_nothing() {
     let claims = || running.context.cluster.state().read(|pins| pins.objects().count());
     assert_eq!((claims(), waiting(&running)), (6, None));
 
-    // That the definition is another one is meant; the rest is for the deletion guard.
+    // Confirm the new definition; the deletion guard decides on the rest.
     let patch = Patch::Merge(json!({"data": {"pinDefinitionUID": null}}));
     world.record().patch("demo-cluster", &PatchParams::default(), &patch).await.unwrap();
     eventually("the old claims go", async || (claims() == 2).then_some(())).await;

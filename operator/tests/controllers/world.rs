@@ -1,4 +1,4 @@
-//! A peer of a test's own with its controllers, over a stand-in daemon and a real API server.
+//! A peer with its controllers, on a stand-in daemon and a real API server.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)]
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -51,7 +51,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// There is nobody else.
+/// A transport without other peers.
 struct Alone;
 
 impl Transport for Alone {
@@ -74,7 +74,7 @@ impl Transport for Alone {
     }
 }
 
-/// The API server, the daemon and the peer's disk: what outlives the peer's process.
+/// What outlives the peer's process: the API server, the daemon and the peer's disk.
 pub struct World {
     pub plane: ControlPlane,
     pub client: Client,
@@ -90,7 +90,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends it as SIGTERM does.
+    /// Stops it as SIGTERM does.
     pub async fn stop(self) {
         self.token.cancel();
         self.task.await.unwrap().unwrap();
@@ -126,7 +126,8 @@ impl World {
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     }
 
-    /// Deletes an empty namespace, and does what Kubernetes' controller does then, which does not run here.
+    /// Deletes an empty namespace, and finalizes it as Kubernetes' controller would, which does not
+    /// run here.
     pub async fn remove_namespace(&self, name: &str) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(name, &DeleteParams::default()).await.unwrap();
@@ -140,7 +141,7 @@ impl World {
         .await;
     }
 
-    /// Creates the definitions that are not there and waits until they are served.
+    /// Creates missing definitions and waits until they are served.
     pub async fn define(&self) {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         for definition in pinkeeper_operator::crd::definitions() {
@@ -190,7 +191,7 @@ impl World {
     pub async fn run_as(&self, client: Client) -> Running {
         let disk = self.disk.path();
         let id = PeerId([7; 32]);
-        // A peer that has just stopped may hold its lock a moment longer.
+        // A peer that has just stopped may hold its lock for a moment.
         let log =
             eventually("the log is free", async || DiskLog::open(&disk.join("log")).ok()).await;
         let stores = Stores {
@@ -198,7 +199,7 @@ impl World {
             log,
             state: StateStore::open(&disk.join("state.redb")).unwrap(),
         };
-        // Nobody asks anything; the channel's other end must live.
+        // Unused, but the sending end must stay alive.
         let (asks, inbound) = tokio::sync::mpsc::channel(1);
         let ipfs: Arc<dyn Ipfs> = Arc::new(self.daemon.client());
         let assembly = Assembly {
@@ -306,7 +307,7 @@ fn read_audit(path: &Path) -> Vec<serde_json::Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Small times, so that trouble shows soon.
+/// Short times, so that failures show soon.
 fn tracker_config() -> Config {
     Config {
         stall_time: Duration::from_secs(1),

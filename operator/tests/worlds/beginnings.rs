@@ -1,4 +1,4 @@
-//! How some worlds begin: a cluster is founded, or grows, while whoever does it is lost.
+//! How some worlds begin: a cluster is founded or grows while the peer that does it is lost.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
     world::{World, record},
 };
 
-/// Of the seed, for a stream of its own.
+/// Mixed into the seed, for a separate random stream.
 const STREAM: u64 = 0x6772_6f77;
-/// For how long the API server hangs: less than clients wait.
+/// How long the API server hangs: less than clients wait.
 const HELD_UP: Duration = Duration::from_secs(8);
-/// Longest wait for voters to be changed.
+/// Longest wait for a change of the voters.
 const GROWN_MAX: Duration = Duration::from_secs(20);
 
 impl World {
@@ -31,7 +31,8 @@ impl World {
         }
     }
 
-    /// The founder ends just when it has the record, and is away until others may take that over.
+    /// The founder crashes right after it won the record, and stays away until others may take it
+    /// over.
     async fn lose_the_founder(&mut self) {
         self.api.lock().faults = Faults { slow: 200, ..Faults::default() };
         while self.api.lock().home().get(&record()).is_err() {
@@ -46,8 +47,8 @@ impl World {
         sleep_until(lost + Duration::from_secs(away)).await;
     }
 
-    /// The API server hangs while the record's time runs out, so that all who wait read it at once,
-    /// and act on it step by step in any order.
+    /// The API server hangs while the record expires, so that all waiting peers read it at once and
+    /// then act in any order.
     async fn hold_up_the_takers(&mut self) {
         sleep(UNFORMED_MAX - HELD_UP / 4).await;
         self.api.lock().faults = Faults { lag_ms: 1000, ..Faults::default() };
@@ -61,7 +62,7 @@ impl World {
         self.api.change(|server| server.held_up = held_up);
     }
 
-    /// The leader ends `after` it wrote the first of the two entries that a change of the voters takes.
+    /// The leader crashes `after` it wrote the first of the two entries of a change of the voters.
     async fn lose_the_leader_that_changes_voters(&mut self, after: Duration) {
         let until = Instant::now() + GROWN_MAX;
         while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! Founders whose disk fills up while they found: they recover without a person.
+//! Founders whose disk fills up while they found the cluster recover without a person.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::{pods::RECORD, world::World};
 
-/// Virtual time for which the disk is full, and for which it is not after that.
+/// Virtual time for which the disk is full, and then has space.
 const SPANS: [(bool, Duration); 2] =
     [(true, Duration::from_secs(2)), (false, Duration::from_secs(2))];
-/// Until an ended process is started again, as the kubelet does.
+/// Time until an ended process is restarted, as by the kubelet.
 const RESTART: Duration = Duration::from_millis(500);
 
 impl World {
-    /// The first pod's disk is full from `after` its winning of the record on, for a while. Its
-    /// process is started again whenever it ends; says how often that was.
+    /// Fills the first pod's disk for a while, starting `after` it won the record. Restarts its
+    /// process whenever it ends; returns how often.
     ///
     /// # Errors
-    /// When it asks for a person.
+    /// When it needs a person.
     pub async fn fill_the_founders_disk(&mut self, after: Duration) -> Result<u32, String> {
         while !self.api.lock().home().objects().keys().any(|key| key.name == RECORD) {
             sleep(Duration::from_millis(1)).await;

@@ -1,5 +1,5 @@
-//! A ClusterPeer of an installation that was removed: others found a cluster beside it as soon as the
-//! volume with its data is gone, and not before.
+//! A ClusterPeer of a removed installation: pods found a cluster once its volume claim is gone, and
+//! not before.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::{
 
 /// Its name.
 const LEFT: &str = "pod-7";
-/// Virtual time in which pods that may found do so.
+/// Virtual time within which pods found a cluster if they may.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
-/// Virtual time in which pods that may not do not.
+/// Virtual time for which pods are observed not to found one.
 const OBSERVED: Duration = Duration::from_secs(60);
 
-/// Puts it and its volume claim into the store.
+/// Adds the ClusterPeer and its volume claim to the store.
 pub fn leave(store: &mut Store) {
     let status = json!({
         "peerID": "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp",

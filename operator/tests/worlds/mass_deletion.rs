@@ -1,5 +1,5 @@
-//! Most Pins are deleted within seconds, while pods crash: no more of them go than the deletion guard lets go,
-//! whoever leads, until a person says that it is meant.
+//! Most Pins are deleted within seconds, while pods crash. The deletion guard holds under any
+//! leader, until a person approves the deletion.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use crate::{
     world::{World, is_ready},
 };
 
-/// Pins that are made, each with a CID of its own, and how many of them are deleted.
+/// Number of Pins, each with its own CID, and how many of them are deleted.
 const PINS: u32 = 160;
 const DELETED: u32 = 120;
-/// CIDs that may go without a person: when the deletions are watched, and when a comparison finds them
-/// (10 % of all, which is more than 10).
+/// CIDs that may be unpinned without approval: by watched deletions, and by those that a comparison
+/// finds (10 % of all, which is more than 10).
 const WATCHED_MAX: usize = 100;
 const COMPARED_MAX: usize = 16;
 /// Virtual time until all are Ready.
 const READY_MAX: Duration = Duration::from_secs(120);
-/// Virtual time in which nobody answers, and pods go on crashing.
+/// Virtual time without an approval, while pods keep crashing.
 const UNANSWERED: Duration = Duration::from_secs(60);
 
 impl World {
-    /// Deletes them while all pods are away, if `unseen`.
+    /// Deletes most Pins; if `unseen`, while all pods are away.
     ///
     /// # Errors
-    /// When too much goes, when nobody asks a person, and what must never happen in a world.
+    /// When too much is unpinned, no approval is requested, or a world's invariant is violated.
     pub async fn delete_most(&mut self, unseen: bool) -> Result<(), String> {
         for n in 0..PINS {
             let spec = json!({"cid": cid(n).to_string(), "replicas": 1});
@@ -78,7 +78,7 @@ impl World {
         Ok(())
     }
 
-    /// A pod that is down comes back; now and then one crashes.
+    /// Restarts a pod that is down; sometimes crashes one.
     async fn crash_or_start(&mut self, crashes: f64) {
         let n = self.random.random_range(0..self.pods.len());
         if self.random.random_bool(crashes) {
@@ -93,7 +93,7 @@ fn key(n: u32) -> Key {
     Key::new(Kind::Pin, NAMESPACES[n as usize % NAMESPACES.len()], &format!("many-{n}"))
 }
 
-/// None of those that users choose from.
+/// A CID that users do not choose.
 fn cid(n: u32) -> Cid {
     cid_of(1000 + n)
 }

@@ -1,19 +1,22 @@
 //! What must hold at every instant of a world.
 //!
-//! Of a status that a pod writes on a Pin, when it sends it:
-//! - it leads by its own knowledge, and it is not a leader that was replaced longer than
-//!   [`DEPOSED_MAX`] ago. A version that names the object does not help here: a deposed leader sees by
-//!   its watch what the new one has written, and would write over that very version;
-//! - each copy called Pinned is held by that daemon, or was until [`REPORT_MAX`] ago, or the daemon lost
-//!   it behind everybody's back at most [`NOTICED_MAX`] ago;
-//! - Ready=True only with as many such copies as the spec of the generation it speaks of needs.
+//! When a pod sends a status of a Pin:
+//! - The pod leads as far as it knows, and it is not a leader that was replaced longer than
+//!   [`DEPOSED_MAX`] ago. The version in the write does not help here: a deposed leader's watch shows
+//!   what the new leader has written, and it would overwrite that version.
+//! - Each copy with the state Pinned is held by its daemon, or was until [`REPORT_MAX`] ago, or its
+//!   daemon lost it without notice at most [`NOTICED_MAX`] ago.
+//! - Ready=True needs as many such copies as the spec of the status's generation.
 //!
-//! When it arrives it may be as old as the request was long under way; but it does not replace what the
-//! leader of a later term has written since it was sent.
+//! When a status arrives, it may be as old as its request, but it does not replace what the leader of
+//! a later term has written since it was sent.
 //!
-//! Of the rest, after every step: one cluster at most is founded; what is held of a living Pin that was
-//! once Ready never falls below the least number it has asked for since, but for what daemons lost; no
-//! process forgets the claim of a living Pin; foreign content stays.
+//! After every step:
+//! - At most one cluster is founded.
+//! - The held copies of a living Pin that was once Ready never fall below the least number that it
+//!   has asked for since, except for what daemons lost.
+//! - No process forgets the claim of a living Pin.
+//! - Foreign content stays.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,15 +41,15 @@ use crate::{
     pods::pod_name,
 };
 
-/// A leader that cannot reach a majority has stopped acting as one by then: after twice the longest
-/// election timeout, and a little.
+/// A leader without a majority stops acting as leader within this time: twice the longest election
+/// timeout and a little more.
 const DEPOSED_MAX: Duration = Duration::from_millis(3500);
-/// News of an unpinning is at the leader by then.
+/// The leader knows of an unpin within this time.
 const REPORT_MAX: Duration = Duration::from_millis(2000);
-/// What a daemon lost is known by then: its list is compared every 20 s, and a list may have to be read
-/// again.
+/// A lost pin is noticed within this time: the daemon's list is compared every 20 s, and a list may
+/// have to be read again.
 const NOTICED_MAX: Duration = Duration::from_secs(45);
-/// How often the world is looked at between its steps.
+/// How often the world is checked between its steps.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Clones are the same.
@@ -57,18 +60,18 @@ pub struct Seen {
     daemons: Vec<StandInDaemon>,
     pods: Vec<Option<Process>>,
     held: Vec<BTreeSet<Cid>>,
-    /// When a daemon was last seen without what it had held.
+    /// When a daemon was last seen without a pin that it had held.
     lost: BTreeMap<(usize, Cid), Instant>,
-    /// What a daemon lost behind everybody's back and has not held since, and when.
+    /// Pins that a daemon lost without notice and has not held since, and when it lost them.
     robbed: BTreeMap<(usize, Cid), Instant>,
     /// When a term's leader was first seen, and which pod it is.
     leaders: BTreeMap<u64, (Instant, usize)>,
-    /// Clusters that disks belong to, and the pod it was first seen on.
+    /// Clusters of the disks, and the pod where each was first seen.
     founded: BTreeMap<ClusterId, usize>,
     /// The term and the revision of each Pin's last status, by UID.
     written: BTreeMap<String, (u64, u64)>,
     violations: Vec<String>,
-    /// Copies that leave, as the present leader knows, and since when it has known that.
+    /// Leaving copies that the present leader knows of, and since when.
     leaving: BTreeMap<(Cid, PeerId), Instant>,
     trace: Trace,
 }
@@ -76,7 +79,7 @@ pub struct Seen {
 struct Process {
     cluster: Cluster,
     known: Leadership,
-    /// When that changed last, and what it was before.
+    /// When the leadership last changed, and what it was before.
     before: (Instant, Leadership),
 }
 
@@ -102,7 +105,7 @@ impl Oracle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks now and then, for as long as the world runs.
+    /// Checks regularly, as long as the world runs.
     pub async fn watch(self) {
         loop {
             self.lock().look();
@@ -134,7 +137,7 @@ impl Witness for Oracle {
 }
 
 impl Seen {
-    /// A pod has another process, or none.
+    /// Sets the process of a pod, if it has one.
     pub fn set_process(&mut self, pod: usize, cluster: Option<&Cluster>) {
         let none = (Instant::now(), Leadership::default());
         let process = |cluster: &Cluster| Process {
@@ -145,7 +148,7 @@ impl Seen {
         self.pods[pod] = cluster.map(process);
     }
 
-    /// A daemon has just lost these by itself.
+    /// A daemon has just lost these pins.
     pub fn rob(&mut self, pod: usize, cids: &[Cid]) {
         self.robbed.extend(cids.iter().map(|cid| ((pod, *cid), Instant::now())));
     }
@@ -154,7 +157,7 @@ impl Seen {
         self.violations.push(what);
     }
 
-    /// The first thing that was wrong.
+    /// The first violation.
     pub fn first_violation(&self) -> Result<(), String> {
         self.violations.first().map_or(Ok(()), |what| Err(what.clone()))
     }
@@ -189,8 +192,8 @@ impl Seen {
         self.held[pod] = held;
     }
 
-    /// Judges a status of a Pin that a pod sends; `object` is the Pin of that name as it is now. About
-    /// another Pin than that one the status can say what it likes: it is refused.
+    /// Judges a status that a pod sends; `object` is the present Pin of that name. A status for
+    /// another Pin of that name is not judged, since it will be refused.
     fn judge(&mut self, pod: usize, key: &Key, body: &Value, object: Option<&Value>) -> u64 {
         if key.kind != Kind::Pin {
             return 0;
@@ -207,7 +210,7 @@ impl Seen {
     fn sender(&self, pod: usize) -> Option<String> {
         let Some(process) = &self.pods[pod] else { return Some("and does not run".into()) };
         let now = Instant::now();
-        // What has changed in this very instant may not have got around in the process.
+        // A change at this very instant may not be known in the whole process yet.
         let knows = match process.before {
             (at, before) if at == now && before.local => before,
             _ => process.known,
@@ -260,7 +263,7 @@ impl Seen {
             .then(|| format!("Ready with {confirmed} copies, {needed} are needed"))
     }
 
-    /// Since when a copy has been leaving, by what the sender of a status knows itself.
+    /// Since when a copy has been leaving, as far as the sender of a status knows.
     fn leaves(&self, pod: usize, cid: &Cid, holder: usize) -> Option<Instant> {
         let pods = [&self.pods[pod], &self.pods[holder]];
         let [Some(sender), Some(holder)] = pods else { return None };
@@ -271,7 +274,7 @@ impl Seen {
         self.leaving.get(&(*cid, peer)).copied().filter(|_| is_leaving == Some(true))
     }
 
-    /// What leaves, by the state of a pod that leads.
+    /// Updates the leaving copies from the state of a leading pod.
     fn look_at_leaving(&mut self, pod: usize, now: Instant) {
         let Some(process) = self.pods[pod].as_ref().filter(|process| process.known.local) else {
             return;
@@ -289,7 +292,7 @@ impl Seen {
         }
     }
 
-    /// Daemons that hold it, or would if they had not lost it.
+    /// Number of daemons that hold it, or would if they had not lost it.
     pub fn holders(&self, cid: &Cid) -> usize {
         let daemons = self.daemons.iter().enumerate();
         let robbed = |n| self.robbed.contains_key(&(n, *cid));
@@ -307,7 +310,7 @@ impl Process {
     }
 }
 
-/// Copies that a Pin needs to be Ready; pods are told that 2 is the default.
+/// Copies that a Pin needs to be Ready; the pods' default is 2.
 pub fn needed(spec: &Value) -> u64 {
     let count = |name: &str| spec[name].as_u64();
     let least = count("minReplicas");

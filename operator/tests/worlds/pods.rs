@@ -1,4 +1,4 @@
-//! A pod: a simulated machine, and on it what `pinkeeper run` runs.
+//! A pod: a simulated machine that runs `pinkeeper run`.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::SimApi;
 
-/// Slower than in earnest, where heartbeats would be most of what a world does.
+/// Slower than in production; otherwise heartbeats would be most of a world's events.
 pub const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(300),
     election_min: Duration::from_millis(900),
     election_max: Duration::from_millis(1500),
 };
-/// A process that was told to end has ended by then.
+/// Longest time that a process takes to stop.
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// Pods of a world.
 pub const PODS: u8 = 3;
@@ -85,17 +85,17 @@ impl Pod {
         Ok(())
     }
 
-    /// The process is gone without warning.
+    /// Kills the process without warning.
     pub async fn crash(&mut self, api: &SimApi) {
         let Some(running) = self.running.take() else { return };
         running.task.abort();
         self.host.crash();
         api.hang_up(self.n);
-        // Its end is no news.
+        // The result of a killed process does not matter.
         let _ = running.task.await;
     }
 
-    /// The process is told to end, as by SIGTERM.
+    /// Stops the process, as by SIGTERM.
     pub async fn stop(&mut self, api: &SimApi) -> Result<(), String> {
         let Some(running) = self.running.take() else { return Ok(()) };
         running.token.cancel();
@@ -109,7 +109,7 @@ impl Pod {
         }
     }
 
-    /// Why the process has ended by itself, if it has.
+    /// Why the process ended by itself, if it did.
     pub async fn ended(&mut self, api: &SimApi) -> Option<String> {
         self.running.as_ref().filter(|running| running.task.is_finished())?;
         let running = self.running.take()?;

@@ -1,4 +1,4 @@
-//! The API server's data is set back, as by a restored backup of etcd: pods notice, and go on.
+//! The API server's data is set back, as by a restored backup of etcd: pods notice it and recover.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{
     world::{World, is_ready},
 };
 
-/// Versions that are lost: more than come again meanwhile.
+/// Number of lost versions: more than are written again meanwhile.
 const LOST: u64 = 1000;
-/// Virtual time until bookmarks and questions have told of them.
+/// Virtual time until pods know these versions, from bookmarks and lists.
 const KNOWN_AFTER: Duration = Duration::from_secs(130);
-/// Virtual time in which what is asked becomes true.
+/// Virtual time within which requests take effect.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 impl World {
-    /// A Pin that is made, and a daemon that goes away, after the data was set back.
+    /// Sets the data back; then creates a Pin and stops a daemon.
     ///
     /// # Errors
-    /// What is not told of them in time.
+    /// When the statuses do not show them in time.
     pub async fn set_the_data_back(&mut self) -> Result<(), String> {
         let pin = |name| Key::new(Kind::Pin, "web", name);
         self.make_a_pin(&pin("before"));

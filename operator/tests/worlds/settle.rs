@@ -1,4 +1,4 @@
-//! What a world comes to once nothing goes wrong any more, and that it is quiet then.
+//! The final state of a world after the faults have ended, and that nothing is written then.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,20 +17,20 @@ use crate::{
     world::{World, cid, reason},
 };
 
-/// Virtual time everything has to become true in: a connection that hangs is given up after 295 s.
+/// Virtual time within which the world settles: a hanging connection is given up after 295 s.
 const SETTLE_MAX: Duration = Duration::from_secs(480);
-/// A person does what pods ask for after so long: until then they have to wait.
+/// Virtual time after which a person does what the pods ask for.
 const PERSON_AFTER: Duration = Duration::from_secs(20);
-/// How long what is settled stays so, with room for what is told late (numbers of a ClusterPeer).
+/// How long the world must stay settled, which allows for late writes (numbers of a ClusterPeer).
 const CALM: Duration = Duration::from_secs(30);
 /// Virtual time without a single write.
 const QUIET: Duration = Duration::from_secs(60);
 
 impl World {
-    /// Waits until all is as it must be, and then looks whether anybody still writes.
+    /// Waits until the world is settled, and then checks that no pod writes.
     ///
     /// # Errors
-    /// What is not, or who does.
+    /// What is not settled, or which pod writes.
     pub async fn settle(&mut self) -> Result<(), String> {
         let (until, person) = (Instant::now() + SETTLE_MAX, Instant::now() + PERSON_AFTER);
         loop {
@@ -57,7 +57,7 @@ impl World {
         self.unsettled().map_or(Ok(()), |what| Err(format!("no longer settled: {what}")))
     }
 
-    /// What is not yet as it must become.
+    /// What is not settled yet, if anything.
     fn unsettled(&self) -> Option<String> {
         let mut states: Vec<PinSet> = Vec::new();
         for pod in &self.pods {
@@ -92,7 +92,7 @@ impl World {
             .or_else(|| self.wrong_peers())
     }
 
-    /// Living Pins have a claim each, and nothing else has.
+    /// Each living Pin has a claim, and there are no other claims.
     fn wrong_claims(
         &self,
         state: &PinSet,
@@ -109,7 +109,7 @@ impl World {
             .or_else(|| over.map(|(uid, cid)| format!("{uid:?} is gone and claims {cid}")))
     }
 
-    /// Kept without an owner is only what a Pin with that policy left.
+    /// Only content of a Pin with `Retain` is kept without an owner.
     fn wrong_retained(&self, state: &PinSet) -> Option<String> {
         let left = |cid: &Cid| {
             self.users
@@ -124,7 +124,7 @@ impl World {
         for_nobody.or_else(|| self.lost_retained(state))
     }
 
-    /// What no Pin ever wanted without that policy stays pinned, once a Pin of it was Ready.
+    /// Content whose Pins all had `Retain` stays pinned, once one of them was Ready.
     fn lost_retained(&self, state: &PinSet) -> Option<String> {
         let lives = || self.users.lives.values();
         let retained = |life: &&Life| {
@@ -137,7 +137,7 @@ impl World {
             .next()
     }
 
-    /// Each pin is where it should be, and daemons hold that and what is not ours.
+    /// Daemons hold exactly their allocated pins and foreign content.
     fn wrong_holdings(&self, state: &PinSet) -> Option<String> {
         for (cid, pin) in state.iter() {
             let peers = self.pods.len();
@@ -150,8 +150,8 @@ impl World {
             let mut wanted: BTreeSet<Cid> = FOREIGN.map(cid_of).collect();
             let ours = state.iter().filter(|(_, pin)| pin.is_on(pod.host.id));
             wanted.extend(ours.map(|(cid, _)| cid));
-            // Whose those are that a new daemon got from a peer that took it for the old one, nobody
-            // can tell; they may stay.
+            // Strays: a peer pinned them on a new daemon before it noticed that the daemon was
+            // replaced. Their owner is unknown, so they may stay.
             let (held, strays) = (pod.host.daemon.held(), pod.host.daemon.strays());
             let wrong = |cid: &Cid| wanted.contains(cid) || !strays.contains(cid);
             held.symmetric_difference(&wanted)
@@ -190,7 +190,7 @@ impl World {
             .then(|| format!("{copies:?} is told, it is on {allocated:?}"))
     }
 
-    /// Each pod has a ClusterPeer that says Ready and what it is.
+    /// Each pod has a ClusterPeer that is Ready and correct.
     fn wrong_peers(&self) -> Option<String> {
         let server = self.api.lock();
         let mut peers =

@@ -1,7 +1,7 @@
-//! What comes over some worlds only: many Pins that are deleted at once, while all watch, while nobody
-//! runs, or with their namespace; copies that leave while daemons are away; daemons that answer in words
-//! nobody expects; an API server that has lost the way to Pins. Drawn apart from everything else, so that
-//! in the other worlds a seed means what it would mean without.
+//! Faults of some worlds only: many Pins are deleted at once, while all watch, while no pod runs,
+//! or with their namespace; copies leave while daemons are away; daemons give unexpected answers;
+//! GETs of Pins are misdirected. They have a separate random stream, so that they do not change the
+//! other worlds of a seed.
 
 use std::time::Duration;
 
@@ -19,32 +19,33 @@ use crate::{
     world::{World, cid, is_ready},
 };
 
-/// Of the seed, for a stream of its own.
+/// Mixed into the seed, for a separate random stream.
 const STREAM: u64 = 0x7374_6f72;
-/// The namespace of the Pins that come and go together, and one of those that share their CIDs.
+/// The namespace of the Pins that are created and deleted together, and that of Pins with the same
+/// CIDs.
 const MANY: &str = "many";
 const SHARED: &str = "lab";
-/// How many they are. With all that users choose from fewer than 100 CIDs hang on Pins, so that a
-/// comparison takes 10 at most.
+/// Number of these Pins. Together with those of users, fewer than 100 CIDs hang on Pins, so that a
+/// comparison may take at most 10.
 const PINS: u32 = 24;
 const COMPARED_MAX: usize = 10;
-/// The first of their CIDs, none of which users choose.
+/// The first of their CIDs, which users do not choose.
 const FIRST_CID: u32 = 2_000;
 /// How long a namespace stays away.
 const AWAY: Duration = Duration::from_secs(20);
 
-/// What one world has of it.
+/// The storms of one world.
 pub struct Storms {
     random: StdRng,
     mass: Option<Mass>,
     thin: Option<Thin>,
     rude: bool,
     astray: Option<Astray>,
-    /// Content of Pins that were deleted while nobody ran, and was held then.
+    /// Content that was held when its Pins were deleted while no pod ran.
     unseen: Vec<Cid>,
 }
 
-/// Pins that are made together, and deleted together.
+/// Pins that are created together and deleted together.
 #[derive(Clone, Copy, Debug)]
 struct Mass {
     step: u8,
@@ -67,7 +68,7 @@ struct Thin {
     due: Instant,
 }
 
-/// The way to Pins is lost while another leader begins.
+/// GETs of Pins are misdirected while another leader begins.
 #[derive(Clone, Copy, Debug)]
 struct Astray {
     step: u8,
@@ -97,14 +98,14 @@ impl Storms {
         Instant::now() + Duration::from_millis(self.random.random_range(from_ms..until_ms))
     }
 
-    /// A person has agreed that it goes.
+    /// A person has approved the deletions.
     pub fn allow(&mut self) {
         self.unseen.clear();
     }
 }
 
 impl World {
-    /// Does what storms do now, if anything.
+    /// Runs the due steps of the storms.
     pub async fn storm(&mut self) {
         let now = Instant::now();
         if self.storms.rude && self.storms.chance(15) {
@@ -154,7 +155,8 @@ impl World {
                 let held = |cid: &Cid| self.oracle.lock().holders(cid) > 0;
                 self.storms.unseen = cids.into_iter().filter(held).collect();
                 (0..PINS).for_each(|n| self.users.delete(&key(MANY, n)));
-                // Else a list of an earlier time would show them, and a watch from there their deletion.
+                // Otherwise an older list would contain them, and a watch from there would show the
+                // deletion.
                 self.api.change(|server| server.home_mut().compact());
                 self.trace.meet("many Pins go unseen");
             }
@@ -181,8 +183,8 @@ impl World {
         }
     }
 
-    /// The daemons of all copies go away, and then fewer are wanted: none is confirmed, so those
-    /// that leave have to wait. Then more are wanted again, while some are still away.
+    /// The daemons of all copies go away, and then fewer copies are wanted: none is confirmed, so
+    /// leaving copies must wait. Then more are wanted again, while some daemons are still away.
     fn step_thin(&mut self, thin: Thin) {
         let mut next = Thin { step: thin.step + 1, ..thin };
         let copies = thin.cid.map(|cid| self.allocations(&cid)).unwrap_or_default();
@@ -230,14 +232,14 @@ impl World {
         several.get(n).copied()
     }
 
-    /// Of all Pins of that content.
+    /// Sets the number of copies of all Pins of that content.
     fn set_replicas(&mut self, of: &Cid, replicas: u8) {
         for (key, _) in pins(&self.api).iter().filter(|(_, pin)| cid(pin) == Some(*of)) {
             self.users.patch(key, &json!({"spec": {"replicas": replicas, "minReplicas": null}}));
         }
     }
 
-    /// As the process knows that knows most.
+    /// The allocations in the most recent state of all processes.
     fn allocations(&self, cid: &Cid) -> Vec<Allocation> {
         let states = self.pods.iter().filter_map(|pod| Some(pod.cluster()?.state()));
         let latest = states.max_by_key(|state| state.entries());
@@ -251,8 +253,8 @@ impl World {
         pod.host.daemon.set_down(!back);
     }
 
-    /// Who begins to lead reads a list of an earlier time, which lacks Pins; and whoever asks for one of
-    /// them is told that there is no such way.
+    /// A new leader reads an older list, which lacks Pins, and GETs of these Pins are answered by a
+    /// "not found" of something else.
     async fn step_astray(&mut self, astray: Astray) {
         let due = match astray.step {
             0 => {
@@ -283,10 +285,10 @@ impl World {
         self.storms.astray = Some(Astray { step: astray.step + 1, due });
     }
 
-    /// No more goes than a comparison may take, before a person has said that it is meant.
+    /// Checks that a comparison unpins no more than it may without approval.
     ///
     /// # Errors
-    /// When more is gone.
+    /// When more is unpinned.
     pub fn check_unseen(&self) -> Result<(), String> {
         let gone = |cid: &&Cid| self.oracle.lock().holders(cid) == 0;
         let gone = self.storms.unseen.iter().filter(gone).count();
@@ -305,7 +307,7 @@ fn many_cid(n: u32) -> Cid {
     cid_of(FIRST_CID + n)
 }
 
-/// A Pin in another namespace claims the same.
+/// Whether a Pin in another namespace claims the same CID.
 fn is_shared(n: u32) -> bool {
     n.is_multiple_of(4)
 }

@@ -1,4 +1,4 @@
-//! What the users of a world do: they create, change and delete Pins.
+//! The users of a world: they create, change and delete Pins.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,27 +22,27 @@ use crate::{
 /// The definition of Pins.
 pub const DEFINITION: &str = "pins.pinkeeper.dev";
 pub const NAMESPACES: [&str; 3] = ["web", "docs", "lab"];
-/// Pins at once, and ever.
+/// Most Pins at a time, and in total.
 const PINS_MAX: usize = 60;
 const EVER_MAX: usize = 200;
-/// CIDs that users choose from; the last ones are also pinned by others.
+/// Number of CIDs that users choose from; the last ones are also foreign pins.
 const CIDS: u32 = 24;
 pub const FOREIGN: std::ops::Range<u32> = 20..28;
-/// Has the shape of a CID and is none.
+/// Looks like a CID, but is invalid.
 const NO_CID: &str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdz";
 
-/// A Pin that there was, or is.
+/// A present or past Pin.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     pub cid: Option<Cid>,
-    /// Policies it has had.
+    /// All policies that it has had.
     pub policies: BTreeSet<String>,
-    /// Fewest copies that it was changed to need since the world looked at copies.
+    /// Fewest copies that it needed after a change, since the world last checked the copies.
     pub fewest: Option<u64>,
     /// It was Ready.
     pub was_ready: bool,
     pub dead: bool,
-    /// It went with the definition, not because somebody deleted it.
+    /// It was deleted with the definition, not by a user.
     pub swept: bool,
 }
 
@@ -53,14 +53,14 @@ pub struct Users {
     api: SimApi,
     trace: Trace,
     pub lives: Lives,
-    /// How long a namespace that was deleted stays away.
+    /// How long a deleted namespace stays away.
     pub away: Duration,
     /// Namespaces that are away, and until when.
     deleted: Vec<(String, Instant)>,
 }
 
 impl Users {
-    /// What an administrator has made before the pods start.
+    /// Creates what an administrator creates before the pods start.
     pub fn new(api: SimApi, trace: Trace) -> Self {
         api.change(|server| {
             for namespace in ["kube-system", NAMESPACE].iter().chain(&NAMESPACES) {
@@ -119,7 +119,7 @@ impl Users {
         self.make(key, spec);
     }
 
-    /// Creates a Pin, unless there is one of that name.
+    /// Creates a Pin, unless one of that name exists.
     pub fn make(&mut self, key: &Key, spec: Value) {
         let object = json!({"metadata": {}, "spec": spec});
         let made = self.api.change(|server| server.home_mut().create(key, object));
@@ -130,7 +130,7 @@ impl Users {
         self.lives.insert(uid(&made), Life { cid, policies, ..Life::default() });
     }
 
-    /// Replicas, minReplicas and the policy, as valid as admission would have them.
+    /// Random `replicas`, `minReplicas` and policy that admission would accept.
     fn counts(&self, random: &mut StdRng) -> Value {
         let mut spec = json!({});
         let replicas = random.random_range(1..=4);
@@ -182,7 +182,7 @@ impl Users {
         for (key, _) in pins(&self.api).into_iter().filter(|(key, _)| key.namespace == namespace) {
             self.delete(&key);
         }
-        // It is there.
+        // The namespace exists.
         let key = Key::new(Kind::Namespace, "", namespace);
         let _ = self.api.change(|server| server.home_mut().delete(&key));
         self.deleted.push((namespace.to_owned(), Instant::now() + self.away));
@@ -193,7 +193,7 @@ impl Users {
         self.api.change(|server| make(server.home_mut(), Kind::Namespace, namespace));
     }
 
-    /// Makes those anew that were away long enough.
+    /// Creates namespaces again that were away long enough.
     fn make_namespaces(&mut self) {
         let now = Instant::now();
         for (namespace, _) in self.deleted.extract_if(.., |(_, until)| *until <= now) {
@@ -206,7 +206,7 @@ impl Users {
         self.api.lock().home().get(&key).is_ok()
     }
 
-    /// The definition is deleted, and all Pins with it; or made anew.
+    /// Deletes the definition with all Pins, or creates it again.
     pub fn set_defined(&mut self, defined: bool) {
         if defined == self.defined() {
             return;
@@ -230,11 +230,11 @@ impl Users {
 }
 
 fn make(store: &mut crate::api::store::Store, kind: Kind, name: &str) {
-    // What is there already may stay.
+    // It may exist already.
     let _ = store.create(&Key::new(kind, "", name), json!({"metadata": {}}));
 }
 
-/// The volume claim that a pod's data hangs on.
+/// The volume claim of a pod's data.
 pub fn volume_claim(pod: &str) -> Key {
     Key::new(Kind::VolumeClaim, NAMESPACE, &format!("raft-{pod}"))
 }

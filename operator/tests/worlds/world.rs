@@ -1,4 +1,4 @@
-//! A world: pods on empty disks, an API server, users, and what goes wrong.
+//! A world: pods on empty disks, an API server, users, and faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,19 +29,18 @@ use crate::{
     users::{DEFINITION, FOREIGN, Users, cid_of, pins, uid},
 };
 
-/// The annotation by which a person lets go what waits.
+/// The annotation by which a person approves waiting deletions.
 const ALLOW_UNPIN: &str = "pinkeeper.dev/allow-unpin";
-/// Virtual time in which things go wrong.
+/// Virtual time with faults.
 const FAULTS_FOR: Duration = Duration::from_secs(60);
-/// In every so manieth world daemons lose pins, and namespaces that were deleted stay away for a while. (In
-/// the others nothing changed when this was made, so that the seeds that are kept are still the worlds that
-/// failed.)
+/// In one of this many worlds daemons lose pins, and deleted namespaces stay away for a while. (The
+/// other worlds do not depend on it, so that older kept seeds are still the worlds that failed.)
 const LOSING: u64 = 5;
-/// How long a namespace stays away there.
+/// How long a deleted namespace stays away in these worlds.
 const AWAY: Duration = Duration::from_secs(15);
-/// How often a peer compares its daemon's list there.
+/// How often a peer compares its daemon's list in these worlds.
 const COMPARE_PERIOD: Duration = Duration::from_secs(20);
-/// Longest time between two things that happen.
+/// Longest time between two events.
 const PAUSE_MAX_MS: u64 = 1000;
 
 pub struct World {
@@ -53,14 +52,14 @@ pub struct World {
     pub oracle: Oracle,
     pub random: StdRng,
     network: SimNetwork,
-    /// Present: daemons lose pins, as it says.
+    /// Random stream of lost pins; present if daemons lose pins.
     losses: Option<StdRng>,
     pub storms: Storms,
     /// Copies of living Pins that must be held, by UID.
     guarded: BTreeMap<String, u64>,
-    /// What each process has in its state.
+    /// Claimed UIDs in each process's state.
     claimed: Vec<BTreeSet<Uid>>,
-    /// A person has said that the definition of Pins is meant to be another.
+    /// A person has confirmed the new definition of Pins.
     confirmed: bool,
     looking: JoinHandle<()>,
 }
@@ -77,7 +76,7 @@ impl World {
         Self::with(seed, |_| {}).await
     }
 
-    /// The same, with what `prepare` puts into the store before.
+    /// The same, with a store prepared by `prepare`.
     pub async fn with(seed: u64, prepare: impl FnOnce(&mut Store)) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let trace = Trace::new(false);
@@ -125,10 +124,10 @@ impl World {
         world
     }
 
-    /// Everything that goes wrong, and what users do meanwhile.
+    /// Runs the faults, and the users meanwhile.
     ///
     /// # Errors
-    /// What must not have happened.
+    /// The violated invariant.
     pub async fn live(&mut self) -> Result<(), String> {
         self.begin().await;
         let until = Instant::now() + FAULTS_FOR;
@@ -187,12 +186,12 @@ impl World {
         }
     }
 
-    /// What happens in few worlds.
+    /// Events of few worlds.
     async fn rare(&mut self) {
         match self.random.random_range(0..4) {
             0 if self.is_formed() => {
                 self.note("a user deletes the record".into());
-                // It may be gone already.
+                // The record may be gone already.
                 let _ = self.api.change(|server| server.home_mut().delete(&record()));
             }
             1 => {
@@ -278,8 +277,8 @@ impl World {
         self.note(format!("the daemon of pod-{n} {what}"));
     }
 
-    /// A daemon loses a pin behind everybody's back, or is another one with an empty repository, in
-    /// which others have pinned the same as before.
+    /// A daemon loses a pin without notice, or is replaced by one with an empty repository and the
+    /// same foreign pins.
     fn lose_something(&mut self) {
         let Some(random) = &mut self.losses else { return };
         if !random.random_bool(0.05) {
@@ -313,10 +312,10 @@ impl World {
             .all(|pod| pod.cluster().is_some_and(|c| c.members().len() == self.pods.len()))
     }
 
-    /// What must hold after every step.
+    /// Checks what must hold after every step.
     ///
     /// # Errors
-    /// What does not.
+    /// The violated invariant.
     pub async fn check(&mut self) -> Result<(), String> {
         for n in 0..self.pods.len() {
             if let Some(why) = self.pods[n].ended(&self.api).await {
@@ -346,7 +345,7 @@ impl World {
         Ok(())
     }
 
-    /// No claim goes but of a Pin that was deleted; not of one that only went with the definition.
+    /// A claim is dropped only if its Pin was deleted, and not only with the definition.
     fn check_claims(&mut self) -> Result<(), String> {
         for (n, pod) in self.pods.iter().enumerate() {
             let Some(cluster) = pod.cluster() else { continue };
@@ -389,7 +388,7 @@ impl World {
         Ok(())
     }
 
-    /// Everything is mended, and what people are asked to do is done.
+    /// Ends all faults, and does what the pods ask people for.
     pub async fn heal(&mut self) {
         self.note("faults end".into());
         self.network.set_loss(0);
@@ -400,7 +399,7 @@ impl World {
             for n in 0..usize::from(PODS) {
                 server.set_cut(n, false);
             }
-            // Else a world would mostly wait for the one that hangs.
+            // Otherwise a world would mostly wait for a hanging request.
             if mended {
                 server.break_connections();
             }
@@ -419,8 +418,8 @@ impl World {
         }
     }
 
-    /// Does what pods ask a person for: says that this definition and this Kubernetes are meant, and that
-    /// what was deleted is to be unpinned.
+    /// Does what pods ask a person for: confirms the definition and the Kubernetes cluster, and
+    /// approves the deletions.
     pub fn answer_the_pods(&mut self) {
         let Ok(record) = self.api.lock().home().get(&record()) else { return };
         let meant = |kind, name: &str| {
@@ -448,11 +447,11 @@ impl World {
 
     fn patch_the_record(&self, patch: &Value) {
         self.note(format!("a person patches the record with {patch}"));
-        // It was there a moment ago.
+        // The record existed a moment ago.
         let _ = self.api.change(|server| server.home_mut().merge(&record(), patch));
     }
 
-    /// The digest of unpins that wait, as a ClusterPeer tells it.
+    /// The digest of the waiting deletions, from a ClusterPeer.
     pub fn waiting(&self) -> Option<String> {
         let server = self.api.lock();
         let peers = server.home().objects().iter().filter(|(key, _)| key.kind == Kind::ClusterPeer);
@@ -468,7 +467,7 @@ pub fn record() -> Key {
     Key::new(Kind::ConfigMap, NAMESPACE, RECORD)
 }
 
-/// The reason of the condition Ready, if it speaks of the present spec.
+/// Status and reason of the condition Ready, if it is about the present spec.
 pub fn reason(pin: &Value) -> Option<(bool, String)> {
     let status = &pin["status"];
     if status["observedGeneration"] != pin["metadata"]["generation"] {

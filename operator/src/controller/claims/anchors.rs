@@ -1,7 +1,8 @@
-//! What a "not found" is worth: whether the API server is still the one that the Pins were in, and
-//! which objects and namespaces are gone.
+//! Proves that Pins are gone. A "not found" counts only if the API server is still the one that the
+//! Pins were claimed under: its anchors are the UIDs of `kube-system` and of the definition of
+//! Pins.
 //!
-//! Invariant: nobody hears that something is gone before the anchors were read after it was said.
+//! Invariant: an answer that an object is gone is released only after the anchors were read again.
 
 use std::{collections::BTreeSet, future::ready};
 
@@ -28,32 +29,32 @@ use crate::{
     },
 };
 
-/// GETs at a time.
+/// Concurrent GETs.
 const GETS_MAX: usize = 8;
 /// The definition of Pins.
 const DEFINITION: &str = "pins.pinkeeper.dev";
 
-/// Why nothing was dropped.
+/// Why no claim was dropped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unproven {
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
     #[error("the record: {0}")]
     Record(#[from] RecordError),
-    #[error("no answer in time")]
+    #[error("the API server did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("the definition {DEFINITION} is being deleted")]
     Deleting,
     #[error(
         "the {what} is not the one that the Pins were claimed under (UID {now}, not {first}): \
-         another Kubernetes cluster, or the definition was deleted and made anew. If that is meant, \
-         remove {key} from the ConfigMap {record}"
+         this is another Kubernetes cluster, or the definition was deleted and created again. If \
+         this is intended, remove {key} from the ConfigMap {record}"
     )]
     Other { what: &'static str, key: &'static str, first: String, now: String, record: String },
 }
 
 impl Unproven {
-    /// Whether the same question may have another answer soon, without a person.
+    /// Whether a retry may succeed without a person.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Api(error) => matches!(api::failure(error), Failure::Later(_)),
@@ -62,13 +63,13 @@ impl Unproven {
         }
     }
 
-    /// Whether it stays so until a person has done something.
+    /// Whether it lasts until a person acts.
     pub(super) fn needs_a_person(&self) -> bool {
         matches!(self, Self::Other { .. })
     }
 }
 
-/// Reads the anchors and compares them with those seen first, here and in the record.
+/// Reads the anchors and compares them with those seen first, in this process and in the record.
 pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
     let client = &lead.context.client;
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
@@ -88,7 +89,7 @@ pub(super) async fn check(lead: &Leading) -> Result<(), Unproven> {
     same(first, now, settings.record())
 }
 
-/// What stands now. A definition that is being deleted takes all Pins with it.
+/// The present anchors. A definition that is being deleted takes all Pins with it.
 fn standing(system: ObjectMeta, definition: ObjectMeta) -> Result<Anchors, Unproven> {
     if definition.deletion_timestamp.is_some() {
         return Err(Unproven::Deleting);
@@ -99,7 +100,7 @@ fn standing(system: ObjectMeta, definition: ObjectMeta) -> Result<Anchors, Unpro
     })
 }
 
-/// Whether what stands `now` is what was seen first.
+/// Compares the present anchors with those seen first.
 fn same(first: Anchors, now: Anchors, record: String) -> Result<(), Unproven> {
     for (what, key, first, now) in [
         ("cluster", record::SYSTEM_UID, first.system, now.system),
@@ -107,7 +108,7 @@ fn same(first: Anchors, now: Anchors, record: String) -> Result<(), Unproven> {
     ] {
         if first != now {
             let first = match first.as_str() {
-                record::UNKNOWN => "the one before, lost with the last record".to_owned(),
+                record::UNKNOWN => "the previous UID, which was lost with the record".to_owned(),
                 _ => first,
             };
             return Err(Unproven::Other { what, key, first, now, record });
@@ -116,28 +117,28 @@ fn same(first: Anchors, now: Anchors, record: String) -> Result<(), Unproven> {
     Ok(())
 }
 
-/// What the API server has said of things that may be gone. It is worth nothing yet: a definition that
-/// is made anew meanwhile has every Pin answered by 404.
+/// An unproven answer of the API server about objects that may be gone. If the definition is
+/// deleted and created again meanwhile, the API server answers 404 for every Pin.
 #[must_use]
 pub(super) struct Said<T>(T);
 
 impl<T> Said<T> {
-    /// What was said, if the anchors still are those seen first.
+    /// The answer, if the anchors are still those seen first.
     ///
     /// # Errors
-    /// When they are not, or that cannot be told.
+    /// When they differ or cannot be read.
     pub(super) async fn proven(self, lead: &Leading) -> Result<T, Unproven> {
         check(lead).await?;
         Ok(self.0)
     }
 }
 
-/// Those of the objects that are gone. What cannot be told of is not.
+/// The objects that are gone. An object without a clear answer counts as present.
 pub(super) async fn absent(lead: &Leading, objects: Vec<Missing>) -> Said<Vec<Missing>> {
     let absent = stream::iter(objects)
         .map(|of| async {
             let gone = is_gone(lead, &of).await.unwrap_or_else(|error| {
-                tracing::warn!(pin = %of.key, %error, "cannot tell whether a Pin is gone");
+                tracing::warn!(pin = %of.key, %error, "cannot determine whether a Pin is gone");
                 false
             });
             gone.then_some(of)
@@ -147,10 +148,10 @@ pub(super) async fn absent(lead: &Leading, objects: Vec<Missing>) -> Said<Vec<Mi
     Said(absent.collect().await)
 }
 
-/// Those of the objects that are there.
+/// The objects that exist.
 ///
 /// # Errors
-/// As soon as one of them cannot be told.
+/// As soon as one of them has no clear answer.
 pub(super) async fn alive(
     lead: &Leading,
     objects: Vec<Missing>,

@@ -1,8 +1,9 @@
-//! What waits for a person: told, and let go when a person allows it.
+//! Reports the deletions that wait for approval, and applies the approval.
 //!
-//! The approval is an annotation of the record with the digest of what waits. It is applied in the
-//! log, where it is compared with the set once more, and only then taken off the record: a crash in
-//! between loses nothing. It is good once, because the digest also counts approvals.
+//! A person approves by an annotation on the record, with the digest of the waiting set. The
+//! approval goes through the log, which compares the digest with the set again. The annotation is
+//! removed only after that, so a crash in between loses nothing. An approval works once: the digest
+//! includes the number of approvals.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,14 +25,15 @@ use crate::{
     },
 };
 
-/// How often it is looked at; the record is read only while something waits.
+/// How often the waiting set is checked. The record is read only while something waits.
 const EVERY: Duration = Duration::from_secs(2);
-/// What waits is told when it has not changed for so long: a mass deletion takes its time.
+/// The waiting set is reported after it has not changed for this long: a mass deletion takes time.
 const SETTLED: Duration = Duration::from_secs(4);
-/// Pins that are named as examples.
+/// Pins named as examples in the message.
 const EXAMPLES: usize = 3;
 
-/// What people are told while something waits; the same for the same state, on every peer.
+/// The message shown while deletions wait. It depends on the state only, so every peer shows the
+/// same.
 #[must_use]
 pub fn message(pins: &PinSet, settings: &Settings) -> Option<String> {
     let Waiting { cids, digest } = pins.waiting()?;
@@ -39,8 +41,8 @@ pub fn message(pins: &PinSet, settings: &Settings) -> Option<String> {
     Some(format!(
         "{cids} CIDs lost their last Pin, too many within an hour, and stay pinned until a person \
          decides. To unpin them: kubectl annotate configmap -n {namespace} {record} --overwrite \
-         {ALLOW_UNPIN}={digest} (good once, for exactly these). To keep them, create Pins of them \
-         again. Among them: {}",
+         {ALLOW_UNPIN}={digest} (works once, for exactly these CIDs). To keep them, create Pins \
+         for them again. Examples: {}",
         some_waiting(pins, EXAMPLES).join(", ")
     ))
 }
@@ -65,7 +67,7 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
             biased;
             () = lead.token.cancelled() => return,
             looked = approvals.look() => if let Err(error) = looked {
-                tracing::warn!(%error, "whether unpins are allowed is not known");
+                tracing::warn!(%error, "cannot read or clear the approval; trying again");
             }
         }
     }
@@ -74,12 +76,12 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<T
 struct Approvals {
     lead: Arc<Leading>,
     notes: mpsc::Sender<Told>,
-    /// What waits, and since when it is that.
+    /// The waiting set, and since when it has not changed.
     seen: (Option<Waiting>, Instant),
     told: Option<Waiting>,
-    /// Why deletions are held, as it was told last.
+    /// The last reported reason why deletions are held.
     held: Option<String>,
-    /// An annotation that names something else, and has been told of.
+    /// A reported annotation that names another set.
     passed_over: Option<String>,
 }
 
@@ -95,7 +97,7 @@ impl Approvals {
         }
         let Some(waiting) = waiting else {
             if self.told.take().is_some() {
-                tracing::info!("no unpin waits for a person any more");
+                tracing::info!("no deletion waits for approval any more");
             }
             return Ok(());
         };
@@ -111,15 +113,15 @@ impl Approvals {
         self.decide(waiting, approval).await
     }
 
-    /// Takes a person's word.
+    /// Applies the approval if it names the waiting set.
     async fn decide(&mut self, waiting: Waiting, approval: Approval) -> Result<(), RecordError> {
         let Some(word) = approval.word.clone() else { return Ok(()) };
         if word.parse::<WaitingDigest>() != Ok(waiting.digest) {
             if self.passed_over.as_ref() != Some(&word) {
                 let now = waiting.digest;
                 let text = format!(
-                    "{ALLOW_UNPIN}={word:.20} does not name what waits now, which is {now}: nothing \
-                     was unpinned; look at it again"
+                    "nothing was unpinned: {ALLOW_UNPIN}={word:.20} does not match the CIDs that \
+                     wait now, which have the digest {now}; check them again"
                 );
                 tracing::warn!("{text}");
                 self.tell(&approval, true, "UnpinsNotAllowed", text);
@@ -132,21 +134,21 @@ impl Approvals {
         let outcomes = match cluster.submit(term, vec![Op::Allow { digest, term }]).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                tracing::warn!(%error, "the cluster did not take an approval; trying again");
+                tracing::warn!(%error, "cannot propose the approval; trying again");
                 return Ok(());
             }
         };
         if outcomes.first() == Some(&Outcome::Changed) {
-            let text = format!("{} CIDs are unpinned, as allowed ({digest})", waiting.cids);
+            let text = format!("unpinning {} CIDs, as approved ({digest})", waiting.cids);
             tracing::info!("{text}");
             self.tell(&approval, false, "UnpinsAllowed", text);
-            // Should this fail: it names nothing that could wait again.
+            // If this fails, the annotation stays, but its digest never matches again.
             record::used(&self.lead.context.client, &self.lead.context.settings, approval).await?;
         }
         Ok(())
     }
 
-    /// Deletions that are held because nothing can be proven of them any more.
+    /// Reports deletions that are held because nothing proves them.
     async fn tell_held(&mut self) -> Result<(), RecordError> {
         let held = self.lead.context.held.get();
         if self.held == held {

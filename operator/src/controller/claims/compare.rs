@@ -1,9 +1,11 @@
-//! Claims against the list of objects: finds Pins that were deleted while nobody watched.
+//! Compares claims with the list of Pins, to find Pins that were deleted while no leader watched.
 //!
-//! Invariant: a claim is dropped only if, in this order, a whole list did not contain its object, a
-//! GET of its name found nothing or another UID, and the UIDs of the namespace kube-system and of the
-//! Pins' definition are those seen first. An error is never an answer, neither is "forbidden", nor a
-//! 404 that does not name the object.
+//! Invariant: a claim is dropped only if, in this order,
+//! 1. a complete list did not contain its object,
+//! 2. a GET of its name found nothing or another UID,
+//! 3. the anchors (UIDs of `kube-system` and of the definition of Pins) are those seen first.
+//!
+//! An error proves nothing, and neither does "forbidden" or a 404 that does not name the object.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,15 +18,15 @@ use super::{
 };
 use crate::controller::{deletions::Deletion, leading::Leading};
 
-/// How often all claims are compared, beside each relist.
+/// How often all claims are compared, in addition to each relist.
 const EVERY: Duration = Duration::from_secs(600);
-/// After a comparison that could not prove something.
+/// Wait after a comparison that left claims in doubt.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs until the leadership ends.
 pub(in crate::controller) async fn run(lead: Arc<Leading>) {
     compare_all(&lead).await;
-    // The next leader looks for itself.
+    // The next leader decides for itself.
     lead.context.held.set(None);
 }
 
@@ -58,13 +60,13 @@ async fn compare_all(lead: &Arc<Leading>) {
     }
 }
 
-/// One comparison; how many claims are still in doubt.
+/// Compares once; returns the number of claims still in doubt.
 async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
     let missing = {
         let objects = lead.objects();
         lead.context.cluster.state().read(|pins| missing(pins, &objects))
     };
-    // Also with nothing in doubt: a record that was made anew has them noted again while all is well.
+    // Also with nothing in doubt: a record that was created again gets the anchors back.
     anchors::check(lead).await?;
     if missing.is_empty() {
         return Ok(0);
@@ -72,14 +74,14 @@ async fn compare(lead: &Arc<Leading>) -> Result<usize, Unproven> {
     let all = missing.len();
     let absent = anchors::absent(lead, missing).await.proven(lead).await?;
     let doubtful = all - absent.len();
-    // Together, so that they are ruled on together.
+    // In one push, so that the deletion guard decides on them together.
     lead.deletions.push(absent.into_iter().map(unseen));
     Ok(doubtful)
 }
 
-/// What is known of an object that went away unseen.
+/// The deletion of an object that no watch reported.
 fn unseen(Missing { uid, key }: Missing) -> Deletion {
-    tracing::info!(pin = %key, %uid, "a Pin was deleted while nobody watched");
+    tracing::info!(pin = %key, %uid, "found a Pin that was deleted while no leader watched");
     Deletion { uid, generation: 0, found: Found::Compared, retain: None, is_old: false }
 }
 
@@ -95,7 +97,7 @@ mod tests {
         kubernetes::answers::{error, there},
     };
 
-    /// What is to be ruled on, some time later.
+    /// The deletions found after some time.
     async fn found(lead: &Leading) -> Vec<Deletion> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         lead.deletions.take()
@@ -141,7 +143,7 @@ mod tests {
             assert!(held.get().is_some());
             stand.lead.token.cancel();
             running.await.unwrap();
-            assert_eq!(held.get(), None, "whoever leads next looks for itself");
+            assert_eq!(held.get(), None, "the next leader decides for itself");
         });
     }
 

@@ -1,7 +1,7 @@
-//! From a Pin object to an op: pure.
+//! Decides the op for a Pin object. Pure.
 //!
-//! Invariant: nothing is proposed when the state already says what the object says and nothing more
-//! could be allocated; so a controller that starts over writes nothing.
+//! Invariant: nothing is proposed if the state already matches the object and no further peer could
+//! be allocated. So a restarted controller writes nothing.
 
 use pinkeeper::{
     state::{Fence, Op, PinSet},
@@ -15,12 +15,12 @@ use crate::{
     crd,
 };
 
-/// What the decisions are made under.
+/// Inputs common to all decisions.
 #[derive(Clone, Copy, Debug)]
 pub struct Basis {
     /// The term this peer leads in.
     pub term: u64,
-    /// Copies of a Pin that names no number.
+    /// Copies of a Pin without `replicas`.
     pub default_replicas: u16,
     /// Now.
     pub now: Timestamp,
@@ -31,13 +31,13 @@ pub struct Basis {
 pub enum Decision {
     /// Propose this claim.
     Claim(Box<Op>),
-    /// The state says it already.
+    /// The state already matches.
     Same,
-    /// There is nothing that could be claimed.
+    /// The object has no valid content to claim.
     Unusable,
 }
 
-/// Copies wanted and needed by a spec. A `minReplicas` above the default raises the default.
+/// Copies needed and wanted by a spec. A `minReplicas` above the default raises the default.
 #[must_use]
 pub fn replication(spec: &crd::PinSpec, default_replicas: u16) -> (u16, u16) {
     let count = |number: i32| u16::try_from(number.max(1)).unwrap_or(u16::MAX);
@@ -47,8 +47,8 @@ pub fn replication(spec: &crd::PinSpec, default_replicas: u16) -> (u16, u16) {
     (least.unwrap_or(wanted).min(wanted), wanted)
 }
 
-/// Decides about one object, given the pin of its CID; `candidates` is asked only if something may
-/// change.
+/// Decides about one object, given the pin of its CID. Calls `candidates` only if a peer may be
+/// added.
 pub fn decide(
     object: &PinObject,
     pin: Option<&Pin>,
@@ -66,11 +66,11 @@ pub fn decide(
     let owner = Owner::Object(object.uid.clone());
     let claim = pin.and_then(|pin| pin.claims.get(&owner));
     if claim.is_some_and(|claim| claim.generation > object.generation) {
-        return Decision::Same; // a newer version of the object is on its way to us
+        return Decision::Same; // the watch will deliver a newer version of the object
     }
     let same = claim
         .is_some_and(|claim| claim.options == options && claim.generation == object.generation);
-    // Of the pin as it is plus this claim: the claim may ask for less than another one.
+    // The pin with this claim added: another claim may ask for more.
     let wanted = pin.map_or(replication, |pin| replication.larger(pin.replication()));
     let holders = pin.map_or(0, |pin| pin.holders().count());
     let short = holders < wanted.max.of(usize::MAX);
@@ -100,11 +100,11 @@ pub fn decide(
 pub struct Missing {
     /// The object's UID.
     pub uid: Uid,
-    /// Its name when it was claimed.
+    /// The object's name when it was claimed.
     pub key: ObjectKey,
 }
 
-/// Claims whose objects are not among those known. Nothing is missing before a list was whole.
+/// Claims without a known object. None are missing until a list is complete.
 #[must_use]
 pub fn missing(pins: &PinSet, objects: &Objects) -> Vec<Missing> {
     if !objects.is_complete() {
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_what_is_as_new_as_the_claim_is_proposed() {
-        // The generation of the object, and whether it says the same as the claim of generation 5.
+        // The object's generation, and whether it equals the claim of generation 5.
         let cases = [
             (4, false, false),
             (4, true, false),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was claimed before: after applying what is decided, nothing more is decided.
+        /// After the decided op is applied, nothing more is decided, whatever was claimed before.
         #[test]
         fn decisions_settle(
             specs in prop::collection::vec((0u8..4, 1i32..5, 1i32..5, any::<bool>()), 1..12),

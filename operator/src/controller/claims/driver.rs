@@ -1,5 +1,5 @@
-//! Proposes what [`decide`](super::decide) decides, in batches: one Raft entry for many objects. Gone
-//! objects have their turn when nothing is left to claim.
+//! Proposes the claims that [`decide`](super::decide) decides, in batches: one Raft entry for many
+//! objects. Deleted objects come after all pending claims.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
     kubernetes::Backoff,
 };
 
-/// Events are collected this long into one batch: far below what people notice, far above the time
-/// between two objects of one `kubectl apply`.
+/// Events are collected this long into one batch: too short for people to notice, and much longer
+/// than the time between two objects of one `kubectl apply`.
 const COLLECT: Duration = Duration::from_millis(3);
 /// Ops in one Raft entry: some 150 kB.
 pub(super) const BATCH_LEN_MAX: usize = 512;
-/// Waits between attempts when the cluster does not take a batch.
+/// Waits between attempts to propose a batch.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Runs until the leadership ends.
@@ -76,27 +76,27 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
     }
 }
 
-/// Waits until the anchors are noted. A claim made before could not be told later from one under
-/// these: when its Pin goes with a definition that is deleted and made anew, that would look like the
-/// Pin's own deletion.
+/// Waits until the anchors are noted. A claim made earlier could belong to a previous definition.
+/// If that definition was deleted and created again, the loss of the Pin would look like its own
+/// deletion.
 async fn anchored(lead: &Leading) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut told = String::new();
     while lead.context.anchors.get().is_none() {
         let reason = match anchors::check(lead).await {
-            // Others than now: what was claimed under them is safe.
+            // The noted anchors differ from the present ones: claims made under them are held.
             Ok(()) | Err(Unproven::Other { .. }) => return,
             Err(error) => error.to_string(),
         };
         if reason != told {
-            tracing::warn!(%reason, "Pins are claimed when the API server is known");
+            tracing::warn!(%reason, "waiting to verify the API server before claiming Pins");
             told = reason;
         }
         sleep(backoff.wait()).await;
     }
 }
 
-/// One op and the object it is of.
+/// An op and its object.
 #[derive(Debug)]
 struct Proposal {
     key: ObjectKey,
@@ -124,7 +124,7 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
     let object = lead.objects().get(key)?.clone();
     let cid = object.cid.as_ref().ok()?;
     let cluster = &lead.context.cluster;
-    // The candidates look at the state too, so it must not be locked meanwhile.
+    // `candidates` locks the state too, so the lock must not be held here.
     let pin = cluster.state().read(|pins| pins.get(cid).cloned());
     match decide(&object, pin.as_ref(), basis, |cid, wanted| cluster.candidates(cid, wanted)) {
         Decision::Claim(op) => Some(Proposal {
@@ -137,13 +137,13 @@ fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
     }
 }
 
-/// Submits a batch; false when it must be tried again, for which it is back in the queue.
+/// Submits a batch. Returns false if it must be tried again; then it is back in the queue.
 async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
     let ops = batch.iter().map(|proposal| proposal.op.clone()).collect();
     let outcomes = match lead.context.cluster.submit(lead.term, ops).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
-            tracing::warn!(%error, ops = batch.len(), "the cluster did not take claims; trying again");
+            tracing::warn!(%error, ops = batch.len(), "cannot propose claims; trying again");
             batch.into_iter().for_each(|proposal| lead.claims.push(Priority::Fresh, proposal.key));
             return false;
         }
@@ -161,8 +161,8 @@ async fn propose(lead: &Leading, batch: Vec<Proposal>) -> bool {
             Outcome::Refused(why @ (Refused::OtherCid | Refused::TooManyClaims)) => {
                 lead.refused(&proposal.uid, Some((proposal.generation, why)));
             }
-            // The object has changed meanwhile; its new version is in the queue.
-            Outcome::Refused(why) => tracing::debug!(uid = %proposal.uid, %why, "a claim is stale"),
+            // The object has changed since; its new version is in the queue.
+            Outcome::Refused(why) => tracing::debug!(uid = %proposal.uid, %why, "claim is stale"),
         }
         lead.statuses.push(Priority::Fresh, proposal.key);
     }
@@ -184,7 +184,7 @@ mod tests {
         kubernetes::answers::{error, going, there},
     };
 
-    /// A proposal of the object of this name and UID, for a content.
+    /// A proposal of the object of this name and UID for a content.
     fn proposal(stand: &Stand, uid: &str, content: &str) -> Proposal {
         let PinObject { key, uid, .. } = pin(uid, uid, 1, "");
         let op = stand.claim_of(content, Owner::Object(uid.clone()), false);
@@ -205,17 +205,17 @@ mod tests {
             let Op::Claim { fence: Some(fence), .. } = &mut other_term.op else { panic!() };
             fence.term += 1;
             let uids = ["new", "other-cid", "stale", "other-term"].map(|uid| Uid(uid.into()));
-            // Of earlier.
+            // An earlier refusal.
             lead.refused(&uids[0], Some((GENERATION, Refused::TooManyClaims)));
             let new = proposal(&stand, "new", "new");
             let other_cid = proposal(&stand, "other-cid", "another content");
             assert!(!propose(lead, vec![new, other_cid, stale, other_term]).await);
             let refusals = uids.map(|uid| lead.refusal(&uid, GENERATION));
             assert_eq!(refusals, [None, Some(Refused::OtherCid), None, None]);
-            // Of that generation alone.
+            // A refusal is for its generation only.
             assert_eq!(lead.refusal(&Uid("other-cid".into()), GENERATION + 1), None);
             assert!(stand.is_claimed("new"));
-            // Looked at again: the one; told of: the others.
+            // One object is claimed again, the others get a status.
             let again: Vec<_> = std::iter::from_fn(|| lead.claims.pop(true)).collect();
             assert_eq!(again, [(Priority::Fresh, pin("other-term", "", 1, "").key)]);
             let told: Vec<_> = std::iter::from_fn(|| lead.statuses.pop(true)).collect();
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn nothing_is_claimed_before_the_anchors_are_noted() {
-        // What the definition is at first, and whether that is enough.
+        // The first answer for the definition, and whether claims start with it.
         let cases = [(there(DEFINITION), true), (error(404), false), (going(DEFINITION), false)];
         for (answer, expected) in cases {
             Stand::test(async |stand| {
@@ -332,7 +332,7 @@ mod tests {
     fn claims_under_other_anchors_than_the_first_do_not_wait_for_a_person() {
         Stand::test(async |stand| {
             let (code, mut record) = there(RECORD);
-            // As a record that was made anew.
+            // As in a restored record.
             record["data"] = json!({"kubeSystemUID": "", "pinDefinitionUID": ""});
             stand.api.set(RECORD, [(code, record)]);
             tokio::time::timeout(Duration::from_secs(60), anchored(&stand.lead)).await.unwrap();

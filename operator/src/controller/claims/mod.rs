@@ -1,16 +1,20 @@
-//! Pin objects become claims: an object claims its CID, a deleted one releases it.
+//! Turns Pins into claims: a Pin claims its CID, a deleted Pin releases it.
 //!
-//! [`decide`] and [`rule`] are pure; `driver` proposes in batches; `release` asks what has to be known
-//! about gone objects; `compare` finds claims whose objects went away while nobody watched; `anchors`
-//! gives out no "not found" that is not proven; `approvals` looks after what waits for a person. What may
-//! go without one, `pinkeeper::state` knows.
+//! - [`decide`] and [`rule`] decide (pure);
+//! - `driver` proposes claims in batches;
+//! - `release` drops the claims of deleted Pins;
+//! - `compare` finds claims whose Pins were deleted while no leader watched;
+//! - `anchors` proves each "not found";
+//! - `approvals` handles deletions that wait for a person.
+//!
+//! The deletion guard itself is in `pinkeeper::state`.
 //!
 //! Invariants:
-//! - No claim is made before the anchors are noted: its end is judged by them.
+//! - No claim is made before the anchors are noted: they decide later whether the claim may end.
 //! - Ops carry the term and the object's generation.
-//! - Claims that are known go before releases, so that content never loses its last claim in between.
-//! - A claim is dropped only when a deletion was watched while the definition of Pins stands, or when a
-//!   GET proved it. It is never dropped past the deletion guard.
+//! - Pending claims go before releases, so that content never loses its last claim in between.
+//! - A claim is dropped only if its deletion was watched while the definition of Pins exists, or if
+//!   a GET proved it. The deletion guard always applies.
 
 mod anchors;
 mod approvals;

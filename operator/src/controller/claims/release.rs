@@ -1,10 +1,9 @@
-//! Drops the claims of objects that are gone, or lets them wait for a person.
+//! Drops the claims of deleted Pins, or makes them wait for approval.
 //!
-//! A watched deletion is a person's wish only while the definition of Pins stands: whoever deletes
-//! the definition deletes all Pins, and each of these deletions is watched. So the anchors are read
-//! after the deletions were seen; what they do not prove is left to the comparison, which keeps the
-//! claims until a person has said what is meant. What an object said last of retaining its content is
-//! noted before its claim goes.
+//! A watched deletion is intended only while the definition of Pins exists: deleting the definition
+//! deletes all Pins, and the watch reports each one. So the anchors are read after the deletions
+//! were seen. If the anchors do not prove them, the comparison takes over, and keeps the claims
+//! until a person decides. The last `deletionPolicy` of a Pin is noted before its claim is dropped.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::controller::{deletions::Deletion, leading::Leading, objects::Objects, queue::Priority};
 
-/// Rules on deletions; false when it must be tried again.
+/// Decides on deletions and proposes the result. Returns false if it must be tried again.
 pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     let state = lead.context.cluster.state();
     let mut claimed: Vec<Deletion> = state.read(|pins| {
@@ -44,7 +43,7 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     };
     claimed.retain(|of| is_dead(&of.uid, &alive, &lead.objects()));
     let limits = &lead.context.settings.limits;
-    // Twice: what is noted may change what is ruled.
+    // Twice: the noted policies may change the decision.
     for _ in 0..2 {
         let at = lead.guard_time.now();
         match state.read(|pins| next(pins, &claimed, lead.term, at, limits)) {
@@ -59,21 +58,21 @@ pub(super) async fn release(lead: &Leading, deletions: &[Deletion]) -> bool {
     false
 }
 
-/// Whoever has set the API server's data back has brought objects back to life; `alive` are those that it
-/// says are there again.
+/// Whether the object is still gone. Restoring a backup of the API server brings objects back;
+/// `alive` are those that exist again.
 fn is_dead(uid: &Uid, alive: &BTreeSet<Uid>, objects: &Objects) -> bool {
     !objects.contains(uid) && !alive.contains(uid)
 }
 
-/// The objects that are there again. Deletions that were just seen are not asked about, those that had to
-/// wait are: the server's data may have been set back meanwhile.
+/// The objects that exist again. Only deletions that had to wait are asked about: the API server's
+/// data may have been restored from a backup meanwhile.
 async fn what_lives(lead: &Leading, deletions: &[Deletion]) -> Result<BTreeSet<Uid>, Unproven> {
     let old = deletions.iter().filter(|deletion| deletion.is_old);
     let old = lead.context.cluster.state().read(|pins| missing_of(pins, old));
     anchors::alive(lead, old).await?.proven(lead).await
 }
 
-/// The objects by their names when they were claimed.
+/// The objects of deletions, with the names they had when they were claimed.
 fn missing_of<'a>(pins: &PinSet, of: impl Iterator<Item = &'a Deletion>) -> Vec<Missing> {
     let missing = |deletion: &Deletion| {
         let claims = &pins.get(&pins.cid_of(&deletion.uid)?)?.claims;
@@ -84,13 +83,13 @@ fn missing_of<'a>(pins: &PinSet, of: impl Iterator<Item = &'a Deletion>) -> Vec<
     of.filter_map(missing).collect()
 }
 
-/// Proposes ops in batches; false when something must be tried again.
+/// Proposes ops in batches. Returns false if something must be tried again.
 pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
     for batch in ops.chunks(BATCH_LEN_MAX) {
         let outcomes = match lead.context.cluster.submit(lead.term, batch.to_vec()).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                tracing::warn!(%error, ops = batch.len(), "the cluster did not take releases");
+                tracing::warn!(%error, ops = batch.len(), "cannot propose releases; trying again");
                 return false;
             }
         };
@@ -103,14 +102,14 @@ pub(super) async fn submit(lead: &Leading, ops: Vec<Op>) -> bool {
                 }
                 Outcome::Unchanged => {}
                 Outcome::Refused(Refused::OtherTerm) => return false,
-                Outcome::Refused(why) => tracing::debug!(?op, %why, "a release is stale"),
+                Outcome::Refused(why) => tracing::debug!(?op, %why, "release is stale"),
             }
         }
     }
     true
 }
 
-/// A claim was refused while there were too many; now there is room.
+/// Retries claims of this content that were refused because it had too many.
 fn claim_again(lead: &Leading, op: &Op) {
     let Some(cid) = op.cid() else { return };
     for key in lead.refused_of(&cid) {
@@ -118,7 +117,7 @@ fn claim_again(lead: &Leading, op: &Op) {
     }
 }
 
-/// People who are to decide find here what waits, one by one.
+/// Logs each Pin that waits, for the person who decides.
 fn tell(lead: &Leading, op: &Op) {
     let Op::Gone { cid, uid, ruling: Ruling::Wait(_), .. } = op else { return };
     let name = lead.context.cluster.state().read(|pins| {

@@ -1,7 +1,7 @@
-//! From gone objects to ops, past the deletion guard: pure.
+//! Decides the ops for deleted Pins, under the deletion guard. Pure.
 //!
-//! Invariant: all that is known to be gone is ruled on together, and each CID counts once: as a loss
-//! of the comparison if that found any of its Pins.
+//! Invariants: all known deletions are decided on together. Each CID counts once; it counts as
+//! found by the comparison if the comparison found any of its Pins.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use pinkeeper::{
 
 use crate::controller::deletions::Deletion;
 
-/// What is to be proposed next about gone objects.
+/// What to propose next about deleted Pins.
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
-    /// What they said last of retaining their content, as long as their claims do not know it.
+    /// Note their last `deletionPolicy`, where their claims do not have it.
     Note(Vec<Op>),
-    /// What becomes of their claims.
+    /// Drop their claims, or make them wait.
     Rule(Vec<Op>),
 }
 
-/// What is to be proposed about gone objects; for `at` and `limits` see [`rule`].
+/// Decides what to propose next; for `at` and `limits` see [`rule`].
 pub(super) fn next(
     pins: &PinSet,
     deletions: &[Deletion],
@@ -36,8 +36,8 @@ pub(super) fn next(
     }
 }
 
-/// The ops that drop the claims of gone objects, or let them wait. `at` is the leader's time, `limits` are
-/// its settings.
+/// The ops that drop the claims of deleted Pins, or make them wait. `at` is the leader's time,
+/// `limits` are its settings.
 #[must_use]
 pub fn rule(
     pins: &PinSet,
@@ -54,7 +54,7 @@ pub fn rule(
     }
     let mut lost = Lost::default();
     for (cid, of) in &mut contents {
-        // The last one is ruled on as the content's last claim.
+        // The last op of a CID takes its last claim, and decides how the loss counts.
         of.sort_by_key(|deletion| deletion.found);
         let unpins = pins
             .get(cid)
@@ -68,7 +68,7 @@ pub fn rule(
         let uid = deletion.uid.clone();
         let ruling = holds.ruling(deletion.found);
         let claim = pins.get(&cid)?.claims.get(&Owner::Object(uid.clone()))?;
-        // A deletion is the last thing that happens to an object: no generation of it is newer.
+        // The deletion is the last change of an object, so no generation is newer.
         let generation = deletion.generation.max(claim.generation);
         Some(Op::Gone { cid, uid, ruling, at, fence: Fence { term, generation } })
     };
@@ -78,8 +78,8 @@ pub fn rule(
         .collect()
 }
 
-/// The ops that take over what gone objects said last of retaining their content, where a claim does not
-/// know that yet: an object may be deleted right after it was changed.
+/// The ops that note the last `deletionPolicy` of deleted Pins, where their claims do not have it:
+/// a Pin may be deleted right after it was changed.
 fn last_policies(pins: &PinSet, deletions: &[Deletion], term: u64, at: Timestamp) -> Vec<Op> {
     let op = |deletion: &Deletion| {
         let (retain, owner) = (deletion.retain?, Owner::Object(deletion.uid.clone()));
@@ -98,7 +98,7 @@ fn last_policies(pins: &PinSet, deletions: &[Deletion], term: u64, at: Timestamp
     deletions.iter().filter_map(op).collect()
 }
 
-/// Names of some Pins whose content waits, for people.
+/// Names of some Pins whose content waits for approval.
 #[must_use]
 pub(super) fn some_waiting(pins: &PinSet, count: usize) -> Vec<String> {
     let name = |(uid, cid): (&Uid, &Cid)| {
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(pins.apply(AT, &claim), Outcome::Changed);
     }
 
-    /// Pins of that many CIDs, each claimed by the object of its number.
+    /// The state with that many CIDs, each claimed by the object of its number.
     fn pins(count: u16) -> PinSet {
         let mut pins = PinSet::default();
         (0..count).for_each(|n| claim(&mut pins, n, &n.to_string(), false));
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn all_that_is_known_passes_or_waits_together() {
         use Found::{Compared, Watched};
-        // CIDs, deleted objects and how: what is pinned afterwards, and what of it waits.
+        // CIDs, deletions; CIDs pinned afterwards, and those of them that wait.
         let cases = [
             (100, 10, Compared, (90, 0)),
             (100, 11, Compared, (100, 11)),
@@ -193,7 +193,7 @@ mod tests {
             })
             .collect();
         assert_eq!(steps, [(191, 0), (182, 0), (182, 9)]);
-        // Each counts once, also if the comparison finds it again.
+        // Each counts once, even if the comparison finds it again.
         let again = [gone(26, Found::Compared)];
         assert_eq!(rule(&pins, &again, TERM, NOW, &Limits::default()), []);
     }
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn what_does_not_unpin_does_not_count() {
         let mut pins = pins(20);
-        // Two Pins of each; the second Pins go.
+        // Each CID has two Pins, and the second Pins are deleted.
         (0..20).for_each(|n| claim(&mut pins, n, &format!("second-{n}"), false));
         let second = |n| gone(format!("second-{n}"), Found::Compared);
         let seconds: Vec<_> = (0..20).map(second).collect();
@@ -267,7 +267,7 @@ mod tests {
         let deletions = [Deletion { generation: 5, retain: Some(true), ..gone(0, Found::Watched) }];
         let step = |pins: &PinSet| next(pins, &deletions, TERM, NOW, &Limits::default());
         let Next::Note(ops) = step(&pins) else { panic!() };
-        // Also after a proposal that was not taken.
+        // The same again after a failed proposal.
         assert_eq!(step(&pins), Next::Note(ops.clone()));
         let [Op::Claim { owner, options, candidates, fence, .. }] = &ops[..] else { panic!() };
         let claim = pins.get(&cid(0)).unwrap().claims.get(owner).unwrap();
@@ -308,7 +308,7 @@ mod tests {
             let op = Op::Claim { cid, owner, options, candidates, at, fence };
             assert_eq!(pins.apply(AT, &op), Outcome::Changed);
         };
-        // Ten go, which is as many as may; of the eleventh it depends.
+        // Ten may go; the eleventh would exceed the limit.
         let object = |uid: &str| Owner::Object(Uid(uid.into()));
         let cases = [
             ("its last Pin", None, (100, 11)),

@@ -1,4 +1,4 @@
-//! Pins with anything in them: one that makes no sense is still there, and stops no other.
+//! Pins with arbitrary content: an invalid one still exists, and does not affect others.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ fn any_pin() -> impl Strategy<Value = Value> {
     })
 }
 
-/// The list as the watch reads it.
+/// Parses the list as the watch does.
 fn listed(items: &[Value]) -> Vec<RawPin> {
     let list = json!({
         "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "PinList",
@@ -62,7 +62,7 @@ fn listed(items: &[Value]) -> Vec<RawPin> {
     serde_json::from_str::<ObjectList<RawPin>>(&list.to_string()).unwrap().items
 }
 
-/// What the controllers make of an object: a claim if it can be one, and what its status says.
+/// Runs the controllers' decisions on an object: the claim, if it is valid, and the status.
 fn decide_and_judge(object: &PinObject) {
     let now = Timestamp(1_767_323_045_000);
     let basis = Basis { term: 3, default_replicas: 2, now };

@@ -1,4 +1,4 @@
-//! What is written of ClusterPeers: each peer keeps its own, and the leader marks those of silent peers.
+//! Writes ClusterPeers: each peer writes its own, and the leader marks those of silent peers.
 
 mod own;
 mod silent;

@@ -1,4 +1,4 @@
-//! Keeps this peer's own ClusterPeer: made once, its status written when it has changed.
+//! Keeps this peer's own ClusterPeer: creates it once and writes its status when it changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,28 +25,28 @@ use crate::{
     },
 };
 
-/// Between two writes of one peer.
+/// Shortest time between two writes.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
-/// Between two writes that only change numbers (pins, queue, space).
+/// Shortest time between two writes that change only numbers (pins, queue, space).
 const NUMBERS_EVERY: Duration = Duration::from_secs(15);
-/// How often the situation is looked at.
+/// How often the status is computed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Waits after the API server has not taken a write.
+/// Waits after a failed write.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 struct Own {
     context: Context,
     api: Api<RawPeer>,
-    /// Numbers as last shown.
+    /// Numbers as last written.
     free_space: Option<u64>,
     repository_size: Option<u64>,
     written: Option<Instant>,
-    /// The object since the last write, and the version that the watch had told by then: it may hang,
-    /// and what it tells next is news again.
+    /// The object after the last write, and the version that the watch had delivered by then. The
+    /// object is used until the watch, which may hang, delivers another version.
     newer: Option<(String, Listed)>,
 }
 
-/// Runs until `token` ends it. `waiting` says what a blank peer waits for.
+/// Runs until `token` is cancelled. `waiting` says what a blank peer waits for.
 pub async fn run(
     context: Context,
     mut directory: watch::Receiver<Arc<Directory>>,
@@ -70,7 +70,7 @@ pub async fn run(
             match kept {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
-                    tracing::warn!(%error, "this peer's ClusterPeer was not written; trying again");
+                    tracing::warn!(%error, "cannot write this peer's ClusterPeer; trying again");
                     not_before = Instant::now() + backoff.wait();
                 }
             }
@@ -127,7 +127,8 @@ impl Own {
         own_status(situation, &listed.status)
     }
 
-    /// Makes the object, with an empty spec that is never applied again: it belongs to people.
+    /// Creates the object with an empty spec. The spec is never applied again: it belongs to
+    /// people.
     async fn create(&self) -> Result<(), PeerError> {
         let object = crd::ClusterPeer::new(&self.context.settings.pod, crd::ClusterPeerSpec {});
         let raw: RawPeer =
@@ -138,7 +139,7 @@ impl Own {
         there(created)
     }
 
-    /// Writes the status to that version; says what there is then.
+    /// Writes the status to that version; returns the object afterwards.
     async fn write(
         &mut self,
         version: &str,
@@ -157,7 +158,7 @@ impl Own {
     }
 }
 
-/// It is there, be it made by this peer or by an earlier process: the watch goes on with its status.
+/// An object that an earlier process created is as good: the watch delivers it.
 fn there(created: Result<RawPeer, kube::Error>) -> Result<(), PeerError> {
     match created {
         Ok(_) => Ok(()),
@@ -166,12 +167,12 @@ fn there(created: Result<RawPeer, kube::Error>) -> Result<(), PeerError> {
     }
 }
 
-/// What a write has left there.
+/// Result of a status write.
 #[derive(Debug)]
 enum Left {
-    /// What was written.
+    /// The written object.
     Written(Box<RawPeer>),
-    /// Another version, or nothing.
+    /// The object has another version or is gone.
     Another,
 }
 
@@ -185,7 +186,7 @@ fn left(applied: Result<RawPeer, kube::Error>) -> Result<Left, PeerError> {
     }
 }
 
-/// Applies a ClusterPeer's status to the version it was decided on.
+/// Applies a ClusterPeer's status to the version that it was computed from.
 pub(super) async fn apply_status(
     api: &Api<RawPeer>,
     name: &str,
@@ -207,7 +208,7 @@ fn body(name: &str, version: &str, status: &ClusterPeerStatus) -> Value {
     })
 }
 
-/// What there was at the last write, unless the watch has told something since.
+/// The object after the last write, unless the watch has delivered another version since.
 fn latest(told: Listed, newer: Option<&(String, Listed)>) -> Listed {
     match newer {
         Some((since, newer)) if *since == told.resource_version => newer.clone(),
@@ -215,15 +216,15 @@ fn latest(told: Listed, newer: Option<&(String, Listed)>) -> Listed {
     }
 }
 
-/// Whether a change is written, so long after the last write.
+/// Whether to write a change, `since` the last write.
 fn is_due(before: &ClusterPeerStatus, now: &ClusterPeerStatus, since: Option<Duration>) -> bool {
     now != before && since.is_none_or(|since| since >= every(before, now))
 }
 
-/// How long after the last write this change is written.
+/// Shortest time after the last write for this change.
 fn every(before: &ClusterPeerStatus, now: &ClusterPeerStatus) -> Duration {
     if now.cluster_id != before.cluster_id {
-        Duration::ZERO // the record waits for it
+        Duration::ZERO // the record is marked formed after it
     } else if without_numbers(now) == without_numbers(before) {
         NUMBERS_EVERY
     } else {
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn only_what_was_written_counts_as_written() {
-        // Whether the object is there after a failed creation, and what a failed write leaves.
+        // Whether the object exists after a failed creation, and the result of a failed write.
         let cases = [
             (404, false, Some(false)),
             (409, true, Some(false)),
@@ -300,7 +301,7 @@ mod tests {
         let cases = [
             (None, "7", "7"),
             (Some(&newer), "7", "9"),
-            // It has told something since, be it from before the write.
+            // The watch has delivered something since, even if older than the write.
             (Some(&newer), "8", "8"),
             (Some(&newer), "10", "10"),
         ];

@@ -1,4 +1,4 @@
-//! The leader marks peers that nothing is heard of: their own ClusterPeers cannot say it.
+//! On the leader: marks the ClusterPeers of silent peers, which cannot report it themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,12 +19,12 @@ use crate::{
     kubernetes::{Directory, Listed, peers_in},
 };
 
-/// How often peers are looked at.
+/// How often peers are checked.
 const EVERY: Duration = Duration::from_secs(1);
-/// A new leader waits for the peers' metrics before it calls anybody silent: a time to live.
+/// A new leader waits this long for the peer metrics before it calls a peer silent.
 const FIRST: Duration = Duration::from_secs(10);
-/// Between two marks of one peer: one that writes its status but does not reach the leader would
-/// take the mark away each time.
+/// Shortest time between two marks of one peer. A peer that reaches the API server but not the
+/// leader overwrites each mark.
 const MARK_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs until the leadership ends.
@@ -66,17 +66,17 @@ pub(in crate::controller) async fn run(
 
 /// What the leader knows of the members.
 struct View {
-    /// Itself.
+    /// The leader itself.
     own: PeerId,
-    /// All of them.
+    /// All members.
     members: BTreeSet<PeerId>,
-    /// Those whose metrics are not out of date.
+    /// Members with current peer metrics.
     heard: BTreeSet<PeerId>,
     /// How long it has led.
     led_for: Duration,
 }
 
-/// Members that nothing is heard of and whose ClusterPeers do not say so.
+/// Silent members whose ClusterPeers do not show it yet.
 fn silent<'a>(view: &View, directory: &'a Directory) -> Vec<(&'a String, &'a Listed)> {
     if view.led_for < FIRST {
         return Vec::new();
@@ -90,12 +90,12 @@ fn silent<'a>(view: &View, directory: &'a Directory) -> Vec<(&'a String, &'a Lis
     directory.peers.iter().filter(|(_, listed)| is_silent(listed)).collect()
 }
 
-/// When peers were marked last, by name.
+/// Time of the last mark, by peer name.
 #[derive(Debug, Default)]
 struct Marks(BTreeMap<String, Instant>);
 
 impl Marks {
-    /// Whether a peer may be marked now; that counts as a mark.
+    /// Whether a peer may be marked now; if so, records the mark.
     fn may(&mut self, name: &str, now: Instant) -> bool {
         let recently = |at: &Instant| now.saturating_duration_since(*at) < MARK_EVERY;
         let may = !self.0.get(name).is_some_and(recently);
@@ -106,8 +106,9 @@ impl Marks {
     }
 }
 
-/// The whole status again with another Ready: one field manager owns all of it, and what it leaves out
-/// would go. What else the conditions said may be over, and the role.
+/// The whole status with Ready replaced. The other fields are repeated, since server-side apply
+/// removes fields that its manager leaves out. Role and other conditions are dropped: they may be
+/// outdated.
 fn marked(status: &ClusterPeerStatus, now: Timestamp) -> ClusterPeerStatus {
     let message = "the leader hears nothing of this peer";
     let ready = condition("Ready", ("Unknown", "PeerDown", message), status, now);
@@ -122,10 +123,10 @@ async fn mark(lead: &Leading, name: &str, listed: &Listed) {
         Ok(result) => {
             lead.context.reach.note(&result);
             if let Err(error) = result {
-                tracing::warn!(peer = name, %error, "a silent peer was not marked");
+                tracing::warn!(peer = name, %error, "cannot mark a silent peer");
             }
         }
-        Err(_) => tracing::warn!(peer = name, "a silent peer was not marked: no answer in time"),
+        Err(_) => tracing::warn!(peer = name, "cannot mark a silent peer: no answer in time"),
     }
 }
 
@@ -138,7 +139,7 @@ mod tests {
         PeerId([number; 32])
     }
 
-    /// What the object of peer `number` says: a type and a status of a condition.
+    /// The ClusterPeer of peer `number`, with a condition of this type and status.
     fn said(number: Option<u8>, kind: &str, status: &str) -> Listed {
         let before = ClusterPeerStatus::default();
         let said = condition(kind, (status, "Reason", ""), &before, Timestamp(5000));
@@ -165,7 +166,7 @@ mod tests {
         };
         let soon = FIRST - Duration::from_millis(1);
         let without = || BTreeSet::from([id(1), id(3)]);
-        // Whether the ClusterPeer of peer 2 is to be marked.
+        // Whether the ClusterPeer of peer 2 must be marked.
         let cases = [
             ("silent", view(all(), &[1, 3], FIRST), said(Some(2), "Ready", "True"), true),
             ("silent, not ready", view(all(), &[3], FIRST), said(Some(2), "Ready", "False"), true),

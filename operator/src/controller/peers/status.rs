@@ -1,6 +1,6 @@
-//! What a ClusterPeer's status must say: pure.
+//! Computes a ClusterPeer's status. Pure.
 //!
-//! Invariant: no heartbeat. Numbers that move all the time are shown in steps.
+//! Invariant: no heartbeat. Numbers that change all the time are shown in steps.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pinkeeper::{
@@ -10,7 +10,7 @@ use pinkeeper::{
 
 use crate::crd::{self, ClusterPeerDaemon, ClusterPeerStatus, PeerRole};
 
-/// What a peer knows of itself.
+/// What a peer knows about itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
     /// The generation of its ClusterPeer's spec.
@@ -21,25 +21,25 @@ pub struct Situation<'a> {
     pub member: &'a Member,
     /// Its cluster.
     pub standing: Standing,
-    /// Who leads.
+    /// The Raft leadership.
     pub leadership: Leadership,
-    /// A leader answers it, or it leads itself.
+    /// A leader answers this peer, or it leads itself.
     pub led: bool,
-    /// Itself in the membership.
+    /// Its entry in the membership.
     pub membership: Option<&'a MemberView>,
     /// Its peer metrics.
     pub metrics: &'a Metrics,
     /// What a blank peer waits for.
     pub waiting: &'a str,
-    /// What people are told of unpins that wait for them.
+    /// Message about deletions that wait for approval, if any.
     pub unpins: Option<&'a str>,
-    /// Why deletions unpin nothing, if so.
+    /// Why deletions are held, if so.
     pub held: Option<&'a str>,
     /// Now.
     pub now: Timestamp,
 }
 
-/// A number that follows `now` only when it has moved by 5 % (and is exact at 0).
+/// A number that follows `now` only after a change of more than 5 % (and is exact at 0).
 #[must_use]
 pub fn steady(shown: Option<u64>, now: Option<u64>) -> Option<u64> {
     match (shown, now) {
@@ -48,7 +48,7 @@ pub fn steady(shown: Option<u64>, now: Option<u64>) -> Option<u64> {
     }
 }
 
-/// The peer's own status, given the one on the object.
+/// The peer's own status, given the present one.
 #[must_use]
 pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> ClusterPeerStatus {
     let Situation { metrics, standing, leadership, membership, .. } = situation;
@@ -88,14 +88,15 @@ fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// As many, and as long, as the definition allows.
+/// Addresses within the limits of the definition.
 fn addresses(all: &[String]) -> Vec<String> {
     let fits = |address: &&String| (1..=crd::ADDRESS_LEN_MAX).contains(&address.len());
     all.iter().filter(fits).take(crd::ADDRESSES_LEN_MAX).cloned().collect()
 }
 
-/// Those of a daemon that others can dial, the plainest first. It listens on loopback too, and in ways that few
-/// speak; the ones that it announces must not be left out for these.
+/// Addresses of a daemon that others can dial, common transports first, so that the limit cuts off
+/// rare transports and not announced addresses. Loopback addresses are used only if there are no
+/// others.
 fn daemon_addresses(all: &[String]) -> Vec<String> {
     let is_local = |address: &&String| {
         ["/ip4/127.", "/ip6/::1/"].iter().any(|start| address.starts_with(start))
@@ -130,8 +131,8 @@ fn ready(situation: Situation<'_>, before: &ClusterPeerStatus) -> Condition {
     condition("Ready", (status, reason, message), before, now)
 }
 
-/// Conditions that are there only while there is something to say: that unpins wait for a person, and
-/// that deletions are held.
+/// Conditions that exist only while they are true: deletions wait for approval, and deletions are
+/// held.
 fn warnings(
     situation: Situation<'_>,
     before: &ClusterPeerStatus,
@@ -145,7 +146,7 @@ fn warnings(
     })
 }
 
-/// A condition with its status, reason and message; it keeps its transition time while its status stays.
+/// A condition. It keeps its transition time while its status stays the same.
 pub(super) fn condition(
     kind: &str,
     (status, reason, message): (&str, &str, &str),
@@ -243,7 +244,7 @@ mod tests {
         }
     }
 
-    /// A member that is well.
+    /// A healthy member.
     fn well<'a>(member: &'a Member, metrics: &'a Metrics) -> Situation<'a> {
         Situation {
             generation: 4,
@@ -272,7 +273,7 @@ mod tests {
         let well = well(&member, &metrics);
         let voter = MemberView { member: member.clone(), voter: true };
         let learner = MemberView { member: member.clone(), voter: false };
-        // Whether it leads, what the membership says, and its role.
+        // Whether it leads, its entry in the membership, and its role.
         let cases = [
             (false, None, None),
             (false, Some(&voter), Some(PeerRole::Voter)),
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!((status.pins, status.queue), (Some(3), Some(0)));
         assert_eq!((status.free_space.is_some(), status.repository_size), (true, None));
         assert_eq!(status.daemon.map(|daemon| daemon.id), Some("12D3KooWdaemon".into()));
-        // What its object said before does not stay.
+        // Earlier values of the object do not stay.
         let before = said(well);
         let blank = own_status(Situation { standing: Standing::Blank, ..well }, &before);
         assert_eq!((blank.cluster_id, blank.role), (None, None));

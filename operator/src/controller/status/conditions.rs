@@ -1,7 +1,8 @@
 //! The conditions of a Pin: Ready, Reconciling and Stalled as kstatus reads them, and FullyReplicated.
 //! Pure.
 //!
-//! A Pin that is Ready by `minReplicas` is not Reconciling, although copies may be missing: tools wait for
+//! A Pin that is Ready by `minReplicas` is not Reconciling, even if copies are missing: tools wait
+//! for
 //! the end of Reconciling, and the missing copies may need a new peer.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,12 +13,13 @@ use crate::{controller::objects::PinObject, crd::PinReason};
 
 const TYPES: [&str; 4] = ["Ready", "Reconciling", "Stalled", "FullyReplicated"];
 
-/// The place of a condition among ours.
+/// Sort position of a condition type; unknown types come last.
 pub(super) fn rank(kind: &str) -> usize {
     TYPES.iter().position(|own| *own == kind).unwrap_or(TYPES.len())
 }
 
-/// All with the same reason and message; a condition keeps its transition time while its status stays.
+/// The conditions, all with the same reason and message. A condition keeps its transition time
+/// while its status stays the same.
 pub(super) fn conditions(
     object: &PinObject,
     reason: PinReason,

@@ -1,19 +1,19 @@
-//! How many copies of a Pin there are and should be: pure.
+//! Counts the copies of a Pin. Pure.
 
 use crate::crd::{AllocationState, PinAllocation};
 
 /// Numbers of copies.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Count {
-    /// Confirmed to be held.
+    /// Confirmed copies.
     pub(super) confirmed: usize,
-    /// Allocated, not leaving.
+    /// Allocated and not leaving.
     pub(super) holders: usize,
-    /// Needed to be ready.
+    /// Needed for Ready.
     pub(super) min: usize,
-    /// Asked for.
+    /// Wanted.
     pub(super) wanted: usize,
-    /// Peers of the cluster.
+    /// Members of the cluster.
     pub(super) peers: usize,
 }
 

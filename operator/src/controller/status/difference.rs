@@ -1,4 +1,4 @@
-//! How a status differs from the one on the object: pure.
+//! Compares a status with the one on the object. Pure.
 
 use super::conditions::rank;
 use crate::crd;
@@ -6,16 +6,15 @@ use crate::crd;
 /// How a status differs from the one on the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    /// Not at all.
+    /// Equal.
     None,
-    /// Only in words: progress, a reason told otherwise.
+    /// Only messages differ.
     Words,
-    /// In what programs read.
+    /// Fields for programs differ.
     Facts,
 }
 
-/// Compares a status with the one on the object; conditions of others do not count, nor does how far
-/// the log is.
+/// Compares a status with the one on the object. Ignores foreign conditions and `observedEntries`.
 #[must_use]
 pub fn difference(before: Option<&crd::PinStatus>, after: &crd::PinStatus) -> Difference {
     let Some(before) = before else { return Difference::Facts };

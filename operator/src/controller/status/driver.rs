@@ -1,7 +1,7 @@
 //! Decides when statuses are written, and writes them.
 //!
-//! One task: it looks at objects that something happened to (a new version, the state, reports of
-//! peers, time), and has at most [`WRITES_MAX`] writes under way, one for an object.
+//! One task checks objects after each possible change (a new version, the state, reports of peers,
+//! time). It has at most [`WRITES_MAX`] writes in flight, and at most one per object.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -38,16 +38,16 @@ use crate::{
     kubernetes::Backoff,
 };
 
-/// Status writes under way at a time: what an API server takes from one client without queueing.
+/// Concurrent status writes: what an API server handles for one client without queueing.
 const WRITES_MAX: usize = 32;
-/// Writes a second, and at once, of what is not new.
+/// Rate and burst of writes with low priority.
 const LATER_PER_SECOND: u32 = 100;
 const LATER_BURST: u32 = 100;
-/// Objects looked at before other things get their turn.
+/// Objects checked before other events get their turn.
 const LOOKS_MAX: usize = 256;
-/// Waits while the API server does not take writes.
+/// Waits while the API server does not accept writes.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How often peers are looked at.
+/// How often peers are checked.
 const TICK: Duration = Duration::from_secs(1);
 
 type Finished = (ObjectKey, Write, Written);
@@ -55,12 +55,12 @@ type Finished = (ObjectKey, Write, Written);
 struct Driver {
     lead: Arc<Leading>,
     notes: mpsc::Sender<Told>,
-    /// When this leadership's graces began to count.
+    /// When this leadership's graces began.
     began: Instant,
-    /// Entries of the log that this peer's state included then.
+    /// Log length of this peer's state at that time.
     entries_at_start: u64,
     presence: Presence,
-    /// Of the last look at the peers.
+    /// From the last check of the peers.
     facts: BTreeMap<PeerId, Facts>,
     memories: Memories,
     writes: FuturesUnordered<BoxFuture<'static, Finished>>,
@@ -70,7 +70,7 @@ struct Driver {
     pause: Backoff,
 }
 
-/// Runs until the leadership ends; writes under way are dropped then.
+/// Runs until the leadership ends; then drops writes in flight.
 pub(in crate::controller) async fn run(lead: Arc<Leading>, notes: mpsc::Sender<Told>) {
     let mut state = lead.context.cluster.state().subscribe();
     // Held: those of the next term are others.
@@ -126,7 +126,7 @@ impl Driver {
         !paused && self.writes.len() < WRITES_MAX
     }
 
-    /// When to look again without being told.
+    /// When to check again without an event.
     fn wake_at(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
@@ -135,12 +135,12 @@ impl Driver {
         if self.writes.len() >= WRITES_MAX {
             return None;
         }
-        // What is left in the queue now is waiting for its rate.
+        // Items left in the queue now wait for the rate limit.
         let queued = (!self.lead.statuses.is_empty()).then(|| now + self.later.wait(now));
         queued.into_iter().chain(self.memories.next_timer()).min()
     }
 
-    /// Looks at objects while writes may be started.
+    /// Checks queued objects while more writes may start.
     fn start_due(&mut self) {
         let now = Instant::now();
         while let Some((priority, key)) = self.memories.pop_timer(now) {
@@ -158,7 +158,7 @@ impl Driver {
         }
     }
 
-    /// Looks at one object and starts its write, or notes when to look again.
+    /// Checks one object, and starts its write or sets a timer for the next check.
     fn look(&mut self, priority: Priority, key: &ObjectKey) {
         let now = Instant::now();
         let object = self.lead.objects().get(key).cloned();
@@ -189,7 +189,7 @@ impl Driver {
         let is_new = |pins: &PinSet| {
             cid.and_then(|cid| pins.get(cid)).is_some_and(|pin| is_on_another(pin, known))
         };
-        // Whoever joined since the last look may have a copy already.
+        // A peer that joined since the last check may have a copy already.
         if cluster.state().read(is_new) {
             self.presence = self.presence.look(&cluster, self.now());
         }
@@ -264,7 +264,7 @@ impl Driver {
             }
             Written::Refused(reason) => {
                 counters.status_failures.inc();
-                tracing::error!(pin = %key, reason, "the API server refuses a status");
+                tracing::error!(pin = %key, reason, "the API server rejected a status");
             }
             Written::Later(after, reason) => {
                 counters.status_failures.inc();
@@ -272,15 +272,15 @@ impl Driver {
                 if after.is_some() || self.failures.is_down() {
                     self.wait_for_server(after, &reason);
                 } else {
-                    tracing::warn!(pin = %key, reason, "the API server does not take a status");
+                    tracing::warn!(pin = %key, reason, "cannot write a status; trying again");
                 }
             }
-            // If this leadership is over, this ends too.
+            // The leadership is over, so this task ends soon.
             Written::Deposed => {}
         }
     }
 
-    /// The object's status was not taken: it is tried again, not before the server asked for it.
+    /// Schedules another attempt for an object, no earlier than the server `asked` for.
     fn failed(&mut self, key: &ObjectKey, asked: Option<Duration>, priority: Priority) {
         let now = Instant::now();
         let before = self.memories.get(key).and_then(|memory| memory.failing);
@@ -289,18 +289,18 @@ impl Driver {
         self.memories.set_timer(key, failing.until, priority);
     }
 
-    /// No new writes for a while. Writes under way fail together, which counts once.
+    /// Pauses new writes. Writes in flight fail together, which counts as one failure.
     fn wait_for_server(&mut self, after: Option<Duration>, reason: &str) {
         let now = Instant::now();
         if self.paused_until.is_some_and(|until| until > now) {
             return;
         }
         let wait = after.unwrap_or_else(|| self.pause.wait()).min(PAUSE.1);
-        tracing::warn!(reason, ?wait, "the API server does not take statuses; waiting");
+        tracing::warn!(reason, ?wait, "cannot write statuses; waiting for the API server");
         self.paused_until = Some(now + wait);
     }
 
-    /// Takes in news of the state or of the reports.
+    /// Queues the objects that a change of the state or of the reports concerns.
     fn changed(&self, news: Result<Changed, RecvError>) -> std::ops::ControlFlow<()> {
         match News::of(news) {
             News::Of(cids) => {
@@ -322,12 +322,12 @@ impl Driver {
         }
     }
 
-    /// Pins of peers that went, came back or spoke are looked at again.
+    /// Queues the Pins of peers that left, came back or reported.
     fn look_at_peers(&mut self) {
         let now = self.now();
         let context = &self.lead.context;
         self.presence = self.presence.look(&context.cluster, now);
-        // A silence that begins or ends is no news for statuses; one that outlasts the grace is.
+        // Statuses change only when a silence lasts longer than the grace.
         let facts = self.presence.facts(now);
         let moved = moved(&self.facts, &facts);
         self.facts = facts;

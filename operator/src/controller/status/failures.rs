@@ -1,30 +1,30 @@
-//! When objects whose status the API server did not take are tried again, and when nothing is written for
-//! a while: pure.
+//! Retries of failed status writes: when an object is tried again, and when all writes pause. Pure.
 //!
-//! A server that takes no status at all is asked rarely, and soon after it is back. One that takes those
-//! of others and not this one, as an admission webhook may have it, hears of this one ever more rarely, so
-//! that no object can take the places of others.
+//! If the server accepts no status at all, attempts stay at most [`ALL_MAX`] apart, so that it is
+//! noticed soon when it is back. If it accepts other statuses but not this one, for example because
+//! of an admission webhook, the wait of this object grows to [`ONE_MAX`], so that it does not take
+//! the place of others.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first wait; doubles with each failure.
+/// First wait; doubles with each failure.
 const LEAST: Duration = Duration::from_millis(200);
-/// Longest wait while no status is taken at all.
+/// Longest wait while no status is accepted.
 const ALL_MAX: Duration = Duration::from_secs(10);
-/// Longest wait while those of others are.
+/// Longest wait while other statuses are accepted.
 const ONE_MAX: Duration = Duration::from_secs(300);
-/// Failures without an answer in between after which nothing is written for a while.
+/// Consecutive failures after which all writes pause.
 const IN_A_ROW: usize = 32;
 
-/// One object whose status was not taken.
+/// An object whose last status write failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failing {
     wait: Duration,
-    /// It is not tried before.
+    /// Earliest time of the next attempt.
     pub(super) until: Instant,
-    /// Answers by the time of the failure.
+    /// [`Failures::answers`] at the time of the failure.
     answers: u64,
 }
 
@@ -35,24 +35,24 @@ impl Failing {
     }
 }
 
-/// What the server did with the statuses of all objects.
+/// Results of the status writes of all objects.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// How often it has given an answer to the point.
+    /// Number of conclusive answers of the server.
     answers: u64,
-    /// Failures since the last one.
+    /// Failures since the last conclusive answer.
     in_a_row: usize,
 }
 
 impl Failures {
-    /// The server gave an answer to the point about some object, which is failing no more.
+    /// Counts a conclusive answer about an object.
     pub(super) fn answered(&mut self) {
         self.answers += 1;
         self.in_a_row = 0;
     }
 
-    /// It did not, about an object that was failing `before` or not: that is tried again after a while,
-    /// and not before the server `asked` for it.
+    /// Counts a failure, and computes the next attempt from the failure `before`, no earlier than
+    /// the server `asked` for.
     pub(super) fn failed(
         &mut self,
         before: Option<Failing>,
@@ -67,7 +67,7 @@ impl Failures {
         Failing { wait, until: now + wait, answers: self.answers }
     }
 
-    /// Whether nothing is taken at the moment, as far as can be told.
+    /// Whether the server seems to accept no writes.
     pub(super) fn is_down(&self) -> bool {
         self.in_a_row >= IN_A_ROW
     }
@@ -105,9 +105,9 @@ mod tests {
         let all = waits(12, false);
         assert_eq!((all[0], all[1], all[11]), (LEAST, LEAST * 2, ALL_MAX));
         assert_eq!(waits(12, true).last(), Some(&ONE_MAX));
-        // Back to the short waits when no other is answered any more.
+        // Short waits again when no other object is answered any more.
         assert_eq!(waits(2, false).last(), Some(&ALL_MAX));
-        // An answer about itself.
+        // An answer about the object itself.
         failures.answered();
         let mut failing = None;
         assert_eq!(self::waits(&mut failures, &mut failing, 1, false), [LEAST]);

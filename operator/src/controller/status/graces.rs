@@ -1,8 +1,8 @@
-//! How long what was written stays although there is other news: pure.
+//! Graces: how long a written state stays although a peer reports another one. Pure.
 //!
-//! Invariant: graces are counted by the leader's own time, from when it first saw the news. Times in
-//! reports are of other machines' clocks, and any wall clock may jump: they are for people, and tell
-//! one report from another.
+//! Invariant: graces run on the leader's monotonic clock, from when it first saw the report. Times
+//! in reports come from other machines, and any wall clock may jump: they are for people, and to
+//! tell reports apart.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,45 +10,45 @@ use pinkeeper::types::{PeerId, PinState, PinStatus as Report, Timestamp};
 
 /// How long a copy keeps its last written state while its peer or daemon is away.
 pub const GRACE: Duration = Duration::from_secs(60);
-/// How long a new leader waits for its peers' metrics: as long as these live.
+/// How long a new leader waits for peer metrics: their time to live.
 pub(super) const GATHERING: Duration = Duration::from_secs(10);
-/// How long a retry may go on before it shows instead of the failure it follows: most retries of
-/// content that nobody has end as the attempts before.
+/// How long a retry runs before it replaces the failure in the status: most retries of missing
+/// content fail again.
 pub(super) const RETRY_HIDDEN: Duration = Duration::from_secs(120);
-/// How long a copy that was confirmed may wait for its confirmation anew.
+/// How long a confirmed copy may wait for its next confirmation.
 pub(super) const ASKING: Duration = Duration::from_secs(10);
 
-/// A moment as the leader knows it.
+/// A point in time on the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// Since the statuses' driver of this leadership began; never goes back.
+    /// Monotonic time since the statuses' driver of this leadership began.
     pub at: Duration,
-    /// For people.
+    /// Wall-clock time, for people.
     pub wall: Timestamp,
 }
 
-/// Reports of one object's copies that are held back, by peer; and when they were first seen, as in
-/// [`Moment::at`].
+/// Reports about one object that are held back, by peer, with when they were first seen (see
+/// [`Moment::at`]).
 pub type Held = BTreeMap<PeerId, (PinState, Timestamp, Duration)>;
 
-/// The graces of one look at an object.
+/// The graces of one check of an object.
 #[derive(Debug)]
 pub(super) struct Graces<'a> {
     now: Duration,
     before: &'a Held,
-    /// What is held back now, also after its grace: until it is written.
+    /// Reports held back now. A report stays after its grace, until it is written.
     pub(super) held: Held,
-    /// The earliest end of a grace to come.
+    /// The earliest future end of a grace.
     pub(super) ends: Option<Duration>,
 }
 
 impl<'a> Graces<'a> {
-    /// A look at `now`, after the last one held `before` back.
+    /// A check at `now`; the previous one held `before` back.
     pub(super) fn new(now: Duration, before: &'a Held) -> Self {
         Self { now, before, held: Held::new(), ends: None }
     }
 
-    /// Whether a grace that began at `since` goes on.
+    /// Whether a grace that began at `since` still lasts.
     pub(super) fn last(&mut self, since: Duration, grace: Duration) -> bool {
         let end = since.saturating_add(grace);
         let lasts = self.now < end;
@@ -58,7 +58,7 @@ impl<'a> Graces<'a> {
         lasts
     }
 
-    /// Whether a report is still held back.
+    /// Holds a report back; returns whether its grace still lasts.
     pub(super) fn hold(&mut self, peer: PeerId, report: &Report, grace: Duration) -> bool {
         let known = self.before.get(&peer);
         let same =

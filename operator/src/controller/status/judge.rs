@@ -1,9 +1,11 @@
-//! What a Pin's status must say: pure.
+//! Computes a Pin's status. Pure.
 //!
-//! Invariants: nothing is said about a generation whose claim is not in the state; Ready is judged by
-//! the object's own spec; without news about a copy, what was last written about it stays; the same
-//! view gives the same status, so that nothing is written when nothing changes; only the leader's own
-//! time decides.
+//! Invariants:
+//! - There is no status for a generation whose claim is not in the state.
+//! - Ready depends on the object's own spec.
+//! - A copy without a report keeps its last written state.
+//! - The same view gives the same status, so nothing is written when nothing changes.
+//! - Only the leader's monotonic clock affects decisions.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,45 +26,45 @@ use crate::{
     crd::{self, AllocationState, PinAllocation, PinReason},
 };
 
-/// What is known about the object's content.
+/// Inputs about the object's content.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// The pin in the state.
     pub pin: Option<&'a Pin>,
     /// The state refused the claim of this generation.
     pub refused: Option<Refused>,
-    /// What peers report of it.
+    /// Reports of the peers about it.
     pub reports: &'a BTreeMap<PeerId, Report>,
     /// All members.
     pub peers: &'a BTreeMap<PeerId, PeerView>,
-    /// Entries of the log that the pin includes.
+    /// Log length that the pin reflects.
     pub entries: u64,
-    /// The same when this leader began to write.
+    /// Log length when this leader began to write statuses.
     pub entries_at_start: u64,
-    /// Copies of a Pin that names no number.
+    /// Copies of a Pin without `replicas`.
     pub default_replicas: u16,
-    /// What the last look at this object held back.
+    /// Reports that the last check of this object held back.
     pub held: &'a Held,
     /// Now.
     pub now: Moment,
 }
 
-/// A status and what to do with it.
+/// A status and how to write it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// What the object's status should be.
+    /// The status that the object should have.
     pub status: crd::PinStatus,
     /// Ready's reason.
     pub reason: PinReason,
-    /// Nothing more is expected to happen soon: worth writing at once.
+    /// No further change is expected soon, so it is written at once.
     pub settled: bool,
-    /// The verdict may change by time alone, then (as in [`Moment::at`]).
+    /// When the verdict may change by time alone (see [`Moment::at`]).
     pub recheck: Option<Duration>,
-    /// What it holds back, for the next look.
+    /// Reports held back, for the next check.
     pub held: Held,
 }
 
-/// Judges one object; absent when there is nothing to say about this generation yet.
+/// Judges one object; absent if this generation has no claim yet.
 #[must_use]
 pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
     let spec = object.spec.as_ref()?;
@@ -79,8 +81,8 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
     }
     let pin = view.pin?;
     let claim = pin.claims.get(&Owner::Object(object.uid.clone()))?;
-    // A claim of a later generation than the object's is one from before a restore of the API server's
-    // data, or the object was not read anew yet; then the write will be refused.
+    // A claim of a later generation means that the API server's data was set back, or that the
+    // cached object is old. In the second case the API server will reject the write.
     if claim.generation < object.generation {
         return None;
     }
@@ -122,8 +124,8 @@ fn stalled(object: &PinObject, reason: PinReason, message: &str, now: Timestamp)
     Verdict { status, reason, settled: true, recheck: None, held: Held::new() }
 }
 
-/// What is shown of each allocation, by name. A name is shown once: two identities under one name
-/// are a peer that lost its volume and its successor.
+/// The shown copies, by peer name. A name is shown once: two identities with one name are a peer
+/// that lost its volume and its successor.
 fn copies(
     object: &PinObject,
     pin: &Pin,
@@ -137,13 +139,14 @@ fn copies(
     for allocation in &pin.allocations {
         let peer = view.peers.get(&allocation.peer);
         let name = peer.map_or_else(|| allocation.peer.to_string(), |peer| peer.name.clone());
-        // What was written is about this copy if it was given before. In a cluster that was founded
-        // anew entries count from none again, so what its leader gives waits for a first report, too.
+        // The written state is about this copy only if the copy was allocated before it was
+        // written. A new cluster counts entries from zero again, so there copies wait for a first
+        // report too.
         let is_known =
             allocation.at_entry <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
         let of_this = allocation.at_entry <= observed && is_known;
         let before = before.iter().find(|copy| copy.peer == name && of_this);
-        // One that was to leave may stay after all.
+        // A leaving copy may have been taken back.
         let left = before.filter(|copy| copy.state == AllocationState::Leaving);
         let before = before.filter(|_| allocation.leaving || left.is_none());
         let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
@@ -159,7 +162,7 @@ fn copies(
     copies.into_values().collect()
 }
 
-/// Which of two identities is shown: whoever holds the copy, and who leaves only if there is no other.
+/// Rank for choosing between two identities: a confirmed copy first, a leaving one last.
 fn worth(copy: &PinAllocation) -> u8 {
     match copy.state {
         AllocationState::Leaving => 0,
@@ -168,7 +171,7 @@ fn worth(copy: &PinAllocation) -> u8 {
     }
 }
 
-/// One copy: the peer's report, or what was last written about it while there is no news.
+/// One copy: the peer's report, or the last written state if there is no report.
 fn copy(
     name: String,
     peer: Option<&PeerView>,
@@ -178,7 +181,7 @@ fn copy(
     graces: &mut Graces<'_>,
 ) -> PinAllocation {
     let shown = |state, since, message: &str| {
-        // A state keeps the time it was first written with: a restarted peer reports a later one.
+        // A state keeps its first written time: a restarted peer reports a later one.
         let first = before.filter(|copy| copy.state == state).and_then(|copy| copy.since.clone());
         let since = Some(first.unwrap_or_else(|| whole_seconds(since)));
         PinAllocation { peer: name.clone(), state, since, message: bounded(message) }
@@ -189,7 +192,11 @@ fn copy(
     if let Some(since) = peer.silent
         && !graces.last(since.at, GRACE)
     {
-        return shown(AllocationState::PeerDown, since.wall, "nothing is heard of the peer");
+        return shown(
+            AllocationState::PeerDown,
+            since.wall,
+            "the leader hears nothing of the peer",
+        );
     }
     let Some((id, report)) = report else {
         return match before {
@@ -206,7 +213,7 @@ fn copy(
     shown(state, report.since, &report.message)
 }
 
-/// Whether what was written about a copy stays although its peer reports something else now.
+/// Whether the written state of a copy stays although its peer reports another one.
 fn stays(
     before: AllocationState,
     state: AllocationState,
@@ -218,8 +225,8 @@ fn stays(
     };
     match (before, state) {
         (Pinned, DaemonDown) => held(GRACE),
-        // A peer that starts asks its daemon first. One that only waits for its turn was given the pin
-        // anew, and what was written is about an earlier copy.
+        // A starting peer first asks its daemon. A peer that waits for its turn has a new
+        // allocation, and the written state is about an earlier copy.
         (Pinned, Queued) if report.state == PinState::Rechecking => held(ASKING),
         (Unpinnable | ContentNotFound | PinError | DaemonDown, Queued) => report.attempts > 0,
         (Unpinnable | ContentNotFound | PinError | DaemonDown, Pinning) => {
@@ -232,7 +239,7 @@ fn stays(
 
 fn state_of(state: PinState) -> AllocationState {
     match state {
-        // What is still being released is taken up again when that is done.
+        // A pin that is being unpinned is pinned again after that.
         PinState::Queued | PinState::Rechecking | PinState::Unpinning | PinState::UnpinFailed => {
             AllocationState::Queued
         }
@@ -253,7 +260,7 @@ fn reason(copies: &[PinAllocation], count: &Count) -> PinReason {
     } else if count.holders < count.min {
         PinReason::NotEnoughPeers
     } else if count.confirmed + working >= count.min {
-        // Enough copies are on their way: those in trouble do not decide.
+        // Enough copies are in progress, so failing ones do not decide.
         let begun = count.confirmed > 0 || in_state(AllocationState::Pinning) > 0;
         if begun { PinReason::Pinning } else { PinReason::Queued }
     } else if count.holders.saturating_sub(in_state(AllocationState::Unpinnable)) < count.min {

@@ -1,7 +1,7 @@
-//! What the statuses' driver remembers of objects between two looks at them.
+//! What the statuses' driver remembers about objects between two checks.
 //!
-//! Invariants: an object has one memory, and one that holds nothing is not kept, so their number is at
-//! most that of the objects; all that is remembered of an object goes when the object goes.
+//! Invariants: an object has at most one memory, and empty ones are not kept, so the number of
+//! objects bounds them. When an object is deleted, its memory is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,34 +10,34 @@ use tokio::time::Instant;
 use super::{failures::Failing, graces::Held, judge::Verdict, pace::Pace};
 use crate::controller::{objects::ObjectKey, queue::Priority};
 
-/// Of one object.
+/// Memory of one object.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// When it is written.
+    /// When its status is written.
     pub(super) pace: Pace,
-    /// News that is held back.
+    /// Reports that are held back.
     held: Held,
-    /// Its status was not taken.
+    /// Its last status write failed.
     pub(super) failing: Option<Failing>,
-    /// When to look at it again though nothing happens.
+    /// When to check it again without an event.
     timer: Option<(Instant, Priority)>,
 }
 
-/// Of all objects.
+/// Memories of all objects.
 #[derive(Debug, Default)]
 pub(super) struct Memories {
     of: BTreeMap<ObjectKey, Memory>,
-    /// The timers, the next one first.
+    /// The timers, earliest first.
     timers: BTreeSet<(Instant, ObjectKey)>,
 }
 
 impl Memories {
-    /// What is remembered of an object, if anything.
+    /// The memory of an object, if any.
     pub(super) fn get(&self, key: &ObjectKey) -> Option<&Memory> {
         self.of.get(key)
     }
 
-    /// Changes what is remembered of an object.
+    /// Changes the memory of an object.
     pub(super) fn change<R>(
         &mut self,
         key: &ObjectKey,
@@ -51,14 +51,15 @@ impl Memories {
         result
     }
 
-    /// The object is not there any more.
+    /// Drops the memory of a deleted object.
     pub(super) fn forget(&mut self, key: &ObjectKey) {
         if let Some((at, _)) = self.of.remove(key).and_then(|memory| memory.timer) {
             self.timers.remove(&(at, key.clone()));
         }
     }
 
-    /// A look at an object, given what the last one held back; what this one does is for the next.
+    /// Judges an object with the reports that the last check held back, and stores those of this
+    /// check.
     pub(super) fn judge(
         &mut self,
         key: &ObjectKey,
@@ -72,7 +73,7 @@ impl Memories {
         Some(verdict)
     }
 
-    /// Looks at an object again at `at`, or earlier if that was asked for already.
+    /// Sets a timer for an object at `at`, unless it has an earlier one.
     pub(super) fn set_timer(&mut self, key: &ObjectKey, at: Instant, priority: Priority) {
         let before = self.of.get(key).and_then(|memory| memory.timer);
         match before {
@@ -84,12 +85,12 @@ impl Memories {
         self.change(key, |memory| memory.timer = Some((at, priority)));
     }
 
-    /// When the next object is due.
+    /// When the next timer is due.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// An object that is due.
+    /// Takes an object whose timer is due.
     pub(super) fn pop_timer(&mut self, now: Instant) -> Option<(Priority, ObjectKey)> {
         if self.next_timer()? > now {
             return None;
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!(memories.pop_timer(at(4)), Some((Priority::Fresh, key("a"))));
         assert_eq!(memories.pop_timer(at(4)), Some((Priority::Later, key("c"))));
         assert_eq!((memories.next_timer(), memories.pop_timer(at(9))), (None, None));
-        // It may be asked for again.
+        // It can be set again.
         memories.set_timer(&key("b"), at(8), Priority::Fresh);
         assert_eq!(memories.pop_timer(at(8)), Some((Priority::Fresh, key("b"))));
         assert!(memories.of.is_empty(), "what is nothing is not kept");

@@ -1,9 +1,11 @@
-//! Statuses of Pins: what they must say ([`judge`]), when they are written ([`pace`]), and which of
-//! their changes are told by Events ([`note()`]).
+//! Statuses of Pins: their content ([`judge`]), when they are written ([`pace`]), and which changes
+//! become Events ([`note()`]).
 //!
-//! Invariants: the leader of the term alone writes statuses, by server-side apply with the version of
-//! the object that they were decided on. Where nothing changes, nothing is written. A Pin that is done
-//! within [`LINGER`] is written once.
+//! Invariants:
+//! - Only the leader of the term writes statuses, by server-side apply with the version of the object
+//!   that they were computed from.
+//! - Nothing is written if nothing changes.
+//! - A Pin that is pinned within [`LINGER`] is written once.
 
 mod conditions;
 mod count;

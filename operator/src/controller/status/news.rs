@@ -1,4 +1,4 @@
-//! Which objects something is news for: pure.
+//! Finds the objects that a change concerns. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use tokio::sync::broadcast::error::RecvError;
 use super::presence::{Facts, PeerView};
 use crate::controller::{objects::PinObject, queue::Priority};
 
-/// News of the state or of the reports.
+/// A change of the state or of the reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Of these.
+    /// It concerns these CIDs.
     Of(std::sync::Arc<[Cid]>),
-    /// Of anything: it told too much at once, or does not know itself.
+    /// It may concern any CID: the channel lagged, or everything changed.
     OfAnything,
-    /// It tells nothing any more.
+    /// The channel is closed.
     Ended,
 }
 
@@ -32,12 +32,12 @@ impl News {
     }
 }
 
-/// An object that nothing was said of yet goes first.
+/// An object without an up-to-date status goes first.
 pub(super) fn lane_of(object: &PinObject) -> Priority {
     if object.is_observed() { Priority::Later } else { Priority::Fresh }
 }
 
-/// Peers that went, came, or of which something else is known now.
+/// Peers that left, joined or have other facts now.
 pub(super) fn moved(
     before: &BTreeMap<PeerId, Facts>,
     now: &BTreeMap<PeerId, Facts>,
@@ -46,7 +46,7 @@ pub(super) fn moved(
     ids.filter(|id| now.get(*id) != before.get(*id)).copied().collect()
 }
 
-/// Pins that have a copy on one of these peers, be it one that leaves.
+/// Pins with a copy, leaving or not, on one of these peers.
 pub(super) fn cids_on<'a>(
     pins: impl Iterator<Item = (Cid, &'a Pin)>,
     peers: &BTreeSet<PeerId>,
@@ -55,7 +55,7 @@ pub(super) fn cids_on<'a>(
     pins.filter(|(_, pin)| is_on(pin)).map(|(cid, _)| cid).collect()
 }
 
-/// Whether a copy is on a peer that is not among those known.
+/// Whether an unknown peer has a copy.
 pub(super) fn is_on_another(pin: &Pin, known: &BTreeMap<PeerId, PeerView>) -> bool {
     pin.allocations.iter().any(|a| !known.contains_key(&a.peer))
 }
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn pins_are_touched_by_each_peer_that_has_a_copy() {
         let pins = [on(&[1, 2]), on(&[3]), on(&[])];
-        // Each case: peers, and the places of the pins on them.
+        // Peers, and the indexes of the pins on them.
         let cases: [(&[u8], &[usize]); 6] =
             [(&[1], &[0]), (&[2], &[0]), (&[3], &[1]), (&[2, 3], &[0, 1]), (&[4], &[]), (&[], &[])];
         let cids: Vec<Cid> = (0..3).map(cid).collect();

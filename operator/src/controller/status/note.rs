@@ -1,13 +1,13 @@
-//! Which changes of a status people are told of by an Event: pure.
+//! Decides which status changes become Events. Pure.
 //!
-//! An Event tells of trouble, and of its end. A Pin that went well all the time has none.
+//! An Event reports a problem, or its end. A Pin without problems gets none.
 
 use crate::{
     controller::events::Note,
     crd::{self, PinReason},
 };
 
-/// The Event for a change of status: into trouble, or out of it. None for a Pin that went well.
+/// The Event for a change of status into a problem or out of one.
 #[must_use]
 pub fn note(
     before: Option<&crd::PinStatus>,
@@ -85,7 +85,7 @@ mod tests {
             let said = note.map(|note| (note.reason, note.text));
             assert!(said.is_none_or(|said| said == (reason.as_str(), "why".into())));
         }
-        // Only Ready counts, and a status without it tells nothing.
+        // Only Ready counts, and a status without it has no Event.
         let mut other = status(ContentNotFound);
         other.conditions[0].type_ = "Reconciling".into();
         assert!(note(Some(&other), &status(Pinned), Pinned).is_none());

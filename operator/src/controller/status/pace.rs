@@ -1,7 +1,9 @@
-//! When a status that differs from the object's is written: pure.
+//! Decides when a changed status is written. Pure.
 //!
-//! What is settled is written at once, what is not only when it stays so for [`LINGER`], and mere words
-//! every [`WORDS_EVERY`]; never twice at a time. What happens during a write is looked at after it.
+//! - A settled status is written at once.
+//! - An unsettled one is written after it has differed for [`LINGER`].
+//! - A change of messages alone is written every [`WORDS_EVERY`].
+//! - An object has one write at a time. Events during a write are handled after it.
 
 use std::time::Duration;
 
@@ -10,51 +12,51 @@ use tokio::time::Instant;
 use super::difference::Difference;
 use crate::controller::queue::Priority;
 
-/// What is not done yet is written only when it stays so for this long.
+/// An unsettled status is written after it has differed for this long.
 pub const LINGER: Duration = Duration::from_millis(500);
-/// Progress of one Pin is written this often at most.
+/// Shortest time between two writes of messages alone.
 pub(super) const WORDS_EVERY: Duration = Duration::from_secs(30);
 
-/// What was seen of an object.
+/// Result of a check of an object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
-    /// From the status on the object.
+    /// Difference from the status on the object.
     pub(super) difference: Difference,
-    /// Nothing more is expected to happen soon.
+    /// No further change is expected soon.
     pub(super) settled: bool,
     /// When the verdict may change by time alone.
     pub(super) recheck: Option<Instant>,
 }
 
-/// What to do about it.
+/// What to do after a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
-    /// Write it now.
+    /// Write the status now.
     pub(super) write: bool,
-    /// Look again then though nothing happens.
+    /// Check again at this time.
     pub(super) again: Option<(Instant, Priority)>,
 }
 
-/// Of one object.
+/// Write pace of one object.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pace {
-    /// Since when it has had something unsettled to say.
+    /// Since when an unsettled status has differed.
     noticed: Option<Instant>,
-    /// When it was last written, if it was unsettled then.
+    /// When an unsettled status was last written.
     written: Option<Instant>,
     under_way: bool,
-    /// Something happened to it while it was being written.
+    /// An event arrived during the write.
     again: bool,
 }
 
 impl Pace {
-    /// Whether the object may be looked at now; if not, it is when its write has ended.
+    /// Whether the object may be checked now. If a write is in flight, it is checked after it.
     pub(super) fn may_look(&mut self) -> bool {
         self.again |= self.under_way;
         !self.under_way
     }
 
-    /// What to do about the object, which is of `priority` and was looked at.
+    /// Decides what to do after a check of the object, which was queued with `priority`.
     pub(super) fn due(&mut self, look: Look, priority: Priority, now: Instant) -> Due {
         let recheck = look.recheck.map(|at| (at, Priority::Later));
         let (due, priority) = match look.difference {
@@ -71,14 +73,14 @@ impl Pace {
         Due { write, again: recheck.into_iter().chain(wait).min_by_key(|(at, _)| *at) }
     }
 
-    /// Its write begins.
+    /// A write begins.
     pub(super) fn begin(&mut self, settled: bool, now: Instant) {
         self.noticed = None;
         self.written = (!settled).then_some(now);
         self.under_way = true;
     }
 
-    /// Its write has ended; whether something happened to it meanwhile.
+    /// A write ended; returns whether an event arrived meanwhile.
     pub(super) fn end(&mut self) -> bool {
         self.under_way = false;
         std::mem::take(&mut self.again)
@@ -91,7 +93,7 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(1);
 
-    /// Any time; the same throughout a test.
+    /// An arbitrary start, the same throughout a test.
     fn start() -> Instant {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *START.get_or_init(Instant::now)
@@ -105,7 +107,8 @@ mod tests {
     fn what_is_settled_is_written_at_once_and_the_rest_when_it_stays_so() {
         use Difference::{Facts, None, Words};
         const ZERO: Duration = Duration::ZERO;
-        /// Looks at one object: how long after the first, what is seen, and whether it is written.
+        /// Checks of one object: time since the first, difference, settled, and whether it is
+        /// written.
         type Looks<'a> = &'a [(Duration, Difference, bool, bool)];
         let cases: [(&str, Looks<'_>); 7] = [
             ("settled", &[(ZERO, Facts, true, true)]),
@@ -191,11 +194,11 @@ mod tests {
             let due = pace.due(look(difference, false), Priority::Fresh, later);
             due.again.map(|(at, _)| at)
         };
-        // What was unsettled when it was written.
+        // An unsettled status was written.
         let mut pace = Pace::default();
         pace.begin(false, start);
         assert_eq!(again(&mut pace, Words), Some(start + WORDS_EVERY));
-        // What was settled, or is gone, begins anew.
+        // After a settled write, or for a new object, the wait starts over.
         for settled in [true, false] {
             let mut pace = Pace::default();
             pace.begin(false, start);
@@ -206,7 +209,7 @@ mod tests {
             }
             assert_eq!(again(&mut pace, Words), Some(later + WORDS_EVERY), "{settled}");
         }
-        // So does what is unsettled after a write, or after it was gone.
+        // So does an unsettled status after a write, or for a new object.
         for written in [true, false] {
             let mut pace = Pace::default();
             pace.due(look(Facts, false), Priority::Fresh, start);

@@ -1,4 +1,4 @@
-//! Which peers are heard of, in this leadership.
+//! Tracks which peers the leader hears in this leadership.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use pinkeeper::{
 
 use super::graces::{GRACE, Moment};
 
-/// A peer as far as statuses need it.
+/// What statuses need to know about a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
     /// Its name.
     pub name: String,
     /// Its reports are complete in this leadership.
     pub reported: bool,
-    /// Since when nothing was heard of it, if so.
+    /// Since when it is silent, if it is.
     pub silent: Option<Moment>,
-    /// Why it can take no content now, if so.
+    /// Why it can take no content now, if it cannot.
     pub obstacle: Option<Obstacle>,
 }
 
-/// The peers as statuses see them.
+/// All peers as statuses see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Presence {
     /// All members.
@@ -30,7 +30,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Looks anew; peers that are silent keep the time since when.
+    /// Checks the peers again. Silent peers keep the start of their silence.
     pub(super) fn look(&self, cluster: &Cluster, now: Moment) -> Self {
         let (alive, obstacles) = (cluster.peer_metrics(), cluster.obstacles());
         let heard = |(id, member): (PeerId, MemberView)| {
@@ -52,7 +52,7 @@ impl Presence {
         Self { peers: members.map(view).collect() }
     }
 
-    /// What decides about statuses: Pins of a peer need another look when it changes.
+    /// The facts that statuses depend on. When those of a peer change, its Pins are checked again.
     pub(super) fn facts(&self, now: Moment) -> BTreeMap<PeerId, Facts> {
         let gone = |since: Moment| now.at >= since.at.saturating_add(GRACE);
         let facts = |(id, peer): (&PeerId, &PeerView)| {
@@ -62,18 +62,19 @@ impl Presence {
     }
 }
 
-/// What the leader hears of a member.
+/// What the leader knows about a member.
 #[derive(Clone, Debug)]
 struct Heard {
     name: String,
     /// Its reports are complete.
     reported: bool,
-    /// Its metrics are not out of date, or it is the leader itself.
+    /// Its peer metrics are current, or it is the leader itself.
     alive: bool,
     obstacle: Option<Obstacle>,
 }
 
-/// A peer's name, whether it has reported, and whether it is silent for longer than the grace.
+/// A peer's name, whether its reports are complete, and whether it is silent for longer than the
+/// grace.
 pub(super) type Facts = (String, bool, bool);
 
 #[cfg(test)]
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_silent_from_when_it_was_first_missed_until_it_is_heard_of() {
-        // Each case: at which second what is heard of a member, and since when it is silent.
+        // The second, what is heard of a member, and since when it is silent.
         let cases = [
             (0, heard(false, false), Some(0)),
             (3, heard(false, true), Some(0)),
@@ -106,7 +107,7 @@ mod tests {
             (50, heard(false, true), Some(10)),
             (51, heard(true, true), None),
             (60, heard(false, false), Some(60)),
-            // Whoever comes back as a member begins anew.
+            // A member that was removed and comes back starts over.
             (61, None, None),
             (70, heard(true, false), Some(70)),
         ];

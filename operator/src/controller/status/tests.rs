@@ -1,4 +1,4 @@
-//! The table of reasons, what stays while there is no news, and that statuses settle.
+//! The table of reasons, what stays without reports, and that statuses settle.
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, time::Duration};
@@ -28,7 +28,7 @@ use crate::{
     crd::{self, AllocationState, PinReason},
 };
 
-/// What all clocks show at first.
+/// Initial time of all clocks.
 const WALL: Timestamp = Timestamp(1_700_000_000_000);
 /// Long after the leadership began.
 const NOW: Moment = Moment { at: Duration::from_secs(3_600), wall: WALL };
@@ -55,9 +55,9 @@ struct World {
     pin: Pin,
     reports: BTreeMap<PeerId, Report>,
     peers: BTreeMap<PeerId, PeerView>,
-    /// Of the log, now and when this leader began.
+    /// Log length now and when this leader began.
     entries: [u64; 2],
-    /// Of the last look.
+    /// Held back by the last check.
     held: Held,
 }
 
@@ -127,7 +127,7 @@ fn after(span: Duration) -> Moment {
     Moment { at: NOW.at + span, wall }
 }
 
-/// What kstatus makes of it (<https://github.com/kubernetes-sigs/cli-utils>, pkg/kstatus).
+/// The result of kstatus (<https://github.com/kubernetes-sigs/cli-utils>, pkg/kstatus).
 fn kstatus(object: &PinObject, status: &crd::PinStatus) -> &'static str {
     if status.observed_generation != Some(object.generation) {
         return "InProgress";
@@ -291,7 +291,7 @@ fn clocks_of_others_and_clocks_that_jump_decide_nothing() {
             assert_eq!(look(step, WALL.0 + YEAR_MS), stays, "{state:?} since {since}");
             assert_eq!(look(grace - step, 0), stays, "{state:?} since {since}");
             assert_eq!(look(grace, 0), end, "{state:?} since {since}");
-            // It was not written: the grace does not begin again.
+            // Without a write the grace does not start again.
             assert_eq!(look(grace + step, WALL.0), end, "{state:?} since {since}");
         }
     }
@@ -342,7 +342,7 @@ fn a_grace_is_for_one_report() {
     let object = object(1, 1);
     let object = written(&object, world.judge(&object, NOW));
     for (number, span) in (1..).zip([Duration::ZERO, GRACE, GRACE * 2]) {
-        // It was back, and away again before anybody looked.
+        // It came back and went away again between two checks.
         let since = Timestamp(number);
         world.reports.insert(id(1), Report { since, ..report(PinState::DaemonDown, 1) });
         let verdict = world.judge(&object, after(span));
@@ -398,8 +398,8 @@ fn any_state() -> impl Strategy<Value = PinState> {
 }
 
 proptest! {
-    /// A status that was written is not written again while nothing changes, through the API
-    /// server's JSON and at any later time within the graces; and its counts are true.
+    /// A written status is not written again if nothing changes, also after a round trip through
+    /// JSON and at any later time within the graces. Its counts are correct.
     #[test]
     fn statuses_settle(
         states in prop::collection::vec(any_state(), 0..5),

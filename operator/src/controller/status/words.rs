@@ -1,6 +1,7 @@
-//! The words of a status: messages for people, and times as Kubernetes writes them. Pure.
+//! Messages for people, and times in the format of Kubernetes. Pure.
 //!
-//! A message has no progress in it: that would be a write per block. No decision may depend on one.
+//! Messages of conditions do not contain progress: that would be a write per block. No decision may
+//! depend on a message.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::crd::{self, AllocationState, PinAllocation, PinReason};
 /// Peers named in one message.
 const NAMES_MAX: usize = 3;
 
-/// The sentence for people.
+/// The message of the conditions.
 pub(super) fn message(reason: PinReason, copies: &[PinAllocation], count: &Count) -> String {
     let Count { confirmed, holders, min, wanted, peers } = *count;
     let so_far = format!("{confirmed} of {wanted} copies are confirmed");
@@ -49,12 +50,12 @@ pub(super) fn message(reason: PinReason, copies: &[PinAllocation], count: &Count
             let trouble = trouble(copies, None).unwrap_or_default();
             format!("{so_far}, {min} are needed; {trouble}. It goes on when they are back")
         }
-        // These never get here: they have messages of their own.
+        // Unreachable: these have their own messages.
         PinReason::InvalidCID | PinReason::Unallocatable | PinReason::NotEnoughPeers => so_far,
     }
 }
 
-/// `obstacles`: what keeps other peers from taking a copy, if anything does.
+/// The message of `NotEnoughPeers`; `obstacles` says why other peers can take no copy.
 pub(super) fn not_enough(count: &Count, obstacles: &str) -> String {
     let Count { confirmed, holders, min, wanted, peers } = *count;
     format!(
@@ -64,7 +65,8 @@ pub(super) fn not_enough(count: &Count, obstacles: &str) -> String {
     )
 }
 
-/// Why peers without a copy can take none, as in " (a: its daemon does not answer, and 2 more)".
+/// Why peers without a copy can take none, for example " (a: its daemon does not answer, and 2
+/// more)".
 pub(super) fn obstacles(copies: &[PinAllocation], peers: &BTreeMap<PeerId, PeerView>) -> String {
     let holds = |name: &str| {
         copies.iter().any(|copy| copy.peer == name && copy.state != AllocationState::Leaving)
@@ -83,7 +85,7 @@ pub(super) fn obstacles(copies: &[PinAllocation], peers: &BTreeMap<PeerId, PeerV
     if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
 }
 
-/// Who is in trouble and the first one's reason, as in "on a, b and 3 more: block not found".
+/// Failing peers and the reason of the first, for example "on a, b and 3 more: block not found".
 fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<String> {
     let in_trouble = |state| {
         use AllocationState::{ContentNotFound, DaemonDown, PeerDown, PinError, Unpinnable};
@@ -96,7 +98,7 @@ fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<St
             None => in_trouble(copy.state),
         })
         .collect();
-    // The worst is told; the sort is stable, so names stay in order.
+    // Worst first; the sort is stable, so names stay in order.
     seen.sort_by_key(|copy| copy.state);
     let first = *seen.first()?;
     let names: Vec<&str> = seen.iter().take(NAMES_MAX).map(|copy| copy.peer.as_str()).collect();
@@ -112,12 +114,12 @@ fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<St
         AllocationState::PeerDown => "the peer is silent",
         _ => "the daemon does not answer",
     };
-    // The sentence goes on with what happens next.
+    // The caller appends what happens next.
     let words = words.trim_end_matches("; trying again").trim_end_matches('.');
     Some(format!("on {}{more}: {words}", names.join(", ")))
 }
 
-/// Cut to what the definition of the objects allows.
+/// Cuts a text to the length that the definition of the objects allows.
 pub(super) fn bounded(text: &str) -> String {
     match text.char_indices().nth(crd::MESSAGE_LEN_MAX - 1) {
         Some((end, _)) if text.len() > end + 1 => format!("{}…", &text[..end]),
@@ -125,7 +127,7 @@ pub(super) fn bounded(text: &str) -> String {
     }
 }
 
-/// As Kubernetes writes times: without fractions of a second.
+/// A time without fractions of a second, as Kubernetes writes it.
 pub(super) fn whole_seconds(time: Timestamp) -> Time {
     let second = i64::try_from(time.0 / 1000).unwrap_or(i64::MAX);
     Time(jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX))

@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-/// An object that was not written for another version of it, whose watch event does not come.
+/// Wait before an object is checked again after a conflict, if no watch event comes.
 const STALE_AGAIN: Duration = Duration::from_secs(2);
-/// Waits before a status that was refused is tried again, which only a newer definition would help.
+/// Wait before a rejected status is tried again; only a newer definition would accept it.
 const REFUSED_AGAIN: Duration = Duration::from_secs(300);
 
-/// A status to write, and the version of the object it was decided on.
+/// A status to write, and the version of the object that it was computed from.
 #[derive(Clone, Debug)]
 pub(super) struct Write {
     pub(super) object: Arc<PinObject>,
@@ -30,18 +30,18 @@ pub(super) struct Write {
     pub(super) note: Option<Note>,
 }
 
-/// What became of it.
+/// Result of a status write.
 #[derive(Debug)]
 pub(super) enum Written {
     /// The object as it is now.
     Done(Option<Box<PinObject>>),
-    /// The object has changed or is gone: the watch tells.
+    /// The object has changed or is gone; the watch will report it.
     Stale,
-    /// The API server refuses this status.
+    /// The API server rejected this status.
     Refused(String),
-    /// Not now.
+    /// Temporary failure: the wait that the server asked for, and the reason.
     Later(Option<Duration>, String),
-    /// This peer leads no more.
+    /// This peer no longer leads.
     Deposed,
 }
 
@@ -57,13 +57,13 @@ impl Written {
         }
     }
 
-    /// The API server has answered to the point.
+    /// Whether the API server gave a conclusive answer.
     pub(super) fn is_answer(&self) -> bool {
         !matches!(self, Self::Later(..) | Self::Deposed)
     }
 
-    /// After how long the object is looked at again though nothing happens to it; the wait of what was
-    /// not taken depends on those before.
+    /// Wait before the object is checked again without an event. After a temporary failure,
+    /// [`Failures`](super::failures::Failures) decides.
     pub(super) fn again(&self) -> Option<Duration> {
         match self {
             Self::Done(_) | Self::Later(..) => None,
@@ -73,7 +73,7 @@ impl Written {
     }
 }
 
-/// The object as an Event refers to it.
+/// The object as the reference of an Event.
 pub(super) fn reference(object: &PinObject) -> ObjectReference {
     ObjectReference {
         api_version: Some(format!("{}/v1alpha1", crd::GROUP)),
@@ -86,7 +86,7 @@ pub(super) fn reference(object: &PinObject) -> ObjectReference {
     }
 }
 
-/// Applies the status, if this peer still leads and the object is still the version decided on.
+/// Applies the status, if this peer still leads and the object still has the expected version.
 pub(super) async fn write(lead: &Leading, write: &Write) -> Written {
     if !lead.holds() {
         return Written::Deposed;
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_became_of_a_write_and_when_it_is_tried_again() {
-        // The answer; whether it is one to the point, what it comes to, and the wait.
+        // The answer; whether it is conclusive, the result, and the wait.
         type Of = fn(&Written) -> bool;
         let stale: Of = |written| matches!(written, Written::Stale);
         let refused: Of = |written| matches!(written, Written::Refused(_));

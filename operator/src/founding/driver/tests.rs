@@ -1,4 +1,4 @@
-//! What the driver tells [`next`] of what it has seen: tables.
+//! Tables of what the driver passes to [`next`].
 
 use pinkeeper::state::Limits;
 
@@ -12,7 +12,7 @@ fn id(number: u8) -> PeerId {
     PeerId([number; 32])
 }
 
-/// ClusterPeers with what their statuses say.
+/// ClusterPeers with the IDs in their statuses.
 fn directory(peers: &[(&str, Option<u8>, Option<ClusterId>)]) -> Directory {
     let listed = |(name, number, cluster): &(&str, Option<u8>, Option<ClusterId>)| {
         let listed = Listed { id: number.map(id), cluster: *cluster, ..Listed::default() };
@@ -109,7 +109,7 @@ fn those_that_the_cluster_is_founded_with_are_looked_for_though_they_are_not_lis
 fn a_record_is_unchanged_only_while_its_very_version_is_read() {
     let start = Instant::now();
     let mut seen = Seen::default();
-    // When it is read, the version, and for how long it has not changed.
+    // When it is read, the version, and how long it has not changed.
     let cases = [
         (0, Some("7"), 0),
         (50, Some("7"), 50),
@@ -144,7 +144,7 @@ fn what_the_decision_is_made_on_is_what_is_there() {
             assert_eq!((seen.has_members, seen.standing), (has_members, OF_A));
             assert_eq!((seen.name, seen.id, seen.ordinal), ("p-3", id(3), Some(3)));
             assert_eq!((seen.initial_peers, seen.registered), (5, &registered[..]));
-            // What is not known yet founds nothing.
+            // The driver fills these in later.
             assert_eq!((seen.record, seen.unchanged, seen.won), (None, Duration::ZERO, None));
         }
     }

@@ -1,4 +1,4 @@
-//! ClusterPeers with anything in them: one that makes no sense is still there, and stops no other.
+//! ClusterPeers with arbitrary content: an invalid one still exists, and does not affect others.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ fn any_peer() -> impl Strategy<Value = Value> {
     )
 }
 
-/// The list as the watch reads it.
+/// Parses the list as the watch does.
 fn listed(items: &[Value]) -> Vec<RawPeer> {
     let list = json!({
         "apiVersion": "pinkeeper.dev/v1alpha1", "kind": "ClusterPeerList",
@@ -61,7 +61,7 @@ proptest! {
             take(&mut now, &mut listing, watcher::Event::Apply(raw));
         }
         prop_assert!(now.peers.keys().eq(&names));
-        // Only what names itself as a peer has an address.
+        // Only ClusterPeers with a peer ID have addresses.
         let own = PeerId([1; 32]);
         prop_assert!(now.addresses(own).len() <= names.len());
         prop_assert!(!now.addresses(own).contains_key(&own));

@@ -1,4 +1,4 @@
-//! What a watch tells of the ClusterPeers: tables.
+//! Tables of watch events and the directory.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;
@@ -19,7 +19,7 @@ fn raw(name: &str, address: &str) -> RawPeer {
 #[test]
 fn what_is_listed_takes_the_place_of_all_before_and_only_when_it_is_whole() {
     let (mut now, mut listing) = (Directory::default(), BTreeMap::new());
-    // Each event, whether the list is whole, and who is there at which address.
+    // Event, whether the directory is complete, and its peers with their addresses.
     let steps: [(watcher::Event<RawPeer>, bool, &str); 14] = [
         (Init, false, ""),
         (InitApply(raw("a", "1")), false, ""),
@@ -32,7 +32,7 @@ fn what_is_listed_takes_the_place_of_all_before_and_only_when_it_is_whole() {
         // The watch was cut off.
         (Init, true, "b2 c1"),
         (InitApply(raw("d", "1")), true, "b2 c1"),
-        // Once more: what was listed the first time does not count.
+        // Again: objects of the interrupted list do not count.
         (Init, true, "b2 c1"),
         (InitApply(raw("b", "3")), true, "b2 c1"),
         (InitDone, true, "b3"),
@@ -98,7 +98,7 @@ fn a_cluster_peer_is_gone_only_by_the_word_of_the_api_server() {
     };
     let cases = [
         (404, "NotFound", Some(false)),
-        // Of a proxy, or of a path that is not served.
+        // From a proxy, or for a path that is not served.
         (404, "", None),
         (403, "", None),
         (409, "", None),

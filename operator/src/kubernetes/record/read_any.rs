@@ -1,5 +1,5 @@
-//! ConfigMaps with anything in them: what is no record is an error that names it, never another
-//! record than the one that was written.
+//! ConfigMaps with arbitrary content: an invalid record is an error that names the key, and never
+//! reads as another record than the one that was written.
 #![allow(clippy::unwrap_used)]
 
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -23,7 +23,7 @@ fn any_map() -> impl Strategy<Value = ConfigMap> {
         if !is_sound {
             return data;
         }
-        // A sound one of which one key or none is another.
+        // A valid record with at most one changed key.
         let mut all = sound.as_object().unwrap().clone();
         all.extend(data.as_object().unwrap().clone().into_iter().take(1));
         Value::Object(all)

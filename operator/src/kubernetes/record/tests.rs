@@ -1,4 +1,4 @@
-//! What is written of a record, and what answers of the API server mean: tables.
+//! Tables of written records and of answers of the API server.
 #![allow(clippy::unwrap_used)]
 
 use pinkeeper::state::Limits;
@@ -20,7 +20,7 @@ fn settings() -> Settings {
     }
 }
 
-/// Version 7 of a record that `demo-0` is to found, with what others have put there.
+/// Version 7 of a record that `demo-0` is to found, with keys of others.
 fn map() -> ConfigMap {
     let map = json!({
         "metadata": {"name": "demo-cluster", "namespace": "web", "resourceVersion": "7",
@@ -35,14 +35,14 @@ fn values_of(map: &ConfigMap) -> Value {
     json!(map.data)
 }
 
-/// An answer of the API server, or one that is none.
+/// An error of the API server, or of something else.
 fn error(code: u16) -> kube::Error {
     let reason = if code == 404 { "NotFound" } else { "" };
     let status = json!({"code": code, "reason": reason, "details": {"name": "demo-cluster"}});
     kube::Error::Api(serde_json::from_value(status).unwrap())
 }
 
-/// What a result comes to, without its words.
+/// The kind of a result, without its message.
 fn kind<T>(result: &Result<T, RecordError>) -> &'static str {
     match result {
         Ok(_) => "ok",
@@ -75,7 +75,7 @@ fn only_a_proven_absence_is_one_and_only_a_success_wins() {
     }
     assert_eq!(api::if_there(Ok(map())).unwrap(), Some(map()));
     assert_eq!(replaced(Ok(map())).unwrap(), map());
-    // What was won is what the API server has, not what was sent.
+    // The won record is the one that the API server returned, not the one sent.
     let won = created(Ok(map())).unwrap();
     assert_eq!((won.cluster, won.epoch, won.version.as_str()), (A, 4, "7"));
     assert_eq!(kind(&created(Ok(ConfigMap::default()))), "malformed");
@@ -107,7 +107,7 @@ fn a_record_keeps_what_a_write_does_not_change() {
         let expected = json!({CLUSTER_ID: cluster.to_string(), EPOCH: "4", FOUNDER: founder,
             FORMED: formed, "others": "key"});
         assert_eq!(values_of(&written), expected);
-        // By compare-and-swap, with what others have put there.
+        // By compare-and-swap, and with the keys of others.
         assert_eq!(written.metadata, map().metadata);
         assert_eq!(Record::read(&written).unwrap(), next);
     }
@@ -126,7 +126,7 @@ fn a_record_that_is_made_anew_does_not_know_what_the_lost_one_knew() {
             expected[DEFINITION_UID] = UNKNOWN.into();
         }
         assert_eq!(values_of(&map), expected);
-        // Only one creation can win: it names the object, and no version.
+        // Only one creation can win: it has a name, and no version.
         assert_eq!(map.metadata.name.as_deref(), Some("demo-cluster"));
         assert_eq!(map.metadata.resource_version, None);
     }
@@ -173,7 +173,7 @@ fn anchors_are_written_once_and_each_under_its_own_key() {
     };
     let (now, known) = (anchors("s-now", "d-now"), anchors("s-known", "d-known"));
     let written = anchors;
-    // What the record has, what is known; the anchors, and whether they are written.
+    // Anchors in the record, known anchors; the result, and whether it is written.
     let cases = [
         ([None, None], None, written("s-now", "d-now"), true),
         ([None, None], Some(&known), written("s-now", "d-now"), true),

@@ -1,4 +1,4 @@
-//! What goes wrong between a pod and the API server, drawn by seed for each request.
+//! Faults between a pod and the API server, drawn from the seed for each request.
 
 use std::time::Duration;
 
@@ -6,40 +6,40 @@ use rand::{RngExt as _, rngs::StdRng};
 
 use super::store::Refusal;
 
-/// The longest that anything but a lost connection delays a request: longer than clients wait.
+/// Longest delay of a request, except for a lost connection: longer than clients wait.
 const SLOW_MAX_MS: u64 = 13_000;
 
-/// How often, of a thousand.
+/// Frequencies of the faults, per thousand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Requests answered by an error without effect: overload, errors, missing rights.
+    /// Requests that fail without effect: overload, errors, missing permissions.
     pub refused: u32,
-    /// Requests that reach the server and whose answer is lost.
+    /// Requests that take effect, but whose answer is lost.
     pub unanswered: u32,
     /// Requests that do not reach the server.
     pub unheard: u32,
     /// Requests that take seconds.
     pub slow: u32,
-    /// Not how often: what all requests may take longer than usual, each way.
+    /// Not a frequency: the longest additional delay of all requests, each way.
     pub lag_ms: u64,
-    /// Lists that are served from a cache that lags behind, which a sound server never does.
+    /// Lists served from an outdated cache, which a correct server never does.
     pub stale: u32,
-    /// Watch events after which the stream ends, says 410, or is never heard of again.
+    /// Watch events after which the stream ends, fails with 410, or hangs.
     pub watch: u32,
-    /// Questions for a Pin that something else than an API server answers, or one that has not taken the
-    /// definition of Pins in yet.
+    /// GETs of a Pin answered by something other than the API server, or by one that has not loaded
+    /// the definition of Pins yet.
     pub astray: u32,
-    /// All rights are gone.
+    /// All permissions are missing.
     pub forbidden: bool,
 }
 
-/// What becomes of one request.
+/// The fate of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fate {
-    /// On its way to the server, and back.
+    /// Delay of the request, and of the answer.
     pub delays: [Duration; 2],
     pub end: End,
-    /// A list is served as of some earlier revision.
+    /// A list is served as of an earlier revision.
     pub stale: bool,
 }
 
@@ -47,14 +47,14 @@ pub struct Fate {
 pub enum End {
     Served,
     Refused(Refusal),
-    /// The answer does not come; whether the request takes effect, and whether the client is told.
+    /// The answer is lost; whether the request takes effect, and whether the client gets an error.
     Lost {
         effect: bool,
         told: bool,
     },
 }
 
-/// How a watch goes on.
+/// How a watch continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchFate {
     GoesOn,
@@ -105,7 +105,7 @@ impl Faults {
         Fate { delays, end, stale }
     }
 
-    /// What a question for a Pin is answered that has gone astray.
+    /// The answer to a misdirected GET of a Pin.
     pub fn of_question(&self, random: &mut StdRng) -> Option<Refusal> {
         if self.astray == 0 || random.random_range(0..1000) >= self.astray {
             return None;
@@ -135,7 +135,7 @@ fn refusal(random: &mut StdRng) -> Refusal {
         },
         1 => Refusal::new(500, "InternalError", "etcdserver: leader changed"),
         2 => Refusal::new(503, "ServiceUnavailable", "the server is shutting down"),
-        // Of a proxy that has lost its servers.
+        // From a proxy without a backend.
         3 => Refusal::new(404, "NotFound", "404 page not found"),
         _ => Refusal::new(403, "Forbidden", "RBAC: clusterrole not found"),
     }

@@ -1,4 +1,4 @@
-//! Requests as the stand-in understands them, and its answers.
+//! Parses requests to the stand-in, and formats its answers.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::store::{Key, Kind, Refusal};
 
-/// Largest body that a request may have.
+/// Largest body of a request.
 const BODY_MAX: usize = 1 << 20;
 
-/// What is asked for.
+/// A request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
     Get(Key),
@@ -26,14 +26,14 @@ pub enum Call {
     Merge(Key, Value),
 }
 
-/// Where a list begins.
+/// The version of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// The most recent.
     Recent,
-    /// Whatever is cached.
+    /// Any cached version.
     Any,
-    /// After so many objects of the list of that revision.
+    /// The list of that revision, after that many objects.
     Continue(u64, usize),
 }
 
@@ -43,7 +43,7 @@ impl Call {
         !matches!(self, Self::Get(_) | Self::List { .. } | Self::Watch { .. })
     }
 
-    /// Reads a request; absent when no pod of ours should send it.
+    /// Parses a request; absent if our pods should not send it.
     pub async fn read(request: Request<Body>) -> Option<Self> {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, BODY_MAX).await.ok()?;
@@ -116,7 +116,7 @@ pub fn answer(code: u16, object: &Value) -> Response {
     response
 }
 
-/// An error as Kubernetes tells it.
+/// An error in the format of Kubernetes.
 pub fn status(refusal: &Refusal) -> Value {
     let mut status = json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",

@@ -1,10 +1,10 @@
 //! A stand-in for the Kubernetes API server: in memory, on virtual time, behind kube's own client.
 //!
-//! It knows the requests that Pinkeeper's pods send, and answers them as the real one does (the tests
-//! against a real one are in `controllers.rs` and `admission.rs`): lists in pages with continue tokens,
-//! watches with bookmarks and 410, versions and conflicts, server-side apply of a status. It does not
-//! validate, convert or authorise. What goes wrong on the way is in [`faults`]. Other requests are noted
-//! as unknown, which fails a world.
+//! It answers the requests of Pinkeeper's pods like the real one (tests against a real one are in
+//! `controllers.rs` and `admission.rs`): lists in pages with continue tokens, watches with
+//! bookmarks and 410, versions and conflicts, server-side apply of a status. It does not validate,
+//! convert or authorise. [`faults`] has what goes wrong on the way. Any other request fails the
+//! world.
 
 pub mod faults;
 mod http;
@@ -33,18 +33,18 @@ use self::{
     watch::Watch,
 };
 
-/// How long kube's client waits for a connection to say something, by default.
+/// Default read timeout of kube's client.
 const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
-/// Told of the statuses that pods write.
+/// Observes the statuses that pods write.
 pub trait Witness: Send + Sync {
-    /// A pod sends one; `object` is what is there then. Answers the term that it is sent in.
+    /// A pod sends a status for the present `object`. Returns the term that it is sent in.
     fn sent(&self, pod: usize, key: &Key, body: &Value, object: Option<&Value>) -> u64;
-    /// One of that term, sent at that revision, was taken.
+    /// A status of that term, sent at that revision, was accepted.
     fn taken(&self, term: u64, sent_at: u64, object: &Value);
 }
 
-/// The API server; clones are the same.
+/// The API server; clones share it.
 #[derive(Clone)]
 pub struct SimApi {
     server: Arc<Mutex<Server>>,
@@ -52,20 +52,20 @@ pub struct SimApi {
     trace: Trace,
 }
 
-/// What it is made of.
+/// State of the API server.
 pub struct Server {
-    /// The cluster's own store, and that of a cluster that pods are led to by mistake.
+    /// The cluster's own store, and that of another cluster that pods may reach by mistake.
     stores: [Store; 2],
     elsewhere: bool,
     pub faults: Faults,
     random: StdRng,
     /// Most objects in a page of a list.
     page_max: usize,
-    /// Pods whose way to the server is cut.
+    /// Pods that cannot reach the server.
     cut: BTreeSet<usize>,
-    /// It serves nobody: what is sent waits.
+    /// All requests wait.
     pub held_up: bool,
-    /// The present process of each pod: what an earlier one sent is not answered.
+    /// The present process of each pod; requests of earlier processes get no answer.
     lives: Vec<u64>,
     /// Raised to break all connections.
     connections: u64,
@@ -76,7 +76,7 @@ pub struct Server {
     witness: Option<Arc<dyn Witness>>,
 }
 
-/// What is remembered of a status while it is under way.
+/// Data about a status in flight.
 struct Evidence {
     witness: Arc<dyn Witness>,
     term: u64,
@@ -84,7 +84,7 @@ struct Evidence {
     sent_at: u64,
 }
 
-/// One process's way to the server.
+/// One process's connection to the server.
 #[derive(Clone)]
 pub struct Door {
     api: SimApi,
@@ -120,7 +120,7 @@ impl SimApi {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes something as the world's users do, and wakes the watches.
+    /// Applies a change of a user, and wakes the watches.
     pub fn change<R>(&self, change: impl FnOnce(&mut Server) -> R) -> R {
         let result = change(&mut self.lock());
         self.changed.send_modify(|changes| *changes += 1);
@@ -142,7 +142,7 @@ impl SimApi {
         kube::Client::new(router.into_service::<kube::client::Body>(), "default")
     }
 
-    /// The process is gone: what it has sent may still arrive.
+    /// The process is gone; its requests may still arrive.
     pub fn hang_up(&self, pod: usize) {
         self.lock().lives[pod] += 1;
     }
@@ -166,7 +166,7 @@ impl Server {
         &mut self.stores[0]
     }
 
-    /// Another cluster's server answers, or ours again.
+    /// Switches to another cluster's server, or back to ours.
     pub fn set_elsewhere(&mut self, elsewhere: bool) {
         self.elsewhere = elsewhere;
         self.connections += 1;
@@ -192,7 +192,7 @@ impl Server {
         self.faults.of_event(&mut self.random)
     }
 
-    /// Carries out what is no watch.
+    /// Executes a request that is not a watch.
     fn serve(&mut self, call: &Call, stale: bool) -> Result<Value, Refusal> {
         self.check_defined(call)?;
         let store = self.store_mut();
@@ -210,7 +210,7 @@ impl Server {
         Ok(Value::clone(&object))
     }
 
-    /// Without their definition there are no Pins, not even none.
+    /// Without the definition, requests for Pins fail, lists included.
     fn check_defined(&self, call: &Call) -> Result<(), Refusal> {
         let kind = match call {
             Call::List { kind, .. } | Call::Watch { kind, .. } => *kind,
@@ -236,7 +236,7 @@ impl Server {
         let (revision, offset) = match from {
             From::Continue(revision, offset) => (revision, offset),
             From::Recent if !stale => (newest, 0),
-            // Mostly a little behind, sometimes far.
+            // Usually slightly outdated, sometimes by far.
             From::Recent | From::Any => {
                 let most = if self.random.random_bool(0.7) { 20 } else { newest };
                 let behind = self.random.random_range(0..=most);
@@ -263,8 +263,8 @@ impl Server {
 }
 
 impl Door {
-    /// Answers a request, or leaves it without an answer. What is under way goes on when the client
-    /// does not wait any longer.
+    /// Answers a request, or never answers it. A request in flight continues if the client stops
+    /// waiting.
     async fn answer(self, request: Request<Body>) -> Response {
         let line = format!("{} {}", request.method(), request.uri());
         let (reply, answer) = oneshot::channel();
@@ -273,7 +273,7 @@ impl Door {
                 let (fate, door) = (self.sent(&call), self.clone());
                 tokio::spawn(async move {
                     let response = door.carry(call, fate).await;
-                    // A client that has gone needs none.
+                    // The client may be gone.
                     let _ = reply.send(response);
                 });
             }
@@ -286,7 +286,7 @@ impl Door {
         }
     }
 
-    /// Ends when the connection is broken, or the client is tired of waiting.
+    /// Ends when the connection breaks or the client's timeout expires.
     async fn hang(&self) {
         let mut changed = self.api.changed.subscribe();
         let connection = self.api.lock().connections;
@@ -315,7 +315,7 @@ impl Door {
         (fate, Some(Evidence { witness, term, sent_at }))
     }
 
-    /// Absent when the client is to wait in vain.
+    /// The answer; absent if the client gets none.
     async fn carry(
         &self,
         call: Call,
@@ -365,7 +365,7 @@ impl Door {
         let what = match call {
             Call::Get(_) | Call::Watch { .. } => return,
             Call::List { kind, from, .. } => format!("lists {} {from:?}", kind.resource()),
-            // Named after the machine's clock.
+            // The name contains the machine's clock.
             Call::Create(key, event) if key.kind == Kind::Event => {
                 format!("tells of {} {}", event["regarding"]["name"], event["reason"])
             }

@@ -1,14 +1,17 @@
-//! What the stand-in stores: objects with versions, and every change to them, in order.
+//! The stand-in's store: objects with versions, and all changes in order.
 //!
-//! As in etcd and the API server: one counter of revisions for all objects; a write that names another
-//! version than the present one is refused; a write that changes nothing makes no version; an object
-//! made anew under an old name has another UID; a status write leaves the generation.
+//! As in etcd and the API server:
+//! - One counter of revisions covers all objects.
+//! - A write that names another version than the present one is refused.
+//! - A write that changes nothing creates no version.
+//! - An object created again under an old name has another UID.
+//! - A status write keeps the generation.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-/// The kinds that Pinkeeper's pods ask for.
+/// The kinds that Pinkeeper's pods use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Pin,
@@ -57,11 +60,11 @@ impl Kind {
     }
 }
 
-/// One object's place.
+/// Kind, namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     pub kind: Kind,
-    /// Empty for what has none.
+    /// Empty for kinds without namespaces.
     pub namespace: String,
     pub name: String,
 }
@@ -86,7 +89,7 @@ pub enum Happened {
     Deleted,
 }
 
-/// One change; a deletion carries the object as it was, at the revision of its deletion.
+/// One change; a deletion has the last object, with the revision of its deletion.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub revision: u64,
@@ -103,7 +106,7 @@ pub struct Refusal {
     pub message: String,
     /// Seconds.
     pub retry_after: Option<u32>,
-    /// The object that is not there, as the API server itself tells it.
+    /// The name of the missing object, as the API server itself reports it.
     pub name: Option<String>,
 }
 
@@ -131,12 +134,12 @@ pub type Objects = BTreeMap<Key, Arc<Value>>;
 /// The store of one Kubernetes cluster.
 #[derive(Debug)]
 pub struct Store {
-    /// Begins every UID.
+    /// Prefix of every UID.
     prefix: &'static str,
     revision: u64,
     objects: Objects,
     history: Vec<Change>,
-    /// What was before is no longer served.
+    /// The oldest revision that is served.
     compacted: u64,
     uids: u64,
 }
@@ -180,7 +183,7 @@ impl Store {
         Ok(objects)
     }
 
-    /// What happened after a revision.
+    /// The changes after a revision.
     pub fn since(&self, revision: u64) -> Result<&[Change], Refusal> {
         if revision < self.compacted {
             return Err(Refusal::expired());
@@ -194,13 +197,13 @@ impl Store {
         self.compacted
     }
 
-    /// Forgets what was before now.
+    /// Drops all earlier revisions.
     pub fn compact(&mut self) {
         self.compacted = self.revision;
     }
 
-    /// Everything is again as it was at a revision, as after a restored backup. Watches from after it
-    /// hear nothing until their revision is passed, as a real API server's do.
+    /// Restores the state of a revision, as from a backup. Watches from a later revision get no
+    /// events until that revision is passed, as with a real API server.
     pub fn set_back(&mut self, revision: u64) -> Result<(), Refusal> {
         self.objects = self.at(revision)?;
         self.history.retain(|change| change.revision <= revision);
@@ -208,7 +211,7 @@ impl Store {
         Ok(())
     }
 
-    /// An object that was there before all others, and takes no revision.
+    /// Adds an object that exists from the beginning, without a revision.
     pub fn provide(&mut self, key: Key) {
         let object = json!({
             "apiVersion": key.kind.api_version(), "kind": key.kind.name(),
@@ -249,7 +252,7 @@ impl Store {
         self.put(key, &now, object)
     }
 
-    /// Server-side apply of a status that one manager owns alone: what it leaves out goes.
+    /// Server-side apply of a status that one manager owns: omitted fields are removed.
     pub fn apply_status(&mut self, key: &Key, body: &Value) -> Result<Arc<Value>, Refusal> {
         let now = self.get(key)?;
         check_version(key, &now, body)?;
@@ -258,7 +261,7 @@ impl Store {
         self.put(key, &now, next)
     }
 
-    /// Sets a part of an object; null takes a field away.
+    /// Merges a patch into an object; null removes a field.
     pub fn merge(&mut self, key: &Key, patch: &Value) -> Result<Arc<Value>, Refusal> {
         let now = self.get(key)?;
         let mut next = Value::clone(&now);
@@ -296,7 +299,7 @@ impl Store {
     }
 }
 
-/// A write may name the version and the UID that it is meant for.
+/// Checks the version and the UID that a write names, if any.
 fn check_version(key: &Key, now: &Value, body: &Value) -> Result<(), Refusal> {
     let differs = |field: &str| {
         let asked = &body["metadata"][field];

@@ -1,4 +1,4 @@
-//! One watch: the changes after a revision, as lines, until it ends, breaks or is never heard of again.
+//! One watch: the changes after a revision, as lines, until it ends, breaks or hangs.
 
 use std::{collections::VecDeque, io, time::Duration};
 
@@ -20,9 +20,9 @@ use super::{
     store::{Change, Happened, Kind, Refusal},
 };
 
-/// Between two bookmarks.
+/// Time between two bookmarks.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// A watch whose client names no time is ended after this.
+/// A watch without a timeout of its client ends after this.
 const SECONDS: u64 = 290;
 
 pub struct Watch {
@@ -31,7 +31,7 @@ pub struct Watch {
     namespace: String,
     revision: u64,
     bookmarks: bool,
-    /// The cluster that it was begun on, and how often connections have been broken since.
+    /// The cluster that it began on, and how often connections have been broken since.
     connection: u64,
     until: Instant,
     bookmark: Instant,
@@ -41,7 +41,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Asked for by `call`; absent when that is no watch.
+    /// The watch that `call` requests; absent if it is not a watch.
     pub fn new(door: Door, call: &Call) -> Option<Self> {
         let Call::Watch { kind, namespace, revision, seconds, bookmarks } = call.clone() else {
             return None;
@@ -111,13 +111,13 @@ impl Watch {
         }
     }
 
-    /// When to look again if nothing changes. A bookmark that is due and could not be told, because
-    /// nothing gets through, is no reason to look at once: virtual time would stand still.
+    /// When to check again if nothing changes. Not at once for a due bookmark that cannot be
+    /// delivered: virtual time would stand still.
     fn next_look(&self) -> Instant {
         if self.bookmark > Instant::now() { self.bookmark.min(self.until) } else { self.until }
     }
 
-    /// Takes the next change in.
+    /// Checks for the next change.
     fn look(&mut self) -> Look {
         let api = self.door.api.clone();
         let mut server = api.lock();
@@ -125,7 +125,7 @@ impl Watch {
             self.over = true;
             return Look::Line(WatchFate::Breaks, Duration::ZERO);
         }
-        // Nothing gets through; what happens meanwhile is told afterwards.
+        // Nothing is delivered now; the changes follow later.
         if server.is_cut(&self.door) {
             return Look::Nothing;
         }

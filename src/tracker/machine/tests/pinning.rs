@@ -304,7 +304,7 @@ fn an_answer_of_another_length_is_an_answer_to_none() {
         let asked = bench.next_ask().unwrap();
         bench.feed(Event::Asked(asked, Ok(answers)));
         assert_eq!(bench.state(1), Some(PinState::Failed));
-        assert!(bench.message(1).contains("another number"), "{}", bench.message(1));
+        assert!(bench.message(1).contains("wrong number of questions"), "{}", bench.message(1));
         assert_eq!(bench.advance_until(&Action::Ask(vec![cid(1)])), 5);
     }
 }

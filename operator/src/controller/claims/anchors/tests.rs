@@ -105,7 +105,7 @@ fn what_was_said_is_proven_by_the_anchors_after_it() {
         stand.api.set(DEFINITION, [there("anew")]);
         let proven = Said(()).proven(lead).await;
         assert!(matches!(proven, Err(Unproven::Other { .. })), "{proven:?}");
-        // What was seen first is still known, and still noted.
+        // The first anchors are still known and noted.
         assert_eq!(lead.context.anchors.get(), Some(anchors(SYSTEM, DEFINITION)));
         assert_eq!(stand.api.last(RECORD)["data"], data);
         for (name, answer) in [(DEFINITION, error(404)), (SYSTEM, error(403)), (RECORD, error(500))]
@@ -155,7 +155,7 @@ fn each_question_has_its_own_answer() {
         assert_eq!(said, ["anew", "gone"].map(missing));
         let said = alive(lead, all.to_vec()).await.unwrap().0;
         assert_eq!(said, BTreeSet::from([Uid("alive".into())]));
-        // One that cannot be told is not gone, and whoever needs all answers has none.
+        // An object without a clear answer is not gone, and makes `alive` fail.
         stand.api.set("gone", [error(404)]);
         let Said(said) = absent(lead, all.to_vec()).await;
         assert_eq!(said, [missing("anew")]);

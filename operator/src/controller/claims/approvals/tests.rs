@@ -13,7 +13,7 @@ use crate::{
     kubernetes::answers::there,
 };
 
-/// Two CIDs wait, which are all that there are.
+/// Makes two CIDs wait, the only ones in the state.
 async fn two_wait(stand: &Stand) -> Waiting {
     for uid in ["a", "b"] {
         stand.claim(uid).await;
@@ -25,7 +25,7 @@ async fn two_wait(stand: &Stand) -> Waiting {
     waiting
 }
 
-/// One that has just begun, and what it tells.
+/// A new task's state, and the receiver of its notes.
 fn approvals(stand: &Stand) -> (Approvals, mpsc::Receiver<Told>) {
     let (notes, told) = mpsc::channel(10);
     let now = Instant::now();
@@ -100,7 +100,7 @@ fn what_changed_since_a_person_looked_is_neither_unpinned_nor_told_to_be() {
         annotate(&stand, &waiting.digest.to_string());
         let context = &stand.lead.context;
         let approval = record::approval(&context.client, &context.settings).await.unwrap();
-        // Somebody wants it again.
+        // One of the CIDs is claimed again.
         let again = stand.claim_of("a", Owner::Rest, false);
         assert!(submit(&stand.lead, vec![again]).await);
         approvals.decide(waiting, approval).await.unwrap();

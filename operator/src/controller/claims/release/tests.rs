@@ -63,7 +63,7 @@ fn what_was_said_last_is_noted_before_the_claim_goes() {
 
 #[test]
 fn what_is_not_proven_keeps_its_claim() {
-    // What answers how; whether it is tried again, or left to the comparison at once.
+    // Which object has which answer; whether it is tried again, or left to the comparison.
     let cases = [
         ("docs", error(403), true),
         (RECORD, error(500), true),
@@ -110,7 +110,7 @@ fn what_another_term_refuses_is_tried_again() {
         let term = stand.lead.term;
         let fence = |term, generation| Fence { term, generation };
         assert!(!submit(&stand.lead, vec![gone_with("docs", fence(term + 1, GENERATION))]).await);
-        // A stale one is not.
+        // A stale op is not tried again.
         assert!(submit(&stand.lead, vec![gone_with("docs", fence(term, GENERATION - 1))]).await);
         assert!(!release(&stand.of_another_term(), &[watched("docs")]).await);
         assert!(stand.is_claimed("docs"));
@@ -129,7 +129,7 @@ fn where_a_claim_went_refused_ones_have_their_turn() {
         }
         let refused = Some((1, Refused::TooManyClaims));
         stand.lead.refused(&Uid("refused".into()), refused);
-        // Nothing changes, nothing is looked at again.
+        // If nothing changes, nothing is claimed again.
         let term = stand.lead.term;
         let older = Fence { term, generation: GENERATION - 1 };
         assert!(submit(&stand.lead, vec![gone_with("docs", older)]).await);

@@ -1,13 +1,13 @@
-//! What is said of each copy: tables.
+//! Tables of the status of each copy.
 
 use super::*;
 
-/// All that can be written of a copy.
+/// All states that can be written of a copy.
 const WRITTEN: [AllocationState; 8] = {
     use AllocationState::*;
     [Queued, Pinning, Pinned, ContentNotFound, PinError, DaemonDown, PeerDown, Leaving]
 };
-/// All that a peer can report, and what it is called.
+/// All states that a peer can report, and how they are shown.
 const REPORTED: [(PinState, AllocationState); 10] = {
     use AllocationState::{
         ContentNotFound, DaemonDown, PinError, Pinned, Pinning, Queued, Unpinnable,
@@ -36,7 +36,8 @@ fn states(verdict: &Verdict) -> Vec<AllocationState> {
 fn a_copy_that_leaves_is_no_copy() {
     use AllocationState as A;
     use PinState::{DaemonDown, NotFound, Pinned, Pinning, Queued};
-    // Reports, which of the copies leave, replicas and the least, the reason, what is confirmed.
+    // Reports, indexes of leaving copies, replicas, minReplicas, reason, confirmed copies, shown
+    // states.
     type Case<'a> = (&'a [PinState], &'a [usize], i32, i32, PinReason, &'a str, &'a [A]);
     let cases: &[Case<'_>] = &[
         (&[Pinned], &[0], 1, 1, PinReason::NotEnoughPeers, "0/1", &[A::Leaving]),
@@ -104,7 +105,7 @@ fn a_copy_that_stays_after_all_is_said_to_leave_no_more() {
     world.pin.allocations[0].leaving = true;
     let object = written(&object, world.judge(&object, NOW));
     world.pin.allocations[0].leaving = false;
-    // Its peer has not told this leader anything yet.
+    // Its peer has not reported to this leader yet.
     world.reports.remove(&id(1));
     world.peers.get_mut(&id(1)).unwrap().reported = false;
     let verdict = world.judge(&object, NOW);
@@ -142,7 +143,7 @@ fn each_report_is_called_by_its_name() {
     }
 }
 
-/// For how long what was written stays: the whole table, all else is told at once.
+/// How long a written state stays. This is the whole table; all others change at once.
 fn stays_for(before: AllocationState, reported: PinState, attempts: u32) -> Duration {
     use AllocationState::{ContentNotFound, DaemonDown, PeerDown, PinError, Pinned};
     let waits = REPORTED.contains(&(reported, AllocationState::Queued));
@@ -183,7 +184,7 @@ fn what_was_written_stays_for_its_grace_and_no_longer() {
                     let expected = if stays { (before, "before") } else { (called, "now") };
                     let what = format!("{before:?}, {reported:?} {attempts}, after {at:?}");
                     assert_eq!((copy.state, copy.message.as_str()), expected, "{what}");
-                    // A state keeps its time, another has its own.
+                    // A state keeps its time, and another state has its own.
                     let kept = stays || before == called;
                     let since = copy.since.as_ref().unwrap().0.as_millisecond();
                     assert_eq!(u64::try_from(since), Ok(WALL.0), "{what} {kept}");
@@ -238,7 +239,7 @@ fn a_silent_peer_is_down_from_the_end_of_its_grace_on_whatever_it_said_last() {
             assert_eq!(verdict.recheck, recheck, "{reported} {before} after {span:?}");
         }
     }
-    // Whoever is no member is down at once, under the only name that is known.
+    // A peer that is not a member is down at once, and shown by its ID.
     let mut world = World::new(1, &[PinState::Pinned]);
     world.peers.clear();
     let verdict = world.judge(&object(1, 1), NOW);
@@ -248,8 +249,8 @@ fn a_silent_peer_is_down_from_the_end_of_its_grace_on_whatever_it_said_last() {
 
 #[test]
 fn what_another_cluster_has_written_is_not_said_of_this_ones_copies() {
-    // The status is of a log of so many entries, the copy was given by that entry, this leader began
-    // there; whether its peer has told it anything; and whether what was written counts.
+    // Log length of the status, entry of the allocation, log length when this leader began; whether
+    // the peer has reported; and whether the written state counts.
     let cases = [
         (Some(900), 3, 1, false, false),
         (Some(900), 3, 2, false, false),
@@ -272,7 +273,7 @@ fn what_another_cluster_has_written_is_not_said_of_this_ones_copies() {
         world.entries = [5, began];
         world.peers.get_mut(&id(1)).unwrap().reported = reported;
         if reported {
-            // What is held back shows that there was something.
+            // The held report shows that a written state counted.
             world.reports.insert(id(1), report(PinState::DaemonDown, 1));
         } else {
             world.reports.clear();
@@ -282,7 +283,7 @@ fn what_another_cluster_has_written_is_not_said_of_this_ones_copies() {
         assert_eq!(verdict.reason == PinReason::Pinned, counts, "{what}");
         assert_eq!(verdict.status.observed_entries, Some(5), "{what}");
     }
-    // One peer's word is not another's.
+    // The report of one peer does not count for another.
     let mut world = World::new(2, &[PinState::Pinned; 2]);
     let object = object(2, 2);
     let object = written(&object, world.judge(&object, NOW));
@@ -307,7 +308,7 @@ fn a_copy_that_nothing_was_told_of_waits() {
 #[test]
 fn no_more_copies_are_shown_than_the_definition_allows_and_all_count() {
     let mut world = World::new(1, &[PinState::Pinned]);
-    // Peers that are no members: their names come before that of the one that is.
+    // Peers that are not members; their names sort before that of the member.
     let other = |number: u16| {
         let mut peer = [1; 32];
         peer[..2].copy_from_slice(&number.to_be_bytes());
@@ -330,7 +331,7 @@ fn whoever_has_told_everything_and_nothing_of_a_copy_does_not_hold_it() {
         object.status.as_mut().unwrap().allocations[0].state = before;
         world.reports.clear();
         assert_eq!(states(&world.judge(&object, NOW)), [AllocationState::Queued], "{before:?}");
-        // Until it has told everything, what was written stays.
+        // Until its reports are complete, the written state stays.
         world.peers.get_mut(&id(1)).unwrap().reported = false;
         let stays =
             if before == AllocationState::Leaving { AllocationState::Queued } else { before };
@@ -342,13 +343,13 @@ fn whoever_has_told_everything_and_nothing_of_a_copy_does_not_hold_it() {
 fn two_identities_under_one_name_are_shown_once() {
     use AllocationState as A;
     use PinState::{NotFound, Pinned, Pinning, Queued};
-    // What both report, which of them leaves, and what is shown of the name.
+    // Both reports, which copy leaves, and the shown state.
     let cases = [
         (Pinned, Queued, None, A::Pinned),
         (Pinned, Pinned, None, A::Pinned),
         (NotFound, Queued, None, A::ContentNotFound),
         (Queued, Pinning, None, A::Queued),
-        // The one that is to be there is shown.
+        // The copy that does not leave is shown.
         (Pinned, Queued, Some(0), A::Queued),
         (Pinned, Pinned, Some(0), A::Pinned),
         (Pinned, Queued, Some(1), A::Pinned),
@@ -357,7 +358,7 @@ fn two_identities_under_one_name_are_shown_once() {
     ];
     for (first, second, leaving, expected) in cases {
         for back in [false, true] {
-            // Of two that neither hold it nor leave the first is shown.
+            // If neither holds it nor leaves, the first is shown.
             if back && leaving.is_none() && expected != A::Pinned {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What programs and people are told of a Pin as a whole: tables.
+//! Tables of a Pin's conditions and messages.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -27,7 +27,7 @@ const REASONS: [PinReason; 10] = {
 };
 const STEP: Duration = Duration::from_millis(1);
 
-/// Those of a status, as `type=status` since a second after [`WALL`].
+/// Conditions as `type=status`, with the seconds after [`WALL`] of their transition.
 fn told(all: &[Condition]) -> Vec<(String, i64)> {
     let start = i64::try_from(WALL.0 / 1000).unwrap();
     let one = |c: &Condition| {
@@ -110,7 +110,7 @@ fn reasons_go_by_what_decides_first() {
         let verdict = World::new(3, states).judge(&object(*replicas, *min), NOW);
         assert_eq!(verdict.reason, *reason, "{states:?} {min}/{replicas}");
     }
-    // Whoever names no number has the default.
+    // Without `replicas` the default applies.
     for (default, expected) in [(1, R::Pinned), (2, R::Pinned), (3, R::NotEnoughPeers)] {
         let world = World::new(3, &[Pinned, Pinned]);
         let object = pin("docs", "u", 5, DOCS);
@@ -132,7 +132,7 @@ fn what_stops_a_pin_is_told_before_what_is_known_of_it() {
     assert_eq!(reason(&object(1, 1), refused), Some(PinReason::Unallocatable));
     assert_eq!(reason(&wrong, refused), Some(PinReason::InvalidCID));
     assert_eq!(reason(&wrong, world.view(NOW)), Some(PinReason::InvalidCID));
-    // Both say so at once, of this generation, and nothing of copies.
+    // Both are reported at once, for this generation, and without copies.
     for object in [&wrong, &object(1, 1)] {
         let verdict = judge(object, refused).unwrap();
         assert!(verdict.settled && verdict.recheck.is_none() && verdict.held.is_empty());
@@ -140,7 +140,7 @@ fn what_stops_a_pin_is_told_before_what_is_known_of_it() {
         assert_eq!((verdict.status.replicas, verdict.status.ready_replicas), (None, None));
         assert!(verdict.status.allocations.is_empty());
     }
-    // What this program cannot read it says nothing about.
+    // An object that cannot be parsed gets no status.
     let unread = PinObject { spec: None, ..wrong };
     assert_eq!(reason(&unread, refused), None);
 }
@@ -160,7 +160,7 @@ fn only_a_claim_of_this_generation_or_a_later_one_counts() {
         assert_eq!(verdict.is_some(), said, "{claimed} {generation}");
         let observed = verdict.and_then(|verdict| verdict.status.observed_generation);
         assert_eq!(observed, said.then_some(generation));
-        // Another object's claim says nothing of this one.
+        // The claim of another object does not count.
         let other = PinObject { uid: pinkeeper::types::Uid("another".into()), ..object };
         assert!(judge(&other, world.view(NOW)).is_none());
     }
@@ -176,7 +176,7 @@ fn peers_are_missed_only_after_all_could_have_been_heard_of() {
     ] {
         let verdict = judge(&object(2, 2), world.view(Moment { at, ..NOW })).unwrap();
         assert_eq!((verdict.reason, verdict.recheck), (reason, recheck), "{at:?}");
-        // All else is said at once.
+        // All other reasons are reported at once.
         let verdict = judge(&object(1, 1), world.view(Moment { at, ..NOW })).unwrap();
         assert_eq!((verdict.reason, verdict.recheck), (PinReason::Pinned, None), "{at:?}");
     }
@@ -255,7 +255,7 @@ fn messages_are_true() {
     world.peers.get_mut(&id(1)).unwrap().silent = Some(NOW);
     let verdict = world.judge(&object(1, 1), after(GRACE));
     let text = message(&verdict.status);
-    assert!(text.contains("on p-1: nothing is heard of the peer. It goes on"), "{text}");
+    assert!(text.contains("on p-1: the leader hears nothing of the peer. It goes on"), "{text}");
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_status_differs_in_facts_in_words_or_not_at_all() {
         let mut before = status.clone();
         change(&mut before);
         assert_eq!(difference(Some(&before), &status), expected, "{what}");
-        // Words do not hide facts.
+        // Different messages do not hide other differences.
         before.conditions.iter_mut().for_each(|c| c.message = "other words".into());
         assert_eq!(difference(Some(&before), &status), expected.max(Words), "{what} and words");
     }
@@ -383,7 +383,7 @@ fn what_is_held_back_is_so_from_when_that_very_report_was_first_seen() {
     let known = Held::from([(id(1), (first.state, first.since, seconds(40)))]);
     let later = Report { since: Timestamp(1), ..first.clone() };
     let other = Report { state: PinState::Rechecking, ..first.clone() };
-    // Whose report, seen at 100 s, held back for so long, is held; and since when.
+    // The peer, its report at 100 s, the grace; whether the report is held back, and since when.
     let cases = [
         (1, &first, 60, false, 40),
         (1, &first, 61, true, 40),
@@ -427,7 +427,7 @@ fn a_grace_goes_on_from_look_to_look_and_ends_with_its_object() {
     for (key, span, forget, expected) in looks {
         assert_eq!(reason(key, span, forget), expected, "{key} after {span:?}, {forget}");
     }
-    // Nothing to say keeps it; nothing held back ends it.
+    // Without a verdict it stays; a verdict that holds nothing back ends it.
     assert!(memories.judge(&object.key, |_| None).is_none());
     for expected in [true, false] {
         let verdict = memories.judge(&object.key, |held| {
