@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, iter,
     path::{Path, PathBuf},
 };
+
+use pinkeeper::config::KEYS;
 
 /// The documents at the root; all others are in `docs/`.
 const AT_THE_ROOT: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
@@ -241,4 +243,36 @@ fn anchors_are_as_github_makes_them() {
     for (heading, expected) in cases {
         assert_eq!(slug(heading), expected);
     }
+}
+
+/// The cells of each row of a setting, by its key: `| key | variable | flag | default | meaning |`.
+fn settings(document: &str) -> BTreeMap<String, Vec<String>> {
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let cells = |row: &str| -> Vec<String> {
+        row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+    };
+    let peers = rows.map(cells).filter(|cells| cells[1].starts_with("`PINKEEPER_"));
+    peers.map(|cells| (cells[0].trim_matches('`').to_owned(), cells)).collect()
+}
+
+#[test]
+fn the_table_of_settings_is_that_of_the_program() {
+    let document = read("docs/configuration.md");
+    let (peers, _) = document.split_once("\n## Settings of `pinkeeper run`").unwrap();
+    let documented = settings(peers);
+    for key in KEYS {
+        let row = documented.get(key.name).unwrap_or_else(|| panic!("no row of {}", key.name));
+        let (variable, flag) = (key.name.to_uppercase(), key.name.replace('_', "-"));
+        assert_eq!(row[1], format!("`PINKEEPER_{variable}`"), "{}", key.name);
+        assert_eq!(row[2], format!("`--{flag}`"), "{}", key.name);
+        // A default that is a value stands in both.
+        let value = row[3].strip_prefix('`').and_then(|text| text.split('`').next());
+        let is_value = |value: &&str| documented.keys().all(|key| key != value);
+        if let (Some((_, told)), Some(value)) =
+            (key.help.split_once("(default: "), value.filter(is_value))
+        {
+            assert!(told.contains(value), "{}: {value} and {told}", key.name);
+        }
+    }
+    assert_eq!(documented.len(), KEYS.len(), "a setting that the program does not have");
 }
