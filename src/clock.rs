@@ -1,4 +1,5 @@
-//! Wall-clock time for timestamps that people read; never for decisions, which use tokio's clock.
+//! Wall-clock time, for timestamps that people read. Decisions use tokio's clock; only the deletion
+//! guard's time begins with this one.
 
 use std::{
     sync::{

@@ -61,7 +61,7 @@ const MET: &[(&str, u64)] = &[
     ("many Pins go with their namespace", 1),
     ("unpins wait for a person", 10),
     ("a person allows what waits", 1),
-    ("a copy leaves for long", 3),
+    ("a copy leaves for long", 1),
     ("a copy is shown as leaving", 10),
     ("the way to Pins is lost", 2),
     ("a question for a Pin goes astray", 1),

@@ -177,6 +177,8 @@ fn check_leads(own: PeerId, leadership: Leadership) -> Result<(), Refusal> {
 pub(super) fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader(leader) => Refusal::NotLeader(leader),
+        ProposeError::TooLong(_) => Refusal::Invalid(error.to_string()),
+        ProposeError::TooEarly { .. } => Refusal::NotYet(error.to_string()),
         other => Refusal::Failed(other.to_string()),
     }
 }
@@ -233,6 +235,10 @@ mod tests {
         let text = || "why".to_owned();
         let leader = Some(PeerId([2; 32]));
         assert_eq!(refusal(ProposeError::NotLeader(leader)), Refusal::NotLeader(leader));
+        let too_early = ProposeError::TooEarly { op: 2, cluster: 1 };
+        for certain in [ProposeError::TooLong(9), too_early] {
+            assert!(!refusal(certain.clone()).is_uncertain(), "{certain:?}");
+        }
         let uncertain = [
             ProposeError::Unknown,
             ProposeError::Late(text()),

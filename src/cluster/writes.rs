@@ -36,9 +36,10 @@ impl Cluster {
     /// Has the leader do one write, together with others; one attempt.
     pub(super) async fn write_once(&self, write: Write) -> Written {
         let (answer, written) = oneshot::channel();
-        let stopping = || Refusal::Failed("the peer is stopping".to_owned());
-        self.0.writes.send(QueuedWrite { write, answer }).await.map_err(|_| stopping())?;
-        written.await.unwrap_or_else(|_| Err(stopping()))
+        let stopping = || "the peer is stopping".to_owned();
+        let sent = self.0.writes.send(QueuedWrite { write, answer }).await;
+        sent.map_err(|_| Refusal::NotYet(stopping()))?;
+        written.await.unwrap_or_else(|_| Err(Refusal::Failed(stopping())))
     }
 
     /// Sends what waits to the leader until the token stops it.

@@ -298,9 +298,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if self.head.applied.is_none() {
             return Ok(None);
         }
-        // A snapshot is for a peer that lacks its entries; a majority has them on disk.
-        self.store().await?;
-        self.viewed().map(Some)
+        // Nothing is stored or synced for it: consensus asks again and again while a peer is away. The
+        // log goes on where the stored state ends, since it is purged only up to a checkpoint.
+        let snapshot = self.viewed()?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
     }
 }
 
@@ -314,7 +315,8 @@ impl Machine {
 
     fn viewed(&self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         let view = self.store.view().map_err(io::Error::other)?;
-        let meta = Self::meta(&view.head, self.membership.clone());
+        let membership = self.store.membership(&view.head).map_err(io::Error::other)?;
+        let meta = Self::meta(&view.head, membership);
         Ok(Snapshot { meta, snapshot: SnapshotData::Own(Box::new(view)) })
     }
 }

@@ -236,7 +236,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 block(|| image::write(&view, cluster)).map_err(|error| NetworkError::new(&error))?
             }
             (SnapshotData::Received(_), _) => {
-                return Err(NetworkError::from_string("a received snapshot is installed").into());
+                return Err(NetworkError::from_string(
+                    "only a snapshot of this peer's own state can be sent",
+                )
+                .into());
             }
             (_, None) => return Err(NetworkError::from_string("this peer has no cluster").into()),
         };

@@ -104,7 +104,7 @@ pub enum CodecError {
     },
     /// Damaged, or containing something this version does not know.
     #[error(
-        "{what} cannot be read: {reason}; it is damaged, or a newer version of pinkeeper wrote it"
+        "{what} cannot be read: {reason}; it is damaged, or a newer version of pinkeeper wrote it: then run the version that the other peers run"
     )]
     Damaged {
         /// What was read.

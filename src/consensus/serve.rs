@@ -86,7 +86,7 @@ fn check_vote(from: PeerId, vote: &Vote, term: Option<u64>) -> Result<(), Refusa
 #[derive(Debug, thiserror::Error)]
 enum NotUnderstood {
     /// It has another encoding, or contains something this program does not support.
-    #[error("{0}; run the version of pinkeeper that the other peers run, or a newer one")]
+    #[error(transparent)]
     Form(#[from] CodecError),
     /// It is of a higher level.
     #[error(transparent)]

@@ -55,6 +55,9 @@ pub enum AskError {
     Unexpected(String),
 }
 
+/// Bytes of an unexpected answer that an error shows.
+const ANSWER_SHOWN_MAX: usize = 200;
+
 /// Reads the answer to a question of kind `Q`.
 ///
 /// # Errors
@@ -62,10 +65,11 @@ pub enum AskError {
 pub fn answer_to<Q: Question>(response: Response) -> Result<Q::Answer, AskError> {
     match response {
         Response::Refused(refusal) => Err(refusal.into()),
-        other => {
-            let shown = format!("{other:?}");
-            Q::read(other).ok_or(AskError::Unexpected(shown))
-        }
+        other => Q::read(other).map_err(|other| {
+            let mut shown = format!("{other:?}");
+            shown.truncate(shown.floor_char_boundary(ANSWER_SHOWN_MAX));
+            AskError::Unexpected(shown)
+        }),
     }
 }
 

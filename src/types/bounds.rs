@@ -18,7 +18,7 @@ const ID_LEN_MAX: usize = 128;
 /// Bytes of what a daemon calls itself.
 const AGENT_LEN_MAX: usize = 512;
 /// Members of one cluster.
-const MEMBERS_MAX: usize = 512;
+pub const MEMBERS_MAX: usize = 512;
 /// Milliseconds that metrics may be good for: a day.
 const TTL_MS_MAX: u64 = 24 * 3600 * 1000;
 

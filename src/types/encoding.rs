@@ -36,7 +36,7 @@ pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// Bytes of the value's form, without making it.
+/// Length of the value's form in bytes, without making it.
 #[must_use]
 pub fn len<T: Encode<()>>(value: &T) -> usize {
     let mut counter = Counter(0);

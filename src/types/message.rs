@@ -313,7 +313,8 @@ pub struct MetricsReply {
     pub addresses: BTreeMap<PeerId, Vec<String>>,
 }
 
-/// What the space for content ends at.
+/// What the space for content ends at. It never gets another variant: it stands in an `Option`
+/// (see [`encoding`](super::encoding)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub enum SpaceLimit {

@@ -19,7 +19,7 @@ mod status;
 mod time;
 
 pub use self::{
-    bounds::{ADDRESSES_MAX, TooMuch},
+    bounds::{ADDRESSES_MAX, MEMBERS_MAX, TooMuch},
     cid::{Cid, CidError},
     cid_map::{CidMap, PackedCid},
     claims::Claims,

@@ -16,8 +16,11 @@ pub trait Question {
     /// The request.
     fn into_request(self) -> Request;
 
-    /// The answer, if the response is one.
-    fn read(response: Response) -> Option<Self::Answer>;
+    /// The answer.
+    ///
+    /// # Errors
+    /// The response, if it is no answer to this question.
+    fn read(response: Response) -> Result<Self::Answer, Response>;
 }
 
 /// What any member can ask of the leader.
@@ -28,8 +31,11 @@ pub trait LeaderQuestion {
     /// The request.
     fn into_request(self) -> LeaderRequest;
 
-    /// The answer, if the response is one.
-    fn read(response: Response) -> Option<Self::Answer>;
+    /// The answer.
+    ///
+    /// # Errors
+    /// The response, if it is no answer to this question.
+    fn read(response: Response) -> Result<Self::Answer, Response>;
 }
 
 impl<Q: LeaderQuestion> Question for Q {
@@ -39,7 +45,7 @@ impl<Q: LeaderQuestion> Question for Q {
         Request::Leader(LeaderQuestion::into_request(self))
     }
 
-    fn read(response: Response) -> Option<Q::Answer> {
+    fn read(response: Response) -> Result<Q::Answer, Response> {
         <Q as LeaderQuestion>::read(response)
     }
 }
@@ -54,10 +60,10 @@ macro_rules! question {
                 $request::$variant(self)
             }
 
-            fn read(response: Response) -> Option<$answer> {
+            fn read(response: Response) -> Result<$answer, Response> {
                 match response {
-                    Response::$response(answer) => Some(answer),
-                    _ => None,
+                    Response::$response(answer) => Ok(answer),
+                    other => Err(other),
                 }
             }
         }

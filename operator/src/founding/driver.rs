@@ -87,7 +87,7 @@ pub async fn run(
             Ok(Done::Moved) => Duration::ZERO,
             Ok(Done::Failed(error)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "cannot read or write the record; trying again");
+                tracing::warn!(%error, "a step of founding failed; trying again");
                 SOON
             }
         };
@@ -142,7 +142,8 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
 
     async fn without_leftovers(&self, directory: Directory) -> Directory {
         let Context { client, settings, cluster, .. } = &self.context;
-        leftovers::remove(client, &settings.namespace, cluster.id(), directory).await
+        leftovers::remove(client, &settings.namespace, (&settings.pod, cluster.id()), directory)
+            .await
     }
 
     async fn read_anew(&self, directory: &Directory) -> Result<Directory, PeerError> {

@@ -16,26 +16,50 @@ use crate::kubernetes::{
 };
 
 /// Removes from `directory` the ClusterPeers that name a cluster and whose volume claim does not
-/// exist. A claim that cannot be read counts as existing.
+/// exist. A claim that cannot be read counts as existing. `own` is this pod's name and identity.
 pub(super) async fn remove(
     client: &Client,
     namespace: &str,
-    own: PeerId,
+    (pod, own): (&str, PeerId),
     mut directory: Directory,
 ) -> Directory {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    for name in suspects(&directory, own) {
-        let claim = format!("raft-{name}");
-        match timeout(DEADLINE, claims.get_metadata(&claim)).await.map(if_there) {
-            Ok(Ok(Some(_))) => {}
-            Ok(Ok(None)) => {
-                directory.peers.remove(&name);
-            }
-            Ok(Err(error)) => tracing::debug!(claim, %error, "cannot read a volume claim"),
-            Err(_) => tracing::debug!(claim, "cannot read a volume claim in time"),
+    let suspects = suspects(&directory, own);
+    // If this pod has no claim of such a name, the volumes of the others have other names, too.
+    if suspects.is_empty() || claim_of(&claims, pod).await != Claim::Exists {
+        return directory;
+    }
+    for name in suspects {
+        if claim_of(&claims, &name).await == Claim::Gone {
+            directory.peers.remove(&name);
         }
     }
     directory
+}
+
+/// Whether the volume claim of a peer exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Exists,
+    /// The API server says that it does not exist.
+    Gone,
+    Unknown,
+}
+
+async fn claim_of(claims: &Api<PersistentVolumeClaim>, pod: &str) -> Claim {
+    let claim = format!("raft-{pod}");
+    match timeout(DEADLINE, claims.get_metadata(&claim)).await.map(if_there) {
+        Ok(Ok(Some(_))) => Claim::Exists,
+        Ok(Ok(None)) => Claim::Gone,
+        Ok(Err(error)) => {
+            tracing::debug!(claim, %error, "cannot read a volume claim");
+            Claim::Unknown
+        }
+        Err(_) => {
+            tracing::debug!(claim, "cannot read a volume claim in time");
+            Claim::Unknown
+        }
+    }
 }
 
 /// The other ClusterPeers that name a cluster.
@@ -82,7 +106,10 @@ mod tests {
             api.set(claim, [answer]);
         }
         let own = PeerId([0; 32]);
-        let left = remove(&api.client(), "web", own, directory).await;
+        let left = remove(&api.client(), "web", ("p-0", own), directory.clone()).await;
+        assert_eq!(left, directory, "the volumes have other names here");
+        api.set("raft-p-0", [there("uid")]);
+        let left = remove(&api.client(), "web", ("p-0", own), directory).await;
         let names: Vec<&str> = left.peers.keys().map(String::as_str).collect();
         assert_eq!(names, ["old-2", "old-3", "p-0", "p-1", "p-2"]);
         assert!(left.complete);

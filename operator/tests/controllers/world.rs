@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace},
+    api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -164,6 +164,15 @@ impl World {
     pub async fn leave_a_cluster_peer(&self) {
         let peers: Api<ClusterPeer> = Api::namespaced(self.client.clone(), "web");
         let (params, name) = (PostParams::default(), "demo-7");
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), "web");
+        let own = serde_json::json!({
+            "metadata": {"name": "raft-demo-0"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        });
+        claims.create(&params, &serde_json::from_value(own).unwrap()).await.unwrap();
         let peer = ClusterPeer::new(name, ClusterPeerSpec::default());
         peers.create(&params, &peer).await.unwrap();
         let status = serde_json::json!({"status": {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::Leader;
 use crate::{
     cluster::{Cluster, FatalError},
-    state::Op,
+    state::{Op, Outcome},
     types::{PeerId, Program, Refusal, TooOld},
 };
 
@@ -58,8 +58,10 @@ impl Heard {
             self.since = None;
             return None;
         }
-        let (_, since) =
-            *self.since.take_if(|(level, _)| *level == common).get_or_insert((common, now));
+        let since = match self.since {
+            Some((level, at)) if level == common => at,
+            _ => now,
+        };
         self.since = Some((common, since));
         (now - since >= program.raise_after).then_some(common)
     }
@@ -98,7 +100,10 @@ impl Cluster {
             let due = leader.levels.heard().due(members, current, self.program(), Instant::now());
             if let Some(level) = due {
                 match self.submit(term, vec![Op::Raise { level, term }]).await {
-                    Ok(_) => tracing::info!(level, "cluster level raised: no downgrade from here"),
+                    Ok(outcomes) if outcomes == [Outcome::Changed] => {
+                        tracing::info!(level, "cluster level raised: no downgrade from here");
+                    }
+                    Ok(outcomes) => tracing::debug!(level, ?outcomes, "cluster level not raised"),
                     Err(error) => tracing::debug!(level, %error, "cluster level not raised"),
                 }
             }

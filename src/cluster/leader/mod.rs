@@ -13,7 +13,7 @@ mod reports;
 
 use std::sync::{Arc, Mutex};
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{gc::GcPolicy, reports::Reports};
@@ -41,7 +41,7 @@ pub(super) struct Leader {
 }
 
 impl Cluster {
-    /// Of the present term.
+    /// What this peer knows as the leader of the present term; empty on all others.
     pub(super) fn leader(&self) -> Arc<Leader> {
         self.0.leader.borrow().clone()
     }
@@ -74,12 +74,22 @@ impl Cluster {
             () = token.cancelled() => Ok(()),
             // Also when the peer is gone.
             _ = leadership.wait_for(|now| now.term != term) => Ok(()),
-            Some(ended) = tasks.join_next() => {
-                ended.unwrap_or_else(|error| Err(FatalError::Stopped(format!("a leader's task: {error}"))))
-            }
+            // They do not end by themselves.
+            Some(ended) = tasks.join_next() => match of_task(ended) {
+                Ok(()) => Err(FatalError::Stopped("a task of the leader has ended".to_owned())),
+                error => error,
+            },
         };
         token.cancel();
-        while tasks.join_next().await.is_some() {}
-        ended
+        let mut first = ended;
+        while let Some(ended) = tasks.join_next().await {
+            first = first.and(of_task(ended));
+        }
+        first
     }
+}
+
+/// The end of a task, a panic included.
+fn of_task(ended: Result<Result<(), FatalError>, JoinError>) -> Result<(), FatalError> {
+    ended.unwrap_or_else(|error| Err(FatalError::Stopped(format!("a task of the leader: {error}"))))
 }

@@ -35,8 +35,6 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
 /// Another cluster is told of in the log at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(600);
-/// Peers that others vouch for; more than a cluster has.
-const VOUCHED_MAX: usize = 256;
 /// Peers of other clusters that are remembered, and clusters that the log has told of.
 const OTHERS_MAX: usize = 64;
 
@@ -98,7 +96,7 @@ impl Known {
     fn vouch(&mut self, peers: impl IntoIterator<Item = PeerId>) -> bool {
         let before = self.vouched.len();
         for peer in peers {
-            if self.vouched.len() < VOUCHED_MAX {
+            if self.vouched.len() < MEMBERS_MAX {
                 self.vouched.insert(peer);
             }
         }
@@ -401,11 +399,11 @@ mod tests {
             id[..8].copy_from_slice(&n.to_be_bytes());
             PeerId(id)
         };
-        for n in 0..2 * VOUCHED_MAX {
+        for n in 0..2 * MEMBERS_MAX {
             known.vouch([peer(n)]);
             known.remember(peer(n), other(1, 1).1);
         }
-        assert_eq!((known.vouched.len(), known.others.len()), (VOUCHED_MAX, OTHERS_MAX));
+        assert_eq!((known.vouched.len(), known.others.len()), (MEMBERS_MAX, OTHERS_MAX));
         known.remember(peer(0), other(2, 2).1);
         assert_eq!(known.others[&peer(0)].size, 2, "who is known may have changed");
     }

@@ -55,10 +55,12 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
             tokio::select! {
                 biased;
                 () = lead.token.cancelled() => return,
-                taken = propose(&lead, batch) => match taken {
-                    true => backoff.reset(),
-                    false => sleep(backoff.wait()).await,
-                },
+                () = async {
+                    match propose(&lead, batch).await {
+                        true => backoff.reset(),
+                        false => sleep(backoff.wait()).await,
+                    }
+                } => {}
             }
         }
         let deletions = lead.deletions.take();
