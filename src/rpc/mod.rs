@@ -55,9 +55,6 @@ pub enum AskError {
     Unexpected(String),
 }
 
-/// Bytes of an unexpected answer that an error shows.
-const ANSWER_SHOWN_MAX: usize = 200;
-
 /// Reads the answer to a question of kind `Q`.
 ///
 /// # Errors
@@ -65,11 +62,7 @@ const ANSWER_SHOWN_MAX: usize = 200;
 pub fn answer_to<Q: Question>(response: Response) -> Result<Q::Answer, AskError> {
     match response {
         Response::Refused(refusal) => Err(refusal.into()),
-        other => Q::read(other).map_err(|other| {
-            let mut shown = format!("{other:?}");
-            shown.truncate(shown.floor_char_boundary(ANSWER_SHOWN_MAX));
-            AskError::Unexpected(shown)
-        }),
+        other => Q::read(other).map_err(AskError::Unexpected),
     }
 }
 

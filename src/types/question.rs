@@ -19,8 +19,8 @@ pub trait Question {
     /// The answer.
     ///
     /// # Errors
-    /// The response, if it is no answer to this question.
-    fn read(response: Response) -> Result<Self::Answer, Response>;
+    /// The beginning of the response as text, if it is no answer to this question.
+    fn read(response: Response) -> Result<Self::Answer, String>;
 }
 
 /// What any member can ask of the leader.
@@ -34,8 +34,8 @@ pub trait LeaderQuestion {
     /// The answer.
     ///
     /// # Errors
-    /// The response, if it is no answer to this question.
-    fn read(response: Response) -> Result<Self::Answer, Response>;
+    /// The beginning of the response as text, if it is no answer to this question.
+    fn read(response: Response) -> Result<Self::Answer, String>;
 }
 
 impl<Q: LeaderQuestion> Question for Q {
@@ -45,9 +45,18 @@ impl<Q: LeaderQuestion> Question for Q {
         Request::Leader(LeaderQuestion::into_request(self))
     }
 
-    fn read(response: Response) -> Result<Q::Answer, Response> {
+    fn read(response: Response) -> Result<Q::Answer, String> {
         <Q as LeaderQuestion>::read(response)
     }
+}
+
+/// Bytes of an unexpected response that an error shows.
+const SHOWN_MAX: usize = 200;
+
+fn beginning_of(response: &Response) -> String {
+    let mut text = format!("{response:?}");
+    text.truncate(text.floor_char_boundary(SHOWN_MAX));
+    text
 }
 
 /// A question of this type becomes that variant, and its answer comes in that one.
@@ -60,10 +69,10 @@ macro_rules! question {
                 $request::$variant(self)
             }
 
-            fn read(response: Response) -> Result<$answer, Response> {
+            fn read(response: Response) -> Result<$answer, String> {
                 match response {
                     Response::$response(answer) => Ok(answer),
-                    other => Err(other),
+                    other => Err(beginning_of(&other)),
                 }
             }
         }

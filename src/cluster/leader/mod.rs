@@ -83,7 +83,7 @@ impl Cluster {
         token.cancel();
         let mut first = ended;
         while let Some(ended) = tasks.join_next().await {
-            first = first.and(of_task(ended));
+            first = first.and_then(|()| of_task(ended));
         }
         first
     }

@@ -24,7 +24,7 @@ use super::{Said, addresses::Addresses};
 use crate::{
     cluster::{Cluster, FatalError},
     rpc::AskError,
-    types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal},
+    types::{ClusterId, Hello, HelloReply, MEMBERS_MAX, Member, PeerId, Refusal},
 };
 
 /// Between two looks at who is connected.
