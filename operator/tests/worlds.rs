@@ -43,7 +43,7 @@ use self::world::World;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds of each run, unless the environment sets others (`make sim SEEDS=1000 FROM=5000`).
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 40;
 /// Seeds that once failed, and why.
 const KEPT: &[(u64, &str)] = &[
     (27, "time stood still, with a watch that was cut off"),
