@@ -50,6 +50,7 @@ use crate::{
     tracker::TrackerHandle,
     types::{
         ClusterId, DaemonInfo, GcCounters, GcResult, Member, Metrics, PeerId, Program, Question,
+        TooOld,
     },
 };
 
@@ -126,6 +127,12 @@ pub enum FatalError {
     /// A task that never ends has ended.
     #[error("a part has stopped: {0}")]
     Stopped(String),
+}
+
+impl From<TooOld> for FatalError {
+    fn from(error: TooOld) -> Self {
+        Self::NotKnown(error.to_string())
+    }
 }
 
 /// Whoever lost its data folder meets its former self: the leader believes for some seconds that it uses the

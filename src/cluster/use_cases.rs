@@ -9,7 +9,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    CALL_DEADLINE, Cluster, MemberView, NOT_JOINED, Standing,
+    CALL_DEADLINE, Cluster, MemberView, NOT_JOINED, Reports, Standing,
     serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX, refusal},
     writes::Written,
 };
@@ -209,13 +209,13 @@ impl Cluster {
     /// On the leader: one pin.
     pub(super) fn entry(&self, cid: Cid) -> Option<PinEntry> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned())?;
-        Some(self.seen_by_all(&self.silent(), cid, pin))
+        Some(self.seen_by_all(&self.reports(), &self.silent(), cid, pin))
     }
 
     /// On the leader: the next pins after a CID.
     pub(super) fn page(&self, after: Option<Cid>) -> Vec<PinEntry> {
-        let silent = self.silent();
-        self.page_by(after, |cid, pin| self.seen_by_all(&silent, cid, pin))
+        let (reports, silent) = (self.reports(), self.silent());
+        self.page_by(after, |cid, pin| self.seen_by_all(&reports, &silent, cid, pin))
     }
 
     fn page_by(&self, after: Option<Cid>, entry: impl Fn(Cid, Pin) -> PinEntry) -> Vec<PinEntry> {
@@ -247,8 +247,14 @@ impl Cluster {
     }
 
     /// A pin with the reports of its peers.
-    fn seen_by_all(&self, silent: &BTreeSet<PeerId>, cid: Cid, pin: Pin) -> PinEntry {
-        let told = self.reports().of_pin(&cid).of(Some(&pin));
+    fn seen_by_all(
+        &self,
+        reports: &Reports,
+        silent: &BTreeSet<PeerId>,
+        cid: Cid,
+        pin: Pin,
+    ) -> PinEntry {
+        let told = reports.of_pin(&cid).of(Some(&pin));
         let statuses = shown(told, silent, &pin, self.0.parts.clock.now());
         PinEntry { cid, pin, statuses }
     }

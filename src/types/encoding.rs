@@ -24,8 +24,12 @@ pub struct EncodingError(String);
 
 /// Appends the value's form to `to`.
 pub fn append<T: Encode<()>>(value: &T, to: &mut Vec<u8>) {
+    write(value, to);
+}
+
+fn write<T: Encode<()>>(value: &T, to: impl encode::Write<Error = Infallible>) {
     // The writer cannot fail, and no encoder of ours refuses a value.
-    let _: Result<(), encode::Error<Infallible>> = encode::Encoder::new(to).encode(value).map(drop);
+    let _ = encode::Encoder::new(to).encode(value).map(drop);
 }
 
 /// The value's form.
@@ -40,8 +44,7 @@ pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
 #[must_use]
 pub fn len<T: Encode<()>>(value: &T) -> usize {
     let mut counter = Counter(0);
-    let _: Result<(), encode::Error<Infallible>> =
-        encode::Encoder::new(&mut counter).encode(value).map(drop);
+    write(value, &mut counter);
     counter.0
 }
 

@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 
 use super::{
     Cid, ClaimOptions, ClusterId, DaemonInfo, GcProgress, GcResult, GcResults, GcState, Member,
-    PeerId, Pin, PinStatus, RaftMessage, RaftReply, Run, SnapshotChunk, SnapshotReply,
+    PeerId, Pin, PinStatus, RaftMessage, RaftReply, Run, SnapshotChunk, SnapshotReply, TooOld,
 };
 
 /// A request with the cluster it is meant for. A blank peer has none.
@@ -161,6 +161,12 @@ pub enum Refusal {
     #[error("{0}")]
     #[n(9)]
     GcRunning(#[n(0)] String),
+}
+
+impl From<TooOld> for Refusal {
+    fn from(TooOld { cluster, program }: TooOld) -> Self {
+        Self::TooOld { cluster, program }
+    }
 }
 
 impl Refusal {

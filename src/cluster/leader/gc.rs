@@ -72,7 +72,7 @@ impl Cluster {
         if !self.0.leadership.borrow().local {
             return;
         }
-        let Some(peer) = policy::next(policy, &self.peer_metrics()) else { return };
+        let Some(peer) = policy::next(policy, &leader.metrics.valid()) else { return };
         let run = Run { ticket: random_u64(), begin: true };
         let begun = self
             .may_run_gc(leader, Some(peer))
@@ -116,7 +116,7 @@ impl Cluster {
         peer: PeerId,
         term: u64,
     ) -> Result<GcResult, LostSight> {
-        if !self.peer_metrics().contains_key(&peer) {
+        if !leader.metrics.valid().contains_key(&peer) {
             return Ok(Err("the peer is down".to_owned()));
         }
         let mut run = Run { ticket: random_u64(), begin: true };

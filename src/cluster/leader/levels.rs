@@ -15,7 +15,7 @@ use super::Leader;
 use crate::{
     cluster::{Cluster, FatalError},
     state::{Op, Outcome},
-    types::{PeerId, Program, Refusal, TooOld},
+    types::{PeerId, Program, Refusal},
 };
 
 /// Between two looks.
@@ -72,9 +72,7 @@ impl Cluster {
     pub(in crate::cluster) fn check_level(&self, level: u32) -> Result<(), Refusal> {
         let program = Program { level, ..self.program() };
         let cluster = self.state().read(|pins| pins.level());
-        program
-            .check(cluster)
-            .map_err(|TooOld { cluster, program }| Refusal::TooOld { cluster, program })
+        Ok(program.check(cluster)?)
     }
 
     /// Proposes an op of the next level, so that tests of upgrades have some.

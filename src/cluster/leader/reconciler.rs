@@ -124,18 +124,19 @@ impl Cluster {
     }
 
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
-        let placement = self.placement();
-        let present = present(self.takers(), &self.reports());
+        // Before the reports, so that those of an earlier term are not acted on in a later one.
+        let term = self.0.leadership.borrow().term;
+        let (placement, reports) = (self.placement(), self.reports());
+        let present = present(self.takers(), &reports);
         let unsettled = self.unsettled(placement.members, &cids);
         let ops: Vec<Op> = unsettled
             .iter()
-            .flat_map(|(cid, pin)| self.needed(&placement, &present, cid, pin))
+            .flat_map(|(cid, pin)| self.needed(&placement, &reports, &present, cid, pin))
             .collect();
         if ops.is_empty() {
             tokio::task::yield_now().await;
             return Ok(());
         }
-        let term = self.0.leadership.borrow().term;
         self.submit(term, ops).await.map(drop)
     }
 
@@ -148,9 +149,16 @@ impl Cluster {
         })
     }
 
-    fn needed(&self, placement: &Placement, present: &Present, cid: &Cid, pin: &Pin) -> Vec<Op> {
+    fn needed(
+        &self,
+        placement: &Placement,
+        reports: &Reports,
+        present: &Present,
+        cid: &Cid,
+        pin: &Pin,
+    ) -> Vec<Op> {
         let members = placement.members;
-        let statuses = self.reports().of_pin(cid).of(Some(pin));
+        let statuses = reports.of_pin(cid).of(Some(pin));
         let candidates = if pin.holders().count() < pin.replication().max.of(members) {
             self.candidates_in(placement, cid, pin.replication())
         } else {

@@ -93,7 +93,7 @@ impl Cluster {
                 return Ok(None);
             }
             Err(AskError::Refused(Refusal::TooOld { cluster, program })) => {
-                return Err(FatalError::NotKnown(TooOld { cluster, program }.to_string()));
+                return Err(TooOld { cluster, program }.into());
             }
             Err(error) => {
                 tracing::debug!(%to, %error, "hello not answered");

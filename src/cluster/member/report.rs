@@ -217,8 +217,7 @@ impl Cluster {
                         wait = RETRY;
                     }
                     Err(AskError::Refused(Refusal::TooOld { cluster, program })) => {
-                        let error = TooOld { cluster, program };
-                        return Err(FatalError::NotKnown(error.to_string()));
+                        return Err(TooOld { cluster, program }.into());
                     }
                     Err(_) => wait = RETRY,
                 }
