@@ -15,7 +15,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -256,6 +256,8 @@ pub struct DiskLog {
     /// Truncations so far in this process.
     truncations: Arc<AtomicU64>,
     mark: Arc<HighWater>,
+    /// raft-log's thread has ended.
+    ended: Arc<AtomicBool>,
 }
 
 impl Debug for DiskLog {
@@ -297,6 +299,7 @@ impl DiskLog {
             flushed,
             truncations: Arc::default(),
             mark: Arc::new(mark),
+            ended: Arc::default(),
         })
     }
 
@@ -327,11 +330,24 @@ impl DiskLog {
         })
     }
 
-    /// Writes to the log. Returns the error that ended the log's thread, if it has ended: later
-    /// requests would only fail to reach it.
+    /// Writes to the log. Returns the error that ended the log's thread, if it has ended.
+    ///
+    /// A log whose thread has ended is not asked again: its count of queued bytes may have gone below
+    /// zero, and the next request would wait for space for ever (chunked-wal 0.2.3 gives a request's
+    /// bytes back twice when the thread ends between their reservation and the send).
     fn write<T>(&self, act: impl FnOnce(&mut RaftLog<Records>) -> io::Result<T>) -> io::Result<T> {
         let mut log = self.lock();
-        act(&mut log).map_err(|error| log.wait_worker_idle().err().unwrap_or(error))
+        let done = match self.ended.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the log's thread has ended")),
+            false => act(&mut log),
+        };
+        done.map_err(|error| match log.wait_worker_idle() {
+            Ok(()) => error,
+            Err(reason) => {
+                self.ended.store(true, Ordering::SeqCst);
+                reason
+            }
+        })
     }
 
     /// Requests a sync of everything up to `written`, the last record.

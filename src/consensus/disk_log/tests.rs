@@ -29,6 +29,15 @@ fn failed() -> io::Result<()> {
     Err(io::ErrorKind::StorageFull.into())
 }
 
+/// Blocks the log's thread until the last reader of `flushed` lets go: a sender of a watch waits for its
+/// readers.
+fn hold(log: &DiskLog, flushed: watch::Sender<Option<u64>>, mark: &Path) {
+    let mark = Arc::new(HighWater::open(mark).unwrap().0);
+    let (callback, truncations) = (IOFlushed::noop(), Arc::default());
+    let then = Then::Entries { callback, last: None, flushed, truncations, then: 0 };
+    log.write(|log| log.flush(false, Some(Synced { upto: 0, mark, then }))).unwrap();
+}
+
 #[test]
 fn entries_are_acknowledged_as_their_sync_ended() {
     // The sync's result, and whether a truncation followed; then `flushed` and the mark.
@@ -110,4 +119,66 @@ async fn what_is_acknowledged_was_synced() {
     log.set_cluster(CLUSTER.0, CLUSTER.1).unwrap();
     log.lock().wait_worker_idle().unwrap();
     assert_eq!(syncs(&log), 4);
+}
+
+/// Ten times, since in one of two the thread ends at another moment than the one that matters.
+#[tokio::test]
+async fn a_log_whose_thread_ended_beside_a_request_refuses_the_next_ones() {
+    for _ in 0..10 {
+        end_beside_a_request().await;
+    }
+}
+
+/// The log's thread ends while a request waits for its place in the full queue.
+async fn end_beside_a_request() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let mut log = DiskLog::open_with(&path, 20_000).unwrap();
+    log.blocking_append(entries(0..20)).await.unwrap();
+    let long = StoredCluster(vec![0; 200]);
+    for _ in 0..100 {
+        log.write(|log| log.save_user_data(Some(long.clone()))).unwrap();
+    }
+    log.save_vote(&vote(1)).await.unwrap();
+    let files = image::Files::of(&path).0;
+    // The thread ends when it is to remove a file that is not there.
+    std::fs::remove_file(path.join(&files[0].0)).unwrap();
+
+    let flushed = watch::Sender::new(None);
+    let watched = flushed.subscribe();
+    let held = watched.borrow();
+    hold(&log, flushed, &folder.path().join("aside"));
+    assert!(files.len() > 1);
+    let purged = entries(19..20).next().unwrap().log_id;
+    log.purge(purged).await.unwrap();
+    let filled = Arc::new(AtomicU64::new(0));
+    let (begun, sender) = std::sync::mpsc::channel();
+    let filling = std::thread::spawn({
+        let (log, count) = (log.clone(), Arc::clone(&filled));
+        move || {
+            begun.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            let fill = || {
+                let written = log.write(|log| {
+                    log.save_user_data(Some(long.clone()))?;
+                    log.flush(false, None)
+                });
+                count.fetch_add(1, Ordering::SeqCst);
+                written
+            };
+            std::iter::repeat_with(fill).find_map(Result::err)
+        }
+    });
+    let stat = Path::new("/proc").join(sender.recv().unwrap()).join("stat");
+    let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");
+    // raft-log's queue takes 1,024 requests.
+    while filled.load(Ordering::SeqCst) < 900 || !sleeps() {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    assert!(filling.join().unwrap().is_some());
+
+    let (answered, answer) = std::sync::mpsc::channel();
+    let next = move || answered.send(log.set_cluster(CLUSTER.0, CLUSTER.1)).unwrap();
+    std::thread::spawn(next);
+    assert!(answer.recv_timeout(Duration::from_secs(20)).unwrap().is_err());
 }

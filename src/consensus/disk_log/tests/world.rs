@@ -16,7 +16,6 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use openraft::{
@@ -24,7 +23,6 @@ use openraft::{
     storage::{IOFlushed, RaftLogStorage as _},
     type_config::TypeConfigExt as _,
 };
-use raft_log::api::raft_log_writer::RaftLogWriter as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tempfile::TempDir;
@@ -34,7 +32,8 @@ use tokio::{
 };
 
 use super::{
-    super::{DiskLog, Synced, Then, TypeConfig, position_in, vote_in},
+    super::{DiskLog, TypeConfig, position_in, vote_in},
+    hold,
     image::Files,
     model::{Contents, Record},
 };
@@ -50,6 +49,8 @@ type Outcome<T> = Result<T, String>;
 
 /// A request made.
 struct Asked {
+    /// Index of the state it was made in.
+    before: usize,
     /// Index of the state it leads to.
     state: usize,
     answer: Answer,
@@ -200,14 +201,19 @@ impl World {
             }
         };
         if matches!(answer, Answer::Failed) {
-            // Part of the request may have been accepted.
-            let now = self.contents_now().await?;
-            let at = self.states[before..].iter().position(|state| *state == now);
-            let at = at.ok_or_else(|| format!("a failed request made something else: {now:?}"))?;
-            self.states.truncate(before + at + 1);
-            self.contents = now;
+            self.take_back(before).await?;
         }
-        Ok(Asked { state: self.states.len() - 1, answer, syncs })
+        Ok(Asked { before, state: self.states.len() - 1, answer, syncs })
+    }
+
+    /// Forgets what a failed request, made in state `before`, did not do: part of it may be done.
+    async fn take_back(&mut self, before: usize) -> Outcome<()> {
+        let now = self.contents_now().await?;
+        let at = self.states[before..].iter().position(|state| *state == now);
+        let at = at.ok_or_else(|| format!("a failed request made something else: {now:?}"))?;
+        self.states.truncate(before + at + 1);
+        self.contents = now;
+        Ok(())
     }
 
     /// Waits for the answers, and until the log's thread is idle.
@@ -215,7 +221,8 @@ impl World {
         let mut expected = 0;
         let mut last_synced = false;
         let mut acknowledged = None;
-        for Asked { state, answer, syncs } in asked {
+        let first = asked.first().map(|asked| asked.before);
+        for Asked { state, answer, syncs, .. } in asked {
             let taken = !matches!(answer, Answer::Failed);
             let (is_acknowledgement, answered) = match answer {
                 Answer::Failed => (false, false),
@@ -247,7 +254,10 @@ impl World {
             self.acknowledged = self.acknowledged.max(state);
             self.kept = self.kept.max(self.synced);
         }
-        Ok(())
+        match first.filter(|_| self.ended) {
+            Some(first) => self.take_back(first).await,
+            None => Ok(()),
+        }
     }
 
     /// Checks that a working log holds what was requested.
@@ -272,24 +282,13 @@ impl World {
     async fn held(&mut self) -> Outcome<()> {
         let flushed = watch::Sender::new(None);
         let watched = flushed.subscribe();
-        let aside = HighWater::open(&self.home.path().join("aside")).expect("a file").0;
+        let aside = self.home.path().join("aside");
         let mut asked = Vec::new();
         let crashes = self.random.random_bool(0.5);
         let moment = {
             // A sender of a watch waits for its readers.
             let _held = watched.borrow();
-            let gate = Synced {
-                upto: 0,
-                mark: Arc::new(aside),
-                then: Then::Entries {
-                    callback: IOFlushed::noop(),
-                    last: None,
-                    flushed,
-                    truncations: Arc::default(),
-                    then: 0,
-                },
-            };
-            self.log.write(|log| log.flush(false, Some(gate))).expect("the log's thread");
+            hold(&self.log, flushed, &aside);
             self.said.push("held".to_owned());
             for _ in 0..self.random.random_range(1..6) {
                 asked.push(self.ask().await?);
