@@ -1,11 +1,15 @@
-//! Allocation: a total order of the peers that can take a pin. Pure.
+//! Allocation: which peers keep a pin. Pure.
 //!
-//! Copies are spread over zones first (the tag `zone`), then placed by free space.
+//! [`plan`] decides for one pin. Copies are spread over zones first (the tag `zone`), then placed by free
+//! space.
 //!
 //! Invariant: the same candidates give the same order, whatever order they come in.
 
+mod plan;
+
 use std::{cmp::Reverse, fmt};
 
+pub use plan::{Fleet, Need, Plan, plan};
 use sha2::{Digest, Sha256};
 
 use crate::types::{Cid, Metrics, PeerId, SpaceLimit};
@@ -21,15 +25,14 @@ const FREE_SPACE_STEPS: u128 = 20;
 
 /// A peer that may take a pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The peer.
-    pub peer: PeerId,
+struct Candidate {
+    peer: PeerId,
     /// Its tag `zone`; each peer without one is its own zone.
-    pub zone: Option<String>,
+    zone: Option<String>,
     /// Free space in steps of 5 % of the whole.
-    pub free_steps: u8,
+    free_steps: u8,
     /// Pins allocated to it, including those just proposed.
-    pub allocations: u64,
+    allocations: u64,
 }
 
 /// Why a peer can currently take no content.
@@ -79,8 +82,7 @@ impl fmt::Display for Obstacle {
 
 impl Candidate {
     /// The candidate for a peer's metrics; `None` if there is an [`Obstacle`].
-    #[must_use]
-    pub fn judge(peer: PeerId, metrics: &Metrics, allocations: u64) -> Option<Self> {
+    fn judge(peer: PeerId, metrics: &Metrics, allocations: u64) -> Option<Self> {
         if Obstacle::of(metrics).is_some() {
             return None;
         }
@@ -102,8 +104,7 @@ struct Rank {
 }
 
 /// Orders candidates for a CID, best first. `zones` has the zone of each existing copy.
-#[must_use]
-pub fn order(cid: &Cid, zones: &[String], candidates: &[Candidate]) -> Vec<PeerId> {
+fn order(cid: &Cid, zones: &[String], candidates: &[Candidate]) -> Vec<PeerId> {
     let mut ranks: Vec<(Rank, Option<&String>)> = candidates
         .iter()
         .map(|candidate| (rank(cid, candidate), candidate.zone.as_ref()))

@@ -94,7 +94,21 @@ const PEER_MODULES: &[(&str, &[&str])] = &[
             "rest",
         ],
     ),
-    ("sim", &["types", "state", "clock", "ipfs", "rpc", "tracker", "consensus", "cluster", "peer"]),
+    (
+        "sim",
+        &[
+            "types",
+            "state",
+            "allocate",
+            "clock",
+            "ipfs",
+            "rpc",
+            "tracker",
+            "consensus",
+            "cluster",
+            "peer",
+        ],
+    ),
 ];
 
 const OPERATOR_MODULES: &[(&str, &[&str])] = &[
@@ -195,8 +209,18 @@ const OWNED: &[(&str, &[&str])] = &[
 ];
 
 /// What the Kubernetes side may use of the peer: not its parts, only the whole and its words.
-const OPERATOR_MAY_USE: &[&str] =
-    &["clock", "cluster", "config", "files", "identity", "peer", "state", "telemetry", "types"];
+const OPERATOR_MAY_USE: &[&str] = &[
+    "allocate",
+    "clock",
+    "cluster",
+    "config",
+    "files",
+    "identity",
+    "peer",
+    "state",
+    "telemetry",
+    "types",
+];
 
 /// Whether `path` is `prefix` or below it.
 fn is_within(path: &str, prefix: &str) -> bool {

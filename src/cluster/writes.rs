@@ -5,16 +5,19 @@
 //! may be under way, so that one is gathered while another is written. Each write keeps its own
 //! answer, and whoever waits for it decides whether to try again.
 
+use std::collections::BTreeSet;
+
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, FatalError, leader::Placement, serve::refusal};
+use super::{Cluster, FatalError, serve::refusal};
 use crate::{
+    allocate::{self, Fleet, Need},
     state::{Applied, Op, Outcome, PinSet, Refused},
-    types::{Cid, Factor, Owner, Pin, PinRequest, Refusal, Write, Writes},
+    types::{Cid, Owner, Pin, PinRequest, Refusal, Replication, Write, Writes},
 };
 
 /// Writes that may wait; more wait in front of the queue.
@@ -94,11 +97,11 @@ impl Cluster {
             // A leader that was cut off and does not know it yet must not say what is not there.
             self.catch_up().await.map_err(|error| Refusal::NotYet(error.to_string()))?;
         }
-        let placement = self.placement();
+        let mut fleet = self.fleet();
         let mut ops = Vec::with_capacity(writes.len());
         let decide = |write| {
             ops.push(match write {
-                Write::Pin(request) => self.claim(&placement, request)?,
+                Write::Pin(request) => self.claim(&mut fleet, request)?,
                 Write::Unpin(cid) => self.release(cid)?,
             });
             Ok(())
@@ -111,12 +114,16 @@ impl Cluster {
         Ok(what_became(decided, applied))
     }
 
-    fn claim(&self, placement: &Placement, request: PinRequest) -> Result<Op, Refusal> {
+    fn claim(&self, fleet: &mut Fleet, request: PinRequest) -> Result<Op, Refusal> {
         let PinRequest { cid, options } = request;
-        let candidates = self.candidates_in(placement, &cid, options.replication);
-        let holders =
-            self.state().read(|pins| pins.get(&cid).map_or(0, |pin| pin.holders().count()));
-        check_peers(&cid, options.replication.min, holders + candidates.len(), placement.members)?;
+        let (holders, plan) = self.state().read(|pins| {
+            let need = Need::with_claim(&cid, pins.get(&cid), options.replication);
+            (need.holders().count(), allocate::plan(&need, fleet, &BTreeSet::new()))
+        });
+        let possible = holders + plan.add.len();
+        check_peers(&cid, options.replication, possible, fleet.members())?;
+        self.reserve(fleet, &plan);
+        let candidates = plan.add;
         let at = self.0.parts.clock.now();
         Ok(Op::Claim { cid, owner: Owner::Rest, options, candidates, at, fence: None })
     }
@@ -166,12 +173,14 @@ fn releases_unknown(pins: &PinSet, writes: &[Write]) -> bool {
 }
 
 /// Whether there are enough peers: those that have it or can take it, of all members.
-fn check_peers(cid: &Cid, min: Factor, possible: usize, members: usize) -> Result<(), Refusal> {
-    // Everywhere is wherever there are peers: one that is away takes it when it is back.
-    let needed = match min {
-        Factor::Everywhere => 1,
-        Factor::Count(count) => usize::from(count),
-    };
+fn check_peers(
+    cid: &Cid,
+    replication: Replication,
+    possible: usize,
+    members: usize,
+) -> Result<(), Refusal> {
+    // For a copy on every peer one is enough now: peers that are away take theirs when they are back.
+    let needed = replication.needed(1);
     if possible >= needed {
         return Ok(());
     }
@@ -213,7 +222,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::types::{Claim, ClaimName, ClaimOptions, Replication, Timestamp, Uid};
+    use crate::types::{Claim, ClaimName, ClaimOptions, Factor, Timestamp, Uid};
 
     fn cid(n: u8) -> Cid {
         let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
@@ -251,7 +260,7 @@ mod tests {
             (Everywhere, 0, 3, Err(true)),
         ];
         for (min, possible, members, expected) in table {
-            let found = check_peers(&cid(1), min, possible, members);
+            let found = check_peers(&cid(1), Replication { min, max: min }, possible, members);
             let later = found.map_err(|refusal| match refusal {
                 Refusal::NotYet(_) => true,
                 Refusal::Invalid(_) => false,

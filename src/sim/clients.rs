@@ -3,12 +3,13 @@
 //! An answer must be true at some position between request and answer. A request without an answer may
 //! take effect at any later time.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
 use super::{judge::Judge, trace::Trace};
 use crate::{
+    allocate::{self, Need},
     cluster::{Cluster, UseCaseError},
     state::{Fence, Found, Limits, Lost, Op, PinSet, Ruling, WaitingDigest},
     types::{Cid, ClaimOptions, Owner, Pin, PinEntry, PinRequest, Timestamp, Uid},
@@ -170,12 +171,22 @@ impl Client {
             let ruling = Ruling::Take(found);
             Op::Gone { cid, uid: object.uid.clone(), ruling, at, fence }
         } else {
-            let (owner, fence) = (object.owner(), Some(fence));
-            let candidates = self.cluster.candidates(&cid, object.options.replication);
-            Op::Claim { cid, owner, options: object.options, candidates, at, fence }
+            self.claim(&object, fence, at)
         };
         let what = format!("object {} of generation {}", object.uid, object.generation);
         self.submit(leadership.term, vec![op], &format!("{what} {cid}")).await;
+    }
+
+    fn claim(&self, object: &Object, fence: Fence, at: Timestamp) -> Op {
+        let (cid, options) = (object.cid, object.options.clone());
+        let mut fleet = self.cluster.fleet();
+        let plan = self.cluster.state().read(|pins| {
+            let need = Need::with_claim(&cid, pins.get(&cid), options.replication);
+            allocate::plan(&need, &fleet, &BTreeSet::new())
+        });
+        self.cluster.reserve(&mut fleet, &plan);
+        let (owner, fence) = (object.owner(), Some(fence));
+        Op::Claim { cid, owner, options, candidates: plan.add, at, fence }
     }
 
     /// A late decision, made on an older generation of an object or under an earlier leader.
@@ -184,13 +195,11 @@ impl Client {
         if !leadership.local {
             return;
         }
-        let (cid, owner) = (object.cid, object.owner());
-        let fence = Some(Fence {
+        let fence = Fence {
             term: leadership.term.saturating_sub(u64::from(another_term)),
             generation: object.generation - i64::from(!another_term),
-        });
-        let candidates = self.cluster.candidates(&cid, object.options.replication);
-        let op = Op::Claim { cid, owner, options: object.options, candidates, at, fence };
+        };
+        let op = self.claim(&object, fence, at);
         self.submit(leadership.term, vec![op], &format!("object {} late", object.uid)).await;
     }
 

@@ -224,7 +224,7 @@ fn may_let_go(
     confirmed: impl Fn(PeerId, &Cid) -> bool,
 ) -> Result<(), String> {
     let others = pin.holders().filter(|holder| confirmed(*holder, cid)).count();
-    let needed = pin.replication().min.of(pin.holders().count());
+    let needed = pin.replication().needed(pin.holders().count());
     if others < needed {
         return Err(format!(
             "{cid} was released on {peer} while {others} others hold it, {needed} must"

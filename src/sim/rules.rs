@@ -143,7 +143,7 @@ impl Applied<'_> {
         }
         let Some(pin) = self.after else { return met };
         let leaving = pin.allocations.iter().any(|allocation| allocation.leaving);
-        let wanted = pin.replication().max.of(LEAST_PEERS).min(LEAST_PEERS);
+        let wanted = pin.replication().wanted(LEAST_PEERS).min(LEAST_PEERS);
         met.extend(
             (leaving && pin.holders().count() < wanted).then_some("leaves while one is missing"),
         );

@@ -349,7 +349,7 @@ impl World {
 
     fn misallocated(&self, pins: &PinSet) -> Option<String> {
         pins.iter().find_map(|(cid, pin)| {
-            let wanted = pin.replication().max.of(self.hosts.len()).min(self.hosts.len());
+            let wanted = pin.replication().wanted(self.hosts.len()).min(self.hosts.len());
             let wrong =
                 pin.holders().count() != wanted || pin.allocations.iter().any(|a| a.leaving);
             wrong.then(|| format!("{cid} is on {:?}, wanted {wanted}", pin.allocations))

@@ -409,7 +409,7 @@ fn let_go(pin: &mut Pin, peer: PeerId, confirmed: &[Allocation]) -> Result<Outco
         return Ok(Outcome::Unchanged);
     };
     let confirmed = pin.allocations.iter().filter(|a| !a.leaving && confirmed.contains(a)).count();
-    if confirmed < pin.replication().min.of(pin.holders().count()) {
+    if confirmed < pin.replication().needed(pin.holders().count()) {
         return Err(Refused::TooFewConfirmed);
     }
     pin.allocations.remove(index);
@@ -426,7 +426,7 @@ fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {
 /// Adds candidates while there are fewer holders than wanted; one that was leaving stays instead.
 fn top_up(pin: &mut Pin, candidates: &[PeerId], position: LogPosition) -> bool {
     let mut holders = pin.holders().count();
-    let wanted = pin.replication().max.of(usize::MAX);
+    let wanted = pin.replication().wanted(usize::MAX);
     let mut changed = false;
     if pin.allocations.is_empty() {
         pin.allocations.reserve_exact(wanted.min(candidates.len()));

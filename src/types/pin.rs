@@ -19,8 +19,7 @@ pub enum Factor {
 
 impl Factor {
     /// The number of copies asked for among `members` peers.
-    #[must_use]
-    pub fn of(self, members: usize) -> usize {
+    fn of(self, members: usize) -> usize {
         match self {
             Self::Count(n) => usize::from(n),
             Self::Everywhere => members.max(1),
@@ -49,6 +48,18 @@ pub struct Replication {
 }
 
 impl Replication {
+    /// Copies to make among `members` peers.
+    #[must_use]
+    pub fn wanted(self, members: usize) -> usize {
+        self.max.of(members)
+    }
+
+    /// Confirmed copies that must be there before another one is given up, of `possible` ones.
+    #[must_use]
+    pub fn needed(self, possible: usize) -> usize {
+        self.min.of(possible)
+    }
+
     /// The counts that serve both.
     #[must_use]
     pub fn larger(self, other: Self) -> Self {

@@ -202,6 +202,11 @@ mod read_any;
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use pinkeeper::{
+        allocate::Fleet,
+        types::{DaemonInfo, Metrics, PeerId},
+    };
+
     use super::*;
 
     pub(crate) const DOCS: &str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
@@ -215,6 +220,15 @@ pub(crate) mod tests {
         }))
         .unwrap();
         PinObject::read(raw).unwrap()
+    }
+
+    /// A fleet of these members, each with space.
+    pub(crate) fn roomy(peers: &[PeerId]) -> Fleet {
+        let daemon = DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
+        let free_space = Some(u64::MAX);
+        let metrics = Metrics { daemon: Some(daemon), free_space, ..Metrics::default() };
+        let metrics = peers.iter().map(|peer| (*peer, metrics.clone())).collect();
+        Fleet::new(&peers.iter().copied().collect(), &metrics, &BTreeMap::new())
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl World {
     fn wrong_holdings(&self, state: &PinSet) -> Option<String> {
         for (cid, pin) in state.iter() {
             let peers = self.pods.len();
-            let wanted = pin.replication().max.of(peers).min(peers);
+            let wanted = pin.replication().wanted(peers).min(peers);
             if pin.holders().count() != wanted || pin.allocations.iter().any(|a| a.leaving) {
                 return Some(format!("{cid} is on {:?}, wanted {wanted}", pin.allocations));
             }

@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::reconciler::LAG_MAX;
 pub use self::{gc::GcPolicy, reports::Reports};
 use self::{levels::Levels, placement::Proposed};
-pub(super) use self::{placement::Placement, reconciler::LAG_MAX};
 use super::{Cluster, FatalError, runs::Runs, until};
 use crate::{
     monitor::Monitor,

@@ -1,27 +1,17 @@
-//! Which members can take content, as the leader knows them from their metrics.
+//! The members as allocation sees them: their metrics, their pins, and the copies proposed lately.
 
 use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, MemberView};
 use crate::{
-    allocate::{self, Candidate, Obstacle},
-    types::{Cid, Metrics, PeerId, Replication},
+    allocate::{Fleet, Obstacle, Plan},
+    cluster::Cluster,
+    types::{Metrics, PeerId},
 };
 
 /// How long proposed allocations count beside the applied ones.
 const PROPOSED_TTL: Duration = Duration::from_secs(1);
-
-/// The members that can take content at one moment: gathered once for many pins.
-#[derive(Debug)]
-pub(in crate::cluster) struct Placement {
-    /// How many members there are, whether they can take content or not.
-    pub(in crate::cluster) members: usize,
-    /// Without their allocations, which differ from pin to pin.
-    takers: Vec<Candidate>,
-    zones: BTreeMap<PeerId, String>,
-}
 
 /// Allocations proposed lately, by peer, and since when.
 #[derive(Debug)]
@@ -37,11 +27,19 @@ impl Default for Proposed {
 }
 
 impl Cluster {
-    /// On the leader: members that do not hold a CID and can take it, best first. At most the wanted
-    /// number is counted as proposed, so that pins proposed together spread.
+    /// On the leader: the members, with their pins and those proposed lately.
     #[must_use]
-    pub fn candidates(&self, cid: &Cid, replication: Replication) -> Vec<PeerId> {
-        self.candidates_in(&self.placement(), cid, replication)
+    pub fn fleet(&self) -> Fleet {
+        let mut allocations = self.state().read(|pins| pins.allocations_by_peer().clone());
+        self.proposed(|proposed| proposed.add_to(&mut allocations));
+        Fleet::new(&self.members().into_keys().collect(), &self.peer_metrics(), &allocations)
+    }
+
+    /// On the leader: counts the copies of a plan that is about to be proposed, in this fleet and in
+    /// those of the next second.
+    pub fn reserve(&self, fleet: &mut Fleet, plan: &Plan) {
+        fleet.reserve(plan.added());
+        self.proposed(|proposed| proposed.reserve(plan.added()));
     }
 
     /// On the leader: the members that can take no content now, and why.
@@ -50,26 +48,9 @@ impl Cluster {
         obstacles(self.members().into_keys(), &self.peer_metrics())
     }
 
-    pub(in crate::cluster) fn placement(&self) -> Placement {
-        Placement::of(&self.members(), &self.peer_metrics())
-    }
-
-    /// [`Self::candidates`], for many pins in a row.
-    pub(in crate::cluster) fn candidates_in(
-        &self,
-        placement: &Placement,
-        cid: &Cid,
-        replication: Replication,
-    ) -> Vec<PeerId> {
-        let (candidates, holders) = self.state().read(|pins| {
-            let holders: Vec<PeerId> =
-                pins.get(cid).map(|pin| pin.holders().collect()).unwrap_or_default();
-            (placement.free(&holders, pins.allocations_by_peer()), holders)
-        });
-        let zones = placement.zones_of(&holders);
+    fn proposed(&self, act: impl FnOnce(&mut Proposed)) {
         let leader = self.leader();
-        let mut proposed = leader.proposed.lock().unwrap_or_else(PoisonError::into_inner);
-        proposed.order(cid, &zones, candidates, replication.max.of(placement.members))
+        act(&mut leader.proposed.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -84,56 +65,25 @@ fn obstacles(
     members.filter_map(obstacle).collect()
 }
 
-impl Placement {
-    fn of(members: &BTreeMap<PeerId, MemberView>, metrics: &BTreeMap<PeerId, Metrics>) -> Self {
-        let takers = metrics
-            .iter()
-            .filter(|(peer, _)| members.contains_key(peer))
-            .filter_map(|(peer, metrics)| Candidate::judge(*peer, metrics, 0))
-            .collect();
-        let zone = |(peer, metrics): (&PeerId, &Metrics)| {
-            Some((*peer, metrics.tags.get(allocate::ZONE_TAG)?.clone()))
-        };
-        let zones = metrics.iter().filter_map(zone).collect();
-        Self { members: members.len(), takers, zones }
-    }
-
-    /// Takers that do not hold it, with what is on them.
-    fn free(&self, holders: &[PeerId], on: &BTreeMap<PeerId, u64>) -> Vec<Candidate> {
-        let free = self.takers.iter().filter(|taker| !holders.contains(&taker.peer));
-        let with = |taker: &Candidate| {
-            let allocations = on.get(&taker.peer).copied().unwrap_or(0);
-            Candidate { allocations, ..taker.clone() }
-        };
-        free.map(with).collect()
-    }
-
-    /// The zones of holders, also of those that can take nothing more.
-    fn zones_of(&self, holders: &[PeerId]) -> Vec<String> {
-        holders.iter().filter_map(|holder| self.zones.get(holder).cloned()).collect()
-    }
-}
-
 impl Proposed {
-    /// Orders candidates and counts the first `wanted` as proposed.
-    fn order(
-        &mut self,
-        cid: &Cid,
-        zones: &[String],
-        mut candidates: Vec<Candidate>,
-        wanted: usize,
-    ) -> Vec<PeerId> {
+    fn reserve(&mut self, peers: &[PeerId]) {
+        self.expire();
+        for peer in peers {
+            *self.counts.entry(*peer).or_default() += 1;
+        }
+    }
+
+    fn add_to(&mut self, allocations: &mut BTreeMap<PeerId, u64>) {
+        self.expire();
+        for (peer, count) in &self.counts {
+            *allocations.entry(*peer).or_default() += count;
+        }
+    }
+
+    fn expire(&mut self) {
         if self.since.elapsed() > PROPOSED_TTL {
             *self = Self::default();
         }
-        for candidate in &mut candidates {
-            candidate.allocations += self.counts.get(&candidate.peer).copied().unwrap_or(0);
-        }
-        let order = allocate::order(cid, zones, &candidates);
-        for peer in order.iter().take(wanted) {
-            *self.counts.entry(*peer).or_default() += 1;
-        }
-        order
     }
 }
 
@@ -142,45 +92,25 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::types::{DaemonInfo, Member};
+    use crate::types::DaemonInfo;
 
     fn peer(n: u8) -> PeerId {
         PeerId([n; 32])
     }
 
-    fn metrics(zone: &str, free_space: u64) -> Metrics {
+    fn metrics(free_space: u64) -> Metrics {
         let daemon = DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
-        let tags = [(allocate::ZONE_TAG.to_owned(), zone.to_owned())].into();
-        Metrics { daemon: Some(daemon), free_space: Some(free_space), tags, ..Metrics::default() }
-    }
-
-    #[test]
-    fn content_is_placed_on_members_with_space_that_do_not_hold_it() {
-        let view = || MemberView { member: Member::default(), voter: true };
-        let members = (1..5).map(|n| (peer(n), view())).collect();
-        // The second is full, nothing is heard of the fourth, the ninth is no member.
-        let heard = [(1, "a", u64::MAX), (2, "b", 0), (3, "c", u64::MAX), (9, "d", u64::MAX)];
-        let heard = heard.map(|(n, zone, free)| (peer(n), metrics(zone, free))).into();
-        let placement = Placement::of(&members, &heard);
-        assert_eq!(placement.members, 4, "whether they can take content or not");
-        let on = [(peer(3), 7), (peer(1), 5)].into();
-        let free = |holders: &[PeerId]| -> Vec<(PeerId, u64)> {
-            let free = placement.free(holders, &on);
-            free.into_iter().map(|candidate| (candidate.peer, candidate.allocations)).collect()
-        };
-        assert_eq!(free(&[]), [(peer(1), 5), (peer(3), 7)]);
-        assert_eq!(free(&[peer(1), peer(2)]), [(peer(3), 7)]);
-        assert_eq!(placement.zones_of(&[peer(2), peer(4), peer(3)]), ["b", "c"]);
+        Metrics { daemon: Some(daemon), free_space: Some(free_space), ..Metrics::default() }
     }
 
     #[test]
     fn each_member_that_can_take_nothing_says_why() {
         use crate::types::SpaceLimit::{StorageMax, Volume};
-        let full = |limit| Metrics { space_limit: Some(limit), ..metrics("a", 0) };
-        let down = Metrics { daemon: None, ..metrics("a", u64::MAX) };
-        let unknown = Metrics { free_space: None, ..metrics("a", u64::MAX) };
+        let full = |limit| Metrics { space_limit: Some(limit), ..metrics(0) };
+        let down = Metrics { daemon: None, ..metrics(u64::MAX) };
+        let unknown = Metrics { free_space: None, ..metrics(u64::MAX) };
         let heard = [
-            (peer(1), metrics("a", u64::MAX)),
+            (peer(1), metrics(u64::MAX)),
             (peer(2), full(Volume)),
             (peer(3), full(StorageMax)),
             (peer(4), down.clone()),
@@ -199,22 +129,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pins_that_are_proposed_together_spread() {
-        let cid: Cid = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap();
-        let candidate = |n, allocations| {
-            let (zone, free_steps) = (None, 10);
-            Candidate { peer: peer(n), zone, free_steps, allocations }
-        };
+    async fn reserved_copies_count_for_a_second() {
         let mut proposed = Proposed::default();
-        let mut first = |wanted| {
-            let order = proposed.order(&cid, &[], vec![candidate(1, 1), candidate(2, 0)], wanted);
-            assert_eq!(order.len(), 2);
-            order[0]
+        let now = |proposed: &mut Proposed| {
+            let mut allocations = BTreeMap::from([(peer(1), 5)]);
+            proposed.add_to(&mut allocations);
+            allocations
         };
-        assert_eq!([first(0), first(2), first(2)], [peer(2); 3], "both got as many");
-        assert_eq!([first(1), first(1)], [peer(2); 2], "of equals it is the first by its hash");
-        assert_eq!(first(0), peer(1));
+        proposed.reserve(&[peer(1), peer(2)]);
+        proposed.reserve(&[peer(2)]);
+        assert_eq!(now(&mut proposed), [(peer(1), 6), (peer(2), 2)].into());
         tokio::time::advance(PROPOSED_TTL + Duration::from_millis(1)).await;
-        assert_eq!(first(0), peer(2), "what was proposed is applied by now");
+        assert_eq!(now(&mut proposed), [(peer(1), 5)].into(), "the proposal is applied by now");
+        proposed.reserve(&[peer(2)]);
+        assert_eq!(now(&mut proposed), [(peer(1), 5), (peer(2), 1)].into());
     }
 }

@@ -12,11 +12,12 @@ use std::{
 
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
-use super::{Leader, Placement, Reports};
+use super::{Leader, Reports};
 use crate::{
+    allocate::{self, Need, Plan},
     cluster::{Cluster, FatalError, MemberView, SubmitError},
     state::{Changed, Op},
-    types::{Allocation, Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
+    types::{Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
 };
 
 /// Between two looks at the membership.
@@ -126,13 +127,15 @@ impl Cluster {
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
         // Before the reports, so that those of an earlier term are not acted on in a later one.
         let term = self.0.leadership.borrow().term;
-        let (placement, reports) = (self.placement(), self.reports());
+        let (mut fleet, reports) = (self.fleet(), self.reports());
         let present = present(self.takers(), &reports);
-        let unsettled = self.unsettled(placement.members, &cids);
-        let ops: Vec<Op> = unsettled
-            .iter()
-            .flat_map(|(cid, pin)| self.needed(&placement, &reports, &present, cid, pin))
-            .collect();
+        let mut ops = Vec::new();
+        for (cid, pin) in self.unsettled(fleet.members(), &cids) {
+            let confirmed = confirmed_by(&reports.of_pin(&cid).of(Some(&pin)), &present);
+            let plan = allocate::plan(&Need::of(&cid, &pin), &fleet, &confirmed);
+            self.reserve(&mut fleet, &plan);
+            ops.extend(ops_of(cid, plan));
+        }
         if ops.is_empty() {
             tokio::task::yield_now().await;
             return Ok(());
@@ -144,27 +147,9 @@ impl Cluster {
     fn unsettled(&self, members: usize, cids: &[Cid]) -> Vec<(Cid, Pin)> {
         self.state().read(|pins| {
             let pins = cids.iter().filter_map(|cid| Some((*cid, pins.get(cid)?)));
-            let unsettled = pins.filter(|(_, pin)| !is_settled(pin, members));
+            let unsettled = pins.filter(|(cid, pin)| !Need::of(cid, pin).is_met(members));
             unsettled.map(|(cid, pin)| (cid, pin.clone())).collect()
         })
-    }
-
-    fn needed(
-        &self,
-        placement: &Placement,
-        reports: &Reports,
-        present: &Present,
-        cid: &Cid,
-        pin: &Pin,
-    ) -> Vec<Op> {
-        let members = placement.members;
-        let statuses = reports.of_pin(cid).of(Some(pin));
-        let candidates = if pin.holders().count() < pin.replication().max.of(members) {
-            self.candidates_in(placement, cid, pin.replication())
-        } else {
-            Vec::new()
-        };
-        settle_pin(*cid, pin, members, &candidates, &confirmed_by(&statuses, present))
     }
 }
 
@@ -203,12 +188,6 @@ struct Present(BTreeSet<PeerId>);
 fn present(mut takers: BTreeSet<PeerId>, reports: &Reports) -> Present {
     takers.retain(|peer| reports.reported(peer));
     Present(takers)
-}
-
-/// Whether a pin has just the wanted holders.
-fn is_settled(pin: &Pin, members: usize) -> bool {
-    pin.allocations.iter().all(|allocation| !allocation.leaving)
-        && pin.allocations.len() == pin.replication().max.of(members)
 }
 
 /// Those that have nearly all of the log, the leader itself included. One that was never reached has
@@ -257,45 +236,18 @@ fn confirmed_by(statuses: &BTreeMap<PeerId, PinStatus>, present: &Present) -> BT
     pinned.map(|(peer, _)| *peer).filter(|peer| present.0.contains(peer)).collect()
 }
 
-/// Ops that bring one pin to the wanted number of holders.
-fn settle_pin(
-    cid: Cid,
-    pin: &Pin,
-    members: usize,
-    candidates: &[PeerId],
-    confirmed: &BTreeSet<PeerId>,
-) -> Vec<Op> {
+/// The ops that carry out a plan.
+fn ops_of(cid: Cid, plan: Plan) -> Vec<Op> {
+    let Plan { add, missing: _, leave, let_go: leaving, confirmed } = plan;
     let mut ops = Vec::new();
-    let holders: Vec<PeerId> = pin.holders().collect();
-    let wanted = pin.replication().max.of(members);
-    if holders.len() < wanted {
-        let free: Vec<PeerId> =
-            candidates.iter().filter(|peer| !holders.contains(peer)).copied().collect();
-        if !free.is_empty() {
-            ops.push(Op::Allocate { cid, candidates: free });
-        }
-    } else if holders.len() > wanted {
-        // Those that do not hold it yet go first, then the ones allocated last.
-        let mut order: Vec<(bool, usize, PeerId)> = holders
-            .iter()
-            .enumerate()
-            .map(|(n, peer)| (confirmed.contains(peer), n, *peer))
-            .collect();
-        order.sort_unstable_by_key(|(confirmed, n, _)| (*confirmed, std::cmp::Reverse(*n)));
-        let peers = order.into_iter().take(holders.len() - wanted).map(|(_, _, p)| p).collect();
-        ops.push(Op::Leave { cid, peers });
+    if !add.is_empty() {
+        ops.push(Op::Allocate { cid, candidates: add });
     }
-    let holders = pin.allocations.iter().filter(|allocation| !allocation.leaving);
-    let confirmed: Vec<Allocation> =
-        holders.filter(|holder| confirmed.contains(&holder.peer)).copied().collect();
-    if confirmed.len() >= pin.replication().min.of(members) {
-        let leaving = pin.allocations.iter().filter(|allocation| allocation.leaving);
-        ops.extend(leaving.map(|allocation| Op::LetGo {
-            cid,
-            peer: allocation.peer,
-            confirmed: confirmed.clone(),
-        }));
+    if !leave.is_empty() {
+        ops.push(Op::Leave { cid, peers: leave });
     }
+    let let_go = |peer| Op::LetGo { cid, peer, confirmed: confirmed.clone() };
+    ops.extend(leaving.into_iter().map(let_go));
     ops
 }
 

@@ -3,11 +3,12 @@
 //! Invariant: nothing is proposed if the state already matches the object and no further peer could
 //! be allocated. So a restarted controller writes nothing.
 
+use std::collections::BTreeSet;
+
 use pinkeeper::{
+    allocate::{self, Fleet, Need, Plan},
     state::{Fence, Op, PinSet},
-    types::{
-        Cid, ClaimName, ClaimOptions, Factor, Owner, PeerId, Pin, Replication, Timestamp, Uid,
-    },
+    types::{Cid, ClaimName, ClaimOptions, Factor, Owner, Pin, Replication, Timestamp, Uid},
 };
 
 use crate::{
@@ -29,8 +30,8 @@ pub struct Basis {
 /// What to do about an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Propose this claim.
-    Claim(Box<Op>),
+    /// Propose this claim. Its copies are those of the plan.
+    Claim(Box<Op>, Plan),
     /// The state already matches.
     Same,
     /// The object has no valid content to claim.
@@ -47,14 +48,8 @@ pub fn replication(spec: &crd::PinSpec, default_replicas: u16) -> (u16, u16) {
     (least.unwrap_or(wanted).min(wanted), wanted)
 }
 
-/// Decides about one object, given the pin of its CID. Calls `candidates` only if a peer may be
-/// added.
-pub fn decide(
-    object: &PinObject,
-    pin: Option<&Pin>,
-    basis: Basis,
-    candidates: impl FnOnce(&Cid, Replication) -> Vec<PeerId>,
-) -> Decision {
+/// Decides about one object, given the pin of its CID.
+pub fn decide(object: &PinObject, pin: Option<&Pin>, basis: Basis, fleet: &Fleet) -> Decision {
     let (Some(spec), Ok(cid)) = (&object.spec, &object.cid) else { return Decision::Unusable };
     let (min, max) = replication(spec, basis.default_replicas);
     let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
@@ -70,29 +65,15 @@ pub fn decide(
     }
     let same = claim
         .is_some_and(|claim| claim.options == options && claim.generation == object.generation);
-    // The pin with this claim added: another claim may ask for more.
-    let wanted = pin.map_or(replication, |pin| replication.larger(pin.replication()));
-    let holders = pin.map_or(0, |pin| pin.holders().count());
-    let short = holders < wanted.max.of(usize::MAX);
-    if same && !short {
-        return Decision::Same;
-    }
-    let candidates = if short { candidates(cid, wanted) } else { Vec::new() };
-    let useful = candidates
-        .iter()
-        .any(|peer| !pin.is_some_and(|pin| pin.holders().any(|holder| holder == *peer)));
-    if same && !useful {
+    let need = Need::with_claim(cid, pin, replication);
+    let plan = allocate::plan(&need, fleet, &BTreeSet::new());
+    if same && plan.add.is_empty() {
         return Decision::Same;
     }
     let fence = Some(Fence { term: basis.term, generation: object.generation });
-    Decision::Claim(Box::new(Op::Claim {
-        cid: *cid,
-        owner,
-        options,
-        candidates,
-        at: basis.now,
-        fence,
-    }))
+    let claim =
+        Op::Claim { cid: *cid, owner, options, candidates: plan.add.clone(), at: basis.now, fence };
+    Decision::Claim(Box::new(claim), plan)
 }
 
 /// A claim whose object is not in the list.
@@ -123,23 +104,29 @@ pub fn missing(pins: &PinSet, objects: &Objects) -> Vec<Missing> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::collections::BTreeSet;
-
-    use pinkeeper::{state::Outcome, types::LogPosition};
+    use pinkeeper::{
+        state::Outcome,
+        types::{LogPosition, PeerId},
+    };
     use proptest::prelude::*;
 
     use super::*;
-    use crate::controller::objects::tests::{DOCS, pin};
+    use crate::controller::objects::tests::{DOCS, pin, roomy};
 
     const BASIS: Basis = Basis { term: 3, default_replicas: 2, now: Timestamp(1000) };
     const PEERS: [PeerId; 3] = [PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32])];
+
+    /// The first `count` peers.
+    fn fleet(count: usize) -> Fleet {
+        roomy(&PEERS[..count])
+    }
 
     fn docs(pins: &PinSet) -> Option<&Pin> {
         pins.get(&DOCS.parse().unwrap())
     }
 
     fn apply(pins: &mut PinSet, decision: &Decision) -> Outcome {
-        let Decision::Claim(op) = decision else { panic!("{decision:?}") };
+        let Decision::Claim(op, _) = decision else { panic!("{decision:?}") };
         pins.apply(LogPosition { term: BASIS.term, index: 0 }, op)
     }
 
@@ -168,9 +155,9 @@ mod tests {
     fn a_claim_is_proposed_once() {
         let mut pins = PinSet::default();
         let object = pin("docs", "a", 1, DOCS);
-        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+        let decision = decide(&object, docs(&pins), BASIS, &fleet(3));
         assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
-        let again = decide(&object, docs(&pins), BASIS, |_, _| panic!("nothing to allocate"));
+        let again = decide(&object, docs(&pins), BASIS, &fleet(3));
         assert_eq!(again, Decision::Same);
     }
 
@@ -178,10 +165,10 @@ mod tests {
     fn a_pin_with_too_few_holders_is_topped_up_when_there_are_peers() {
         let mut pins = PinSet::default();
         let object = pin("docs", "a", 1, DOCS);
-        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS[..1].to_vec());
+        let decision = decide(&object, docs(&pins), BASIS, &fleet(1));
         apply(&mut pins, &decision);
-        assert_eq!(decide(&object, docs(&pins), BASIS, |_, _| PEERS[..1].to_vec()), Decision::Same);
-        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS[..2].to_vec());
+        assert_eq!(decide(&object, docs(&pins), BASIS, &fleet(1)), Decision::Same);
+        let decision = decide(&object, docs(&pins), BASIS, &fleet(2));
         assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
         assert_eq!(pins.get(&DOCS.parse().unwrap()).unwrap().holders().count(), 2);
     }
@@ -191,7 +178,7 @@ mod tests {
         let mut pins = PinSet::default();
         let (a, b) = (pin("a", "1", 1, DOCS), pin("b", "2", 2, DOCS));
         for object in [&a, &b] {
-            let decision = decide(object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+            let decision = decide(object, docs(&pins), BASIS, &fleet(3));
             apply(&mut pins, &decision);
         }
         assert_eq!(pins.objects().count(), 2);
@@ -201,7 +188,7 @@ mod tests {
     fn what_is_no_cid_claims_nothing() {
         let object = pin("x", "1", 1, "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbz");
         assert!(object.cid.is_err());
-        let decision = decide(&object, None, BASIS, |_, _| PEERS.to_vec());
+        let decision = decide(&object, None, BASIS, &fleet(3));
         assert_eq!(decision, Decision::Unusable);
     }
 
@@ -213,9 +200,11 @@ mod tests {
             [(crd::DeletionPolicy::Unpin, false), (crd::DeletionPolicy::Retain, true)]
         {
             object.spec.as_mut().unwrap().deletion_policy = policy;
-            let Decision::Claim(op) = decide(&object, None, BASIS, |_, _| PEERS.to_vec()) else {
+            let Decision::Claim(op, plan) = decide(&object, None, BASIS, &fleet(3)) else {
                 panic!()
             };
+            assert_eq!(BTreeSet::from_iter(plan.add.clone()), PEERS.into());
+            assert_eq!(plan.missing, 3);
             let (min, max) = (Factor::Count(2), Factor::Count(3));
             let expected = Op::Claim {
                 cid: DOCS.parse().unwrap(),
@@ -225,7 +214,7 @@ mod tests {
                     retain,
                     name: ClaimName::Object(Box::new(object.key.clone())),
                 },
-                candidates: PEERS.to_vec(),
+                candidates: plan.add,
                 at: BASIS.now,
                 fence: Some(Fence { term: BASIS.term, generation: 7 }),
             };
@@ -248,15 +237,15 @@ mod tests {
             let mut pins = PinSet::default();
             let mut object = with(pin("docs", "a", 1, DOCS), Some(2), None);
             object.generation = 5;
-            let decision = decide(&object, None, BASIS, |_, _| PEERS.to_vec());
+            let decision = decide(&object, None, BASIS, &fleet(3));
             assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
             object.generation = generation;
             if !same {
                 object = with(object, Some(1), None);
             }
-            let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+            let decision = decide(&object, docs(&pins), BASIS, &fleet(3));
             let case = format!("{generation} {same}");
-            assert_eq!(matches!(decision, Decision::Claim(_)), proposed, "{case}: {decision:?}");
+            assert_eq!(matches!(decision, Decision::Claim(..)), proposed, "{case}: {decision:?}");
             if proposed {
                 assert_eq!(apply(&mut pins, &decision), Outcome::Changed, "{case}");
             }
@@ -267,23 +256,21 @@ mod tests {
     fn a_claim_that_asks_for_less_than_another_does_not_take_copies() {
         let mut pins = PinSet::default();
         let three = with(pin("a", "1", 1, DOCS), Some(3), None);
-        let decision = decide(&three, None, BASIS, |_, _| PEERS[..1].to_vec());
+        let decision = decide(&three, None, BASIS, &fleet(1));
         apply(&mut pins, &decision);
         let one = with(pin("b", "2", 2, DOCS), Some(1), None);
-        let wanted = std::cell::Cell::new(None);
-        decide(&one, docs(&pins), BASIS, |_, of| {
-            wanted.set(Some(of));
-            PEERS.to_vec()
-        });
-        let three = Factor::Count(3);
-        assert_eq!(wanted.get(), Some(Replication { min: three, max: three }));
+        let decision = decide(&one, docs(&pins), BASIS, &fleet(3));
+        let Decision::Claim(_, plan) = &decision else { panic!("{decision:?}") };
+        assert_eq!(plan.missing, 2, "the other one wants three");
+        apply(&mut pins, &decision);
+        assert_eq!(docs(&pins).unwrap().holders().count(), 3);
     }
 
     #[test]
     fn nothing_is_missing_before_a_list_is_whole() {
         let mut pins = PinSet::default();
         let object = pin("docs", "a", 1, DOCS);
-        let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+        let decision = decide(&object, docs(&pins), BASIS, &fleet(3));
         apply(&mut pins, &decision);
         let mut objects = Objects::default();
         assert!(missing(&pins, &objects).is_empty());
@@ -309,9 +296,9 @@ mod tests {
                 if retain {
                     spec.deletion_policy = crd::DeletionPolicy::Retain;
                 }
-                let decision = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+                let decision = decide(&object, docs(&pins), BASIS, &fleet(3));
                 prop_assert_eq!(apply(&mut pins, &decision), Outcome::Changed);
-                let again = decide(&object, docs(&pins), BASIS, |_, _| PEERS.to_vec());
+                let again = decide(&object, docs(&pins), BASIS, &fleet(3));
                 prop_assert_eq!(again, Decision::Same);
             }
         }

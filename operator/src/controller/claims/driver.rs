@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pinkeeper::{
+    allocate::Fleet,
     state::{Op, Outcome, Refused},
     types::Uid,
 };
@@ -110,6 +111,7 @@ struct Proposal {
 /// The next batch.
 fn collect(lead: &Leading) -> Vec<Proposal> {
     let mut claims = Vec::new();
+    let mut fleet = lead.context.cluster.fleet();
     while claims.len() < BATCH_LEN_MAX {
         let Some((_, key)) = lead.claims.pop(true) else { break };
         let basis = Basis {
@@ -117,26 +119,20 @@ fn collect(lead: &Leading) -> Vec<Proposal> {
             default_replicas: lead.context.settings.default_replicas,
             now: lead.context.clock.now(),
         };
-        claims.extend(claim_of(lead, &key, basis));
+        claims.extend(claim_of(lead, &key, basis, &mut fleet));
     }
     claims
 }
 
-fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis) -> Option<Proposal> {
+fn claim_of(lead: &Leading, key: &ObjectKey, basis: Basis, fleet: &mut Fleet) -> Option<Proposal> {
     let object = lead.objects().get(key)?.clone();
     let cid = object.cid.as_ref().ok()?;
     let cluster = &lead.context.cluster;
-    // `candidates` locks the state too, so the lock must not be held here.
-    let pin = cluster.state().read(|pins| pins.get(cid).cloned());
-    match decide(&object, pin.as_ref(), basis, |cid, wanted| cluster.candidates(cid, wanted)) {
-        Decision::Claim(op) => Some(Proposal {
-            key: key.clone(),
-            uid: object.uid.clone(),
-            generation: object.generation,
-            op: *op,
-        }),
-        Decision::Same | Decision::Unusable => None,
-    }
+    let decision = cluster.state().read(|pins| decide(&object, pins.get(cid), basis, fleet));
+    let Decision::Claim(op, plan) = decision else { return None };
+    cluster.reserve(fleet, &plan);
+    let (uid, generation) = (object.uid.clone(), object.generation);
+    Some(Proposal { key: key.clone(), uid, generation, op: *op })
 }
 
 /// Submits a batch. Returns false if it must be tried again; then it is back in the queue.

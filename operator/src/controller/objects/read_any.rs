@@ -67,7 +67,7 @@ fn decide_and_judge(object: &PinObject) {
     let now = Timestamp(1_767_323_045_000);
     let basis = Basis { term: 3, default_replicas: 2, now };
     let mut pins = PinSet::default();
-    if let Decision::Claim(op) = decide(object, None, basis, |_, _| PEERS.to_vec()) {
+    if let Decision::Claim(op, _) = decide(object, None, basis, &tests::roomy(&PEERS)) {
         pins.apply(LogPosition { term: 3, index: 1 }, &op);
     }
     let peers = PEERS.map(|peer| {

@@ -1,10 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::types::{
-    Allocation, Claim, ClaimName, ClaimOptions, DaemonInfo, Factor, Member, Owner, Replication,
-    StatusBatch, Timestamp,
-};
+use crate::types::{Allocation, DaemonInfo, Member, StatusBatch, Timestamp};
 
 fn peer(n: u8) -> PeerId {
     PeerId([n; 32])
@@ -131,19 +128,6 @@ fn voters_grow_in_odd_numbers_up_to_five_and_never_shrink() {
     }
 }
 
-fn pin(min: u16, max: u16, holders: &[u8], leaving: &[u8]) -> Pin {
-    let replication = Replication { min: Factor::Count(min), max: Factor::Count(max) };
-    let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
-    let claim = Claim { options, generation: 0, since: Timestamp(0) };
-    let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving, at_entry: 1 };
-    let holding = holders.iter().map(|n| allocation(n, false));
-    Pin {
-        claims: [(Owner::Rest, claim)].into_iter().collect(),
-        allocations: holding.chain(leaving.iter().map(|n| allocation(n, true))).collect(),
-        created: Timestamp(0),
-    }
-}
-
 fn pinned(peers: &[u8]) -> BTreeMap<PeerId, PinStatus> {
     let status = PinStatus {
         state: PinState::Pinned,
@@ -154,77 +138,8 @@ fn pinned(peers: &[u8]) -> BTreeMap<PeerId, PinStatus> {
     peers.iter().map(|n| (peer(*n), status.clone())).collect()
 }
 
-fn settle(pin: &Pin, candidates: &[u8], holding: &[u8]) -> Vec<Op> {
-    let candidates: Vec<PeerId> = candidates.iter().map(|n| peer(*n)).collect();
-    let present = Present(peers(&[1, 2, 3, 4, 5]));
-    settle_pin(cid(), pin, 5, &candidates, &confirmed_by(&pinned(holding), &present))
-}
-
 fn cid() -> Cid {
     "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap()
-}
-
-#[test]
-fn a_pin_is_settled_with_just_the_wanted_holders_and_none_that_leaves() {
-    // Copies wanted, holders, leaving ones, among 3 members.
-    let table: &[(u16, &[u8], &[u8], bool)] = &[
-        (2, &[1, 2], &[], true),
-        (2, &[1], &[], false),
-        (2, &[1, 2, 3], &[], false),
-        (2, &[1], &[2], false), // as many copies, but one of them is about to go
-        (2, &[1, 2], &[3], false),
-        (2, &[], &[1, 2], false),
-    ];
-    for (max, holders, leaving, settled) in table {
-        let pin = pin(1, *max, holders, leaving);
-        assert_eq!(is_settled(&pin, 3), *settled, "{max} wanted, {holders:?} and {leaving:?}");
-    }
-    let everywhere = |holders| everywhere(pin(1, 1, holders, &[]));
-    assert!(!is_settled(&everywhere(&[1, 2]), 3) && is_settled(&everywhere(&[1, 2, 3]), 3));
-}
-
-fn everywhere(pin: Pin) -> Pin {
-    let everywhere = |claim: &Claim| {
-        let replication = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
-        let options = ClaimOptions { replication, ..claim.options.clone() };
-        Claim { options, ..claim.clone() }
-    };
-    let claims = pin.claims.iter().map(|(owner, claim)| (owner.clone(), everywhere(claim)));
-    Pin { claims: claims.collect(), ..pin }
-}
-
-#[test]
-fn content_that_is_wanted_everywhere_goes_to_all_and_is_let_go_when_all_hold_it() {
-    let of_five = everywhere(pin(1, 1, &[1, 2, 3, 4], &[6]));
-    let allocate = Op::Allocate { cid: cid(), candidates: vec![peer(5)] };
-    assert_eq!(settle(&of_five, &[5], &[1, 2, 3, 4]), [allocate], "4 of 5 are not all");
-    let all = everywhere(pin(1, 1, &[1, 2, 3, 4, 5], &[6]));
-    assert_eq!(settle(&all, &[], &[1, 2, 3, 4]), []);
-    assert_eq!(settle(&all, &[], &[1, 2, 3, 4, 5]).len(), 1);
-}
-
-#[test]
-fn a_settled_pin_needs_nothing() {
-    assert_eq!(settle(&pin(1, 2, &[1, 2], &[]), &[], &[1, 2]), []);
-    assert_eq!(settle(&pin(1, 2, &[1, 2], &[]), &[3], &[1]), [], "no further peer is wanted");
-    assert_eq!(settle(&pin(1, 3, &[1, 2], &[]), &[1, 2], &[1]), [], "there is no further peer");
-}
-
-#[test]
-fn missing_holders_are_added_and_surplus_ones_leave_unconfirmed_first() {
-    let allocate = Op::Allocate { cid: cid(), candidates: vec![peer(3)] };
-    assert_eq!(settle(&pin(1, 2, &[1], &[]), &[1, 3], &[1]), [allocate]);
-    let leave = |n| Op::Leave { cid: cid(), peers: vec![peer(n)] };
-    assert_eq!(settle(&pin(3, 2, &[1, 2, 3], &[]), &[], &[1, 3]), [leave(2)]);
-    assert_eq!(settle(&pin(3, 2, &[1, 2, 3], &[]), &[], &[]), [leave(3)]);
-}
-
-#[test]
-fn a_leaving_peer_is_let_go_only_when_enough_others_hold_it() {
-    let pin = pin(2, 2, &[1, 2], &[3]);
-    assert_eq!(settle(&pin, &[], &[1, 3]), []);
-    let let_go = Op::LetGo { cid: cid(), peer: peer(3), confirmed: pin.allocations[..2].to_vec() };
-    assert_eq!(settle(&pin, &[], &[1, 2, 3]), [let_go]);
 }
 
 #[test]
@@ -267,12 +182,29 @@ fn what_cannot_be_remembered_is_looked_at_with_everything_else() {
 }
 
 #[test]
-fn what_an_absent_peer_has_told_is_no_reason_to_let_a_copy_go() {
+fn an_absent_peer_confirms_nothing() {
     let present = Present(peers(&[2, 3]));
-    let settle =
-        |pin: &Pin| settle_pin(cid(), pin, 5, &[], &confirmed_by(&pinned(&[1, 2]), &present));
-    // Of two copies the one on the absent peer leaves, although it was allocated first.
-    let leave = Op::Leave { cid: cid(), peers: vec![peer(1)] };
-    assert_eq!(settle(&pin(1, 1, &[1, 2], &[])), [leave]);
-    assert_eq!(settle(&pin(1, 1, &[1], &[2])), [], "the leaving one may be the only one");
+    assert_eq!(confirmed_by(&pinned(&[1, 2]), &present), peers(&[2]));
+}
+
+#[test]
+fn a_plan_becomes_the_ops_that_carry_it_out() {
+    let confirmed = vec![Allocation { peer: peer(1), leaving: false, at_entry: 1 }];
+    let plan = Plan {
+        add: vec![peer(2), peer(3)],
+        missing: 1,
+        leave: vec![peer(4)],
+        let_go: vec![peer(5), peer(6)],
+        confirmed: confirmed.clone(),
+    };
+    let cid = cid();
+    let let_go = |n| Op::LetGo { cid, peer: peer(n), confirmed: confirmed.clone() };
+    let expected = [
+        Op::Allocate { cid, candidates: vec![peer(2), peer(3)] },
+        Op::Leave { cid, peers: vec![peer(4)] },
+        let_go(5),
+        let_go(6),
+    ];
+    assert_eq!(ops_of(cid, plan), expected);
+    assert_eq!(ops_of(cid, Plan::default()), []);
 }

@@ -1,0 +1,193 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::types::{
+    Claim, ClaimName, ClaimOptions, DaemonInfo, Factor, Owner, Replication, Timestamp,
+};
+
+const COUNT: fn(u16) -> Factor = Factor::Count;
+const EVERYWHERE: Replication = Replication { min: Factor::Everywhere, max: Factor::Everywhere };
+
+fn cid() -> Cid {
+    "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR".parse().unwrap()
+}
+
+fn peer(n: u8) -> PeerId {
+    PeerId([n; 32])
+}
+
+fn peers<T: FromIterator<PeerId>>(peers: &[u8]) -> T {
+    peers.iter().map(|n| peer(*n)).collect()
+}
+
+fn metrics(zone: Option<&str>, free_space: u64) -> Metrics {
+    let daemon = DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
+    let tags = zone.map(|zone| (ZONE_TAG.to_owned(), zone.to_owned())).into_iter().collect();
+    Metrics { daemon: Some(daemon), free_space: Some(free_space), tags, ..Metrics::default() }
+}
+
+/// Members 1 to 5, of which these can take content.
+fn fleet(takers: &[u8]) -> Fleet {
+    let metrics = takers.iter().map(|n| (peer(*n), metrics(None, u64::MAX))).collect();
+    Fleet::new(&peers(&[1, 2, 3, 4, 5]), &metrics, &BTreeMap::new())
+}
+
+fn copies(min: u16, max: u16) -> Replication {
+    Replication { min: COUNT(min), max: COUNT(max) }
+}
+
+fn allocations(holders: &[u8], leaving: &[u8]) -> Vec<Allocation> {
+    let allocation = |n: &u8, leaving| Allocation { peer: peer(*n), leaving, at_entry: 1 };
+    let holding = holders.iter().map(|n| allocation(n, false));
+    holding.chain(leaving.iter().map(|n| allocation(n, true))).collect()
+}
+
+/// The plan for a pin with these holders and leaving peers, of which these hold it.
+fn planned(
+    replication: Replication,
+    holders: &[u8],
+    leaving: &[u8],
+    takers: &[u8],
+    confirmed: &[u8],
+) -> Plan {
+    let allocations = allocations(holders, leaving);
+    let need = Need { cid: &cid(), allocations: &allocations, replication };
+    let plan = plan(&need, &fleet(takers), &peers(confirmed));
+    assert!(!need.is_met(5) || plan.is_empty(), "{need:?}: {plan:?}");
+    plan
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.leave.is_empty() && self.let_go.is_empty()
+    }
+}
+
+#[test]
+fn a_need_is_met_by_the_wanted_holders_without_leaving_ones() {
+    // Wanted, holders, leaving, of three members.
+    let table: &[(Replication, &[u8], &[u8], bool)] = &[
+        (copies(1, 2), &[1, 2], &[], true),
+        (copies(1, 2), &[1], &[], false),
+        (copies(1, 2), &[1, 2, 3], &[], false),
+        (copies(1, 2), &[1], &[2], false), // as many copies, but one of them is about to go
+        (copies(1, 2), &[1, 2], &[3], false),
+        (copies(1, 2), &[], &[1, 2], false),
+        (EVERYWHERE, &[1, 2], &[], false),
+        (EVERYWHERE, &[1, 2, 3], &[], true),
+    ];
+    for (replication, holders, leaving, met) in table {
+        let allocations = allocations(holders, leaving);
+        let need = Need { cid: &cid(), allocations: &allocations, replication: *replication };
+        assert_eq!(need.is_met(3), *met, "{need:?}");
+    }
+}
+
+#[test]
+fn missing_holders_are_added() {
+    // Wanted, holders, leaving, takers; the peers to choose from, and how many are missing.
+    type Row<'a> = (Replication, &'a [u8], &'a [u8], &'a [u8], &'a [u8], usize);
+    let table: &[Row<'_>] = &[
+        (copies(1, 2), &[1, 2], &[], &[3], &[], 0),
+        (copies(1, 2), &[1], &[], &[1, 3], &[3], 1),
+        (copies(1, 2), &[], &[], &[1, 3, 4], &[1, 3, 4], 2),
+        (copies(1, 3), &[1, 2], &[], &[1, 2], &[], 1), // there is no further peer
+        (copies(2, 2), &[1], &[3], &[3, 4], &[3, 4], 1), // the leaving one may stay
+        (EVERYWHERE, &[1, 2, 3, 4], &[], &[4, 5], &[5], 1),
+    ];
+    for (replication, holders, leaving, takers, add, missing) in table {
+        let plan = planned(*replication, holders, leaving, takers, &[]);
+        let case = format!("{replication:?} {holders:?} {leaving:?} {takers:?}");
+        assert_eq!(BTreeSet::from_iter(plan.add.clone()), peers(add), "{case}");
+        assert_eq!((plan.missing, plan.leave.len()), (*missing, 0), "{case}");
+        assert_eq!(plan.added().len(), add.len().min(*missing), "{case}");
+    }
+}
+
+#[test]
+fn surplus_holders_leave_unconfirmed_ones_first() {
+    // Wanted, holders, confirmed; those that leave.
+    type Row<'a> = (Replication, &'a [u8], &'a [u8], &'a [u8]);
+    let table: &[Row<'_>] = &[
+        (copies(1, 2), &[1, 2, 3], &[1, 3], &[2]),
+        (copies(1, 2), &[1, 2, 3], &[], &[3]),
+        (copies(1, 2), &[1, 2, 3], &[1, 2, 3], &[3]),
+        (copies(1, 1), &[1, 2, 3], &[3], &[2, 1]),
+        // The one on a peer whose report does not count, although it was allocated first.
+        (copies(1, 1), &[1, 2], &[2], &[1]),
+    ];
+    for (replication, holders, confirmed, leave) in table {
+        let plan = planned(*replication, holders, &[], &[4, 5], confirmed);
+        assert_eq!(plan.leave, peers::<Vec<_>>(leave), "{replication:?} {holders:?} {confirmed:?}");
+        assert!(plan.add.is_empty() && plan.let_go.is_empty());
+    }
+}
+
+#[test]
+fn a_leaving_peer_may_let_go_when_enough_holders_are_confirmed() {
+    // Wanted, holders, leaving, confirmed; those that may let go.
+    type Row<'a> = (Replication, &'a [u8], &'a [u8], &'a [u8], &'a [u8]);
+    let table: &[Row<'_>] = &[
+        (copies(2, 2), &[1, 2], &[3], &[1, 3], &[]),
+        (copies(2, 2), &[1, 2], &[3], &[1, 2, 3], &[3]),
+        (copies(1, 2), &[1, 2], &[3, 4], &[2], &[3, 4]),
+        (copies(1, 1), &[1], &[2], &[2], &[]), // the leaving one may be the only one
+        (copies(1, 2), &[1], &[2], &[1], &[2]),
+        (EVERYWHERE, &[1, 2, 3, 4], &[6], &[1, 2, 3, 4], &[]), // four of five are not all
+        (EVERYWHERE, &[1, 2, 3, 4, 5], &[6], &[1, 2, 3, 4], &[]),
+        (EVERYWHERE, &[1, 2, 3, 4, 5], &[6], &[1, 2, 3, 4, 5], &[6]),
+    ];
+    for (replication, holders, leaving, confirmed, let_go) in table {
+        let plan = planned(*replication, holders, leaving, &[], confirmed);
+        let case = format!("{replication:?} {holders:?} {leaving:?} {confirmed:?}");
+        assert_eq!(plan.let_go, peers::<Vec<_>>(let_go), "{case}");
+        let by: Vec<u8> = holders.iter().filter(|n| confirmed.contains(n)).copied().collect();
+        let by = if let_go.is_empty() { Vec::new() } else { allocations(&by, &[]) };
+        assert_eq!(plan.confirmed, by, "{case}");
+    }
+}
+
+#[test]
+fn a_claim_adds_to_what_the_others_want() {
+    let claim = |replication| {
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
+        Claim { options, generation: 0, since: Timestamp(0) }
+    };
+    let claims = [(Owner::Rest, claim(copies(1, 3)))].into_iter().collect();
+    let pin = Pin { claims, allocations: allocations(&[1], &[2]), created: Timestamp(0) };
+    let cid = cid();
+    let of = |pin, replication| {
+        let need = Need::with_claim(&cid, pin, replication);
+        (need.replication, need.allocations.len())
+    };
+    assert_eq!(of(None, copies(2, 2)), (copies(2, 2), 0));
+    assert_eq!(of(Some(&pin), copies(2, 2)), (copies(2, 3), 2));
+    assert_eq!(of(Some(&pin), EVERYWHERE), (EVERYWHERE, 2));
+}
+
+#[test]
+fn only_members_with_space_take_content_and_zones_of_full_holders_count() {
+    // The second is full, nothing is heard of the fourth, the ninth is no member.
+    let heard = [(1, "a", u64::MAX), (2, "b", 0), (3, "b", u64::MAX), (9, "d", u64::MAX)];
+    let heard = heard.map(|(n, zone, free)| (peer(n), metrics(Some(zone), free))).into();
+    let fleet = Fleet::new(&peers(&[1, 2, 3, 4]), &heard, &[(peer(1), 7)].into());
+    assert_eq!(fleet.members(), 4, "whether they can take content or not");
+    assert_eq!(fleet.best(&cid(), &[]), [peer(3), peer(1)], "the one with fewer pins first");
+    assert_eq!(fleet.best(&cid(), &[peer(2)]), [peer(1), peer(3)], "another zone first");
+    assert_eq!(fleet.best(&cid(), &[peer(3)]), [peer(1)]);
+}
+
+#[test]
+fn reserved_copies_count() {
+    let mut fleet = fleet(&[1, 2]);
+    let first = fleet.best(&cid(), &[])[0];
+    let mut next = |reserved: &[PeerId]| {
+        fleet.reserve(reserved);
+        fleet.best(&cid(), &[])[0]
+    };
+    assert_eq!(next(&[]), first, "nothing was reserved");
+    let other = next(&[first]);
+    assert_ne!(other, first);
+    assert_eq!(next(&[other]), first, "both got as many");
+    assert_eq!(next(&[first, other]), first);
+}
