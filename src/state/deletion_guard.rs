@@ -1,34 +1,34 @@
-//! The deletion guard: how much may be unpinned within an hour because objects are gone, before a person is
-//! asked.
+//! The deletion guard limits the CIDs that may lose their last Pin within an hour without a person.
 //!
-//! A CID counts when it loses its last claim because its object is gone, and would be unpinned. It also
-//! counts if the object's whole namespace is gone: a pruned namespace is a common accident. Retain, a
-//! claim of somebody else and a release by REST do not count. Two rules, both over the last hour and
-//! with [`Limits`] that are settings of the leader:
+//! A CID is lost when its last claim ends because the object was deleted, and the content would be
+//! unpinned. Deletions with a whole namespace count too: a pruned namespace is a common accident. A CID is
+//! not lost if the claim has Retain, if there are other claims, or if REST released it.
 //!
-//! - the comparison would take more than 10 and more than 10 % of the CIDs, or at least 2 and with
-//!   them the last that there are;
-//! - the number of CIDs would fall by more than 100 and more than 25 % below where it was at any moment
-//!   of the hour (watched deletions, and what the comparison took). So neither way can be used to get
-//!   round the limit of the other.
+//! Two rules apply, both over the last hour. Their [`Limits`] are settings of the leader. By default:
 //!
-//! For the second rule a CID that is new makes up for one that was lost before it, never for one that
-//! is lost after it: Pins that come and go all the time pass, and a set that is replaced at once waits.
+//! 1. The comparison may not take more than 10 CIDs that are more than 10 %. It may not take the last
+//!    CIDs either, if it takes at least 2.
+//! 2. The number of CIDs may not fall by more than 100 that are more than 25 %, from its highest value
+//!    within the hour. Watched deletions and the CIDs that the comparison took both count. So neither way
+//!    evades the limit of the other.
 //!
-//! *The CIDs* are those that hang on Pins alone, and as many as their number has fallen by: as many as
-//! there would be had nothing been lost. So the limit does not shrink with what is taken, and neither
-//! content that is pinned by REST or retained, nor what has waited for a person for longer, makes it
-//! larger.
+//! For the second rule a new CID makes up for one that was lost before it, and never for one that is lost
+//! after it: Pins that come and go all the time pass, and a set that is replaced at once waits.
 //!
-//! Invariants: each CID that is lost counts once, when it is ruled on, also if it has to wait; the
-//! leader rules on all that it knows of together, so that a whole set passes or waits; the counts are
-//! part of the replicated state, so a new leader or a restart finds no fresh limit.
+//! Percentages are of the CIDs that only Pins want, without Retain, and of those that were lost within the
+//! hour and not made up for. So a limit does not shrink as CIDs are lost. Content that is retained or
+//! pinned by REST, and claims that have waited for longer than the hour, do not make it larger.
 //!
-//! **Time** is the leader's: its wall clock when its leadership begins, never before what is counted
-//! already, and from there on the time that has passed, whatever its wall clock does. A clock set back
-//! lets counts live until somebody has led for an hour, and no longer. A clock set forward can empty
-//! the window at the beginning of a leadership; as time here never goes back, the same wrong clock
-//! cannot do so twice within an hour. Nobody can tell such a clock from an operator that was down.
+//! Invariants:
+//! - Each lost CID counts once, when it is ruled on, also if its claim then waits.
+//! - The leader rules on all deletions that it knows of together, so that a whole set passes or waits.
+//! - The counts are part of the replicated state, so a new leader or a restart does not reset them.
+//!
+//! **Time** is the leader's. It starts with a leadership, at the wall clock's time or at the last count if
+//! that is later, and then follows the monotonic clock. If the wall clock was set back, counts live until
+//! a peer has led for an hour. If it was set forward, the window can be empty when a leadership begins.
+//! Since this time never goes back, the same wrong clock cannot do that twice within an hour. The guard
+//! cannot distinguish such a clock from an operator that was down.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -37,19 +37,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::types::{Cid, Timestamp, Uid};
 
-/// The comparison never takes the last CIDs, if it takes at least so many.
+/// The comparison may not take the last CIDs if it takes at least this many.
 const ALL_MIN: u64 = 2;
 
 const MINUTE_MS: u64 = 60_000;
-/// Minutes that count beside the present one: bounds the window's size.
+/// Minutes that count besides the current one; bounds the size of the window.
 const WINDOW_MINUTES: u64 = 60;
 
-/// A limit is exceeded by more than so many CIDs that are also more than so many percent.
+/// A limit is exceeded by a number of CIDs above both values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// So many CIDs always pass.
+    /// This many CIDs always pass.
     pub cids: u64,
-    /// So many percent of the CIDs always pass.
+    /// This percentage of the CIDs always passes.
     pub percent: u64,
 }
 
@@ -59,12 +59,12 @@ impl Limit {
     }
 }
 
-/// What may go within an hour without a person.
+/// The CIDs that may be lost within an hour without a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// What the comparison may take.
+    /// Rule 1: CIDs that the comparison may take.
     pub compared: Limit,
-    /// How far the number of CIDs may fall, whatever took them.
+    /// Rule 2: how far the number of CIDs may fall.
     pub total: Limit,
 }
 
@@ -74,30 +74,31 @@ impl Default for Limits {
     }
 }
 
-/// How the leader learned that an object is gone.
+/// How the leader found a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[cbor(index_only)]
 pub enum Found {
-    /// It watched the deletion.
+    /// By its watch.
     #[n(0)]
     Watched,
-    /// The object was missing in a list, and proven to be gone.
+    /// By the comparison: a list did not contain the object, and a GET proved that it is gone.
     #[n(1)]
     Compared,
 }
 
-/// What the leader decided on a claim whose object is gone, should it be the content's last.
+/// The leader's decision on the claim of a deleted object. It applies only if the end of the claim would
+/// unpin the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Ruling {
-    /// It goes and counts.
+    /// The claim ends, and the CID counts.
     #[n(0)]
     Take(#[n(0)] Found),
-    /// It waits for a person, and counts.
+    /// The claim waits for a person, and the CID counts.
     #[n(1)]
     Wait(#[n(0)] Found),
 }
 
-/// CIDs that lose their last claim, by how that was found.
+/// Numbers of lost CIDs, by how their deletions were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Lost {
     /// By watched deletions.
@@ -109,7 +110,7 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// One more.
+    /// Counts one more.
     pub fn add(&mut self, found: Found) {
         match found {
             Found::Watched => self.watched += 1,
@@ -118,17 +119,17 @@ impl Lost {
     }
 }
 
-/// Whether the deletion guard holds.
+/// Whether the deletion guard makes claims wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// What was lost by watched deletions.
+    /// Whether watched deletions wait.
     pub watched: bool,
-    /// What was lost by the comparison.
+    /// Whether deletions found by the comparison wait.
     pub compared: bool,
 }
 
 impl Holds {
-    /// What is to become of the last claim of a CID.
+    /// The ruling on a last claim.
     #[must_use]
     pub fn ruling(self, found: Found) -> Ruling {
         let holds = match found {
@@ -139,16 +140,16 @@ impl Holds {
     }
 }
 
-/// How many CIDs there are to lose.
+/// Numbers of the CIDs that can be lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AtStake {
-    /// CIDs that hang on Pins alone, waiting ones included.
+    /// CIDs that only objects want, without Retain; waiting ones included.
     pub(super) cids: u64,
     /// Those of them that wait for a person.
     pub(super) waiting: u64,
 }
 
-/// What counts, and how often a person has let something go.
+/// The counts of the last hour by minutes since the epoch, and the number of approvals so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Window {
     #[n(0)]
@@ -157,27 +158,27 @@ pub struct Window {
     approvals: u64,
 }
 
-/// What was ruled on in one minute.
+/// The counts of one minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 struct Minute {
-    /// What the comparison lost, taken or waiting.
+    /// CIDs lost by the comparison, waiting ones included.
     #[n(0)]
     compared: u64,
-    /// By all losses.
+    /// The fall by all losses.
     #[n(1)]
     all: Fall,
-    /// By all but what waits for the sake of the first rule.
+    /// The same, without waiting CIDs of the comparison.
     #[n(2)]
     total: Fall,
 }
 
-/// How far a number fell in a time.
+/// How far the number of CIDs fell in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 struct Fall {
-    /// Less what it rose: from the beginning of the time to its end.
+    /// From the beginning of the period to its end; negative if it rose.
     #[n(0)]
     net: i64,
-    /// From its highest in that time to its end.
+    /// From the highest value in the period to the value at its end.
     #[n(1)]
     drop: u64,
 }
@@ -193,7 +194,7 @@ impl Fall {
         self.drop = self.drop.saturating_sub(1);
     }
 
-    /// In this time and the next together.
+    /// The fall in this period and the next one together.
     fn and(self, next: Self) -> Self {
         Self {
             net: self.net.saturating_add(next.net),
@@ -203,7 +204,7 @@ impl Fall {
 }
 
 impl Window {
-    /// The time of the last that counts; a leader's time must not be before it.
+    /// Time of the last count, in whole minutes. A leader's time must not be before it.
     #[must_use]
     pub fn latest(&self) -> Timestamp {
         let last = self.minutes.last_key_value().map_or(0, |(minute, _)| *minute);
@@ -222,13 +223,13 @@ impl Window {
         if found == Found::Compared {
             minute.compared = minute.compared.saturating_add(1);
         }
-        // What waits for the sake of the first rule is not taken, so it is nothing to the second.
+        // The second rule counts only those CIDs of the comparison that it took.
         if !waits || found == Found::Watched {
             minute.total.lose();
         }
     }
 
-    /// A CID is new. It makes up for one that was lost before it; its time does not matter then.
+    /// Counts a new CID. Its time does not matter, since it only makes up for earlier losses.
     pub(super) fn gain(&mut self) {
         if let Some(mut last) = self.minutes.last_entry() {
             last.get_mut().all.gain();
@@ -236,13 +237,13 @@ impl Window {
         }
     }
 
-    /// A person has looked at what is there, and agreed: counting begins anew.
+    /// Clears the counts after an approval: a person has seen the present CIDs.
     pub(super) fn begin_anew(&mut self) {
         self.minutes.clear();
         self.approvals += 1;
     }
 
-    /// Whether what is about to be lost has to wait.
+    /// Whether the claims of CIDs that are about to be lost must wait.
     pub(super) fn holds(
         &self,
         lost: Lost,
@@ -269,7 +270,7 @@ impl Window {
     }
 }
 
-/// Names what waits: exactly these objects, since the last approval. So it is good once.
+/// Names the waiting claims and the number of approvals so far. So an approval is valid once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct WaitingDigest(#[cbor(n(0), with = "minicbor::bytes")] [u8; 6]);
@@ -286,7 +287,7 @@ impl fmt::Debug for WaitingDigest {
     }
 }
 
-/// What was put in a digest's place is none.
+/// The text is not a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not 12 hexadecimal digits")]
 pub struct NoDigest;
@@ -301,21 +302,21 @@ impl FromStr for WaitingDigest {
     }
 }
 
-/// What waits for a person.
+/// The claims that wait for a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// CIDs that are pinned for gone objects alone.
+    /// Number of CIDs that are pinned only for deleted objects.
     pub cids: u64,
-    /// Their name, for the approval.
+    /// Their digest, for the approval.
     pub digest: WaitingDigest,
 }
 
-/// The objects whose claims wait, with their content.
+/// The deleted objects whose claims wait, with their CIDs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WaitingSet {
     of: BTreeMap<Uid, Cid>,
-    /// The hashes of all UIDs, each xor the others: the same for the same set, and kept up to date
-    /// without a look at all of it.
+    /// XOR of the hashes of all UIDs. It is the same for the same set, and an update does not read the
+    /// whole set.
     sum: [u8; 32],
 }
 

@@ -1,35 +1,35 @@
-//! What follows from the pins, kept beside them so that nobody has to look at all of them.
+//! Values derived from the pins, kept up to date so that no query visits all pins.
 //!
-//! Invariant: a pin counts here as it is while it is in the set: it is taken out before it changes,
-//! and put in afterwards.
+//! Invariant: every pin of the set counts here as it is. It is taken out before it changes, and put in
+//! afterwards.
 
 use std::collections::BTreeMap;
 
 use super::deletion_guard::WaitingSet;
 use crate::types::{Cid, Owner, PeerId, Pin, Uid};
 
-/// Numbers of the pins, and those that wait for a person.
+/// Numbers of pins, and the waiting claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Derived {
-    /// How many pins are on each peer; none is zero.
+    /// Number of pins allocated to each peer; never zero.
     pub(super) allocations: BTreeMap<PeerId, u64>,
-    /// How many pins hang on objects alone.
+    /// Number of pins that only objects want, without Retain.
     pub(super) at_stake: u64,
-    /// Claims that wait for a person.
+    /// The waiting claims.
     pub(super) waiting: WaitingSet,
 }
 
 impl Derived {
     pub(super) fn put_in(&mut self, cid: Cid, pin: &Pin) {
         self.count(pin, 1);
-        if let Some(uid) = waits(pin) {
+        if let Some(uid) = waiting_uid(pin) {
             self.waiting.insert(uid, cid);
         }
     }
 
     pub(super) fn take_out(&mut self, pin: &Pin) {
         self.count(pin, -1);
-        if let Some(uid) = waits(pin) {
+        if let Some(uid) = waiting_uid(pin) {
             self.waiting.remove(uid);
         }
     }
@@ -48,8 +48,8 @@ impl Derived {
     }
 }
 
-/// The gone object for whose claim alone it is kept until a person decides, if it is.
-pub(super) fn waits(pin: &Pin) -> Option<&Uid> {
+/// The UID of the deleted object whose claim waits, if any. A waiting claim is the only one of its pin.
+pub(super) fn waiting_uid(pin: &Pin) -> Option<&Uid> {
     match pin.claims.last() {
         Some((Owner::Waiting(uid), _)) => Some(uid),
         _ => None,

@@ -1,4 +1,5 @@
-//! What the cluster agreed on: claims and allocations of every pin, and what the deletion guard counts.
+//! The replicated state: the claims and allocations of all pins, the counts of the deletion guard, and the
+//! level.
 
 mod deletion_guard;
 mod derived;

@@ -1,4 +1,4 @@
-//! Ops: what a log entry can ask of the state.
+//! Ops: the changes of the state that log entries carry.
 
 use minicbor::{Decode, Encode};
 
@@ -7,81 +7,81 @@ use crate::types::{
     Allocation, Cid, ClaimOptions, FIRST_LEVEL, Owner, PeerId, Pin, Timestamp, Uid,
 };
 
-/// Binds a controller's op to the leadership and the object it was decided on.
+/// Binds a controller's op to the term and the generation that it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Fence {
-    /// The term in which the deciding peer was leader; an entry of another term is refused.
+    /// The term of the leader that decided. In an entry of another term the op is refused.
     #[n(0)]
     pub term: u64,
-    /// The Pin's `metadata.generation`; older than the claim's is refused.
+    /// The Pin's `metadata.generation`. An op of an older one than the claim's is refused.
     #[n(1)]
     pub generation: i64,
 }
 
-/// A change of the state. Times and allocations are put in by the leader, so that applying needs
-/// neither clock nor metrics. New kinds go at the end.
+/// A change of the state. The leader adds times and candidates, so applying needs no clock and no
+/// metrics. New kinds go at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Op {
-    /// An owner wants a CID, newly or with other options.
+    /// Adds an owner's claim of a CID, or changes its options.
     #[n(0)]
     Claim {
         /// The content.
         #[n(0)]
         cid: Cid,
-        /// Who.
+        /// The owner.
         #[n(1)]
         owner: Owner,
-        /// What.
+        /// The options of the claim.
         #[n(2)]
         options: ClaimOptions,
-        /// Peers to add while there are fewer holders than wanted, best first.
+        /// Peers to allocate while there are fewer holders than wanted, best first.
         #[n(3)]
         candidates: Vec<PeerId>,
-        /// Now, by the leader's clock.
+        /// Now, by the leader's wall clock.
         #[n(4)]
         at: Timestamp,
         /// Present for objects.
         #[n(5)]
         fence: Option<Fence>,
     },
-    /// An owner wants a CID no more. With Retain its claim stays without an owner, also beside others,
-    /// until an owner takes the content up anew.
+    /// Ends an owner's claim of a CID. With Retain the claim stays without an owner, also beside other
+    /// claims, until a new owner claims the CID.
     #[n(1)]
     Release {
         /// The content.
         #[n(0)]
         cid: Cid,
-        /// Who.
+        /// The owner.
         #[n(1)]
         owner: Owner,
-        /// Now, by the leader's clock.
+        /// Now, by the leader's wall clock.
         #[n(2)]
         at: Timestamp,
         /// Present for objects.
         #[n(3)]
         fence: Option<Fence>,
     },
-    /// Peers to add while there are fewer holders than wanted, best first.
+    /// Allocates peers while there are fewer holders than wanted.
     #[n(2)]
     Allocate {
         /// The content.
         #[n(0)]
         cid: Cid,
-        /// The peers.
+        /// Peers to allocate, best first.
         #[n(1)]
         candidates: Vec<PeerId>,
     },
-    /// Holders that are to leave: they keep the content until others are confirmed.
+    /// Makes holders leave. They keep the content until enough other holders are confirmed.
     #[n(3)]
     Leave {
         /// The content.
         #[n(0)]
         cid: Cid,
-        /// The peers.
+        /// The holders.
         #[n(1)]
         peers: Vec<PeerId>,
     },
-    /// A leaving peer may let go: these holders were seen to hold the content.
+    /// Removes the allocation of a leaving peer, because enough holders are confirmed.
     #[n(4)]
     LetGo {
         /// The content.
@@ -90,48 +90,48 @@ pub enum Op {
         /// The leaving peer.
         #[n(1)]
         peer: PeerId,
-        /// Holders confirmed by their own report. One that has been given the content anew since does
-        /// not count.
+        /// Holders that their own reports confirm. A holder that was allocated again since its report
+        /// does not count.
         #[n(2)]
         confirmed: Vec<Allocation>,
     },
-    /// An object is gone, and its claim with it. With Retain, or beside other claims, that is all; the
-    /// ruling is about a claim whose end unpins the content.
+    /// Ends the claim of a deleted object. The ruling applies only if this would unpin the content: not
+    /// with Retain, and not beside other claims.
     #[n(5)]
     Gone {
         /// The content.
         #[n(0)]
         cid: Cid,
-        /// The object.
+        /// The object's UID.
         #[n(1)]
         uid: Uid,
-        /// What is to become of a last claim.
+        /// The ruling on a last claim.
         #[n(2)]
         ruling: Ruling,
         /// Now, by the leader's time (see `deletion_guard`).
         #[n(3)]
         at: Timestamp,
-        /// The leadership, and the object's last known generation.
+        /// The leader's term, and the object's last known generation.
         #[n(4)]
         fence: Fence,
     },
-    /// A person lets go what waits, if it is still what the digest names.
+    /// Ends the waiting claims after an approval. Refused if the digest does not name exactly these claims.
     #[n(6)]
     Allow {
-        /// What the person has seen.
+        /// The digest that the person approved.
         #[n(0)]
         digest: WaitingDigest,
-        /// The term in which the deciding peer was leader.
+        /// The term of the leader that decided.
         #[n(1)]
         term: u64,
     },
-    /// All members run programs of this level: ops of it may follow.
+    /// Raises the cluster's level: all members run programs that know it. Ops of that level may follow.
     #[n(7)]
     Raise {
         /// The cluster's new level.
         #[n(0)]
         level: u32,
-        /// The term in which the deciding peer was leader.
+        /// The term of the leader that decided.
         #[n(1)]
         term: u64,
     },
@@ -141,13 +141,13 @@ pub enum Op {
     Next,
 }
 
-/// What became of an op.
+/// The result of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Outcome {
-    /// The state is different now.
+    /// It changed the state.
     #[n(0)]
     Changed,
-    /// It was so already.
+    /// The state already matched it.
     #[n(1)]
     Unchanged,
     /// It was refused.
@@ -155,12 +155,12 @@ pub enum Outcome {
     Refused(#[n(0)] Refused),
 }
 
-/// What became of an op, and the pin it was about.
+/// The result of an op, and its pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// What became of it.
+    /// The result.
     pub outcome: Outcome,
-    /// For the REST API: of a claim the pin as it is then, of a release as it was before.
+    /// For ops of REST: the pin after a claim, or the pin before a release.
     pub pin: Option<Pin>,
 }
 
@@ -168,7 +168,7 @@ pub struct Applied {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 #[cbor(index_only)]
 pub enum Refused {
-    /// Decided under another term than the entry's.
+    /// Decided in another term than the entry's.
     #[error("decided by a leader of another term")]
     #[n(0)]
     OtherTerm,
@@ -188,18 +188,18 @@ pub enum Refused {
     #[error("not enough other holders are confirmed")]
     #[n(4)]
     TooFewConfirmed,
-    /// The pin has as many claims as one pin may have.
+    /// The pin has the most claims that a pin may have.
     #[error("the content has too many claims")]
     #[n(5)]
     TooManyClaims,
-    /// What waits is not what the digest names.
-    #[error("what waits is not what the digest names")]
+    /// The digest does not name the waiting claims.
+    #[error("the digest does not name the waiting claims")]
     #[n(6)]
     OtherDigest,
 }
 
 impl Op {
-    /// The level of programs that know it.
+    /// Its level. Programs of this level or a higher one know it.
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
@@ -209,7 +209,7 @@ impl Op {
         }
     }
 
-    /// The content it is about; absent when that depends on the state, or there is none.
+    /// The CID that it changes; absent if that depends on the state, or if it changes no pin.
     #[must_use]
     pub fn cid(&self) -> Option<Cid> {
         match self {

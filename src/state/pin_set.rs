@@ -1,8 +1,12 @@
 //! The replicated state: `apply` is deterministic and has no side effects.
 //!
-//! Invariants: every pin has a claim; no peer is allocated twice to a pin; an object claims one CID;
-//! a leaving peer is removed only when the pin's minimum of other holders was confirmed; a claim that
-//! waits for a person is its pin's only one; the level never falls.
+//! Invariants:
+//! - Every pin has a claim.
+//! - A pin has at most one allocation for each peer.
+//! - An object claims at most one CID.
+//! - A leaving peer is removed only when the pin's minimum of other holders is confirmed.
+//! - A waiting claim is the only claim of its pin.
+//! - The level never falls.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -10,7 +14,7 @@ use minicbor::{Decode, Encode};
 
 use super::{
     deletion_guard::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
-    derived::{Derived, waits},
+    derived::{Derived, waiting_uid},
     op::{Applied, Fence, Op, Outcome, Refused},
 };
 use crate::types::{
@@ -18,23 +22,23 @@ use crate::types::{
     PackedCid, PeerId, Pin, Timestamp, Uid,
 };
 
-/// Claims one pin may have: bounds a record's size.
+/// Most claims of one pin; bounds the size of its record.
 const CLAIMS_MAX: usize = 1024;
 
-/// Every pin, by its binary CID.
+/// The state: all pins by their binary CIDs, and [`Beside`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PinSet {
     pins: CidMap<Pin>,
-    /// Derived: what each object claims.
+    /// Derived: the CID that each object claims.
     objects: BTreeMap<Uid, PackedCid>,
     derived: Derived,
     beside: Beside,
 }
 
-/// What the state holds beside the pins.
+/// The state besides the pins.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Beside {
-    /// What the deletion guard counts.
+    /// The counts of the deletion guard.
     #[n(0)]
     window: Window,
     /// The cluster's level.
@@ -60,12 +64,12 @@ impl PinSet {
         self.pins.iter()
     }
 
-    /// Pins after `cid`, in order.
+    /// Pins after `cid`, in order; from the first if it is absent.
     pub fn after(&self, cid: Option<&Cid>) -> impl Iterator<Item = (Cid, &Pin)> {
         self.pins.range(cid, None)
     }
 
-    /// How many pins there are.
+    /// Number of pins.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pins.len()
@@ -77,42 +81,42 @@ impl PinSet {
         self.pins.is_empty()
     }
 
-    /// The CID an object claims.
+    /// The CID that an object claims.
     #[must_use]
     pub fn cid_of(&self, uid: &Uid) -> Option<Cid> {
         self.objects.get(uid).map(PackedCid::cid)
     }
 
-    /// All objects with a claim, and what they claim.
+    /// All objects with a claim, and their CIDs.
     pub fn objects(&self) -> impl Iterator<Item = (&Uid, Cid)> {
         self.objects.iter().map(|(uid, cid)| (uid, cid.cid()))
     }
 
-    /// How many pins are on each peer, leaving ones included.
+    /// Number of pins allocated to each peer, leaving allocations included.
     #[must_use]
     pub fn allocations_by_peer(&self) -> &BTreeMap<PeerId, u64> {
         &self.derived.allocations
     }
 
-    /// What waits for a person, if anything does.
+    /// The waiting claims, if any.
     #[must_use]
     pub fn waiting(&self) -> Option<Waiting> {
         self.derived.waiting.summary(&self.beside.window)
     }
 
-    /// The objects whose claims wait for a person, and what they claim.
+    /// The deleted objects whose claims wait, and their CIDs.
     pub fn waiting_objects(&self) -> impl Iterator<Item = (&Uid, &Cid)> {
         self.derived.waiting.iter()
     }
 
-    /// What the deletion guard counts.
+    /// The counts of the deletion guard.
     #[must_use]
     pub fn window(&self) -> &Window {
         &self.beside.window
     }
 
-    /// Whether CIDs that are about to lose their last claims have to wait for a person. `at` is the
-    /// leader's time, `limits` are its settings.
+    /// Whether last claims that are about to end must wait for a person. `at` is the leader's time,
+    /// `limits` are its settings.
     #[must_use]
     pub fn guard(&self, lost: Lost, at: Timestamp, limits: &Limits) -> Holds {
         let at_stake =
@@ -120,24 +124,24 @@ impl PinSet {
         self.beside.window.holds(lost, at_stake, at, limits)
     }
 
-    /// The cluster's level: ops of a higher one are not proposed yet.
+    /// The cluster's level. No op of a higher level is proposed.
     #[must_use]
     pub fn level(&self) -> u32 {
         self.beside.level
     }
 
-    /// What the state holds beside the pins.
+    /// The state besides the pins.
     #[must_use]
     pub fn beside(&self) -> &Beside {
         &self.beside
     }
 
-    /// Puts back what the state held beside the pins.
+    /// Restores the state besides the pins.
     pub fn restore_beside(&mut self, beside: Beside) {
         self.beside = beside;
     }
 
-    /// Puts back a pin as it was stored.
+    /// Restores a stored pin.
     pub fn restore(&mut self, cid: Cid, pin: Pin) {
         for owner in pin.claims.owners() {
             if let Owner::Object(uid) = owner {
@@ -148,7 +152,7 @@ impl PinSet {
         self.pins.insert(&cid, pin);
     }
 
-    /// Adds the pins that an op may change.
+    /// Adds the CIDs whose pins an op may change.
     pub fn touched(&self, op: &Op, cids: &mut Vec<Cid>) {
         match op {
             Op::Allow { .. } => cids.extend(self.derived.waiting.iter().map(|(_, cid)| *cid)),
@@ -156,7 +160,7 @@ impl PinSet {
         }
     }
 
-    /// Applies an op of the log entry at `position`, and shows the pin to users of the REST API.
+    /// Like [`Self::apply`]; also returns the pin for the answer of REST.
     pub fn apply_shown(&mut self, position: LogPosition, op: &Op) -> Applied {
         let shown = |pins: &Self| pins.get(&op.cid()?).map(Pin::as_asked_by_rest);
         let before = match op {
@@ -180,17 +184,17 @@ impl PinSet {
             }
             Op::Release { cid, owner, at, fence } => self.release(term, *cid, owner, *at, *fence),
             Op::Allocate { cid, candidates } => {
-                self.move_pin(*cid, |pin| allocate(pin, candidates, position))
+                self.change_allocations(*cid, |pin| allocate(pin, candidates, position))
             }
-            Op::Leave { cid, peers } => self.move_pin(*cid, |pin| leave(pin, peers)),
+            Op::Leave { cid, peers } => self.change_allocations(*cid, |pin| leave(pin, peers)),
             Op::LetGo { cid, peer, confirmed } => {
-                self.move_pin(*cid, |pin| let_go(pin, *peer, confirmed))
+                self.change_allocations(*cid, |pin| let_go(pin, *peer, confirmed))
             }
             Op::Gone { cid, uid, ruling, at, fence } => {
                 self.gone(term, *cid, uid, *ruling, *at, *fence)
             }
-            Op::Allow { digest, term: of } => self.allow(term, *digest, *of),
-            Op::Raise { level, term: of } => self.raise(term, *level, *of),
+            Op::Allow { digest, term: decided_in } => self.allow(term, *digest, *decided_in),
+            Op::Raise { level, term: decided_in } => self.raise(term, *level, *decided_in),
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Op::Next => Ok(Outcome::Unchanged),
         };
@@ -231,7 +235,7 @@ impl PinSet {
         let since = known_since.unwrap_or(at);
         let claim = Claim { options: options.clone(), generation, since };
         let same = known == Some(&claim);
-        let hung_on_objects = pin.is_some_and(hangs_on_objects);
+        let only_live_objects_wanted = pin.is_some_and(only_live_objects_want);
         let pin = match entry {
             Entry::Occupied(pin) => {
                 self.derived.take_out(pin.get());
@@ -243,7 +247,7 @@ impl PinSet {
             }
         };
         pin.claims.insert(owner.clone(), claim);
-        // An owner that takes kept content up again decides on it from then on.
+        // A new owner replaces the retained or waiting claim.
         let before = pin.claims.len();
         if known_since.is_none() {
             let ownerless = |of: &Owner| matches!(of, Owner::Retained | Owner::Waiting(_));
@@ -254,7 +258,7 @@ impl PinSet {
         self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), (&cid).into());
-            if !hung_on_objects && hangs_on_objects(pin) {
+            if !only_live_objects_wanted && only_live_objects_want(pin) {
                 self.beside.window.gain();
             }
         }
@@ -284,7 +288,7 @@ impl PinSet {
             self.objects.remove(uid);
         }
         if let Some(mut claim) = claim.filter(|claim| claim.options.retain) {
-            // Whoever retained it before wanted its copies kept, too.
+            // A pin has at most one retained claim, which keeps the larger counts.
             if let Some(before) = pin.claims.get(&Owner::Retained) {
                 let options = &mut claim.options;
                 options.replication = options.replication.larger(before.options.replication);
@@ -312,7 +316,7 @@ impl PinSet {
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
         let waiting = Owner::Waiting(uid.clone());
         if pin.claims.contains(&waiting) {
-            // It has counted already, and only a person lets it go.
+            // It already counted, and only an approval ends it.
             return Ok(Outcome::Unchanged);
         }
         let owner = Owner::Object(uid.clone());
@@ -338,8 +342,13 @@ impl PinSet {
         self.release(term, cid, &owner, at, Some(fence))
     }
 
-    fn allow(&mut self, term: u64, digest: WaitingDigest, of: u64) -> Result<Outcome, Refused> {
-        if of != term {
+    fn allow(
+        &mut self,
+        term: u64,
+        digest: WaitingDigest,
+        decided_in: u64,
+    ) -> Result<Outcome, Refused> {
+        if decided_in != term {
             return Err(Refused::OtherTerm);
         }
         if self.waiting().map(|waiting| waiting.digest) != Some(digest) {
@@ -355,8 +364,8 @@ impl PinSet {
         Ok(Outcome::Changed)
     }
 
-    fn raise(&mut self, term: u64, level: u32, of: u64) -> Result<Outcome, Refused> {
-        if of != term {
+    fn raise(&mut self, term: u64, level: u32, decided_in: u64) -> Result<Outcome, Refused> {
+        if decided_in != term {
             return Err(Refused::OtherTerm);
         }
         if level <= self.beside.level {
@@ -366,8 +375,8 @@ impl PinSet {
         Ok(Outcome::Changed)
     }
 
-    /// Changes where a pin is kept.
-    fn move_pin(
+    /// Changes the allocations of a pin.
+    fn change_allocations(
         &mut self,
         cid: Cid,
         change: impl FnOnce(&mut Pin) -> Result<Outcome, Refused>,
@@ -380,9 +389,9 @@ impl PinSet {
     }
 }
 
-/// Whether it is kept for living objects alone.
-fn hangs_on_objects(pin: &Pin) -> bool {
-    pin.goes_with_objects() && waits(pin).is_none()
+/// Whether only existing objects want it, without Retain.
+fn only_live_objects_want(pin: &Pin) -> bool {
+    pin.goes_with_objects() && waiting_uid(pin).is_none()
 }
 
 fn allocate(
@@ -423,7 +432,8 @@ fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {
     }
 }
 
-/// Adds candidates while there are fewer holders than wanted; one that was leaving stays instead.
+/// Allocates candidates while there are fewer holders than wanted. A leaving candidate becomes a holder
+/// again.
 fn top_up(pin: &mut Pin, candidates: &[PeerId], position: LogPosition) -> bool {
     let mut holders = pin.holders().count();
     let wanted = pin.replication().wanted(usize::MAX);
@@ -439,12 +449,8 @@ fn top_up(pin: &mut Pin, candidates: &[PeerId], position: LogPosition) -> bool {
             Some(allocation) if allocation.leaving => allocation.leaving = false,
             Some(_) => continue,
             None => {
-                let since = position.index + 1;
-                pin.allocations.push(Allocation {
-                    peer: *candidate,
-                    leaving: false,
-                    at_entry: since,
-                });
+                let at_entry = position.index + 1;
+                pin.allocations.push(Allocation { peer: *candidate, leaving: false, at_entry });
             }
         }
         holders += 1;

@@ -1,4 +1,4 @@
-//! The state as the running parts see it: read by everybody, written by consensus alone.
+//! The handle to the state. All parts read through it; only consensus writes.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -10,20 +10,20 @@ use tokio::sync::broadcast;
 use super::PinSet;
 use crate::types::Cid;
 
-/// What changed with one batch of applied entries.
+/// The changes of one batch of applied entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// These CIDs, in order of application.
+    /// These CIDs changed, in order of application.
     Cids(Arc<[Cid]>),
-    /// Anything: a snapshot was installed.
+    /// Anything may have changed: a snapshot was installed.
     Everything,
 }
 
-/// Batches a slow subscriber may be behind before it is told that it missed some
-/// (`RecvError::Lagged`) and must look at everything.
+/// Batches that a subscriber may fall behind. One that falls further behind gets `RecvError::Lagged`, and
+/// must read everything again.
 const CHANGES_MAX: usize = 1024;
 
-/// A handle to the state; clones see the same.
+/// A handle to the state; clones share it.
 #[derive(Clone, Debug)]
 pub struct SharedState {
     pins: Arc<RwLock<PinSet>>,
@@ -32,7 +32,7 @@ pub struct SharedState {
 }
 
 impl SharedState {
-    /// Wraps a state.
+    /// A handle to this state, with log length 0.
     #[must_use]
     pub fn new(pins: PinSet) -> Self {
         Self {
@@ -42,42 +42,41 @@ impl SharedState {
         }
     }
 
-    /// Reads; `read` must be quick and must not take other locks, since writers wait for it.
+    /// Reads the state. `read` must be quick and must not take other locks, since writers wait for it.
     pub fn read<R>(&self, read: impl FnOnce(&PinSet) -> R) -> R {
         read(&self.pins.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes, so that the state includes so many entries, and tells what changed; whoever reads the new
-    /// state has been told already. Only consensus (and tests) may call it.
+    /// Changes the state, sets its log length to `entries`, and sends the change to all subscribers before
+    /// the new state can be read. Only consensus and tests may call it.
     pub fn write<R>(&self, entries: u64, write: impl FnOnce(&mut PinSet) -> (R, Changed)) -> R {
         let mut pins = self.pins.write().unwrap_or_else(PoisonError::into_inner);
         let (result, changed) = write(&mut pins);
         self.set_entries(entries);
-        // Without subscribers there is nobody to tell.
+        // Fails only without subscribers.
         let _ = self.changes.send(changed);
         result
     }
 
-    /// Told of changes from now on. Subscribe first, then read everything.
+    /// Receives all changes from now on. Subscribe first, then read everything.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
     }
 
-    /// How many entries of the log the state includes, from the first on: replicas that say the same
-    /// are equal.
+    /// The log length of the state. Replicas at the same log length are equal.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.entries.load(Ordering::Acquire)
     }
 
-    /// The same, of which all subscribers have been told what they changed.
+    /// The log length of the state, after all changes up to it were sent to the subscribers.
     #[must_use]
     pub fn entries_told(&self) -> u64 {
         self.read(|_| self.entries())
     }
 
-    /// Entries that changed nothing. Only consensus may call it.
+    /// Sets the log length after entries that changed nothing. Only consensus may call it.
     pub fn set_entries(&self, count: u64) {
         self.entries.store(count, Ordering::Release);
     }

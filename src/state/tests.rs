@@ -1,4 +1,4 @@
-//! The state by tables, and by random ops against its invariants.
+//! The state by tables, and random ops against its invariants.
 
 #![allow(clippy::unwrap_used)]
 
@@ -64,7 +64,7 @@ fn gone(n: u8, name: &str, ruling: Ruling) -> Op {
 
 const WAIT: Ruling = Ruling::Wait(Found::Watched);
 
-/// A claim of an object that is gone, which waits.
+/// Adds the waiting claim of a deleted object.
 fn waiting(pins: &mut PinSet, n: u8, name: &str) -> Waiting {
     pins.apply(AT, &claim(n, object(name), 1, 1, false, 1));
     assert_eq!(pins.apply(AT, &gone(n, name, WAIT)), Outcome::Changed);

@@ -1,4 +1,4 @@
-//! The two rules by tables, and what no order of events may get past them.
+//! The two rules by tables, and random losses against the limits.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ fn minutes(minutes: u64) -> Timestamp {
     Timestamp(minutes * MINUTE_MS)
 }
 
-fn counted(window: &mut Window, at: Timestamp, lost: Lost, waits: bool) {
+fn count_all(window: &mut Window, at: Timestamp, lost: Lost, waits: bool) {
     (0..lost.watched).for_each(|_| window.count(at, Found::Watched, waits));
     (0..lost.compared).for_each(|_| window.count(at, Found::Compared, waits));
 }
@@ -27,15 +27,15 @@ fn holds(window: &Window, at: Timestamp, cids: u64, waiting: u64, lost: Lost) ->
 }
 
 #[test]
-fn the_limits_are_where_they_are_said_to_be() {
-    // CIDs left, taken before, about to be lost: whether watched ones and compared ones wait.
+fn losses_up_to_the_limits_pass_and_larger_ones_wait() {
+    // CIDs left, taken before, about to be lost; whether watched ones and compared ones wait.
     let cases = [
-        (1, lost(0, 0), lost(0, 1), (false, false)), // one is not "all"
+        (1, lost(0, 0), lost(0, 1), (false, false)), // fewer than 2
         (2, lost(0, 0), lost(0, 2), (false, true)),
         (2, lost(0, 0), lost(0, 1), (false, false)),
-        (1, lost(0, 1), lost(0, 1), (false, true)), // all, one after the other
-        (1, lost(9, 0), lost(0, 1), (false, false)), // the others were deleted as people do
-        (1, lost(0, 2), lost(1, 0), (false, false)), // nothing that the comparison missed
+        (1, lost(0, 1), lost(0, 1), (false, true)), // the last, one after the other
+        (1, lost(9, 0), lost(0, 1), (false, false)), // watched deletions do not count for rule 1
+        (1, lost(0, 2), lost(1, 0), (false, false)), // rule 1 does not apply to watched ones
         (2, lost(0, 0), lost(1, 1), (false, false)),
         (3, lost(0, 0), lost(1, 2), (false, true)),
         (100, lost(0, 0), lost(0, 10), (false, false)),
@@ -53,16 +53,16 @@ fn the_limits_are_where_they_are_said_to_be() {
         (1000, lost(0, 0), lost(251, 0), (true, true)),
         (800, lost(200, 0), lost(50, 0), (false, false)),
         (800, lost(200, 0), lost(51, 0), (true, true)),
-        // Neither way makes room for the other.
+        // Both ways count for the second rule.
         (800, lost(150, 50), lost(51, 0), (true, true)),
         (800, lost(200, 0), lost(0, 60), (true, true)),
         (800, lost(200, 0), lost(30, 30), (true, true)),
-        // What the comparison alone keeps back is nothing to watched deletions.
+        // The first rule does not make watched deletions wait.
         (1000, lost(0, 0), lost(1, 500), (false, true)),
     ];
     for (cids, taken, about, expected) in cases {
         let mut window = Window::default();
-        counted(&mut window, minutes(5), taken, false);
+        count_all(&mut window, minutes(5), taken, false);
         assert_eq!(
             holds(&window, minutes(6), cids, 0, about),
             expected,
@@ -72,51 +72,51 @@ fn the_limits_are_where_they_are_said_to_be() {
 }
 
 #[test]
-fn what_waits_counts_for_its_own_rule_within_the_hour() {
+fn waiting_claims_count_for_an_hour_for_the_rule_that_made_them_wait() {
     let mut window = Window::default();
-    counted(&mut window, minutes(5), lost(0, 50), true);
+    count_all(&mut window, minutes(5), lost(0, 50), true);
     assert_eq!(holds(&window, minutes(6), 400, 50, lost(0, 1)), (false, true));
     assert_eq!(holds(&window, minutes(6), 400, 50, lost(90, 0)), (false, true));
-    // Only what does not wait yet is left to lose.
+    // Two CIDs are left, and would be the last; then three.
     assert_eq!(holds(&window, minutes(70), 52, 50, lost(0, 2)), (false, true));
     assert_eq!(holds(&window, minutes(70), 53, 50, lost(0, 2)), (false, false));
-    counted(&mut window, minutes(7), lost(150, 0), true);
+    count_all(&mut window, minutes(7), lost(150, 0), true);
     assert_eq!(holds(&window, minutes(8), 400, 200, lost(1, 0)), (true, true));
     assert_eq!(holds(&window, minutes(70), 400, 200, lost(1, 0)), (false, false));
-    // What waits for longer is not there to make the rest look small.
+    // Percentages are not of claims that have waited for longer than an hour.
     assert_eq!(holds(&window, minutes(70), 10_000, 8_000, lost(500, 0)), (false, false));
     assert_eq!(holds(&window, minutes(70), 10_000, 8_000, lost(501, 0)), (true, true));
 }
 
 #[test]
-fn an_hour_is_over_after_an_hour_whatever_the_clock_does() {
+fn counts_last_an_hour_though_the_clock_jumps() {
     let (about, cids) = (lost(60, 0), 40);
     let at = |window: &Window, minute| holds(window, minutes(minute), cids, 0, about).0;
     let mut window = Window::default();
-    counted(&mut window, minutes(1000), lost(60, 0), false);
+    count_all(&mut window, minutes(1000), lost(60, 0), false);
     assert!(at(&window, 1000) && at(&window, 1060));
     assert!(!at(&window, 1061));
-    // Set back: as if no time had passed; the leader's time goes on from what is counted.
+    // Set back: time stays at the last count.
     assert!(at(&window, 3));
     assert_eq!(window.latest(), minutes(1000));
-    counted(&mut window, minutes(3), lost(1, 0), false);
+    count_all(&mut window, minutes(3), lost(1, 0), false);
     assert_eq!(window.latest(), minutes(1000));
-    // Set forward once: empty, and back again: what was counted then still counts.
-    counted(&mut window, minutes(9000), lost(60, 0), false);
+    // Set forward: the window is empty. Set back again: the later counts still count.
+    count_all(&mut window, minutes(9000), lost(60, 0), false);
     assert!(at(&window, 1001) && at(&window, 9001));
-    assert_eq!(window.minutes.len(), 1, "what is over is not kept");
-    // A person's word.
+    assert_eq!(window.minutes.len(), 1, "older minutes are dropped");
+    // An approval.
     window.begin_anew();
     assert!(!at(&window, 9001));
 }
 
 #[test]
-fn what_is_an_hour_old_is_kept_when_something_more_is_counted() {
+fn a_new_count_drops_only_minutes_older_than_an_hour() {
     let cids = 40;
     for (later, counts) in [(0, true), (59, true), (60, true), (61, false), (90, false)] {
         let mut window = Window::default();
-        counted(&mut window, minutes(1000), lost(100, 0), false);
-        counted(&mut window, minutes(1000 + later), lost(0, 1), true);
+        count_all(&mut window, minutes(1000), lost(100, 0), false);
+        count_all(&mut window, minutes(1000 + later), lost(0, 1), true);
         let holds = holds(&window, minutes(1000 + later), cids, 1, lost(1, 0));
         assert_eq!(holds.0, counts, "{later} minutes later");
         let kept = if later > 0 && counts { 2 } else { 1 };
@@ -125,29 +125,29 @@ fn what_is_an_hour_old_is_kept_when_something_more_is_counted() {
 }
 
 #[test]
-fn what_began_to_wait_within_the_hour_is_still_one_of_the_cids() {
-    // CIDs, waiting ones included; those that began to wait within the hour; all that wait; about to
-    // be lost.
+fn percentages_are_also_of_cids_that_began_to_wait_within_the_hour() {
+    // CIDs, waiting ones included; those that began to wait within the hour; all that wait; those about
+    // to be lost; whether watched ones and compared ones wait.
     let cases = [
         (510, lost(0, 50), 50, lost(0, 1), (false, false)), // 51 of 510
         (509, lost(0, 50), 50, lost(0, 1), (false, true)),
         (604, lost(200, 0), 200, lost(1, 0), (true, true)), // 201 of 604
         (804, lost(200, 0), 200, lost(1, 0), (false, false)),
         (803, lost(200, 0), 200, lost(1, 0), (true, true)),
-        // Others wait for longer.
+        // Others have waited for longer.
         (580, lost(0, 50), 120, lost(0, 1), (false, false)),
         (579, lost(0, 50), 120, lost(0, 1), (false, true)),
     ];
     for (cids, waited, waiting, about, expected) in cases {
         let mut window = Window::default();
-        counted(&mut window, minutes(5), waited, true);
+        count_all(&mut window, minutes(5), waited, true);
         let found = holds(&window, minutes(6), cids, waiting, about);
         assert_eq!(found, expected, "{cids} CIDs, {waited:?} waited, {waiting} wait, {about:?}");
     }
 }
 
 #[test]
-fn a_ruling_is_of_the_way_in_which_it_was_found() {
+fn a_ruling_depends_on_how_the_deletion_was_found() {
     for (watched, compared) in [(false, false), (false, true), (true, true)] {
         let holds = Holds { watched, compared };
         for (found, waits) in [(Found::Watched, watched), (Found::Compared, compared)] {
@@ -158,7 +158,7 @@ fn a_ruling_is_of_the_way_in_which_it_was_found() {
 }
 
 #[test]
-fn a_digest_is_read_as_it_is_written() {
+fn a_digest_is_parsed_from_its_text() {
     let digest = WaitingDigest([0, 1, 0xab, 0xcd, 0xef, 0xff]);
     assert_eq!(digest.to_string(), "0001abcdefff");
     assert_eq!("0001abcdefff".parse(), Ok(digest));
@@ -171,8 +171,8 @@ const fn plus(a: Lost, b: Lost) -> Lost {
     lost(a.watched + b.watched, a.compared + b.compared)
 }
 
-/// `each` in a minute are made and as many others deleted, for two hours, one after the other or all
-/// of a minute at once.
+/// For two hours, makes and deletes `each` CIDs a minute, one after the other or all of a minute at once.
+/// Returns how often deletions had to wait.
 fn churn(window: &mut Window, living: u64, each: u64, at_once: bool) -> u64 {
     let mut held = 0;
     for minute in 0..120 {
@@ -183,14 +183,14 @@ fn churn(window: &mut Window, living: u64, each: u64, at_once: bool) -> u64 {
             let about = lost(part, 0);
             let (waits, _) = holds(window, minutes(minute), living + part, 0, about);
             held += u64::from(waits);
-            counted(window, minutes(minute), about, waits);
+            count_all(window, minutes(minute), about, waits);
         }
     }
     held
 }
 
 #[test]
-fn steady_churn_passes_and_a_mass_deletion_in_it_waits() {
+fn steady_churn_passes_and_a_mass_deletion_during_it_waits() {
     for (living, each, at_once) in
         [(30, 2, true), (30, 2, false), (30, 60, false), (1000, 20, true), (1000, 200, true)]
     {
@@ -206,8 +206,8 @@ fn steady_churn_passes_and_a_mass_deletion_in_it_waits() {
 }
 
 #[test]
-fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
-    // Steps: so many new ones, or so many lost; then whether 60 more of 300 wait.
+fn a_new_cid_makes_up_only_for_earlier_losses() {
+    // Numbers of new or lost CIDs; then whether 60 more of 300 must wait.
     enum Step {
         New(u64),
         Lost(u64),
@@ -223,7 +223,7 @@ fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
         (&[New(30), Gone(30), New(30), Gone(30)], false),
     ];
     for (n, (steps, waits)) in table.iter().enumerate() {
-        // Within one minute, and an event a minute.
+        // All within one minute, or one step a minute.
         for pause in [0, 1] {
             let mut window = Window::default();
             let mut now = 7;
@@ -231,7 +231,7 @@ fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
                 now += pause;
                 match step {
                     New(count) => (0..*count).for_each(|_| window.gain()),
-                    Gone(count) => counted(&mut window, minutes(now), lost(*count, 0), false),
+                    Gone(count) => count_all(&mut window, minutes(now), lost(*count, 0), false),
                 }
             }
             let found = holds(&window, minutes(now), 300, 0, lost(60, 0)).0;
@@ -241,7 +241,7 @@ fn what_is_new_makes_up_for_what_was_lost_before_and_for_no_other() {
 }
 
 #[test]
-fn the_limits_are_those_of_the_leader() {
+fn the_limits_are_settings() {
     let limits =
         Limits { compared: Limit { cids: 1, percent: 5 }, total: Limit { cids: 3, percent: 50 } };
     let at_stake = AtStake { cids: 8, waiting: 0 };
@@ -254,11 +254,10 @@ fn the_limits_are_those_of_the_leader() {
 }
 
 proptest! {
-    /// Whatever is lost when and how, in small parts or at once, with restarts in between: whenever
-    /// something is taken without a person, the number of CIDs has fallen by no more than the limits
-    /// since any moment of the hour.
+    /// Random losses, with a restart after each: whenever a claim ends without a person, the number of
+    /// CIDs has fallen by no more than the limits since any moment of the hour.
     #[test]
-    fn nothing_gets_past_the_limits(
+    fn no_sequence_of_losses_exceeds_the_limits(
         first in 0_u64..600,
         steps in prop::collection::vec((0_u64..40, 0_u64..30, 0_u64..80, 0_u64..80), 1..40),
     ) {
@@ -281,7 +280,7 @@ proptest! {
                 (holds.compared, lost(0, about.compared)),
             ];
             for (waits, part) in parts {
-                counted(&mut window, minutes(now), part, waits);
+                count_all(&mut window, minutes(now), part, waits);
                 if waits {
                     waiting += part.watched + part.compared;
                 } else {
@@ -296,7 +295,7 @@ proptest! {
                 continue;
             }
 
-            // From any moment of the hour to now.
+            // The fall from the highest number of CIDs within the hour to now.
             let hour: Vec<_> = history.iter().filter(|(at, ..)| at + WINDOW_MINUTES >= now).collect();
             let mut compared = 0;
             let (mut fallen, mut lost_since) = (0_u64, 0_u64);

@@ -1,9 +1,9 @@
-//! Claims: what is taken, refused and kept.
+//! Claims: accepted, refused, ended and retained.
 
 use super::*;
 
 #[test]
-fn a_rest_write_is_shown_what_it_left_or_found() {
+fn rest_gets_the_pin_after_a_claim_or_before_a_release() {
     let mut pins = PinSet::default();
     let claim_as = |name: &str| match claim(1, Owner::Rest, 1, 1, false, 0) {
         Op::Claim { cid, owner, options, candidates, at, .. } => {
@@ -29,7 +29,7 @@ fn a_rest_write_is_shown_what_it_left_or_found() {
 }
 
 #[test]
-fn a_claim_allocates_what_it_wants_and_is_the_same_the_second_time() {
+fn a_claim_allocates_its_copies_and_a_repetition_changes_nothing() {
     let mut pins = PinSet::default();
     let op = claim(1, object("a"), 1, 2, false, 1);
     assert_eq!(pins.apply(AT, &op), Outcome::Changed);
@@ -41,7 +41,7 @@ fn a_claim_allocates_what_it_wants_and_is_the_same_the_second_time() {
 }
 
 #[test]
-fn what_another_term_or_an_older_generation_decided_is_refused() {
+fn ops_of_another_term_generation_or_cid_are_refused() {
     let mut pins = PinSet::default();
     let refused = |refused| Outcome::Refused(refused);
     let op = claim(1, object("a"), 1, 1, false, 2);
@@ -56,7 +56,7 @@ fn what_another_term_or_an_older_generation_decided_is_refused() {
 }
 
 #[test]
-fn the_last_claim_takes_the_pin_with_it_and_several_claims_get_the_most() {
+fn a_pin_has_the_largest_counts_of_its_claims_and_ends_with_the_last() {
     let mut pins = PinSet::default();
     pins.apply(AT, &claim(1, object("a"), 1, 1, false, 1));
     pins.apply(AT, &claim(1, object("b"), 2, 3, false, 1));
@@ -70,7 +70,7 @@ fn the_last_claim_takes_the_pin_with_it_and_several_claims_get_the_most() {
 }
 
 #[test]
-fn retain_leaves_an_ownerless_claim_also_beside_others_until_somebody_takes_it_up() {
+fn a_retained_claim_stays_until_a_new_owner_claims_the_cid() {
     let mut pins = PinSet::default();
     pins.apply(AT, &claim(1, object("a"), 1, 1, true, 1));
     pins.apply(AT, &claim(1, object("b"), 1, 1, false, 1));
@@ -84,7 +84,7 @@ fn retain_leaves_an_ownerless_claim_also_beside_others_until_somebody_takes_it_u
 }
 
 #[test]
-fn only_an_owner_that_is_new_takes_retained_content_up() {
+fn only_a_new_owner_replaces_a_retained_claim() {
     let owners_after = |again: Op, outcome| {
         let mut pins = PinSet::default();
         pins.apply(AT, &claim(1, object("a"), 1, 1, true, 1));
@@ -96,18 +96,18 @@ fn only_an_owner_that_is_new_takes_retained_content_up() {
     };
     let kept = [object("b"), Owner::Rest, Owner::Retained];
     let (changed, unchanged) = (Outcome::Changed, Outcome::Unchanged);
-    // Those that were there beside it say no more than they did: with other counts, or again.
+    // Owners that already had a claim change its options, or repeat it.
     assert_eq!(owners_after(claim(1, object("b"), 1, 2, false, 2), changed), kept);
     assert_eq!(owners_after(claim(1, object("b"), 1, 1, true, 2), changed), kept);
     assert_eq!(owners_after(claim(1, object("b"), 1, 1, false, 1), unchanged), kept);
     assert_eq!(owners_after(claim(1, Owner::Rest, 1, 3, false, 0), changed), kept);
-    // The one that left it comes back and decides anew.
+    // The owner that left the retained claim comes back, and is new.
     let back = owners_after(claim(1, object("a"), 1, 1, false, 2), changed);
     assert_eq!(back, [object("a"), object("b"), Owner::Rest]);
 }
 
 #[test]
-fn what_one_of_two_owners_wants_retained_is_retained_whichever_goes_first() {
+fn retain_of_one_owner_is_enough_in_either_order() {
     for (first, last) in [("a", "b"), ("b", "a")] {
         for retain in [[true, false], [true, true]] {
             let mut pins = PinSet::default();
@@ -122,7 +122,7 @@ fn what_one_of_two_owners_wants_retained_is_retained_whichever_goes_first() {
 }
 
 #[test]
-fn the_largest_of_several_retained_counts_is_kept() {
+fn a_retained_claim_keeps_the_largest_counts() {
     for (first, last) in [("a", "b"), ("b", "a")] {
         let mut pins = PinSet::default();
         pins.apply(AT, &claim(1, object("a"), 1, 3, true, 1));
@@ -161,7 +161,7 @@ fn a_claim_keeps_its_time_and_a_retained_one_begins_when_its_owner_goes() {
 }
 
 #[test]
-fn content_has_a_thousand_claims_and_a_few_at_most() {
+fn a_pin_has_at_most_1024_claims() {
     let mut pins = PinSet::default();
     let claim_of = |n: usize, generation| claim(1, object(&n.to_string()), 1, 1, false, generation);
     for n in 0..1024 {
@@ -171,14 +171,14 @@ fn content_has_a_thousand_claims_and_a_few_at_most() {
     let too_many = Outcome::Refused(Refused::TooManyClaims);
     assert_eq!(pins.apply(AT, &claim_of(1024, 1)), too_many);
     assert_eq!(pins.apply(AT, &claim(1, Owner::Rest, 1, 1, false, 0)), too_many);
-    assert!(pins == before, "what is refused leaves nothing");
-    assert_eq!(pins.apply(AT, &claim_of(7, 2)), Outcome::Changed, "that one has a claim");
+    assert!(pins == before, "a refused op changes nothing");
+    assert_eq!(pins.apply(AT, &claim_of(7, 2)), Outcome::Changed, "this owner already has a claim");
     pins.apply(AT, &release(1, object("7"), 2));
     assert_eq!(pins.apply(AT, &claim_of(1024, 1)), Outcome::Changed);
 }
 
 #[test]
-fn what_is_refused_changes_nothing() {
+fn a_refused_op_changes_nothing() {
     let mut pins = PinSet::default();
     pins.apply(AT, &claim(1, object("a"), 1, 1, false, 2));
     let waits = waiting(&mut pins, 2, "w");
@@ -222,7 +222,7 @@ fn what_is_refused_changes_nothing() {
 }
 
 #[test]
-fn what_does_not_concern_a_pin_leaves_it_as_it_is() {
+fn an_op_without_effect_leaves_the_pin_unchanged() {
     let mut pins = PinSet::default();
     pins.apply(AT, &claim(1, object("a"), 1, 2, false, 2));
     let let_go = |n| Op::LetGo {
@@ -239,7 +239,7 @@ fn what_does_not_concern_a_pin_leaves_it_as_it_is() {
         gone(1, "b", WAIT),
         Op::Allocate { cid: cid(1), candidates: vec![peer(3)] },
         Op::Leave { cid: cid(1), peers: vec![peer(3)] },
-        let_go(1), // it does not leave
+        let_go(1), // not leaving
         let_go(3),
     ];
     for op in table {

@@ -1,8 +1,8 @@
-//! Copies: who is given one, and who may let one go.
+//! Copies: which peers are allocated, and which leaving peers may let go.
 
 use super::*;
 
-/// A pin of the REST API, on holders and leaving peers.
+/// A pin of REST with these holders and leaving peers.
 fn kept(min: Factor, max: Factor, holders: &[u8], leaving: &[u8]) -> PinSet {
     let options = ClaimOptions {
         replication: Replication { min, max },
@@ -19,15 +19,15 @@ fn kept(min: Factor, max: Factor, holders: &[u8], leaving: &[u8]) -> PinSet {
 }
 
 #[test]
-fn a_copy_goes_only_when_the_least_number_of_others_is_confirmed() {
+fn a_copy_ends_only_when_the_minimum_of_others_is_confirmed() {
     use Factor::{Count, Everywhere};
     let leaving = |n| Allocation { leaving: true, ..allocation(n, 1) };
     let (one, two, other) = (allocation(1, 1), allocation(2, 1), allocation(1, 2));
-    // The least number, the holders, those confirmed to have a copy, whether 3 may let go of its own.
+    // The minimum, the holders, the confirmed allocations, whether peer 3 may let go.
     let table: &[(Factor, &[u8], &[Allocation], bool)] = &[
         (Count(1), &[1, 2], &[one], true),
         (Count(1), &[1, 2], &[], false),
-        (Count(1), &[1, 2], &[other], false), // of another time
+        (Count(1), &[1, 2], &[other], false), // of another allocation
         (Count(1), &[1, 2], &[allocation(9, 1)], false),
         (Count(1), &[1, 2], &[leaving(3)], false),
         (Count(1), &[1, 2], &[leaving(4)], false),
@@ -55,7 +55,7 @@ fn a_copy_goes_only_when_the_least_number_of_others_is_confirmed() {
 }
 
 #[test]
-fn holders_are_added_up_to_the_wanted_number_and_leaving_ones_stay_instead() {
+fn candidates_become_holders_up_to_the_wanted_number() {
     use Factor::{Count, Everywhere};
     let at = LogPosition { index: 8, ..AT };
     // Wanted, holders, leaving ones, candidates; then holders, leaving ones.
@@ -111,7 +111,7 @@ fn a_leaving_peer_is_let_go_only_when_the_others_are_confirmed() {
     };
     let few = Outcome::Refused(Refused::TooFewConfirmed);
     assert_eq!(pins.apply(AT, &let_go(&[1])), few);
-    assert_eq!(pins.apply(AT, &let_go(&[1, 3])), few, "it counts the others only");
+    assert_eq!(pins.apply(AT, &let_go(&[1, 3])), few, "only others count");
     assert!(pins.get(&cid(1)).unwrap().is_on(peer(3)));
     assert_eq!(pins.apply(AT, &let_go(&[1, 2])), Outcome::Changed);
     assert!(!pins.get(&cid(1)).unwrap().is_on(peer(3)));
@@ -119,7 +119,7 @@ fn a_leaving_peer_is_let_go_only_when_the_others_are_confirmed() {
 }
 
 #[test]
-fn a_copy_that_was_given_anew_since_it_was_confirmed_does_not_count() {
+fn a_confirmation_from_before_the_present_allocation_does_not_count() {
     let mut pins = PinSet::default();
     let at = |index| LogPosition { index, ..AT };
     pins.apply(at(4), &claim(1, Owner::Rest, 1, 3, false, 0));
@@ -132,7 +132,7 @@ fn a_copy_that_was_given_anew_since_it_was_confirmed_does_not_count() {
     let few = Outcome::Refused(Refused::TooFewConfirmed);
     assert_eq!(pins.apply(at(9), &let_go(2, vec![allocation(1, 5)])), few);
     assert_eq!(pins.apply(at(9), &let_go(2, vec![allocation(1, 8)])), Outcome::Changed);
-    // One that was leaving and stays has had it all the time.
+    // A leaving peer that becomes a holder again keeps its allocation.
     pins.apply(at(10), &Op::Allocate { cid: cid(1), candidates: vec![peer(3)] });
     assert_eq!(pins.get(&cid(1)).unwrap().allocations[0], allocation(3, 5));
 }

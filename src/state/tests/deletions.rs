@@ -1,18 +1,14 @@
-//! Objects that are gone: what waits for a person, and what counts.
+//! Deleted objects: which claims wait for a person, and which CIDs count.
 
 use super::*;
 
 #[test]
-fn what_waits_stays_and_goes_when_it_is_allowed_once() {
+fn an_approval_ends_the_waiting_claims_and_is_valid_once() {
     let mut pins = PinSet::default();
     let first = waiting(&mut pins, 1, "a");
     let both = waiting(&mut pins, 2, "b");
     assert_eq!((first.cids, both.cids, pins.len()), (1, 2, 2));
-    assert_eq!(
-        pins.cid_of(&Uid("a".to_owned())),
-        None,
-        "the comparison does not look for it again"
-    );
+    assert_eq!(pins.cid_of(&Uid("a".to_owned())), None, "the comparison does not find it again");
     assert_eq!(pins.apply(AT, &gone(1, "a", WAIT)), Outcome::Unchanged);
 
     let allow = |waiting: Waiting| Op::Allow { digest: waiting.digest, term: TERM };
@@ -35,7 +31,7 @@ fn what_waits_stays_and_goes_when_it_is_allowed_once() {
 }
 
 #[test]
-fn whoever_takes_waiting_content_up_ends_the_waiting() {
+fn a_claim_of_any_owner_ends_the_waiting() {
     for owner in [object("new"), object("a"), Owner::Rest] {
         let mut pins = PinSet::default();
         waiting(&mut pins, 1, "a");
@@ -49,7 +45,7 @@ fn whoever_takes_waiting_content_up_ends_the_waiting() {
 }
 
 #[test]
-fn only_a_last_claim_that_unpins_waits() {
+fn only_a_last_claim_without_retain_waits() {
     let mut pins = PinSet::default();
     for name in ["a", "b"] {
         pins.apply(AT, &claim(1, object(name), 1, 1, false, 1));
@@ -62,7 +58,7 @@ fn only_a_last_claim_that_unpins_waits() {
     assert!(pins.get(&cid(2)).unwrap().claims.contains(&Owner::Retained));
     pins.apply(AT, &gone(1, "b", WAIT));
     assert_eq!((pins.waiting().unwrap().cids, pins.len()), (1, 2));
-    // Only a person lets it go.
+    // Only an approval ends it.
     let waiting = pins.waiting();
     let take = gone(1, "b", Ruling::Take(Found::Watched));
     assert_eq!(pins.apply(AT, &take), Outcome::Unchanged);
@@ -84,8 +80,8 @@ fn a_ruling_of_another_term_is_refused() {
 }
 
 #[test]
-fn only_what_is_unpinned_counts_by_how_it_was_found_and_whether_it_waits() {
-    // Whether somebody else claims it, whether it is retained, the ruling, what counts.
+fn only_lost_cids_count_by_how_they_were_found_and_whether_they_wait() {
+    // Whether it has another claim, whether it is retained, the ruling, the count.
     let table = [
         (false, false, Ruling::Take(Found::Watched), Some((Found::Watched, false))),
         (false, false, Ruling::Take(Found::Compared), Some((Found::Compared, false))),
@@ -108,19 +104,19 @@ fn only_what_is_unpinned_counts_by_how_it_was_found_and_whether_it_waits() {
             expected.count(Timestamp(3), found, waits);
         }
         assert_eq!(*pins.window(), expected, "shared {shared}, retain {retain}, {ruling:?}");
-        // Once only.
+        // It counts only once.
         pins.apply(AT, &gone(1, "a", ruling));
         assert_eq!(*pins.window(), expected, "again: shared {shared}, retain {retain}, {ruling:?}");
     }
 }
 
-/// What makes up for a CID that was lost: one that hangs on Pins alone and did not before.
+/// A new CID makes up for one that was lost.
 #[test]
-fn what_is_new_is_what_did_not_hang_on_living_pins_before() {
+fn a_cid_is_new_if_only_live_objects_want_it_now_and_not_before() {
     let of = |name| claim(2, object(name), 1, 1, false, 1);
     let rest = claim(2, Owner::Rest, 1, 1, false, 0);
     let retained = claim(2, object("r"), 1, 1, true, 1);
-    // What was done to the CID before, the claim, and whether it is new.
+    // The earlier ops on the CID, the claim, and whether the CID is new.
     let table: [(&[Op], Op, bool); 8] = [
         (&[], of("b"), true),
         (&[of("b")], of("b"), false),
@@ -146,8 +142,8 @@ fn what_is_new_is_what_did_not_hang_on_living_pins_before() {
 }
 
 #[test]
-fn the_deletion_guard_counts_what_hangs_on_pins_alone() {
-    // Beside two CIDs of objects, which the comparison misses both: are they the last there are?
+fn the_deletion_guard_counts_cids_that_only_objects_want() {
+    // Ops on a third CID; whether two CIDs that the comparison takes are then the last ones.
     let table = [
         (vec![], true),
         (vec![claim(3, object("c"), 1, 1, false, 1)], false),

@@ -1,4 +1,4 @@
-//! Random ops keep the state's invariants, and replicas equal.
+//! Random ops against the invariants of the state; replicas stay equal.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
         prop_assert!(!pin.claims.is_empty(), "a pin without a claim");
         for (n, allocation) in pin.allocations.iter().enumerate() {
             let again = pin.allocations[..n].iter().any(|other| other.peer == allocation.peer);
-            prop_assert!(!again, "a peer twice");
+            prop_assert!(!again, "two allocations of one peer");
             *counts.entry(allocation.peer).or_default() += 1;
         }
         for owner in pin.claims.owners() {
@@ -45,7 +45,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
                 prop_assert!(claimed.insert(uid.clone(), cid).is_none(), "two CIDs of one object");
             }
             if let Owner::Waiting(uid) = owner {
-                prop_assert_eq!(pin.claims.len(), 1, "it waits beside others");
+                prop_assert_eq!(pin.claims.len(), 1, "a waiting claim beside others");
                 waits.insert(uid.clone(), cid);
             }
         }
@@ -59,7 +59,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
     let mut restored = PinSet::default();
     restored.restore_beside(pins.beside().clone());
     pins.iter().for_each(|(cid, pin)| restored.restore(cid, pin.clone()));
-    prop_assert_eq!(&restored, pins, "what is stored is not what is applied");
+    prop_assert_eq!(&restored, pins, "the restored state differs");
     Ok(())
 }
 
@@ -70,7 +70,7 @@ proptest! {
     ) {
         let (mut one, mut other) = (PinSet::default(), PinSet::default());
         for (op, allow) in ops {
-            // What waits is known only now.
+            // The digest is known only now.
             let op = match one.waiting().filter(|_| allow) {
                 Some(Waiting { digest, .. }) => Op::Allow { digest, term: TERM },
                 None => op,
@@ -82,7 +82,7 @@ proptest! {
             before.touched(op, &mut touched);
             let changed = |cid: &Cid| before.get(cid) != one.get(cid);
             let cids = before.iter().chain(one.iter()).map(|(cid, _)| cid);
-            prop_assert!(cids.filter(changed).all(|cid| touched.contains(&cid)), "untold");
+            prop_assert!(cids.filter(changed).all(|cid| touched.contains(&cid)), "a CID is missing");
             prop_assert_eq!(outcome == Outcome::Changed, one != before, "{:?}: {:?}", op, outcome);
             prop_assert_eq!(outcome, other.apply(AT, op));
             check(&one)?;
