@@ -1,36 +1,36 @@
-//! How much a peer may say of itself: it is told to all others, kept by the leader and written into
-//! every membership.
+//! Bounds of the data that a peer reports of itself. It goes to all other peers, the leader keeps it, and
+//! every membership in the log has a part of it.
 
 use std::collections::BTreeMap;
 
 use super::{DaemonInfo, Hello, HelloReply, Member, Metrics, PeerId};
 
-/// Bytes of a name or of a tag's key or value: the longest that the configuration takes.
+/// Most bytes of a name, or of a tag's key or value: the longest that the configuration accepts.
 const WORD_LEN_MAX: usize = 4 * 253;
-/// Bytes of an address: the longest name of a host, and what stands around it.
+/// Most bytes of an address: the longest host name, and the rest of the multiaddr.
 const ADDRESS_LEN_MAX: usize = 512;
-/// Addresses of a peer or of a daemon: more than a machine has.
+/// Most addresses of a peer or of a daemon: more than a machine has.
 pub const ADDRESSES_MAX: usize = 64;
-/// Tags of a peer.
+/// Most tags of a peer.
 const TAGS_MAX: usize = 64;
-/// Bytes of a version, or of a daemon's ID.
+/// Most bytes of a version, or of a daemon's ID.
 const ID_LEN_MAX: usize = 128;
-/// Bytes of what a daemon calls itself.
+/// Most bytes of a daemon's agent.
 const AGENT_LEN_MAX: usize = 512;
-/// Members of one cluster.
+/// Most members of a cluster.
 pub const MEMBERS_MAX: usize = 512;
-/// Milliseconds that metrics may be good for: a day.
+/// Longest time to live of metrics, in milliseconds: a day.
 const TTL_MS_MAX: u64 = 24 * 3600 * 1000;
 
-/// A peer says more of itself than it may.
+/// A peer reports more of itself than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} of {found}, at most {most} are allowed")]
+#[error("{found} {what}; at most {most} are allowed")]
 pub struct TooMuch {
-    /// What there is too much of.
+    /// The counted unit, as in `bytes of a name`.
     pub what: &'static str,
-    /// How much.
+    /// Its number.
     pub found: usize,
-    /// What is allowed.
+    /// The largest number that is allowed.
     pub most: usize,
 }
 
@@ -39,61 +39,61 @@ fn check(what: &'static str, found: usize, most: usize) -> Result<(), TooMuch> {
 }
 
 fn check_addresses(addresses: &[String]) -> Result<(), TooMuch> {
-    check("a number of addresses", addresses.len(), ADDRESSES_MAX)?;
+    check("addresses", addresses.len(), ADDRESSES_MAX)?;
     let mut addresses = addresses.iter();
-    addresses.try_for_each(|text| check("an address with bytes", text.len(), ADDRESS_LEN_MAX))
+    addresses.try_for_each(|text| check("bytes of an address", text.len(), ADDRESS_LEN_MAX))
 }
 
 fn check_members(members: &BTreeMap<PeerId, Member>) -> Result<(), TooMuch> {
-    check("a number of members", members.len(), MEMBERS_MAX)?;
+    check("members", members.len(), MEMBERS_MAX)?;
     members.values().try_for_each(Member::check)
 }
 
 impl Member {
-    /// Whether it is as short as what is told to everybody must be.
+    /// Checks that it is within the bounds.
     ///
     /// # Errors
-    /// What is too long.
+    /// The first value that is too large.
     pub fn check(&self) -> Result<(), TooMuch> {
-        check("a name with bytes", self.name.len(), WORD_LEN_MAX)?;
+        check("bytes of a name", self.name.len(), WORD_LEN_MAX)?;
         check_addresses(&self.addresses)
     }
 }
 
 impl Hello {
-    /// As [`Member::check`].
+    /// Checks that it is within the bounds.
     ///
     /// # Errors
-    /// What is too long.
+    /// The first value that is too large.
     pub fn check(&self) -> Result<(), TooMuch> {
         self.member.check()?;
-        check("a version with bytes", self.version.len(), ID_LEN_MAX)?;
+        check("bytes of a version", self.version.len(), ID_LEN_MAX)?;
         let daemon = self.daemon.as_ref().map_or(0, String::len);
-        check("a daemon's ID with bytes", daemon, ID_LEN_MAX)?;
+        check("bytes of a daemon's ID", daemon, ID_LEN_MAX)?;
         check_members(&self.members)
     }
 }
 
 impl HelloReply {
-    /// As [`Member::check`].
+    /// Checks that it is within the bounds.
     ///
     /// # Errors
-    /// What is too long.
+    /// The first value that is too large.
     pub fn check(&self) -> Result<(), TooMuch> {
         self.member.check()?;
-        check("a version with bytes", self.version.len(), ID_LEN_MAX)?;
+        check("bytes of a version", self.version.len(), ID_LEN_MAX)?;
         check_members(&self.members)
     }
 }
 
 impl DaemonInfo {
     fn check(&self) -> Result<(), TooMuch> {
-        check("a daemon's ID with bytes", self.id.len(), ID_LEN_MAX)?;
-        check("a daemon's agent with bytes", self.agent.len(), AGENT_LEN_MAX)?;
+        check("bytes of a daemon's ID", self.id.len(), ID_LEN_MAX)?;
+        check("bytes of a daemon's agent", self.agent.len(), AGENT_LEN_MAX)?;
         check_addresses(&self.addresses)
     }
 
-    /// Takes away what a peer may not tell of its daemon.
+    /// Cuts it down to the bounds.
     pub fn shorten(&mut self) {
         self.agent.truncate(self.agent.floor_char_boundary(AGENT_LEN_MAX));
         self.addresses.retain(|address| address.len() <= ADDRESS_LEN_MAX);
@@ -102,20 +102,20 @@ impl DaemonInfo {
 }
 
 impl Metrics {
-    /// As [`Member::check`].
+    /// Checks that it is within the bounds.
     ///
     /// # Errors
-    /// What is too long.
+    /// The first value that is too large.
     pub fn check(&self) -> Result<(), TooMuch> {
         self.daemon.as_ref().map_or(Ok(()), DaemonInfo::check)?;
-        check("a number of tags", self.tags.len(), TAGS_MAX)?;
+        check("tags", self.tags.len(), TAGS_MAX)?;
         let mut words = self.tags.iter().flat_map(|(key, value)| [key, value]);
-        words.try_for_each(|word| check("a tag with bytes", word.len(), WORD_LEN_MAX))?;
-        check("a version with bytes", self.version.len(), ID_LEN_MAX)?;
+        words.try_for_each(|word| check("bytes of a tag", word.len(), WORD_LEN_MAX))?;
+        check("bytes of a version", self.version.len(), ID_LEN_MAX)?;
         check_addresses(&self.addresses)?;
         let (ttl, most) = (self.ttl_ms, TTL_MS_MAX);
         let bounded = |ms| usize::try_from(ms).unwrap_or(usize::MAX);
-        check("a time to live with milliseconds", bounded(ttl), bounded(most))
+        check("milliseconds of a time to live", bounded(ttl), bounded(most))
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_says_of_itself_is_bounded_everywhere() {
+    fn all_that_a_peer_reports_of_itself_is_bounded() {
         let member = |name: String, addresses| Member { name, addresses };
         let hello = |hello: Hello| hello.check().is_ok();
         let metrics = |metrics: Metrics| metrics.check().is_ok();
@@ -152,7 +152,7 @@ mod tests {
             ids.map(|id| (id, member(name.to_owned(), many(1)))).collect::<BTreeMap<_, _>>()
         };
         let (fits, over) = (WORD_LEN_MAX, WORD_LEN_MAX + 1);
-        // What is said, as long as it may be and longer.
+        // The value; whether its largest size passes; whether a larger one passes.
         let of_member = |member: Member| hello(Hello { member, ..Hello::default() });
         let of_daemon = |daemon| metrics(Metrics { daemon: Some(daemon), ..Metrics::default() });
         let table = [
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_says_much_is_shortened_to_what_may_be_told() {
+    fn a_long_description_of_a_daemon_is_cut_down_to_the_bounds() {
         let addresses = [vec![long(ADDRESS_LEN_MAX + 1)], many(2 * ADDRESSES_MAX)].concat();
         let mut daemon = DaemonInfo { agent: long(2 * AGENT_LEN_MAX), addresses, ..daemon() };
         daemon.shorten();

@@ -1,7 +1,7 @@
 //! Content identifiers.
 //!
-//! Two spellings of one CID (base32, base58…) are equal; CIDv0 and CIDv1 of the same hash are not,
-//! because Kubo keeps a pin for each.
+//! Spellings of one CID in different bases (base32, base58…) are equal. CIDv0 and CIDv1 of one hash are
+//! not equal, because Kubo keeps a pin for each.
 
 use std::{fmt, str::FromStr};
 
@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A content identifier (<https://github.com/multiformats/cid>), ordered by its binary form.
 ///
-/// It is kept in that form: maps of a million CIDs compare all the time. Such maps keep it packed:
-/// [`super::CidMap`].
+/// It is kept in that form, because maps of a million CIDs compare all the time. [`super::CidMap`] packs
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cid {
     /// Zero after `len`, so that equal CIDs are equal bytes.
@@ -19,18 +19,18 @@ pub struct Cid {
     pub(super) len: u8,
 }
 
-/// Why a string or bytes are not the CID of content.
+/// Why a text or bytes are not the CID of content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CidError {
-    /// No CID at all.
+    /// Not a CID.
     #[error("{text:?} is not a CID: {reason}")]
     Invalid {
-        /// What was given; its beginning.
+        /// The beginning of the text, or of the bytes in hexadecimal.
         text: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The CID of a key. What it points to changes, so there is nothing to hold on to.
+    /// The CID of an IPNS key. The key points to changing content, so it cannot be pinned.
     #[error(
         "{0:?} is an IPNS key and names no content: resolve it first (ipfs name resolve /ipns/<key>), \
          and pin the CID that it points to"
@@ -38,50 +38,52 @@ pub enum CidError {
     IpnsKey(String),
 }
 
-/// The codec of a public key, as IPNS names have it (<https://github.com/multiformats/multicodec>).
+/// The codec of a public key, which IPNS names have (<https://github.com/multiformats/multicodec>).
 const LIBP2P_KEY: u64 = 0x72;
 
-/// Longest spelling accepted: base2 is never used for a CID, base16 of the longest one is 150.
+/// Most bytes of a text. The longest CID takes 173 in base16. Base2 would take more, but is never used for
+/// a CID.
 const TEXT_LEN_MAX: usize = 256;
 
-/// Longest binary form: version, codec and hash as varints of 1, 10 and 10 bytes, the length of the
-/// digest in one, and a digest of 64.
+/// Longest binary form: version, codec, hash and length of the digest as varints of 1, 10, 10 and 1 bytes,
+/// and a digest of 64 bytes.
 pub(super) const BYTES_LEN_MAX: usize = 86;
 
 impl Cid {
-    /// The binary form, which is the key everywhere.
+    /// The binary form, which is the key in all maps and files.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// The codec of the block, by its number (<https://github.com/multiformats/multicodec>).
+    /// The number of the block's codec (<https://github.com/multiformats/multicodec>).
     #[must_use]
     pub fn codec(&self) -> u64 {
         // Cannot fail: the bytes were written by the same library.
         cid::Cid::try_from(self.as_bytes()).map(|cid| cid.codec()).unwrap_or_default()
     }
 
-    /// The first eight bytes, in an order that never contradicts that of all: what is missing is zero.
+    /// The first eight bytes as a number; missing ones are zero. If two heads differ, their order is that
+    /// of the CIDs.
     pub(super) fn head(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.bytes;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// [`Self::as_bytes`] to keep.
+    /// A copy of [`Self::as_bytes`].
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.as_bytes().to_vec()
     }
 
-    /// Reads the binary form; refuses bytes left over.
+    /// Reads the binary form.
     ///
     /// # Errors
     /// When the bytes are not exactly one CID.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let cid = cid::Cid::try_from(bytes).map_err(|e| CidError::new(&hex::encode(bytes), &e))?;
         let cid = Self::from(cid);
-        // The reader of `cid` ignores what follows; a key must have one spelling only.
+        // The reader of `cid` ignores bytes after the CID, but a key must have only one form.
         if cid.as_bytes() == bytes {
             Ok(cid)
         } else {
@@ -107,7 +109,7 @@ impl FromStr for Cid {
         if text.len() > TEXT_LEN_MAX {
             return Err(CidError::new(text, &format!("longer than {TEXT_LEN_MAX} characters")));
         }
-        // `cid` also takes "/ipfs/<cid>"; a CID is asked for, so a path is refused.
+        // `cid` also accepts "/ipfs/<cid>", which is a path.
         if text.contains('/') {
             return Err(CidError::new(text, &"it is a path; give the CID alone"));
         }
@@ -130,7 +132,7 @@ impl From<cid::Cid> for Cid {
 
 impl Ord for Cid {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Nearly always the first bytes decide, and comparing them alone is quicker.
+        // The heads decide nearly every comparison, and comparing them is quicker.
         let order = self.head().cmp(&other.head());
         order.then_with(|| self.as_bytes().cmp(other.as_bytes()))
     }
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_cid_is_refused_with_its_text() {
+    fn a_text_that_is_no_cid_is_refused() {
         for text in ["", "hello", "Qm", "/ipfs/QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR"] {
             let error = text.parse::<Cid>().unwrap_err().to_string();
             assert!(error.contains("is not a CID"), "{error}");
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipns_key_is_no_content() {
+    fn an_ipns_key_is_refused_as_text_and_read_as_bytes() {
         let hash = *library(&V0.parse().unwrap()).hash();
         let key = cid::Cid::new_v1(LIBP2P_KEY, hash);
         let text = key.to_string_of_base(cid::multibase::Base::Base36Lower).unwrap();
@@ -242,7 +244,7 @@ mod tests {
             assert_eq!(error, CidError::IpnsKey(text));
             assert!(error.to_string().contains("ipfs name resolve"), "{error}");
         }
-        // One that is in a log or a list already is read.
+        // A log or a list may already contain it.
         assert!(Cid::from_bytes(&key.to_bytes()).is_ok());
     }
 

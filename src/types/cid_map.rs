@@ -1,8 +1,8 @@
 //! Large maps by CID.
 //!
-//! A [`Cid`] has room for the longest form, nearly all need less than half of that, and the nodes of
-//! a tree have room for eleven keys whether they are there or not: with a million CIDs in several
-//! maps that is most of a peer's memory. So such maps keep their CIDs packed, in the same order.
+//! These maps keep their CIDs packed, in the same order. A [`Cid`] has room for the longest form, though
+//! nearly all need less than half of it, and each node of a tree has room for eleven keys. With a million
+//! CIDs in several maps, that would be most of a peer's memory.
 
 use std::{
     cmp::Ordering,
@@ -13,22 +13,21 @@ use std::{
 use super::{Cid, cid::BYTES_LEN_MAX};
 
 const HEAD_LEN: usize = 8;
-/// Longest rest that needs no allocation: a CIDv1 with a hash of 32 bytes has 28, where the numbers of
-/// its codec and its hash are small.
+/// Longest rest that needs no allocation. A CIDv1 with a hash of 32 bytes has a rest of 28 bytes if the
+/// numbers of its codec and its hash are small.
 const REST_LEN: usize = 30;
 
-/// A CID to keep where there are many: 40 bytes, and an allocation if it is unusually long. Ordered as
-/// [`Cid`] is.
+/// A CID for large maps: 40 bytes, and an allocation if it is unusually long. Ordered like [`Cid`].
 #[derive(Clone)]
 pub struct PackedCid {
-    /// The first eight bytes; nearly always they decide which is less.
+    /// The first eight bytes, which decide nearly every comparison.
     head: u64,
     rest: Rest,
 }
 
 #[derive(Clone)]
 enum Rest {
-    /// Of a CID of `len` bytes in all; zero after its end.
+    /// The rest of a CID of `len` bytes in total; zero after its end.
     Short {
         len: u8,
         bytes: [u8; REST_LEN],
@@ -47,7 +46,8 @@ impl PackedCid {
         Cid { bytes, len: self.len() }
     }
 
-    /// Of a short one all that there is room for: zeros change neither order nor equality.
+    /// The bytes after the head; of a short rest with the zeros after its end, which change neither order
+    /// nor equality.
     fn rest(&self) -> &[u8] {
         match &self.rest {
             Rest::Short { bytes, .. } => bytes,
@@ -115,45 +115,45 @@ impl<V> Default for CidMap<V> {
 }
 
 impl<V> CidMap<V> {
-    /// How many there are.
+    /// Number of CIDs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no CIDs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What there is of a CID.
+    /// The value of a CID.
     #[must_use]
     pub fn get(&self, cid: &Cid) -> Option<&V> {
         self.0.get(&cid.into())
     }
 
-    /// The same, to change it.
+    /// The value of a CID, to change it.
     pub fn get_mut(&mut self, cid: &Cid) -> Option<&mut V> {
         self.0.get_mut(&cid.into())
     }
 
-    /// The place of a CID.
+    /// The map's entry of a CID.
     pub fn entry(&mut self, cid: &Cid) -> Entry<'_, PackedCid, V> {
         self.0.entry(cid.into())
     }
 
-    /// Puts it in, and gives what was in its place.
+    /// Inserts a value, and returns the earlier one.
     pub fn insert(&mut self, cid: &Cid, value: V) -> Option<V> {
         self.0.insert(cid.into(), value)
     }
 
-    /// Takes it out.
+    /// Removes a CID, and returns its value.
     pub fn remove(&mut self, cid: &Cid) -> Option<V> {
         self.0.remove(&cid.into())
     }
 
-    /// All, in order.
+    /// All CIDs with their values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Cid, &V)> {
         self.0.iter().map(|(cid, value)| (cid.cid(), value))
     }
@@ -163,7 +163,7 @@ impl<V> CidMap<V> {
         self.0.values()
     }
 
-    /// Those after `after` and up to `until`, where absent means no bound, in order.
+    /// CIDs after `after` and up to `until`, with their values, in order; `None` is no bound.
     pub fn range(
         &self,
         after: Option<&Cid>,
@@ -176,7 +176,7 @@ impl<V> CidMap<V> {
     }
 }
 
-/// Panics where there is none, as maps do.
+/// Panics if the CID is not in the map, like other maps.
 impl<V> Index<&Cid> for CidMap<V> {
     type Output = V;
 
@@ -203,7 +203,7 @@ mod tests {
         cid::Cid::new_v1(codec, cid::multihash::Multihash::wrap(hash, digest).unwrap()).into()
     }
 
-    /// Of all lengths, many with the same beginning.
+    /// CIDs of all lengths, many with the same beginning.
     fn any_cid() -> impl Strategy<Value = Cid> {
         let number = || prop_oneof![Just(0_u64), 0_u64..3, any::<u64>()];
         let digest = proptest::collection::vec(0_u8..2, 0..=64);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_ones_need_no_allocation() {
+    fn a_usual_cid_needs_no_allocation() {
         assert_eq!(size_of::<PackedCid>(), 40);
         let usual = cid(0x70, 0x12, &[7; 32]);
         assert!(matches!(PackedCid::from(&usual).rest, Rest::Short { .. }));
@@ -219,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packed_ones_are_the_same_in_the_same_order(a in any_cid(), b in any_cid()) {
+        fn packing_keeps_a_cid_and_its_order(a in any_cid(), b in any_cid()) {
             let (packed_a, packed_b) = (PackedCid::from(&a), PackedCid::from(&b));
             prop_assert_eq!(packed_a.cid(), a);
             prop_assert_eq!(packed_a.cmp(&packed_b), a.cmp(&b));
@@ -227,7 +227,7 @@ mod tests {
         }
 
         #[test]
-        fn a_map_by_packed_ones_is_a_map(cids in proptest::collection::vec(any_cid(), 0..40)) {
+        fn a_cid_map_behaves_like_a_map(cids in proptest::collection::vec(any_cid(), 0..40)) {
             let mut map: CidMap<usize> = cids.iter().copied().zip(0..).collect();
             let mut model: BTreeMap<Cid, usize> = cids.iter().copied().zip(0..).collect();
             for cid in cids.iter().step_by(3) {

@@ -4,15 +4,15 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use super::{Claim, Owner};
 
-/// Who wants a pin, and what each asks for; in order of the owners.
+/// The claims of a pin, in order of their owners.
 ///
-/// Nearly every pin has one claim, and there may be a million pins: so it is one sorted run, where a
-/// tree's first node alone would take a kilobyte.
+/// They are a sorted vector: nearly every pin has one claim, there may be a million pins, and the first
+/// node of a tree alone would take a kilobyte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims(Vec<(Owner, Claim)>);
 
 impl Claims {
-    /// What an owner asks for.
+    /// The claim of an owner.
     #[must_use]
     pub fn get(&self, owner: &Owner) -> Option<&Claim> {
         let at = self.find(owner).ok()?;
@@ -25,7 +25,7 @@ impl Claims {
         self.find(owner).is_ok()
     }
 
-    /// Puts a claim in, in the place of the owner's earlier one.
+    /// Inserts a claim; it replaces the owner's earlier one.
     pub fn insert(&mut self, owner: Owner, claim: Claim) {
         match self.find(&owner) {
             Ok(at) => self.0[at].1 = claim,
@@ -38,30 +38,30 @@ impl Claims {
         }
     }
 
-    /// Takes an owner's claim out.
+    /// Removes an owner's claim, and returns it.
     pub fn remove(&mut self, owner: &Owner) -> Option<Claim> {
         let at = self.find(owner).ok()?;
         Some(self.0.remove(at).1)
     }
 
-    /// Leaves only the claims of some owners.
+    /// Keeps only the claims of the owners that `stays` accepts.
     pub fn retain(&mut self, stays: impl Fn(&Owner) -> bool) {
         self.0.retain(|(owner, _)| stays(owner));
     }
 
-    /// How many there are.
+    /// Number of claims.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none: then nobody wants the pin any more.
+    /// Whether there are no claims.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them.
+    /// All owners and their claims.
     pub fn iter(&self) -> impl Iterator<Item = (&Owner, &Claim)> {
         self.0.iter().map(|(owner, claim)| (owner, claim))
     }
@@ -71,12 +71,12 @@ impl Claims {
         self.0.iter().map(|(owner, _)| owner)
     }
 
-    /// What all owners ask for.
+    /// All claims.
     pub fn values(&self) -> impl Iterator<Item = &Claim> {
         self.0.iter().map(|(_, claim)| claim)
     }
 
-    /// The one of the last owner.
+    /// The last owner and its claim.
     #[must_use]
     pub fn last(&self) -> Option<(&Owner, &Claim)> {
         self.0.last().map(|(owner, claim)| (owner, claim))
@@ -95,7 +95,7 @@ impl FromIterator<(Owner, Claim)> for Claims {
     }
 }
 
-/// As a map has it.
+/// In the form of a map.
 impl<C> Encode<C> for Claims {
     fn encode<W: encode::Write>(
         &self,
@@ -111,7 +111,7 @@ impl<C> Encode<C> for Claims {
     }
 }
 
-/// Room is not made for as many as the bytes say there are: they may be wrong.
+/// Reserves no memory for the number of claims in the bytes, since that may be wrong.
 impl<'b, C> Decode<'b, C> for Claims {
     fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, decode::Error> {
         let claims = decoder.map_iter_with::<C, Owner, Claim>(context)?;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_a_map_and_stored_as_one() {
+    fn claims_behave_and_are_stored_like_a_map() {
         let owner = |name: &str| Owner::Object(Uid(name.to_owned()));
         let owners = [owner("b"), Owner::Rest, owner("a"), Owner::Retained, owner("a")];
         let numbered = owners.into_iter().zip(0..).map(|(owner, n)| (owner, claim(n)));

@@ -5,8 +5,8 @@
 //! - A reader skips fields that it does not know. A new field is an `Option`, or has
 //!   `#[cbor(default)]`, so that a record without it can be read.
 //! - A reader refuses a variant that it does not know.
-//! - No `Option` field holds, at any depth, an enum that may get new variants: minicbor's derive reads
-//!   an unknown variant there as `None` and then goes on at the wrong byte.
+//! - An `Option` field must not hold, at any depth, an enum that may get new variants: minicbor's derive
+//!   reads an unknown variant there as `None`, and continues at the wrong byte.
 
 use std::convert::Infallible;
 
@@ -17,7 +17,7 @@ pub trait Readable: for<'b> decode::Decode<'b, ()> {}
 
 impl<T: for<'b> decode::Decode<'b, ()>> Readable for T {}
 
-/// Bytes are not the value they should be: damaged, or of a newer version.
+/// The bytes are not a value of the type: they are damaged, or of a newer version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct EncodingError(String);
@@ -28,7 +28,7 @@ pub fn append<T: Encode<()>>(value: &T, to: &mut Vec<u8>) {
 }
 
 fn write<T: Encode<()>>(value: &T, to: impl encode::Write<Error = Infallible>) {
-    // The writer cannot fail, and no encoder of ours refuses a value.
+    // Neither the writer nor our encoders fail.
     let _ = encode::Encoder::new(to).encode(value).map(drop);
 }
 
@@ -40,7 +40,7 @@ pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// Length of the value's form in bytes, without making it.
+/// Length of the value's form in bytes, without an allocation.
 #[must_use]
 pub fn len<T: Encode<()>>(value: &T) -> usize {
     let mut counter = Counter(0);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_is_that_of_the_form() {
+    fn len_is_the_length_of_the_form() {
         let value = New { a: u64::MAX, b: Some("ü".repeat(99)), c: vec![Kind::One(7)], d: None };
         assert_eq!(len(&value), to_vec(&value).len());
     }

@@ -1,4 +1,4 @@
-//! Garbage collection: what is asked, the results, and what a peer reports of its daemon.
+//! Garbage collection: requests, results, and the state that a peer reports.
 
 use std::collections::BTreeMap;
 
@@ -6,43 +6,43 @@ use minicbor::{Decode, Encode};
 
 use super::{PeerId, Timestamp};
 
-/// One collection as its asker knows it. Asking again with the same ticket asks how it goes.
+/// A run: a collection under a ticket. A repeated request with the same ticket asks for its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Run {
-    /// Drawn at random by who asks.
+    /// A random number of the asking peer.
     #[n(0)]
     pub ticket: u64,
-    /// Begin it if the ticket is unknown; otherwise an unknown one is refused.
+    /// Whether to begin a run if the ticket is unknown. Otherwise an unknown ticket is refused.
     #[n(1)]
     pub begin: bool,
 }
 
-/// What a collection did.
+/// The report of a collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct GcReport {
-    /// Blocks removed.
+    /// Number of blocks removed.
     #[n(0)]
     pub removed: u64,
-    /// What the daemon could not do, at most [`GcReport::ERRORS_MAX`] texts.
+    /// The daemon's errors, at most [`GcReport::ERRORS_MAX`].
     #[n(1)]
     pub errors: Vec<String>,
 }
 
 impl GcReport {
-    /// Errors that are kept.
+    /// Most errors that are kept.
     pub const ERRORS_MAX: usize = 16;
 }
 
-/// What came of a collection; or why it was not done, for people.
+/// The report of a collection; or why it was not done, for people.
 pub type GcResult = Result<GcReport, String>;
 
 /// The result of a collection on each member.
 pub type GcResults = BTreeMap<PeerId, GcResult>;
 
-/// How a collection goes.
+/// The progress of a collection.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum GcProgress<T> {
-    /// It is under way: ask again.
+    /// It is running: ask again later.
     #[n(0)]
     Running,
     /// It has ended.
@@ -50,33 +50,32 @@ pub enum GcProgress<T> {
     Ended(#[n(0)] T),
 }
 
-/// What a peer reports of garbage collection of its daemon.
+/// The state of garbage collection on a peer's daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct GcState {
-    /// A collection is under way.
+    /// Whether a collection is running.
     #[n(0)]
     pub running: bool,
-    /// Something may have been unpinned since the last successful collection; also said while
-    /// nothing is known, after the peer's start.
+    /// Whether content may have been unpinned since the last successful collection; also `true` after
+    /// the peer's start, when it does not know.
     #[n(1)]
     pub unpinned: bool,
-    /// Whole minutes since the end of the last attempt; absent before the first since the peer's
-    /// start.
+    /// Whole minutes since the end of the last attempt; absent if there was none since the peer's start.
     #[n(2)]
     pub idle_minutes: Option<u32>,
 }
 
-/// Collections since the start, for metrics.
+/// Collections since the peer's start, for Prometheus metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcCounters {
-    /// Under way now.
+    /// Whether one is running.
     pub running: bool,
-    /// Those that ended well.
+    /// Number of successful collections.
     pub done: u64,
-    /// Those that did not.
+    /// Number of failed collections.
     pub failed: u64,
-    /// Blocks that the former removed.
+    /// Number of blocks that the successful ones removed.
     pub removed: u64,
-    /// When the last of the former ended.
+    /// When the last successful one ended.
     pub done_at: Option<Timestamp>,
 }

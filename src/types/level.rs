@@ -1,25 +1,25 @@
-//! Levels: which kinds of op the programs of a cluster know.
+//! Levels: the kinds of op that the programs of a cluster know.
 //!
 //! A program knows all ops up to its level. The cluster's level is part of the state. The leader
-//! raises it once all members run programs of the higher level, and proposes the new kinds of op only
-//! from then on. So a rolling upgrade can be taken back until then, and never afterwards.
+//! raises it once all members run programs of the higher level, and only then proposes the new kinds of
+//! op. So a rolling upgrade can be taken back until then, and not afterwards.
 
 use std::time::Duration;
 
-/// The level of every cluster when it is founded.
+/// The level of a new cluster.
 pub const FIRST_LEVEL: u32 = 1;
 
-/// What a program knows, and when it raises the cluster's level to it.
+/// The level of a program, and when it raises the cluster's level to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The highest level whose ops it can apply.
+    /// The highest level whose ops it knows.
     pub level: u32,
     /// For how long all members must have been at a higher level before the leader raises the
     /// cluster's level to it. Until then the upgrade can be taken back.
     pub raise_after: Duration,
 }
 
-/// Of this program. The feature `next-level` makes it the successor that tests upgrade to.
+/// This program's. With the feature `next-level` it is the next one, for tests of upgrades.
 impl Default for Program {
     fn default() -> Self {
         if cfg!(feature = "next-level") {
@@ -30,7 +30,7 @@ impl Default for Program {
     }
 }
 
-/// A cluster is at a level that a program does not know.
+/// The cluster is at a level that the program does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the cluster is at level {cluster}, and this version of pinkeeper ({}) knows levels up to \

@@ -1,7 +1,7 @@
-//! Messages between peers: one request enum, one response enum, and who may send what.
+//! Messages between peers: one request enum, one response enum, and the allowed senders of each request.
 //!
-//! The form on the wire is that of [`encoding`](super::encoding) inside the frames of `rpc`. A peer
-//! that meets an unknown variant answers an error.
+//! On the wire they have the form of [`encoding`](super::encoding), inside the frames of `rpc`. A peer
+//! answers an unknown variant with an error.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use super::{
     PeerId, Pin, PinStatus, RaftMessage, RaftReply, Run, SnapshotChunk, SnapshotReply, TooOld,
 };
 
-/// A request with the cluster it is meant for. A blank peer has none.
+/// A request, and the cluster that it is for.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Envelope {
-    /// The sender's cluster and epoch; absent before it has joined.
+    /// The sender's cluster and epoch; absent while the sender is blank.
     #[n(0)]
     pub cluster: Option<(ClusterId, u64)>,
-    /// What is asked.
+    /// The request.
     #[n(1)]
     pub request: Request,
 }
 
-/// What one peer can ask of another.
+/// A request of one peer to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Request {
-    /// Who are you, and may I join?
+    /// Introduces the sender, and asks for the receiver's identity; it may also ask to join.
     #[n(0)]
     Hello(#[n(0)] Hello),
     /// Votes, heartbeats and log entries.
@@ -35,15 +35,15 @@ pub enum Request {
     /// A piece of a snapshot.
     #[n(2)]
     Snapshot(#[n(0)] SnapshotChunk),
-    /// From any member to the leader.
+    /// A request of any member to the leader.
     #[n(3)]
     Leader(#[n(0)] LeaderRequest),
-    /// From the leader to any member.
+    /// A request of the leader to any member: collect garbage.
     #[n(4)]
     RunGcHere(#[n(0)] RunGcHere),
 }
 
-/// What members ask of the leader. Others answer that they are not the leader.
+/// Requests of members to the leader. Other members refuse them.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum LeaderRequest {
     /// Statuses of the sender's pins.
@@ -55,24 +55,24 @@ pub enum LeaderRequest {
     /// Writes of users.
     #[n(2)]
     Writes(#[n(0)] Writes),
-    /// The position that includes all acknowledged writes.
+    /// Asks for a position that includes all acknowledged writes.
     #[n(3)]
     ReadIndex(#[n(0)] ReadIndex),
-    /// One pin.
+    /// Asks for one pin.
     #[n(4)]
     OnePin(#[n(0)] OnePin),
-    /// A page of pins.
+    /// Asks for a page of pins.
     #[n(5)]
     PinsAfter(#[n(0)] PinsAfter),
-    /// Garbage collection on members.
+    /// Asks for garbage collection on members.
     #[n(6)]
     RunGc(#[n(0)] RunGc),
 }
 
-/// The answer to a [`Request`]. Which one belongs to which question: [`Question`](super::Question).
+/// The answer to a [`Request`]. [`Question`](super::Question) has the type of answer to each request.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Response {
-    /// The request was not done.
+    /// To any request: it was not done.
     #[n(0)]
     Refused(#[n(0)] Refusal),
     /// To [`Hello`].
@@ -96,7 +96,7 @@ pub enum Response {
     /// To [`ReadIndex`]: the log index to wait for; absent when the log is empty.
     #[n(7)]
     Position(#[n(0)] Option<u64>),
-    /// To [`OnePin`], one at most, and to [`PinsAfter`]: empty when there are no more.
+    /// To [`OnePin`]: at most one pin. To [`PinsAfter`]: a page, empty after the last pin.
     #[n(8)]
     Pins(#[n(0)] Vec<PinEntry>),
     /// To [`RunGcHere`].
@@ -107,26 +107,26 @@ pub enum Response {
     Gc(#[n(0)] GcProgress<GcResults>),
 }
 
-/// Why a peer did not do what was asked.
+/// Why a peer refused a request.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 pub enum Refusal {
     /// The request is for another cluster or an older epoch.
     #[error("this peer is of cluster {0:?}")]
     #[n(0)]
     OtherCluster(#[n(0)] Option<ClusterId>),
-    /// The sender is not a member, and only members may ask that.
+    /// The sender is not a member, and only members may send this request.
     #[error("the sender is not a member of the cluster")]
     #[n(1)]
     NotMember,
-    /// The receiver is not the leader; the leader it knows.
+    /// The receiver is not the leader; with the leader that it knows.
     #[error("this peer is not the leader (leader: {0:?})")]
     #[n(2)]
     NotLeader(#[n(0)] Option<PeerId>),
-    /// The request cannot be met, and a repetition would not help.
+    /// The request cannot succeed; repeating it would not help.
     #[error("{0}")]
     #[n(3)]
     Invalid(#[n(0)] String),
-    /// It failed here; a repetition may help. A write may or may not have taken effect.
+    /// The request failed; repeating it may help. A write may have taken effect.
     #[error("{0}")]
     #[n(4)]
     Failed(#[n(0)] String),
@@ -134,7 +134,7 @@ pub enum Refusal {
     #[error("the peer is busy")]
     #[n(5)]
     Busy,
-    /// Another member, named here, is already on the sender's daemon.
+    /// This other member is already on the sender's daemon.
     #[error("peer {0} is already on the same daemon")]
     #[n(6)]
     DaemonTaken(#[n(0)] PeerId),
@@ -153,11 +153,11 @@ pub enum Refusal {
     #[error("pin is not part of the pinset")]
     #[n(7)]
     NotFound,
-    /// It cannot be done yet, and nothing was done; a repetition may help.
+    /// The request cannot succeed yet, and nothing was done; repeating it may help.
     #[error("{0}")]
     #[n(8)]
     NotYet(#[n(0)] String),
-    /// Garbage is being collected already, as the text says.
+    /// Garbage is already being collected; the text has the details.
     #[error("{0}")]
     #[n(9)]
     GcRunning(#[n(0)] String),
@@ -170,35 +170,35 @@ impl From<TooOld> for Refusal {
 }
 
 impl Refusal {
-    /// Whether a refused write may have taken effect all the same.
+    /// Whether a write with this answer may have taken effect.
     #[must_use]
     pub fn is_uncertain(&self) -> bool {
         matches!(self, Self::Failed(_))
     }
 }
 
-/// A peer presents itself.
+/// A peer introduces itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Hello {
-    /// What the membership is to say of it.
+    /// Its entry in the membership, if it joins.
     #[n(0)]
     pub member: Member,
     /// Its version, as in `0.1.0`.
     #[n(1)]
     pub version: String,
-    /// Its daemon's ID, if that is known: two peers on one daemon are refused.
+    /// Its daemon's ID, if known: the leader refuses a second peer on one daemon.
     #[n(2)]
     pub daemon: Option<String>,
-    /// It asks to be taken in; else it only says who and where it is.
+    /// Whether it asks to join. Otherwise it only reports its identity and addresses.
     #[n(3)]
     pub join: bool,
-    /// The cluster that it belongs to, or the only one that it may join. No other one takes it in.
+    /// Its cluster, or the only one that it may join. Other clusters refuse it.
     #[n(4)]
     pub cluster: Option<ClusterId>,
-    /// How many members its cluster has, as far as it knows.
+    /// Number of members of its cluster, as far as it knows.
     #[n(5)]
     pub size: u64,
-    /// To members of its cluster: all of them, with the addresses they have now.
+    /// To members of its cluster: all members, with their current addresses.
     #[n(6)]
     pub members: BTreeMap<PeerId, Member>,
     /// The level of its program.
@@ -215,38 +215,37 @@ pub struct HelloReply {
     /// Its version.
     #[n(1)]
     pub version: String,
-    /// Its cluster and epoch; absent when it has none either.
+    /// Its cluster and epoch; absent while it is blank.
     #[n(2)]
     pub cluster: Option<(ClusterId, u64)>,
-    /// The leader it knows.
+    /// The leader that it knows.
     #[n(3)]
     pub leader: Option<PeerId>,
-    /// Members and the addresses they have now, so that the sender can reach them.
+    /// Members with their current addresses, so that the sender can reach them.
     #[n(4)]
     pub members: BTreeMap<PeerId, Member>,
-    /// The sender is a member (after asking to join: the leader has taken it in).
+    /// Whether the sender is a member. After a request to join: whether the leader has admitted it.
     #[n(5)]
     pub admitted: bool,
 }
 
-/// Statuses of the sender's pins, in order of `sequence` from 0; number 0 begins a full set. An empty
-/// one only asks whether the leader has all before it.
+/// Statuses of the sender's pins. The batches are numbered from 0; batch 0 begins a full set. A batch
+/// without statuses only asks whether the leader has all batches before it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct StatusBatch {
-    /// Drawn at random for each full set and what follows it.
+    /// Random number of one full set and the batches after it.
     #[n(0)]
     pub stream: u64,
-    /// Counts batches since the last full set.
+    /// Number of this batch in the stream, from 0.
     #[n(1)]
     pub sequence: u64,
-    /// More of the full set follows (only while one is being sent).
+    /// More of the full set follows; `false` after the full set.
     #[n(2)]
     pub more: bool,
-    /// The statuses are of a time when the sender had seen what so many entries of the log, from the
-    /// first on, changed.
+    /// Log length that the sender had seen when it took the statuses.
     #[n(3)]
     pub entries: u64,
-    /// Present: the status; absent: the sender has nothing to do with that CID any more.
+    /// Statuses by CID; absent for a CID that the sender no longer tracks.
     #[n(4)]
     pub statuses: Vec<(Cid, Option<PinStatus>)>,
 }
@@ -255,52 +254,52 @@ pub struct StatusBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub enum StatusReply {
-    /// Taken in.
+    /// The leader has the batch.
     #[n(0)]
     Taken,
-    /// The leader misses something: start again with a full set.
+    /// The leader lacks earlier batches: begin again with a full set.
     #[n(1)]
     SendAll,
 }
 
-/// A peer's metrics, pushed at half their time to live.
+/// The metrics of a peer, which it sends at half their time to live.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Metrics {
     /// The daemon; absent while it does not answer.
     #[n(0)]
     pub daemon: Option<DaemonInfo>,
-    /// Bytes free for content: the smaller of the volume's and StorageMax's; absent when unknown.
+    /// Free bytes for content: the smaller of the volume's and StorageMax's; absent when unknown.
     #[n(1)]
     pub free_space: Option<u64>,
-    /// Bytes the repository takes; absent when unknown.
+    /// Bytes that the repository takes; absent when unknown.
     #[n(2)]
     pub repository_size: Option<u64>,
-    /// Pins the daemon was last confirmed to hold for us.
+    /// Number of this peer's pins that the daemon held when it was last asked.
     #[n(3)]
     pub pins: u64,
-    /// Pins queued or in work.
+    /// Number of pins queued or in progress.
     #[n(4)]
     pub pin_queue: u64,
-    /// Labels for placement.
+    /// Tags for placement.
     #[n(5)]
     pub tags: BTreeMap<String, String>,
     /// The sender's version.
     #[n(6)]
     pub version: String,
-    /// Where the sender listens.
+    /// Addresses on which the sender listens.
     #[n(7)]
     pub addresses: Vec<String>,
-    /// Milliseconds after which these are stale.
+    /// Time to live of these metrics, in milliseconds.
     #[n(8)]
     pub ttl_ms: u64,
-    /// How full the daemon's space is, in per cent: the larger of the volume's and StorageMax's; absent
+    /// Used part of the daemon's space in percent: the larger of the volume's and StorageMax's; absent
     /// when unknown.
     #[n(9)]
     pub full_percent: Option<u8>,
-    /// The daemon's garbage.
+    /// Garbage collection of the daemon.
     #[n(10)]
     pub gc: GcState,
-    /// What `free_space` ends at; absent when unknown.
+    /// The limit that `free_space` counts to; absent when unknown.
     #[n(11)]
     pub space_limit: Option<SpaceLimit>,
     /// The level of the sender's program.
@@ -314,13 +313,13 @@ pub struct MetricsReply {
     /// The daemons of the other peers.
     #[n(0)]
     pub daemons: BTreeMap<PeerId, DaemonInfo>,
-    /// Where peers listen.
+    /// The addresses of the peers.
     #[n(1)]
     pub addresses: BTreeMap<PeerId, Vec<String>>,
 }
 
-/// What the space for content ends at. It never gets another variant: it stands in an `Option`
-/// (see [`encoding`](super::encoding)).
+/// The limit of the space for content. It must never get another variant, since an `Option` field holds
+/// it (see [`encoding`](super::encoding)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub enum SpaceLimit {
@@ -338,28 +337,28 @@ pub struct PinRequest {
     /// The content.
     #[n(0)]
     pub cid: Cid,
-    /// What is asked for.
+    /// The options of the claim.
     #[n(1)]
     pub options: ClaimOptions,
 }
 
-/// What a user can ask the leader to change.
+/// A write of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Write {
-    /// A claim by REST; answers the pin.
+    /// Adds or changes the REST claim. The answer is the pin.
     #[n(0)]
     Pin(#[n(0)] PinRequest),
-    /// Release the REST claim; answers the pin as it was.
+    /// Releases the REST claim. The answer is the pin before that.
     #[n(1)]
     Unpin(#[n(0)] Cid),
 }
 
 impl Write {
-    /// Writes in one request, and ops in the log entry that they become: with the longest names and
-    /// many peers still below the largest frame.
+    /// Most writes in one request, and most ops in the log entry that they become. Both stay below the
+    /// largest frame, even with the longest names and many peers.
     pub const BATCH_LEN_MAX: usize = 256;
 
-    /// What it is about.
+    /// The CID that it changes.
     #[must_use]
     pub fn cid(&self) -> &Cid {
         match self {
@@ -369,7 +368,7 @@ impl Write {
     }
 }
 
-/// Writes of users, at most [`Write::BATCH_LEN_MAX`]. Each is answered by itself.
+/// Writes of users, at most [`Write::BATCH_LEN_MAX`]. Each has its own answer.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Writes(#[n(0)] pub Vec<Write>);
@@ -389,18 +388,18 @@ pub struct OnePin {
 /// Asks for the next pins in order of their CIDs, at most 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PinsAfter {
-    /// The last CID before them; absent: from the first.
+    /// The last CID of the page before; absent for the first page.
     #[n(0)]
     pub after: Option<Cid>,
 }
 
-/// A pin with what its peers report.
+/// A pin with the reports of its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PinEntry {
     /// The content.
     #[n(0)]
     pub cid: Cid,
-    /// What the cluster agreed on.
+    /// Its claims and allocations.
     #[n(1)]
     pub pin: Pin,
     /// The last report of each peer.
@@ -408,13 +407,13 @@ pub struct PinEntry {
     pub statuses: BTreeMap<PeerId, PinStatus>,
 }
 
-/// Asks for garbage collection on all members, one after the other.
+/// Asks for garbage collection on members, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RunGc {
     /// The collection.
     #[n(0)]
     pub run: Run,
-    /// On this member alone.
+    /// Only on this member; absent for all members.
     #[n(1)]
     pub only: Option<PeerId>,
 }
@@ -427,31 +426,31 @@ pub struct RunGcHere {
     pub run: Run,
 }
 
-/// Which stream a request travels on, so that a snapshot never delays a heartbeat.
+/// The stream that a request travels on. Lanes are separate, so that a snapshot never delays a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Votes, heartbeats, log entries.
     Raft,
-    /// Everything small.
+    /// Small requests.
     Control,
     /// Snapshots.
     Bulk,
 }
 
-/// Who may send a request.
+/// The peers that may send a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerPolicy {
-    /// Whoever knows the cluster secret.
+    /// Every peer that knows the cluster secret.
     Anybody,
-    /// Members of the receiver's cluster, at its epoch, also by the word of other members: a follower
-    /// that is behind may not know yet that the leader is a member.
+    /// Members of the receiver's cluster, at its epoch, and peers that a member has named as members. A
+    /// follower that is behind may not know yet that the leader is a member.
     Known,
     /// Members of the receiver's cluster, at its epoch.
     Members,
 }
 
 impl Request {
-    /// The lane it travels on.
+    /// The lane that it travels on.
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
@@ -461,7 +460,7 @@ impl Request {
         }
     }
 
-    /// Who may send it.
+    /// The peers that may send it.
     #[must_use]
     pub fn policy(&self) -> CallerPolicy {
         match self {
@@ -480,7 +479,7 @@ mod tests {
     use crate::types::{Append, Vote, encoding};
 
     #[test]
-    fn who_may_send_what_and_on_which_lane() {
+    fn each_request_has_its_senders_and_its_lane() {
         let run = Run { ticket: 1, begin: true };
         let vote = Vote { term: 1, candidate: PeerId([1; 32]), committed: false };
         let cid = Cid::from(cid::Cid::default());

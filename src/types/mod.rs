@@ -1,7 +1,7 @@
-//! The words every part shares: identities, pins, statuses and the messages between peers.
+//! The types that all parts share: identities, pins, statuses and the messages between peers.
 //!
-//! Invariant: plain data only. Nothing here does I/O, reads a clock or draws randomness, and nothing
-//! here imports another module of this crate.
+//! Invariant: plain data only. No code here does I/O, reads a clock, uses randomness or imports another
+//! module of this crate.
 
 mod bounds;
 mod cid;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A peer's identity: its ed25519 public key, shown as libp2p's peer ID (`12D3KooW…`).
 ///
-/// It is the Raft node ID too, so a node ID can never return over another disk's key.
+/// It is also the Raft node ID. So a node ID never comes back on another disk, which has another key.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct PeerId(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
@@ -17,7 +17,7 @@ pub struct PeerId(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
 /// <https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md>
 const PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
-/// Why a string is not a peer ID of ours.
+/// The text or bytes are not the peer ID of an ed25519 key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the peer ID of an ed25519 key (12D3KooW…)")]
 pub struct PeerIdError(String);
@@ -107,27 +107,27 @@ impl FromStr for ClusterId {
     }
 }
 
-/// What the membership says of a peer beside its ID.
+/// The entry of a peer in the membership, besides its ID.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Member {
-    /// The name people know it by: the pod's name in Kubernetes.
+    /// Its name for people; in Kubernetes the name of its pod.
     #[n(0)]
     pub name: String,
-    /// Multiaddrs it was reachable at when it joined, without `/p2p/…`.
+    /// Multiaddrs at which it was reachable when it joined, without `/p2p/…`.
     #[n(1)]
     pub addresses: Vec<String>,
 }
 
-/// The daemon beside a peer, as it says itself.
+/// The daemon beside a peer, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct DaemonInfo {
-    /// Kubo's own peer ID (never a cluster peer's).
+    /// The daemon ID: Kubo's own peer ID.
     #[n(0)]
     pub id: String,
     /// Agent and version, as in `kubo/0.43.1`.
     #[n(1)]
     pub agent: String,
-    /// Multiaddrs with `/p2p/…` where other daemons reach it.
+    /// Multiaddrs with `/p2p/…` at which other daemons reach it.
     #[n(2)]
     pub addresses: Vec<String>,
 }

@@ -6,19 +6,19 @@ use minicbor::{Decode, Encode};
 
 use super::{Claims, PeerId, Timestamp};
 
-/// How many copies: a number, or one on every peer.
+/// Number of copies, or one copy on every peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Factor {
-    /// That many peers, at least 1.
+    /// This many peers, at least 1.
     #[n(0)]
     Count(#[n(0)] u16),
-    /// Every peer there is (IPFS Cluster's -1).
+    /// Every peer (IPFS Cluster's -1).
     #[n(1)]
     Everywhere,
 }
 
 impl Factor {
-    /// The number of copies asked for among `members` peers.
+    /// The requested number of copies in a cluster of `members` peers.
     fn of(self, members: usize) -> usize {
         match self {
             Self::Count(n) => usize::from(n),
@@ -36,13 +36,13 @@ impl fmt::Display for Factor {
     }
 }
 
-/// Copies wanted and copies needed. Invariant: min ≤ max, kept by whoever builds it.
+/// Copies needed and copies wanted. Invariant: min ≤ max, which the code that builds it ensures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Replication {
-    /// Under this many confirmed copies a pin is not ready.
+    /// Copies needed: a pin with fewer confirmed copies is not ready.
     #[n(0)]
     pub min: Factor,
-    /// This many copies are allocated when there are peers for them.
+    /// Copies wanted: so many are allocated if there are enough peers.
     #[n(1)]
     pub max: Factor,
 }
@@ -60,14 +60,14 @@ impl Replication {
         self.min.of(possible)
     }
 
-    /// The counts that serve both.
+    /// The larger of each count, which serves both.
     #[must_use]
     pub fn larger(self, other: Self) -> Self {
         Self { min: self.min.max(other.min), max: self.max.max(other.max) }
     }
 }
 
-/// A Kubernetes object's UID: never given twice.
+/// The UID of a Kubernetes object. Kubernetes never uses it again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Uid(#[n(0)] pub String);
@@ -84,7 +84,7 @@ impl fmt::Debug for Uid {
     }
 }
 
-/// Whose wish a claim is.
+/// The owner of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Owner {
     /// A Pin object.
@@ -93,11 +93,11 @@ pub enum Owner {
     /// The REST API: one claim per CID, as in IPFS Cluster.
     #[n(1)]
     Rest,
-    /// No owner any more: the owner went, and its claim said Retain.
+    /// No owner: the owner of a claim with Retain released it.
     #[n(2)]
     Retained,
-    /// A Pin object that is gone; a person has to say that the content may go too. Always the only
-    /// claim of its pin.
+    /// A deleted Pin object whose claim waits until a person approves its end. Always the only claim of
+    /// its pin.
     #[n(3)]
     Waiting(#[n(0)] Uid),
 }
@@ -119,18 +119,18 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// What a claim is called.
+/// The name of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ClaimName {
     /// The name given by REST; may be empty.
     #[n(0)]
     Given(#[n(0)] String),
-    /// The object that claimed it. By this key the API server is asked whether the object still exists.
+    /// The object that made the claim. The controllers ask the API server by this key whether it exists.
     #[n(1)]
     Object(#[n(0)] Box<ObjectKey>),
 }
 
-/// No name was given.
+/// No name.
 impl Default for ClaimName {
     fn default() -> Self {
         Self::Given(String::new())
@@ -157,16 +157,16 @@ impl fmt::Display for ClaimName {
     }
 }
 
-/// What an owner asks for.
+/// The options of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ClaimOptions {
-    /// Copies wanted and needed.
+    /// Copies needed and wanted.
     #[n(0)]
     pub replication: Replication,
-    /// Keep the content when this claim goes (deletionPolicy Retain).
+    /// Keep the content when this claim ends (deletionPolicy Retain).
     #[n(1)]
     pub retain: bool,
-    /// What it is called.
+    /// The name of the claim.
     #[n(2)]
     pub name: ClaimName,
 }
@@ -174,13 +174,13 @@ pub struct ClaimOptions {
 /// One owner's wish for a CID.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Claim {
-    /// What is asked for.
+    /// Its options.
     #[n(0)]
     pub options: ClaimOptions,
-    /// The object's `metadata.generation` it was read at; 0 for others.
+    /// The `metadata.generation` of the object that was read; 0 for other owners.
     #[n(1)]
     pub generation: i64,
-    /// When the leader first accepted it.
+    /// When the leader first proposed it.
     #[n(2)]
     pub since: Timestamp,
 }
@@ -192,7 +192,7 @@ pub struct Allocation {
     /// The peer.
     #[n(0)]
     pub peer: PeerId,
-    /// It holds only until others are confirmed.
+    /// Whether it is leaving: it holds the content only until enough others are confirmed.
     #[n(1)]
     pub leaving: bool,
     /// Length of the log at this allocation. Reports taken earlier are ignored: the peer may have
@@ -201,29 +201,29 @@ pub struct Allocation {
     pub at_entry: u64,
 }
 
-/// What the cluster agreed on for one CID. Invariant: at least one claim.
+/// The agreed claims and allocations of one CID. Invariant: it has at least one claim.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Pin {
-    /// Who wants it.
+    /// Its claims.
     #[n(0)]
     pub claims: Claims,
-    /// Where it is kept, in order of allocation; no peer twice.
+    /// Its allocations, oldest first; at most one for each peer.
     #[n(1)]
     pub allocations: Vec<Allocation>,
-    /// When the first claim was accepted.
+    /// When its first claim was proposed.
     #[n(2)]
     pub created: Timestamp,
 }
 
 impl Pin {
-    /// The counts that serve every claim: the largest of each.
+    /// The largest of each count of its claims, which serves all of them.
     #[must_use]
     pub fn replication(&self) -> Replication {
         let least = Replication { min: Factor::Count(1), max: Factor::Count(1) };
         self.claims.values().map(|claim| claim.options.replication).fold(least, Replication::larger)
     }
 
-    /// Without the claims of others than the REST API, of which there may be a thousand.
+    /// The pin with only the claim of REST. It may have a thousand other claims.
     #[must_use]
     pub fn as_asked_by_rest(&self) -> Self {
         let claim = self.claims.get(&Owner::Rest).map(|claim| (Owner::Rest, claim.clone()));
@@ -234,12 +234,12 @@ impl Pin {
         }
     }
 
-    /// Peers that are to keep it (not the leaving ones).
+    /// Its holders: the allocated peers that are not leaving.
     pub fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.allocations.iter().filter(|a| !a.leaving).map(|a| a.peer)
     }
 
-    /// Whether it is kept for Pin objects alone, and unpinned when they are gone.
+    /// Whether only Pin objects want it, without Retain: it is unpinned when they are gone.
     #[must_use]
     pub fn goes_with_objects(&self) -> bool {
         self.claims.iter().all(|(owner, claim)| {
@@ -247,7 +247,7 @@ impl Pin {
         })
     }
 
-    /// Whether `peer` must have the content now, leaving or not.
+    /// Whether it is allocated to `peer`, leaving or not.
     #[must_use]
     pub fn is_on(&self, peer: PeerId) -> bool {
         self.allocations.iter().any(|a| a.peer == peer)
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_counts_serve_every_claim() {
+    fn a_pin_has_the_largest_counts_of_its_claims() {
         use Factor::{Count, Everywhere};
         let table = [
             ((Count(1), Count(2)), (Count(1), Count(1)), (Count(1), Count(2))),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn content_goes_with_its_objects_when_nobody_else_wants_it() {
+    fn a_pin_goes_with_its_objects_if_only_they_want_it_without_retain() {
         let one = |retain| claim(Factor::Count(1), Factor::Count(1), retain);
         let (object, waiting) = (Owner::Object(uid()), Owner::Waiting(uid()));
         let table = [
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaving_peer_has_the_content_but_is_no_holder() {
+    fn a_leaving_peer_has_the_content_but_is_not_a_holder() {
         let peer = |n| PeerId([n; 32]);
         let on = |n, leaving| Allocation { peer: peer(n), leaving, at_entry: 1 };
         let pin = Pin { allocations: vec![on(1, false), on(2, true)], ..pin([]) };

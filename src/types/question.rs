@@ -1,6 +1,6 @@
-//! Questions, each with its own kind of answer.
+//! Questions between peers, each with the type of its answer.
 //!
-//! Who asks gets the answer to the question, or learns that the other peer answered something else.
+//! The asking peer gets an answer of that type, or an error if the other peer answered something else.
 
 use super::{
     GcProgress, GcResult, GcResults, Hello, HelloReply, LeaderRequest, Metrics, MetricsReply,
@@ -8,33 +8,33 @@ use super::{
     Response, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply, Writes,
 };
 
-/// What one peer can ask of another.
+/// A question of one peer to another.
 pub trait Question {
-    /// The answer to it.
+    /// The type of its answer.
     type Answer;
 
-    /// The request.
+    /// The question as a request.
     fn into_request(self) -> Request;
 
-    /// The answer.
+    /// The answer in a response.
     ///
     /// # Errors
-    /// The beginning of the response as text, if it is no answer to this question.
+    /// The beginning of the response as text, if it does not answer this question.
     fn read(response: Response) -> Result<Self::Answer, String>;
 }
 
-/// What any member can ask of the leader.
+/// A question of any member to the leader.
 pub trait LeaderQuestion {
-    /// The answer to it.
+    /// The type of its answer.
     type Answer;
 
-    /// The request.
+    /// The question as a request.
     fn into_request(self) -> LeaderRequest;
 
-    /// The answer.
+    /// The answer in a response.
     ///
     /// # Errors
-    /// The beginning of the response as text, if it is no answer to this question.
+    /// The beginning of the response as text, if it does not answer this question.
     fn read(response: Response) -> Result<Self::Answer, String>;
 }
 
@@ -50,7 +50,7 @@ impl<Q: LeaderQuestion> Question for Q {
     }
 }
 
-/// Bytes of an unexpected response that an error shows.
+/// Most bytes of an unexpected response that an error shows.
 const SHOWN_MAX: usize = 200;
 
 fn beginning_of(response: &Response) -> String {
@@ -59,7 +59,8 @@ fn beginning_of(response: &Response) -> String {
     text
 }
 
-/// A question of this type becomes that variant, and its answer comes in that one.
+/// Implements a question: the variant of the request that carries it, and that of the response with its
+/// answer.
 macro_rules! question {
     ($trait:ident, $request:ident: $question:ident, $variant:ident, $answer:ty, $response:ident) => {
         impl $trait for $question {

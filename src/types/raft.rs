@@ -1,4 +1,4 @@
-//! Raft's messages and what they carry.
+//! Raft's messages, and the entries and snapshots that they carry.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub struct Entry {
     /// Its position.
     #[n(0)]
     pub id: LogPosition,
-    /// What it holds.
+    /// Its contents.
     #[n(1)]
     pub body: EntryBody,
 }
@@ -48,7 +48,7 @@ pub enum EntryBody {
     /// A new leader's first entry.
     #[n(0)]
     Blank,
-    /// Ops on the state, in the state's own versioned form.
+    /// Ops on the state, encoded with a version of their own.
     #[n(1)]
     Ops(
         #[n(0)]
@@ -61,7 +61,7 @@ pub enum EntryBody {
         /// The voter sets.
         #[n(0)]
         voters: Vec<Vec<PeerId>>,
-        /// Everybody, voters and learners.
+        /// All members, voters and learners.
         #[n(1)]
         members: BTreeMap<PeerId, Member>,
     },
@@ -73,20 +73,20 @@ pub enum RaftMessage {
     /// RequestVote.
     #[n(0)]
     Vote {
-        /// The vote asked for.
+        /// The requested vote.
         #[n(0)]
         vote: Vote,
         /// The candidate's last entry.
         #[n(1)]
         last: Option<LogPosition>,
-        /// The candidate was asked by the old leader to take over.
+        /// Whether the old leader asked the candidate to take over.
         #[n(2)]
         transfer: bool,
     },
-    /// Pre-vote: would you?
+    /// Pre-vote: asks whether the vote would be granted.
     #[n(1)]
     PreVote {
-        /// The vote that would be asked for.
+        /// The vote that would be requested.
         #[n(0)]
         vote: Vote,
         /// The candidate's last entry.
@@ -96,23 +96,23 @@ pub enum RaftMessage {
     /// AppendEntries.
     #[n(2)]
     Append(#[n(0)] Append),
-    /// The leader hands over.
+    /// The leader hands leadership over.
     #[n(3)]
     TransferLeader {
         /// The old leader's vote.
         #[n(0)]
         from: Vote,
-        /// Who is to take over.
+        /// The peer that takes over.
         #[n(1)]
         to: PeerId,
-        /// The log it must have.
+        /// The last entry that its log must have.
         #[n(2)]
         last: Option<LogPosition>,
     },
 }
 
 impl RaftMessage {
-    /// The vote of whoever sends it.
+    /// The sender's vote.
     #[must_use]
     pub fn vote(&self) -> &Vote {
         match self {
@@ -132,7 +132,7 @@ pub struct Append {
     /// The entry before the first of `entries`.
     #[n(1)]
     pub previous: Option<LogPosition>,
-    /// Entries, in order, without a hole.
+    /// Entries in order, without gaps.
     #[n(2)]
     pub entries: Vec<Entry>,
     /// The leader's commit position.
@@ -152,7 +152,7 @@ pub enum RaftReply {
         /// Its last entry.
         #[n(1)]
         last: Option<LogPosition>,
-        /// Granted.
+        /// Whether the vote is granted.
         #[n(2)]
         granted: bool,
     },
@@ -170,7 +170,7 @@ pub enum AppendReply {
     /// All entries are on disk.
     #[n(0)]
     Success,
-    /// Entries up to there are on disk.
+    /// The entries up to this position are on disk.
     #[n(1)]
     Partial(#[n(0)] Option<LogPosition>),
     /// The previous entry does not match.
@@ -181,23 +181,23 @@ pub enum AppendReply {
     HigherVote(#[n(0)] Vote),
 }
 
-/// A piece of a snapshot; pieces of one transfer come in order, one at a time.
+/// A piece of a snapshot. The pieces of a transfer come in order, one at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct SnapshotChunk {
     /// The leader's vote.
     #[n(0)]
     pub vote: Vote,
-    /// Tells transfers apart.
+    /// Identifies the transfer.
     #[n(1)]
     pub transfer: u64,
-    /// Position of this piece in bytes.
+    /// Position of this piece in the image, in bytes.
     #[n(2)]
     pub offset: u64,
     /// The bytes, at most [`SnapshotChunk::LEN_MAX`].
     #[cbor(with = "minicbor::bytes")]
     #[n(3)]
     pub data: Vec<u8>,
-    /// Nothing follows: check and install.
+    /// Whether this is the last piece: the receiver then checks and installs the image.
     #[n(4)]
     pub last: bool,
 }
@@ -208,12 +208,12 @@ pub enum SnapshotReply {
     /// The piece was taken; more are expected.
     #[n(0)]
     Taken,
-    /// The last piece was taken and the snapshot is installed: the answering peer's vote.
+    /// The last piece was taken, and the snapshot is installed; with the answering peer's vote.
     #[n(1)]
     Installed(#[n(0)] Vote),
 }
 
 impl SnapshotChunk {
-    /// Bytes in one piece: large enough for throughput, far below the largest frame.
+    /// Most bytes in one piece: enough for throughput, and far below the largest frame.
     pub const LEN_MAX: usize = 512 * 1024;
 }

@@ -1,14 +1,14 @@
-//! What a peer says of one pin.
+//! The status of one pin on one peer.
 
 use minicbor::{Decode, Encode};
 
 use super::Timestamp;
 
-/// How far a peer is with a pin allocated to it.
+/// The state of a pin on a peer.
 ///
 /// ```text
 /// Queued ──▶ Pinning ──▶ Pinned
-///    ▲          │           │ gone behind our back
+///    ▲          │           │ the daemon lost it
 ///    │          ▼           ▼
 ///    └─── NotFound, Failed, DaemonDown (retried with growing waits)
 /// ```
@@ -24,25 +24,25 @@ pub enum PinState {
     /// The daemon held it when last asked.
     #[n(2)]
     Pinned,
-    /// No progress within the stall time: nobody seems to provide (a part of) it. Retried.
+    /// There was no progress within the stall time: no provider of (a part of) it was found. Retried.
     #[n(3)]
     NotFound,
     /// The daemon refused or failed. Retried.
     #[n(4)]
     Failed,
-    /// The daemon cannot pin such a CID. Retried seldom: it may be upgraded.
+    /// The daemon cannot pin such a CID. Retried rarely, since the daemon may be upgraded.
     #[n(5)]
     Unpinnable,
     /// The daemon does not answer. Retried.
     #[n(6)]
     DaemonDown,
-    /// The claim is gone and the content is being released.
+    /// The pin is no longer wanted here, and is being removed from the daemon.
     #[n(7)]
     Unpinning,
-    /// Releasing failed. Retried.
+    /// Its removal failed. Retried.
     #[n(8)]
     UnpinFailed,
-    /// It was pinned, and the daemon is asked whether it still is.
+    /// The daemon held it, and is being asked whether it still does.
     #[n(9)]
     Rechecking,
 }
@@ -58,16 +58,16 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// What a peer says of one pin allocated to it.
+/// The status of one pin on one peer.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PinStatus {
-    /// How far it is.
+    /// Its state.
     #[n(0)]
     pub state: PinState,
-    /// Since when it is in that state.
+    /// When it reached that state.
     #[n(1)]
     pub since: Timestamp,
-    /// For people: progress, or the reason and what happens next. Empty when there is nothing to say.
+    /// For people: the progress, or the reason and the next step; may be empty.
     #[n(2)]
     pub message: String,
     /// Failed attempts since the last success.

@@ -1,16 +1,16 @@
-//! Wall-clock instants as data.
+//! Wall-clock times as data.
 
 use std::{fmt, time::Duration};
 
 use minicbor::{Decode, Encode};
 
-/// Milliseconds since the Unix epoch, as put into an op by the leader.
+/// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Timestamp(#[n(0)] pub u64);
 
 impl Timestamp {
-    /// The instant as jiff's type; the epoch if out of jiff's range (year 9999).
+    /// The time as jiff's type; the epoch for times after jiff's last year (9999).
     #[must_use]
     pub fn to_jiff(self) -> jiff::Timestamp {
         i64::try_from(self.0)
@@ -20,7 +20,7 @@ impl Timestamp {
     }
 }
 
-/// A duration in whole milliseconds, as numbers of time are kept here; the largest if it is longer.
+/// A duration in whole milliseconds; the largest number if it is longer.
 #[must_use]
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
