@@ -62,7 +62,7 @@ worlds() {
   export PINKEEPER_SIM_FROM=$3 PINKEEPER_SIM_SEEDS=$4
   if [ "$1" = peers ]; then
     cd "$copy" && timeout 900 "$2/pinkeeper" --exact \
-      sim::tests::in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said
+      sim::tests::in_every_world_acknowledged_writes_take_effect_and_answers_are_true
   else
     cd "$copy/operator" && timeout 900 "$2/worlds" --exact \
       in_every_world_of_pods_pins_are_kept_and_nothing_false_is_written

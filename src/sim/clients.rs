@@ -33,9 +33,9 @@ pub struct Client {
 pub struct Object {
     /// Its UID.
     pub uid: Uid,
-    /// The claimed CID.
+    /// Its CID.
     pub cid: Cid,
-    /// The options of the claim.
+    /// The options of its claim.
     pub options: ClaimOptions,
     /// Its generation.
     pub generation: i64,
@@ -98,13 +98,13 @@ impl Client {
                 });
             }
             Ok(Err(UseCaseError::NotFound)) => {
-                self.judge.expect(&format!("it was said that {cid} is not pinned"), |history| {
-                    // Also if another release came first.
+                self.judge.expect(&format!("the answer was that {cid} is not pinned"), |history| {
+                    // True too if another release came first.
                     history.was(from, &cid, |now| now.is_none_or(|pin| !is_by_rest(pin)))
                 });
             }
             Ok(Err(UseCaseError::Invalid(reason))) if reason.contains("not pinned by this API") => {
-                self.judge.expect(&format!("it was said that {reason}"), |history| {
+                self.judge.expect(&format!("the answer was: {reason}"), |history| {
                     history.was(from, &cid, |now| now.is_none_or(|pin| !is_by_rest(pin)))
                 });
             }
@@ -223,7 +223,7 @@ impl Client {
         let leadership = *self.cluster.leadership().borrow();
         if leadership.local {
             let op = Op::Allow { digest, term: leadership.term };
-            self.submit(leadership.term, vec![op], &format!("what waits, {digest}")).await;
+            self.submit(leadership.term, vec![op], &format!("approval {digest}")).await;
         }
     }
 

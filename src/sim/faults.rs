@@ -46,7 +46,7 @@ impl World {
         let chosen = self.random.random_range(0..self.hosts.len());
         for n in 0..self.hosts.len() {
             if (all || n == chosen) && self.hosts[n].peer.is_some() {
-                self.crash(n, if all { "power is gone" } else { "crash" });
+                self.crash(n, if all { "loss of power" } else { "crash" });
             }
         }
     }
@@ -58,7 +58,7 @@ impl World {
         let kind = self.random.random_range(0..100);
         match kind {
             0..25 => {
-                self.trace.note("the network is well");
+                self.trace.note("the network is healed");
                 self.network.heal();
             }
             25..45 => {

@@ -39,7 +39,7 @@ struct Applied {
     beside: u64,
 }
 
-/// Hash of one pin, to be combined: the same pins give the same sum in any order.
+/// Hash of one pin. The XOR of the hashes of all pins does not depend on their order.
 #[must_use]
 pub fn hash_of(cid: &Cid, pin: Option<&Pin>) -> u64 {
     pin.map_or(0, |pin| hash(&(cid, pin)))
@@ -76,19 +76,20 @@ impl History {
         self.entries.len() as u64
     }
 
-    /// Whether no entry was applied yet.
+    /// Whether no entry was applied.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The same, before the current instant of virtual time: events of one instant have no order.
+    /// Number of entries applied before the current instant of virtual time, since events of one instant
+    /// have no order.
     #[must_use]
     pub fn len_before_now(&self) -> u64 {
         if self.last.0 == Instant::now() { self.last.1 } else { self.len() }
     }
 
-    /// The state after all of them.
+    /// The state after all entries.
     #[must_use]
     pub fn pins(&self) -> &PinSet {
         &self.pins
@@ -106,8 +107,8 @@ impl History {
     /// they are known.
     ///
     /// # Errors
-    /// When another peer applied something else there, or an allocation was released although
-    /// `confirmed` knows too few others that held the content.
+    /// When another peer applied another entry there, or an allocation was released although too few
+    /// other holders are `confirmed`.
     pub fn extend(
         &mut self,
         log: &SimLog,
@@ -129,7 +130,7 @@ impl History {
                     }
                 }
                 (Some((position, ops)), None) => self.apply(position, ops, &confirmed)?,
-                (None, _) => return Err(format!("entry {index} was applied and is in no log")),
+                (None, _) => return Err(format!("entry {index} was applied but is in no log")),
             }
         }
         Ok(())

@@ -68,7 +68,7 @@ pub struct Host {
     pub timing: Timing,
     /// When Raft's log is purged, from the next start on.
     pub checkpoints: Checkpoints,
-    /// What its program supports, from the next start on.
+    /// The level of its program, from the next start on.
     pub program: Program,
     /// When garbage is collected automatically, from the next start on.
     pub gc: Option<GcPolicy>,

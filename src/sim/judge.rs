@@ -66,7 +66,7 @@ struct Replica {
     base: u64,
     /// Length of the history when a pin was seen to be released here.
     dropped: BTreeMap<Cid, u64>,
-    /// Since when a pin is allocated here.
+    /// When each pin was last allocated here.
     taken: BTreeMap<Cid, Instant>,
     /// Examined, and not yet compared with the leader's reports.
     looked_at: BTreeSet<Cid>,
@@ -135,7 +135,8 @@ impl Judge {
         watched.observe();
     }
 
-    /// Examines a peer once more before its process ends; returns since when it has taken part.
+    /// Examines a peer once more before its process ends; returns when it was first seen with an applied
+    /// entry.
     pub fn forget_peer(&self, id: PeerId) -> Option<Instant> {
         let mut watched = self.lock();
         watched.observe();
@@ -166,9 +167,9 @@ impl Judge {
     /// Records a false answer, unless a daemon has reported the end of a collection since then.
     pub fn expect_gc(&self, peer: PeerId, since: Instant) {
         let mut watched = self.lock();
-        let said = watched.daemons.get(&peer).and_then(StandInDaemon::collected_at);
-        if said < Some(since) {
-            watched.accuse(format!("garbage of {peer} was collected, it was said, and is not"));
+        let ended = watched.daemons.get(&peer).and_then(StandInDaemon::collected_at);
+        if ended < Some(since) {
+            watched.accuse(format!("{peer} reported a collection that its daemon has not ended"));
         }
     }
 
@@ -196,13 +197,15 @@ impl Judge {
                     answer => {
                         let name = &host.member.name;
                         watched.accuse(format!(
-                            "{name} says Pinned of {cid}, its daemon said {answer:?}"
+                            "{name} reports {cid} as Pinned, but its daemon answered {answer:?}"
                         ));
                     }
                 }
                 if host.daemon.holds(&cid) && !host.daemon.stores(&cid) {
                     let name = &host.member.name;
-                    watched.accuse(format!("the daemon of {name} pins {cid} and has lost it"));
+                    watched.accuse(format!(
+                        "the daemon of {name} has a pin of {cid} without its content"
+                    ));
                 }
             }
         }
@@ -254,7 +257,7 @@ impl Watched {
                 let pinned = statuses.into_iter().filter(|(_, s)| s.state == PinState::Pinned);
                 for (peer, _) in pinned {
                     if !self.daemons.get(&peer).is_some_and(|daemon| daemon.has_confirmed(&cid)) {
-                        found = Some(format!("{id} takes {cid} for pinned on {peer}"));
+                        found = Some(format!("{id} treats {cid} as pinned on {peer}"));
                     }
                 }
             }
@@ -279,37 +282,37 @@ impl Watched {
         }
         let hashes = (replica.hash, replica.state.read(beside_of));
         if range.1 > self.history.len() || self.history.hashes(range.1) != hashes {
-            self.accuse(format!("the state of {id} after {} entries is another", range.1));
+            self.accuse(format!("the state of {id} after {} entries differs", range.1));
         }
     }
 
-    /// A pin has reached a daemon. Content pinned by others must not become the peer's, which would
-    /// unpin it some day.
+    /// A request for a pin has reached a daemon. A foreign pin must not become the peer's, which would
+    /// unpin it later.
     fn pin(&mut self, id: PeerId, cid: &Cid) {
         if self.daemons.get(&id).is_some_and(|daemon| daemon.foreign().contains(cid)) {
-            self.accuse(format!("{id} pins {cid}, which somebody else has pinned there"));
+            self.accuse(format!("{id} pins {cid}, which is a foreign pin"));
         }
     }
 
-    /// An unpin has reached a daemon.
+    /// A request for an unpin has reached a daemon.
     fn unpin(&mut self, id: PeerId, cid: &Cid) {
         self.observe();
         if self.daemons.get(&id).is_some_and(|daemon| daemon.foreign().contains(cid)) {
-            return self.accuse(format!("{id} unpins {cid}, which is somebody else's"));
+            return self.accuse(format!("{id} unpins {cid}, which is a foreign pin"));
         }
         let Some(replica) = self.replicas.get(&id) else {
-            return self.accuse(format!("{id} unpins {cid} and does not run"));
+            return self.accuse(format!("{id} unpins {cid} but does not run"));
         };
         if replica.pins.get(cid).is_some_and(|(_, here)| *here)
             && replica.taken.get(cid).is_none_or(|since| *since != Instant::now())
         {
-            return self.accuse(format!("{id} unpins {cid}, which it is to hold"));
+            return self.accuse(format!("{id} unpins {cid}, which is allocated to it"));
         }
         let needed = replica.dropped.get(cid).copied().unwrap_or_default().max(replica.base);
         if replica.compared < needed {
             let known = replica.compared;
             self.accuse(format!(
-                "{id} unpins {cid} by entry {known}, when {needed} had been agreed on"
+                "{id} unpins {cid} after {known} entries, but it must know {needed}"
             ));
         }
     }

@@ -1,6 +1,6 @@
 //! Rolling upgrades: members restart with programs of two levels, in both directions, while they crash
 //! and are cut off. Until the cluster's level is raised both programs take part; afterwards the older
-//! one is refused and says so, and the others continue.
+//! one is refused with the reason, and the others continue.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -174,7 +174,8 @@ impl Upgrades {
         }
     }
 
-    /// All run the newer program: the level is raised, and all apply the same entries.
+    /// Starts all with the newer program. Then the level must be raised, and all must apply the same
+    /// entries.
     async fn settle(&mut self) {
         self.network.heal();
         for n in 0..self.hosts.len() {
@@ -195,18 +196,18 @@ impl Upgrades {
         }
     }
 
-    /// A member returns to the older program: it is refused, and the others continue.
+    /// Starts a member with the older program. It must be refused, and the others must continue.
     async fn go_back(&mut self) {
         let n = self.random.random_range(0..self.hosts.len());
         let refused = self.refused;
         self.hosts[n].stop().await;
         self.hosts[n].program = OLD;
         self.start(n).await;
-        assert_eq!(self.refused, refused + 1, "it is refused at the start");
+        assert_eq!(self.refused, refused + 1, "refused at the start");
         let written = self.written;
         let until = Instant::now() + SETTLED_WITHIN;
         while self.hosts.len() > 2 && self.written == written {
-            assert!(Instant::now() < until, "the others do not go on");
+            assert!(Instant::now() < until, "the others do not continue");
             self.write().await;
             sleep(Duration::from_millis(500)).await;
         }
@@ -229,7 +230,7 @@ fn members_of_two_levels_take_part_until_the_level_is_raised_and_never_afterward
         });
         (refused, early, raised) = (refused + met.0, early + met.1, raised + met.2);
     }
-    assert!(refused > 0, "no program was refused while they rolled");
+    assert!(refused > 0, "no program was refused during the restarts");
     assert!(early > 0, "no op of the new level was proposed too early");
-    assert!(raised > 0, "the level was never raised while they rolled");
+    assert!(raised > 0, "the level was never raised during the restarts");
 }

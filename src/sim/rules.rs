@@ -18,7 +18,10 @@ pub(super) struct Applied<'a> {
 }
 
 impl Applied<'_> {
-    /// Returns what it should not have done.
+    /// Checks the op's effect.
+    ///
+    /// # Errors
+    /// The effect that it must not have.
     pub(super) fn check(&self) -> Result<(), String> {
         let wrong = self.wrong_claims().or_else(|| self.wrong_allocations());
         wrong.map_or(Ok(()), |what| Err(format!("{what}: {self:?}")))
@@ -34,7 +37,7 @@ impl Applied<'_> {
         }
         let (before, after) = (claims(self.before), claims(self.after));
         if self.owners_after(&before) != after.keys().copied().cloned().collect() {
-            return Some("claims went or came that must not");
+            return Some("a claim was wrongly added or removed");
         }
         let own = self.owners();
         let others = before.iter().filter(|(owner, _)| !own.contains(owner));
@@ -102,7 +105,7 @@ impl Applied<'_> {
             !after_all.contains_key(peer) && !may
         });
         if gone {
-            return Some("an allocation went that must not");
+            return Some("an allocation was wrongly removed");
         }
         let adds = matches!(self.op, Op::Claim { .. } | Op::Allocate { .. });
         let wrong = after_all.iter().any(|(peer, now)| match before.get(peer) {
@@ -111,7 +114,7 @@ impl Applied<'_> {
             Some(was) if was.leaving => !adds || was.at_entry != now.at_entry,
             Some(_) => !matches!(self.op, Op::Leave { peers, .. } if peers.contains(peer)),
         });
-        wrong.then_some("an allocation came or changed that must not")
+        wrong.then_some("an allocation was wrongly added or changed")
     }
 
     /// Rare situations that it reaches.

@@ -15,7 +15,7 @@ use std::{
 
 use super::trace::Trace;
 
-/// Number of worlds at the same time, each on its own thread.
+/// Number of worlds that run at the same time, each on its own thread.
 const THREADS: usize = 2;
 /// More real time than any world needs, even on a busy machine.
 const WORLD_MAX: Duration = Duration::from_secs(180);
@@ -40,12 +40,12 @@ impl Met {
     pub fn demand(&self, all: &[(&'static str, u64)]) -> Result<(), String> {
         let met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |what: &str| met.get(what).copied().unwrap_or_default();
-        let mut seldom = all.iter().filter(|(what, least)| count(what) < *least).peekable();
-        if seldom.peek().is_none() || number(FROM).is_some() || number(SEEDS).is_some() {
+        let mut rare = all.iter().filter(|(what, least)| count(what) < *least).peekable();
+        if rare.peek().is_none() || number(FROM).is_some() || number(SEEDS).is_some() {
             return Ok(());
         }
-        let seldom: Vec<&str> = seldom.map(|(what, _)| *what).collect();
-        Err(format!("worlds hardly come to {seldom:?}, of {met:#?}"))
+        let rare: Vec<&str> = rare.map(|(what, _)| *what).collect();
+        Err(format!("the worlds rarely reach {rare:?}; reached: {met:#?}"))
     }
 }
 
@@ -78,10 +78,10 @@ pub fn run_worlds(
         while !failed.load(Ordering::Relaxed) {
             let turn = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).ok()?;
             let seed = *seeds.get(turn)?;
-            let told = or_exit(seed, || report(seed));
-            if told.is_some() {
+            let failure = or_exit(seed, || report(seed));
+            if failure.is_some() {
                 failed.store(true, Ordering::Relaxed);
-                return told;
+                return failure;
             }
         }
         None

@@ -1,6 +1,6 @@
-//! Rarer features of some worlds: daemons with unusual answers, many objects that come and go at once,
-//! past the deletion guard and a person, and copies that leave while daemons are away. They are drawn
-//! from a separate stream, as in [`super::more`].
+//! Rarer features of some worlds: daemons with unusual answers; many objects that are created and deleted
+//! at once, under the deletion guard and with approvals; and copies that leave while daemons are away.
+//! They are drawn from a separate stream, as in [`super::more`].
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ const STREAM: u64 = 0x7374_6f72;
 const LONGER: Duration = Duration::from_secs(12);
 /// How long clients wait in a storm.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most objects that come and go together.
+/// Most objects in such a world.
 const MANY: usize = 40;
 /// Number of objects created at once.
-const FLOCK: usize = 8;
+const CREATED_AT_ONCE: usize = 8;
 /// The first of their CIDs; other clients use smaller numbers.
 const FIRST_CID: u32 = 1_000;
 
@@ -39,7 +39,7 @@ pub(super) struct Storms {
     random: StdRng,
     /// Daemons give unusual answers.
     rude: bool,
-    /// Many objects come and go at once, and the deletion guard rules on the deleted ones.
+    /// Many objects are created and deleted at once, and the leader rules on the deleted ones.
     pub(super) many: bool,
     /// Copies leave while daemons are away.
     thins: bool,
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn make_many(&mut self) {
-        for _ in 0..FLOCK {
+        for _ in 0..CREATED_AT_ONCE {
             if self.objects.len() >= MANY {
                 return;
             }
@@ -260,7 +260,7 @@ impl World {
         self.storms.thin = Some(thin);
     }
 
-    /// By REST, at the leading peer if there is one.
+    /// Pins by REST, at the leading peer if there is one.
     fn ask_for(&mut self, cid: Cid, max: u16) {
         let n =
             self.leader().unwrap_or_else(|| self.storms.random.random_range(0..self.hosts.len()));

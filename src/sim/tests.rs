@@ -58,13 +58,13 @@ fn tried(seed: u64, met: &Met) -> Option<String> {
         Ok(()) => path.display().to_string(),
         Err(error) => format!("not written: {error}"),
     };
-    let told: Vec<&str> = text.lines().filter(|line| !line.ends_with("bytes)")).collect();
-    let last = told[told.len().saturating_sub(LINES_SHOWN)..].join("\n");
-    Some(format!("seed {seed}: {reason}\n{last}\n(whole: {place})"))
+    let shown: Vec<&str> = text.lines().filter(|line| !line.ends_with("bytes)")).collect();
+    let last = shown[shown.len().saturating_sub(LINES_SHOWN)..].join("\n");
+    Some(format!("seed {seed}: {reason}\n{last}\n(whole trace: {place})"))
 }
 
 #[test]
-fn in_every_world_what_was_acknowledged_becomes_true_and_nothing_false_is_said() {
+fn in_every_world_acknowledged_writes_take_effect_and_answers_are_true() {
     let kept: Vec<u64> = KEPT.iter().map(|(seed, _)| *seed).collect();
     let met = Met::default();
     let ended = run_worlds(&kept, SEEDS, |seed| tried(seed, &met));

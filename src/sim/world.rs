@@ -103,7 +103,7 @@ impl World {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// What was violated, or did not become true.
+    /// The first violation, or a requirement that was not met in time.
     pub async fn run(&mut self) -> Result<(), String> {
         while Instant::now() < self.faults_end {
             self.step();
@@ -209,7 +209,7 @@ impl World {
         Some(Client { judge: self.judge.clone(), trace: self.trace.clone(), cluster, patience })
     }
 
-    /// Creates, changes or deletes an object; the controllers are notified.
+    /// Creates, changes or deletes an object, and notifies the controllers.
     fn change_object(&mut self) {
         let retain = self.random.random_bool(0.2);
         let (cid, options) = (self.any_cid(), self.any_options(retain));
@@ -248,7 +248,7 @@ impl World {
         }
     }
 
-    /// The same for many deleted objects.
+    /// The same for many deleted objects together.
     pub(super) fn sweep(&mut self, gone: &[Object], found: Found) {
         for n in 0..self.hosts.len() {
             let at = Clock::Simulated(self.hosts[n].clock.clone()).now();
@@ -322,7 +322,7 @@ impl World {
         }
     }
 
-    /// What is not yet as it must become.
+    /// The first requirement that is not met yet.
     fn unsettled(&self) -> Option<String> {
         let watched = self.judge.watched();
         let (pins, agreed) = (watched.history.pins(), watched.history.len());
@@ -342,9 +342,9 @@ impl World {
         }
         let unsettled = self.objects.iter().find(|o| !o.is_settled(pins.get(&o.cid)));
         if let Some(object) = unsettled {
-            return Some(format!("the state says something else of {object:?}"));
+            return Some(format!("the state does not agree with {object:?}"));
         }
-        self.misallocated(pins).or_else(|| self.misheld(pins)).or_else(|| self.mistold(pins))
+        self.misallocated(pins).or_else(|| self.misheld(pins)).or_else(|| self.misreported(pins))
     }
 
     fn misallocated(&self, pins: &PinSet) -> Option<String> {
@@ -370,14 +370,14 @@ impl World {
     }
 
     /// Checks that each peer reports Pinned exactly for the pins on it.
-    fn mistold(&self, pins: &PinSet) -> Option<String> {
+    fn misreported(&self, pins: &PinSet) -> Option<String> {
         self.hosts.iter().find_map(|host| {
             let tracker = &host.peer.as_ref()?.tracker;
             pins.iter().find_map(|(cid, pin)| {
                 let status = tracker.status(&cid);
                 let pinned = status.as_ref().is_some_and(|of| of.state == PinState::Pinned);
                 (pinned != pin.is_on(host.id))
-                    .then(|| format!("{} says {status:?} of {cid}", host.member.name))
+                    .then(|| format!("{} reports {cid} as {status:?}", host.member.name))
             })
         })
     }
