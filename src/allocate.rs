@@ -3,7 +3,7 @@
 //! [`plan`] decides for one pin. Copies are spread over zones first (the tag `zone`), then placed by free
 //! space.
 //!
-//! Invariant: the same candidates give the same order, whatever order they come in.
+//! Invariant: the order depends on the set of candidates, not on their order in the input.
 
 mod plan;
 
@@ -65,7 +65,7 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mebibytes = FREE_SPACE_MIN >> 20;
         match self {
-            Self::Silent => f.write_str("nothing is heard of it"),
+            Self::Silent => f.write_str("the leader hears nothing of it"),
             Self::DaemonDown => f.write_str("its daemon does not answer"),
             Self::SpaceUnknown => f.write_str("its free space is not known yet"),
             Self::Full(SpaceLimit::Volume) => {
