@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     leader::Leader,
-    member::{Acquaintance, Said},
+    member::{Acquaintance, Source},
     runs::Runs,
     writes::QueuedWrite,
 };
@@ -380,7 +380,7 @@ impl Cluster {
     /// Where peers can be reached now, as they say themselves (multiaddrs without `/p2p/…`); kept on
     /// disk too.
     pub fn learn_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
-        self.take_addresses(Said::Itself, addresses);
+        self.take_addresses(Source::Itself, addresses);
     }
 
     /// Where peers can be reached, as far as this peer knows.

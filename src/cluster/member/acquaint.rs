@@ -1,12 +1,12 @@
-//! How peers stay acquainted: who belongs to the cluster, where all are now, and who is of another
-//! one.
+//! Acquaintance: each peer learns the members of its cluster, their present addresses, and connected
+//! peers of other clusters.
 //!
-//! Whoever is connected is told who and where this peer is, and its answer says the same of itself;
-//! again when a peer has moved or the membership has changed. So any connection brings all members
-//! together, whether or not somebody leads.
+//! A peer says hello to every connected peer, and each of the two describes itself to the other. It
+//! says hello again when a peer has moved or the membership has changed. So one connection brings all
+//! members together, with or without a leader.
 //!
-//! Invariants: only members are told of the others, and only they are believed about them. What is
-//! kept of peers that are no members is bounded, and goes with them.
+//! Invariants: a peer reports the other members to members only, and believes only members about
+//! them. Peers of other clusters are remembered while they are connected, and at most [`OTHERS_MAX`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,42 +20,43 @@ use std::{
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::{Said, addresses::Addresses};
+use super::{Source, addresses::Addresses};
 use crate::{
     cluster::{Cluster, FatalError},
     rpc::AskError,
     types::{ClusterId, Hello, HelloReply, MEMBERS_MAX, Member, PeerId, Refusal},
 };
 
-/// Between two looks at who is connected.
+/// How often the connected peers are checked.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Time a peer has to say who it is.
+/// A peer must answer a hello within this time.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// After an unknown peer spoke as a member, the members are asked about it at most this often.
+/// The members are asked about unknown peers at most this often.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
-/// Another cluster is told of in the log at most this often.
+/// Each other cluster is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(600);
-/// Peers of other clusters that are remembered, and clusters that the log has told of.
+/// Bound on remembered peers of other clusters, and on remembered log lines about clusters.
 const OTHERS_MAX: usize = 64;
 
-/// What a peer knows beside its own log and address book.
+/// What this peer knows of other peers, beside its Raft log and address book.
 #[derive(Debug, Default)]
 pub(in crate::cluster) struct Acquaintance {
     known: Mutex<Known>,
-    /// This peer was told to found a cluster, so that it may have founded one too many.
+    /// This peer founds a cluster because its configuration says so, although one may exist already.
     founder: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Peers that members called members: this peer's own log may be behind.
+    /// Peers that members reported as members; this peer's own log may be behind.
     vouched: BTreeSet<PeerId>,
     /// Connected peers of other clusters.
     others: BTreeMap<PeerId, Other>,
-    /// When the log told of a cluster.
-    told: BTreeMap<ClusterId, Instant>,
-    /// Raised when others are to be told again.
+    /// When each other cluster was logged.
+    logged: BTreeMap<ClusterId, Instant>,
+    /// Raised when every connected peer must get a new hello.
     version: u64,
+    /// When the members were last asked about an unknown peer.
     asked: Option<Instant>,
 }
 
@@ -64,7 +65,7 @@ struct Known {
 struct Other {
     name: String,
     cluster: ClusterId,
-    /// Members of that cluster, as it says.
+    /// Number of members of that cluster, as the peer reports it.
     size: u64,
 }
 
@@ -75,15 +76,15 @@ impl Acquaintance {
 }
 
 impl Known {
-    /// Whether the log has not told of a cluster lately.
-    fn is_news(&mut self, cluster: ClusterId) -> bool {
+    /// Whether to log another cluster now. If so, it counts as logged.
+    fn must_log(&mut self, cluster: ClusterId) -> bool {
         let now = Instant::now();
-        self.told.retain(|_, at| now - *at < LOG_INTERVAL);
-        let is_news = !self.told.contains_key(&cluster) && self.told.len() < OTHERS_MAX;
-        if is_news {
-            self.told.insert(cluster, now);
+        self.logged.retain(|_, at| now - *at < LOG_INTERVAL);
+        let must_log = !self.logged.contains_key(&cluster) && self.logged.len() < OTHERS_MAX;
+        if must_log {
+            self.logged.insert(cluster, now);
         }
-        is_news
+        must_log
     }
 
     fn remember(&mut self, peer: PeerId, other: Other) {
@@ -92,7 +93,7 @@ impl Known {
         }
     }
 
-    /// Takes a member's word for these; false if it is no news.
+    /// Adds peers that a member reported as members; returns whether any was new.
     fn vouch(&mut self, peers: impl IntoIterator<Item = PeerId>) -> bool {
         let before = self.vouched.len();
         for peer in peers {
@@ -104,43 +105,44 @@ impl Known {
     }
 }
 
-/// The peer of another cluster beside which this peer, of a cluster of `size`, is the newcomer. Where
-/// both are of one size nobody can tell which one is meant, so that neither is.
+/// A peer of the largest other cluster, if that has at least `size` members, the size of this peer's
+/// cluster. This peer then counts as the newcomer. Of two clusters of one size both count as
+/// newcomers, since neither can know which one is wanted.
 fn rival(others: &BTreeMap<PeerId, Other>, size: u64) -> Option<(PeerId, &Other)> {
     let rivals = others.iter().filter(|(_, other)| other.size > 0 && other.size >= size);
     rivals.max_by_key(|(_, other)| other.size).map(|(peer, other)| (*peer, other))
 }
 
 impl Cluster {
-    /// Tells whoever is connected, and learns from it.
+    /// Says hello to connected peers and learns from their answers.
     pub(in crate::cluster) async fn keep_acquainted(self) -> Result<(), FatalError> {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told: BTreeMap<PeerId, u64> = BTreeMap::new();
+        let mut greeted: BTreeMap<PeerId, u64> = BTreeMap::new();
         let mut members = BTreeSet::new();
         loop {
             ticks.tick().await;
             self.follow_membership(&mut members);
             let connected: BTreeSet<PeerId> =
                 self.0.parts.transport.connected().into_iter().collect();
-            told.retain(|peer, _| connected.contains(peer));
+            greeted.retain(|peer, _| connected.contains(peer));
             let version = {
                 let mut known = self.0.acquaintance.known();
                 known.others.retain(|peer, _| connected.contains(peer));
                 known.version
             };
-            let due = connected.into_iter().filter(|peer| told.get(peer) != Some(&version));
+            let due = connected.into_iter().filter(|peer| greeted.get(peer) != Some(&version));
             let met = join_all(due.map(|peer| self.meet(peer))).await;
-            told.extend(met.into_iter().flatten().map(|peer| (peer, version)));
+            greeted.extend(met.into_iter().flatten().map(|peer| (peer, version)));
             self.check_founding()?;
         }
     }
 
-    /// Says hello; none when it was not heard.
+    /// Says hello to a peer; `None` if it must be repeated.
     async fn meet(&self, peer: PeerId) -> Option<PeerId> {
         let mut hello = self.presentation();
         if self.is_known(&peer) {
-            hello.members = self.whereabouts();
+            hello.members = self.members_with_addresses();
         }
         match timeout(DEADLINE, self.ask_peer(peer, hello)).await.ok()? {
             Ok(reply) if reply.check().is_ok() => {
@@ -149,12 +151,12 @@ impl Cluster {
                 self.met(peer, of, &member, members.len() as u64, &members);
             }
             Err(AskError::Call(_) | AskError::Refused(Refusal::Busy)) => return None,
-            other => tracing::debug!(%peer, answer = ?other, "a peer does not say who it is"),
+            other => tracing::debug!(%peer, answer = ?other, "no valid answer to a hello"),
         }
         Some(peer)
     }
 
-    /// What this peer says of itself.
+    /// This peer's hello, without the other members and without a request to join.
     pub(in crate::cluster) fn presentation(&self) -> Hello {
         Hello {
             member: self.member().clone(),
@@ -168,8 +170,8 @@ impl Cluster {
         }
     }
 
-    /// The members, each with the addresses it has now as far as this peer knows.
-    pub(in crate::cluster) fn whereabouts(&self) -> BTreeMap<PeerId, Member> {
+    /// The members, each with its latest known addresses.
+    pub(in crate::cluster) fn members_with_addresses(&self) -> BTreeMap<PeerId, Member> {
         let mut book = self.0.parts.addresses.all();
         book.insert(self.id(), self.member().addresses.clone());
         let members = self.members().into_iter().map(|(peer, view)| {
@@ -182,18 +184,18 @@ impl Cluster {
         members.collect()
     }
 
-    /// The members, by this peer's log or by the word of a member.
+    /// The members, from this peer's log or as members reported them.
     fn known_peers(&self) -> BTreeSet<PeerId> {
         let vouched = self.0.acquaintance.known().vouched.clone();
         self.members().into_keys().chain(vouched).collect()
     }
 
-    /// Whether a peer is one of them.
+    /// Whether a peer is a member, from this peer's log or as members reported it.
     pub(in crate::cluster) fn is_known(&self, peer: &PeerId) -> bool {
         self.members().contains_key(peer) || self.0.acquaintance.known().vouched.contains(peer)
     }
 
-    /// A peer has said who and where it is, and who its fellow members are.
+    /// Takes in what a peer reported of itself, its cluster `of` with `size` members, and the members.
     pub(in crate::cluster) fn met(
         &self,
         peer: PeerId,
@@ -215,7 +217,8 @@ impl Cluster {
         }
     }
 
-    /// This peer joins through one that has answered: until it has the log, it takes its word.
+    /// This peer joins through a peer that answered. It believes that peer about the members until it
+    /// has the log.
     pub(in crate::cluster) fn joins_through(&self, peer: PeerId, reply: &HelloReply) {
         self.vouch([peer]);
         self.learn_addresses([(peer, reply.member.addresses.clone())].into());
@@ -223,13 +226,14 @@ impl Cluster {
     }
 
     fn vouch(&self, peers: impl IntoIterator<Item = PeerId>) {
-        let is_news = self.0.acquaintance.known().vouch(peers);
-        if is_news {
+        let has_new = self.0.acquaintance.known().vouch(peers);
+        if has_new {
             self.name_members();
         }
     }
 
-    /// The transport takes long messages of members only, and names them to people.
+    /// Gives the transport the members and their names: it takes long messages from members only, and
+    /// logs names.
     pub(in crate::cluster) fn name_members(&self) {
         let members = self.members().into_iter().map(|(peer, view)| (peer, view.member.name));
         let mut names: BTreeMap<PeerId, String> = members.collect();
@@ -247,28 +251,28 @@ impl Cluster {
         self.hear_addresses(addresses.collect());
     }
 
-    /// What another says of where peers are. Those that are connected have said it themselves.
+    /// Learns addresses that another peer reported, except for connected peers: those report their own.
     pub(in crate::cluster) fn hear_addresses(&self, mut addresses: Addresses) {
         let (connected, known) = (self.0.parts.transport.connected(), self.known_peers());
         addresses.retain(|peer, _| !connected.contains(peer) && known.contains(peer));
-        self.take_addresses(Said::Another, addresses);
+        self.take_addresses(Source::Other, addresses);
     }
 
-    pub(in crate::cluster) fn take_addresses(&self, said: Said, addresses: Addresses) {
+    pub(in crate::cluster) fn take_addresses(&self, source: Source, addresses: Addresses) {
         let (book, known) = (&self.0.parts.addresses, self.known_peers());
-        let learnt = book.learn(self.id(), said, addresses, |peer| known.contains(peer));
+        let learnt = book.learn(self.id(), source, addresses, |peer| known.contains(peer));
         let Some(all) = learnt else { return };
         self.0.parts.transport.set_addresses(all);
-        if said == Said::Itself {
-            self.tell_again();
+        if source == Source::Itself {
+            self.greet_again();
         }
     }
 
-    fn tell_again(&self) {
+    fn greet_again(&self) {
         self.0.acquaintance.known().version += 1;
     }
 
-    /// A peer that is not known speaks as a member: the members may know it.
+    /// An unknown peer speaks as a member. Other members may know it, so each gets a new hello.
     pub(in crate::cluster) fn ask_about_unknown(&self) {
         let mut known = self.0.acquaintance.known();
         if known.asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
@@ -277,28 +281,28 @@ impl Cluster {
         }
     }
 
-    /// Others are told of a changed membership, and who is no member is forgotten: by a peer that
-    /// hears the leader, since one that was away may know less than its address book.
+    /// Says hello again when the membership has changed, and forgets the addresses of non-members.
+    /// Only a peer that is led forgets: one that was away may know fewer members than its address book.
     fn follow_membership(&self, last: &mut BTreeSet<PeerId>) {
         let members: BTreeSet<PeerId> = self.members().into_keys().collect();
         if members != *last {
             self.0.acquaintance.known().vouched.retain(|peer| !members.contains(peer));
             self.name_members();
-            self.tell_again();
+            self.greet_again();
             *last = members;
         }
         if self.consensus().is_member() && self.is_led() {
             let known = self.known_peers();
             let gone = self.0.parts.addresses.forget(|peer| known.contains(peer));
             if !gone.is_empty() {
-                tracing::info!(peers = ?gone, "peers that are no members are dialled no more");
+                tracing::info!(peers = ?gone, "no longer dialling peers that are not members");
                 let nowhere = gone.into_iter().map(|peer| (peer, Vec::new()));
                 self.0.parts.transport.set_addresses(nowhere.collect());
             }
         }
     }
 
-    /// A peer belongs to another cluster than this one, or than this one is to join.
+    /// Notes a peer of another cluster than the one that this peer belongs to, or may join.
     pub(in crate::cluster) fn met_another(
         &self,
         peer: PeerId,
@@ -309,7 +313,7 @@ impl Cluster {
         let Some(own) = self.wanted_cluster() else { return };
         let mut known = self.0.acquaintance.known();
         known.remember(peer, Other { name: member.name.clone(), cluster, size });
-        if known.is_news(cluster) {
+        if known.must_log(cluster) {
             tracing::warn!(
                 %own, other = %cluster, %peer, name = %member.name, addresses = ?member.addresses,
                 "another cluster met: two clusters must not share a cluster secret"
@@ -317,13 +321,13 @@ impl Cluster {
         }
     }
 
-    /// This peer founds a cluster because its configuration says so; another one may be there.
+    /// Notes that this peer founds a cluster because its configuration says so.
     pub(crate) fn founds_as_configured(&self) {
         self.0.acquaintance.founder.store(true, Ordering::Relaxed);
     }
 
-    /// A peer that founded a cluster as configured, has nobody else in it, and meets one that has more
-    /// members, was to join that: it has lost its disk.
+    /// Fails if this peer founded a cluster as configured, is its only member, and meets a larger
+    /// cluster. It has probably lost its disk, and belongs to the larger one.
     fn check_founding(&self) -> Result<(), FatalError> {
         let size = self.members().len() as u64;
         let Some(own) = self.cluster_id() else { return Ok(()) };
@@ -342,7 +346,7 @@ impl Cluster {
         }
     }
 
-    /// Whether this peer is of the cluster that is meant, as far as those it is connected to show.
+    /// Fails if this peer is a newcomer beside another cluster, see [`rival`].
     ///
     /// # Errors
     /// The reason, for people.
@@ -368,15 +372,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newcomer_is_whose_cluster_is_no_larger() {
-        // The other clusters' sizes, this one's, and the size of the one beside which this is new.
+    fn a_peer_is_the_newcomer_beside_a_cluster_of_its_size_or_larger() {
+        // The other clusters' sizes, this one's, and the size of the one beside which it is new.
         let table: [(&[u64], u64, Option<u64>); 7] = [
             (&[], 1, None),
             (&[1], 3, None),
             (&[3], 1, Some(3)),
             (&[3], 3, Some(3)),
             (&[1, 4, 2], 3, Some(4)),
-            // Still joining: its cluster is not known to have members.
+            // The other peer is still joining and knows no members.
             (&[0], 1, None),
             (&[0], 0, None),
         ];
@@ -388,12 +392,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_kept_of_others_is_bounded_and_told_once() {
+    async fn other_peers_are_remembered_within_bounds_and_clusters_logged_once() {
         let mut known = Known::default();
         let cluster = ClusterId([1; 16]);
-        assert!(known.is_news(cluster) && !known.is_news(cluster));
+        assert!(known.must_log(cluster) && !known.must_log(cluster));
         tokio::time::advance(LOG_INTERVAL).await;
-        assert!(known.is_news(cluster), "it is still there");
+        assert!(known.must_log(cluster), "it is logged again after a while");
         let peer = |n: usize| {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&n.to_be_bytes());
@@ -405,6 +409,6 @@ mod tests {
         }
         assert_eq!((known.vouched.len(), known.others.len()), (MEMBERS_MAX, OTHERS_MAX));
         known.remember(peer(0), other(2, 2).1);
-        assert_eq!(known.others[&peer(0)].size, 2, "who is known may have changed");
+        assert_eq!(known.others[&peer(0)].size, 2, "a known peer may have changed");
     }
 }

@@ -1,8 +1,11 @@
-//! Where peers were reachable last: kept on disk, because all peers may come back under new
-//! addresses at once and must find each other from what any of them still knows.
+//! The address book: the last known addresses of peers.
 //!
-//! Invariants: what a peer says of itself takes the place of what was known; what others say of it is
-//! added, since theirs may be old. A member always finds a place, at the cost of one that is none.
+//! It is on disk, because all peers may come back under new addresses at once. They find each other
+//! through the addresses that any of them still knows.
+//!
+//! Invariants: addresses that a peer reports of itself replace the known ones. Addresses that another
+//! peer reports are added, since they may be old. A member always gets a place, if need be that of a
+//! non-member.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +19,13 @@ use crate::{consensus::block, files, types::PeerId};
 /// Multiaddrs without `/p2p/…`, by peer.
 pub(in crate::cluster) type Addresses = BTreeMap<PeerId, Vec<String>>;
 
-/// Who said where a peer is.
+/// Who reported the addresses of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cluster) enum Said {
-    /// The peer itself, now.
+pub(in crate::cluster) enum Source {
+    /// The peer itself.
     Itself,
-    /// Another one, which may know less.
-    Another,
+    /// Another peer, whose knowledge may be old.
+    Other,
 }
 
 /// The last known addresses (multiaddrs without `/p2p/…`).
@@ -32,13 +35,13 @@ pub struct AddressBook {
     known: Mutex<Addresses>,
 }
 
-/// Peers remembered that are no members; of members all are.
+/// Bound on remembered peers. Members are remembered beyond it.
 const PEERS_MAX: usize = 256;
-/// Addresses remembered of one peer.
+/// Bound on remembered addresses of one peer.
 const ADDRESSES_MAX: usize = 16;
 
 impl AddressBook {
-    /// Reads the file if it is there. The book is a hint: a damaged one is started anew.
+    /// Reads the file if it exists. The addresses are hints, so a damaged file is started anew.
     #[must_use]
     pub fn open(path: &Path) -> Self {
         let known = files::read(path).ok().and_then(|bytes| {
@@ -51,20 +54,20 @@ impl AddressBook {
         Self { path: Some(path.to_owned()), known: Mutex::new(known.unwrap_or_default()) }
     }
 
-    /// All that is known.
+    /// All known addresses.
     pub(in crate::cluster) fn all(&self) -> Addresses {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes in addresses of others than `me`; returns all of them if that changed anything.
+    /// Takes in addresses of peers other than `me`; returns all known ones if any changed.
     pub(in crate::cluster) fn learn(
         &self,
         me: PeerId,
-        said: Said,
+        source: Source,
         addresses: Addresses,
         is_member: impl Fn(&PeerId) -> bool,
     ) -> Option<Addresses> {
-        let learnt = self.take(me, said, addresses, is_member)?;
+        let learnt = self.take(me, source, addresses, is_member)?;
         self.save(&learnt);
         Some(learnt)
     }
@@ -72,7 +75,7 @@ impl AddressBook {
     fn take(
         &self,
         me: PeerId,
-        said: Said,
+        source: Source,
         addresses: Addresses,
         is_member: impl Fn(&PeerId) -> bool,
     ) -> Option<Addresses> {
@@ -80,7 +83,7 @@ impl AddressBook {
         let mut changed = false;
         for (peer, addresses) in addresses {
             let (old, is_member) = (known.get(&peer), is_member(&peer));
-            let addresses = merged(said, old.map_or(&[], Vec::as_slice), addresses);
+            let addresses = merged(source, old.map_or(&[], Vec::as_slice), addresses);
             if peer == me || addresses.is_empty() || old == Some(&addresses) {
                 continue;
             }
@@ -91,14 +94,14 @@ impl AddressBook {
             changed = true;
         }
         let surplus = known.len().saturating_sub(PEERS_MAX);
-        let strangers = known.keys().filter(|peer| !is_member(peer)).take(surplus);
-        for peer in strangers.copied().collect::<Vec<_>>() {
+        let non_members = known.keys().filter(|peer| !is_member(peer)).take(surplus);
+        for peer in non_members.copied().collect::<Vec<_>>() {
             known.remove(&peer);
         }
         changed.then(|| known.clone())
     }
 
-    /// Forgets all that are not to be kept; returns them.
+    /// Forgets the peers that `keep` rejects, and returns them.
     pub(in crate::cluster) fn forget(&self, keep: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
         let (gone, left) = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,14 +124,14 @@ impl AddressBook {
     }
 }
 
-/// A peer's addresses after news of it.
-fn merged(said: Said, old: &[String], new: Vec<String>) -> Vec<String> {
+/// The known addresses of a peer after `source` reported `new` ones.
+fn merged(source: Source, old: &[String], new: Vec<String>) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
-    let old = match said {
-        Said::Itself => &[],
-        // What is known is no news, in whatever order it comes.
-        Said::Another if new.iter().all(|address| old.contains(address)) => return old.to_vec(),
-        Said::Another => old,
+    let old = match source {
+        Source::Itself => &[],
+        // Known addresses in another order are no change.
+        Source::Other if new.iter().all(|address| old.contains(address)) => return old.to_vec(),
+        Source::Other => old,
     };
     for address in new.into_iter().chain(old.iter().cloned()) {
         if addresses.len() < ADDRESSES_MAX && !addresses.contains(&address) {
@@ -161,64 +164,71 @@ mod tests {
         };
         let learn = |n, addresses: &[&str]| {
             let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
-            book.learn(me, Said::Itself, [(peer(n), addresses)].into(), |_| false).is_some()
+            book.learn(me, Source::Itself, [(peer(n), addresses)].into(), |_| false).is_some()
         };
         assert!(learn(1, &["/a"]) && !learn(1, &["/a"]), "it is known");
         assert!(learn(1, &["/b"]) && book.all()[&peer(1)] == ["/b"], "it has moved");
-        assert!(!learn(1, &[]) && book.all()[&peer(1)] == ["/b"], "nothing is no news");
+        assert!(
+            !learn(1, &[]) && book.all()[&peer(1)] == ["/b"],
+            "an empty report changes nothing"
+        );
         let many: Vec<String> = (0..99).map(|n| format!("/{n}")).collect();
         assert!(learn(2, &many.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(book.all()[&peer(2)].len(), ADDRESSES_MAX);
         let own = [(me, vec!["/me".to_owned()])].into();
-        assert_eq!(book.learn(me, Said::Itself, own, |_| false), None);
+        assert_eq!(book.learn(me, Source::Itself, own, |_| false), None);
         assert!((3..=PEERS_MAX).all(|n| learn(n, &["/a"])));
         assert!(!learn(PEERS_MAX + 1, &["/a"]), "there are too many");
-        assert!(learn(1, &["/c"]), "who is known may move all the same");
+        assert!(learn(1, &["/c"]), "a known peer may still move");
         assert_eq!(book.all().len(), PEERS_MAX);
-        // A member takes the place of one that is none, and may be one too many.
+        // A member takes the place of a non-member, and is added even beyond the bound.
         let is_member = |id: &PeerId| *id != peer(1) && *id != me;
         let late = |n| BTreeMap::from([(peer(n), vec!["/late".to_owned()])]);
-        assert!(book.learn(me, Said::Itself, late(PEERS_MAX + 1), is_member).is_some());
+        assert!(book.learn(me, Source::Itself, late(PEERS_MAX + 1), is_member).is_some());
         assert!(!book.all().contains_key(&peer(1)) && book.all().len() == PEERS_MAX);
-        assert!(book.learn(me, Said::Itself, late(PEERS_MAX + 2), is_member).is_some());
+        assert!(book.learn(me, Source::Itself, late(PEERS_MAX + 2), is_member).is_some());
         assert_eq!(book.all().len(), PEERS_MAX + 1, "no member is forgotten");
-        // Who is gone for good is dialled no more.
         let gone = book.forget(|id| *id == peer(2));
         assert_eq!((gone.len(), book.all().len()), (PEERS_MAX, 1));
         assert!(book.forget(|id| *id == peer(2)).is_empty());
     }
 
     #[test]
-    fn what_a_peer_says_of_itself_replaces_and_what_others_say_is_added() {
+    fn a_peer_replaces_its_own_addresses_and_others_only_add_some() {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        // What was known, who says what, and what is known then.
-        type Row<'a> = (&'a [&'a str], Said, &'a [&'a str], &'a [&'a str]);
+        // The known addresses, the source, the reported addresses, and the known ones afterwards.
+        type Row<'a> = (&'a [&'a str], Source, &'a [&'a str], &'a [&'a str]);
         let table: [Row<'_>; 6] = [
-            (&[], Said::Itself, &["/a"], &["/a"]),
-            (&["/a", "/b"], Said::Itself, &["/b", "/c"], &["/b", "/c"]),
-            (&[], Said::Another, &["/a"], &["/a"]),
-            (&["/a"], Said::Another, &["/b"], &["/b", "/a"]),
-            (&["/a", "/b"], Said::Another, &["/b"], &["/a", "/b"]),
-            (&["/a"], Said::Another, &["/b", "/a"], &["/b", "/a"]),
+            (&[], Source::Itself, &["/a"], &["/a"]),
+            (&["/a", "/b"], Source::Itself, &["/b", "/c"], &["/b", "/c"]),
+            (&[], Source::Other, &["/a"], &["/a"]),
+            (&["/a"], Source::Other, &["/b"], &["/b", "/a"]),
+            (&["/a", "/b"], Source::Other, &["/b"], &["/a", "/b"]),
+            (&["/a"], Source::Other, &["/b", "/a"], &["/b", "/a"]),
         ];
-        for (old, said, new, then) in table {
-            assert_eq!(merged(said, &texts(old), texts(new)), then, "{old:?}, {said:?} {new:?}");
+        for (old, source, new, then) in table {
+            assert_eq!(
+                merged(source, &texts(old), texts(new)),
+                then,
+                "{old:?}, {source:?} {new:?}"
+            );
         }
     }
 
     #[test]
-    fn what_is_learnt_is_there_after_a_restart() {
+    fn addresses_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("addresses");
         let (me, other) = (PeerId([1; 32]), PeerId([2; 32]));
         let book = AddressBook::open(&path);
-        let news = BTreeMap::from([(me, vec!["/a".to_owned()]), (other, vec!["/b".to_owned()])]);
-        let learn = |news| book.learn(me, Said::Itself, news, |_| false);
-        assert_eq!(learn(news.clone()).unwrap().len(), 1);
-        assert_eq!(learn(news), None);
+        let reported =
+            BTreeMap::from([(me, vec!["/a".to_owned()]), (other, vec!["/b".to_owned()])]);
+        let learn = |reported| book.learn(me, Source::Itself, reported, |_| false);
+        assert_eq!(learn(reported.clone()).unwrap().len(), 1);
+        assert_eq!(learn(reported), None);
         assert_eq!(AddressBook::open(&path).all()[&other], ["/b"]);
         let whole = std::fs::read(&path).unwrap();
-        // It holds hints: what is not understood is left out, and nothing else happens.
+        // A damaged file only loses addresses.
         crate::sim::damage::each(&whole, usize::MAX, 1, |_, bytes| {
             std::fs::write(&path, bytes).unwrap();
             assert!(AddressBook::open(&path).all().len() <= 1);

@@ -1,4 +1,4 @@
-//! The read barrier: after it, this peer's state includes every write that was acknowledged before.
+//! The read barrier: after it, this peer's state includes every write that was acknowledged before it.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use crate::{
     types::{PeerId, ReadIndex},
 };
 
-/// Time the leader has to answer.
+/// The leader must answer within this time.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// Time the answered position has to be applied here.
+/// This peer must apply the leader's position within this time.
 const APPLY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Passes read barriers for one peer.
 #[derive(Clone)]
 pub struct ReadBarrier {
-    /// Agreement.
+    /// This peer's consensus.
     pub consensus: Consensus,
-    /// The way to the leader.
+    /// Reaches the leader.
     pub transport: SharedTransport,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Debug for ReadBarrier {
     }
 }
 
-/// Why a barrier was not passed; nothing that depends on it may be done.
+/// Why a barrier was not passed. The caller must not do what depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BarrierError {
     /// No leader is known.
@@ -43,8 +43,8 @@ pub enum BarrierError {
 }
 
 impl ReadBarrier {
-    /// Asks the current leader for its position, confirmed with a majority, and waits until it is
-    /// applied here.
+    /// Asks the current leader for its position, which it confirms with a majority, and waits until
+    /// this peer has applied the log up to it.
     ///
     /// # Errors
     /// See [`BarrierError`].
@@ -62,16 +62,16 @@ impl ReadBarrier {
     }
 }
 
-/// Whose position is asked for.
+/// Which peer's position is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PositionOf {
-    /// This peer seems to lead: a majority has to confirm it.
+    /// This peer's own, since it seems to lead. A majority has to confirm it.
     Own,
-    /// Another one does, and confirms it before it answers.
+    /// The leader's, which it confirms with a majority before it answers.
     Leader(PeerId),
 }
 
-/// The steps of a barrier: there is a leader, its position is known, all up to there is applied.
+/// The steps of a barrier: find the leader, get its position, and wait until it is applied.
 async fn pass(
     own: PeerId,
     leader: Option<PeerId>,
@@ -99,8 +99,8 @@ mod tests {
         let (lost, refused) =
             (ProposeError::NotLeader(None), BarrierError::from(AskError::from(Refusal::Busy)));
         let (own, leader) = (Some(PositionOf::Own), Some(PositionOf::Leader(OTHER)));
-        // The leader, its position, how waiting ends; whose position was asked for, what was waited
-        // for, what comes of it.
+        // The leader, its position, the end of the wait; then the peer asked, the position waited for,
+        // and the result.
         let table = [
             (None, Ok(Some(9)), Ok(()), None, None, Err(BarrierError::NoLeader)),
             (Some(OWN), Ok(Some(9)), Ok(()), own, Some(Some(9)), Ok(())),

@@ -1,12 +1,12 @@
-//! Stands for election as soon as the connection to the leader is gone, without waiting for its
-//! silence.
+//! Stands for election as soon as the connection to the leader is gone, without waiting for an
+//! election timeout.
 //!
-//! When a leader's process ends, its connections do at once, and the others need not wait for a
-//! timeout to know. Nothing is less safe: this only asks for a pre-vote, which other peers refuse as
-//! long as they hear the leader within its lease, and a refused one changes nothing. A leader whose
-//! machine is gone without a word is found by Raft's own timeout.
+//! When a leader's process ends, its connections end at once. This is as safe as waiting: the peer only
+//! asks for a pre-vote. Other peers refuse that while they hear the leader within its lease, and a
+//! refused pre-vote changes nothing. If the leader's machine fails and its connections stay open,
+//! Raft's own timeout finds it.
 //!
-//! The voters take turns, so that two do not take each other's votes.
+//! The voters take turns, so that they do not split the vote.
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Cluster, FatalError, MemberView};
 use crate::types::PeerId;
 
-/// Between two looks, and between two pre-votes.
+/// Time between two checks, and between two pre-votes.
 const LOOK: Duration = Duration::from_millis(25);
-/// Longer than an election takes: the head start of each voter over the next.
+/// The head start of each voter over the next; longer than an election takes.
 const TURN: Duration = Duration::from_millis(200);
-/// Who is not elected within that time after its turn has come leaves it to Raft's own timeouts.
+/// Length of a turn. A voter that is not elected within it leaves the election to Raft's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
@@ -47,19 +47,19 @@ impl Cluster {
         }
     }
 
-    /// Whether it is this voter's turn so long after the leader was lost.
+    /// Whether it is this voter's turn at this time after the leader was lost.
     fn is_turn(&self, leader: PeerId, after: Duration) -> bool {
         let turn = turn(self.id(), leader, &self.members(), self.consensus().lease());
         turn.is_some_and(|turn| turn.contains(&after))
     }
 }
 
-/// The leader, if it is another peer to which there is no connection.
+/// The leader, if it is another peer and not connected.
 fn gone(own: PeerId, leader: Option<PeerId>, connected: &[PeerId]) -> Option<PeerId> {
     leader.filter(|leader| *leader != own && !connected.contains(leader))
 }
 
-/// The leader that is gone, and since when it is.
+/// The leader that is gone, and since when.
 fn lost_since(
     gone: Option<PeerId>,
     before: Option<(PeerId, Instant)>,
@@ -69,7 +69,7 @@ fn lost_since(
     Some(before.filter(|(known, _)| *known == leader).unwrap_or((leader, now)))
 }
 
-/// When this peer stands after the leader was lost: never, if it does not vote.
+/// When this peer's turn is after the leader was lost; `None` if it is no voter.
 fn turn(
     own: PeerId,
     leader: PeerId,
@@ -79,8 +79,8 @@ fn turn(
     let mut others = members.iter().filter(|(peer, view)| view.voter && **peer != leader);
     let place = others.position(|(peer, _)| *peer == own)?;
     let place = u32::try_from(place).unwrap_or(u32::MAX);
-    // Nobody is elected before the leader's lease has ended. The first need not wait for that: it is
-    // refused until then.
+    // No peer is elected before the leader's lease has ended. The first voter need not wait for that,
+    // since it is refused until then.
     let turn = if place == 0 { Duration::ZERO } else { lease + TURN * place };
     Some(turn..turn + PATIENCE)
 }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_is_lost_since_it_is_gone() {
+    fn a_leader_counts_as_lost_from_when_it_was_gone() {
         let before = Instant::now();
         let now = before + Duration::from_secs(1);
         let lost = Some((peer(2), before));
@@ -133,7 +133,7 @@ mod tests {
             Some(turn.start)
         };
         let first = Some(Duration::ZERO);
-        // Of the leader 1, and of another.
+        // Two voters after the loss of leader 1, then of leader 3.
         assert_eq!((begins(3, 1), begins(4, 1)), (first, Some(lease + TURN)));
         assert_eq!((begins(1, 3), begins(4, 3)), (first, Some(lease + TURN)));
         assert_eq!(begins(4, 9), Some(lease + TURN * 2));

@@ -1,4 +1,4 @@
-//! Garbage collection of this peer's daemon, when the leader asks for it.
+//! Garbage collection of this peer's daemon on request of the leader.
 
 use crate::{
     cluster::{Cluster, FatalError},
@@ -6,7 +6,7 @@ use crate::{
 };
 
 impl Cluster {
-    /// Begins to collect the garbage of this peer's daemon for the leader, or says how it goes.
+    /// Begins a run on this peer's daemon for the leader, or answers with its progress.
     pub(in crate::cluster) async fn run_gc_here(
         &self,
         from: PeerId,
@@ -18,7 +18,7 @@ impl Cluster {
         Ok(own.outcome(run.ticket).await.map_or(GcProgress::Running, GcProgress::Ended))
     }
 
-    /// Runs each collection that was asked for.
+    /// Does each run that was requested.
     pub(in crate::cluster) async fn run_own_gc(self) -> Result<(), FatalError> {
         let own = &self.0.own_gc;
         loop {
@@ -28,7 +28,7 @@ impl Cluster {
     }
 }
 
-/// A peer heeds only the leader that it knows.
+/// A peer obeys only the leader that it knows.
 fn check_from_leader(from: PeerId, leader: Option<PeerId>) -> Result<(), Refusal> {
     if leader == Some(from) { Ok(()) } else { Err(Refusal::NotLeader(leader)) }
 }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_heeds_only_the_leader_that_it_knows() {
+    fn a_peer_obeys_only_the_leader_that_it_knows() {
         let peer = |n| PeerId([n; 32]);
         assert_eq!(check_from_leader(peer(1), Some(peer(1))), Ok(()));
         for leader in [None, Some(peer(2))] {

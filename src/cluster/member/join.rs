@@ -1,4 +1,4 @@
-//! How a blank peer becomes a member, and how peers present themselves.
+//! Joining: how a blank peer becomes a member, and how peers answer a hello.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,15 +10,15 @@ use crate::{
     types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, TooOld},
 };
 
-/// Between two rounds of asking.
+/// Time between two rounds of requests to join.
 const PERIOD: Duration = Duration::from_millis(500);
-/// How long a joining peer waits for its daemon, so that the leader can tell whether that is another
-/// peer's. Without a daemon it joins too.
+/// A joining peer waits this long for its daemon, so that the leader can refuse a daemon that another
+/// peer uses. Without a daemon it joins, too.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Cluster {
-    /// Asks around until this peer is a member: not only by an entry that a leader sent it and lost
-    /// again with its own disk.
+    /// Asks to join until an applied entry makes this peer a member. An entry that is only in its log is
+    /// not enough, since the leader may lose it with its disk.
     pub(in crate::cluster) async fn join_until_member(
         self,
         token: CancellationToken,
@@ -54,7 +54,7 @@ impl Cluster {
     async fn daemon_seen(&self) {
         let mut metrics = self.local_metrics();
         let seen = metrics.wait_for(|metrics| metrics.daemon.is_some());
-        // Late or never: then it is not told.
+        // After the deadline the peer joins without naming a daemon.
         let _ = tokio::time::timeout(DAEMON_DEADLINE, seen).await;
     }
 
@@ -82,7 +82,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Presents this peer; binds it to the cluster of the answer if that is a wanted one.
+    /// Asks a peer to join; binds this peer's disk to the cluster of the answer if it may join that.
     async fn hello(&self, to: PeerId) -> Result<Option<HelloReply>, FatalError> {
         let daemon = self.local_metrics().borrow().daemon.as_ref().map(|daemon| daemon.id.clone());
         let hello = Hello { join: true, daemon, ..self.presentation() };
@@ -96,12 +96,12 @@ impl Cluster {
                 return Err(TooOld { cluster, program }.into());
             }
             Err(error) => {
-                tracing::debug!(%to, %error, "hello not answered");
+                tracing::debug!(%to, %error, "a hello was not answered");
                 return Ok(None);
             }
         };
         if let Err(error) = reply.check() {
-            tracing::debug!(%to, %error, "answer to hello refused");
+            tracing::debug!(%to, %error, "the answer to a hello is invalid");
             return Ok(None);
         }
         let Some((cluster, epoch)) = reply.cluster else { return Ok(None) };
@@ -109,7 +109,7 @@ impl Cluster {
             self.met_another(to, &reply.member, cluster, reply.members.len() as u64);
             return Ok(None);
         }
-        // The store answers nothing after an error of the disk, until it is opened anew.
+        // After a disk error the store refuses everything until it is opened anew, so this is fatal.
         self.consensus()
             .bind(cluster, epoch)
             .map_err(|error| FatalError::Disk(error.to_string()))?;
@@ -117,7 +117,7 @@ impl Cluster {
         Ok(Some(reply))
     }
 
-    /// Answers a peer that presents itself; the leader takes it in if it asks for it.
+    /// Answers a peer's hello. The leader takes the peer in if it asks to join.
     pub(in crate::cluster) async fn answer_hello(
         &self,
         from: PeerId,
@@ -130,7 +130,7 @@ impl Cluster {
         let user =
             hello.daemon.as_ref().and_then(|daemon| self.leader().metrics.user_of(daemon, from));
         let known = self.members().remove(&from).map(|view| view.member);
-        let mut members = self.whereabouts();
+        let mut members = self.members_with_addresses();
         match admission(&hello, self.cluster_id(), leadership.local, user, known.as_ref()) {
             Admission::OtherCluster => return Err(Refusal::OtherCluster(self.cluster_id())),
             Admission::DaemonTaken(by) => return Err(Refusal::DaemonTaken(by)),
@@ -155,13 +155,13 @@ impl Cluster {
     }
 }
 
-/// Whether a peer that is no member asks others to be taken in. One that is bound to a cluster goes on
-/// asking it; a crash may have come between the two.
+/// Whether a peer that is no member asks others to join. A peer that is bound to a cluster asks
+/// whatever the policy is: it may have crashed after it was bound and before it became a member.
 fn may_join(standing: Standing, policy: JoinPolicy) -> bool {
     policy != JoinPolicy::Wait || standing != Standing::Blank
 }
 
-/// The only cluster that this peer may join, if there is one.
+/// The only cluster that this peer may join; `None` means any.
 fn wanted_cluster(standing: Standing, policy: JoinPolicy) -> Option<ClusterId> {
     match (standing, policy) {
         (Standing::Member { cluster, .. }, _) => Some(cluster),
@@ -174,20 +174,20 @@ fn is_wanted(wanted: Option<ClusterId>, cluster: ClusterId) -> bool {
     wanted.is_none_or(|wanted| wanted == cluster)
 }
 
-/// What becomes of the membership when a peer presents itself.
+/// What a hello does to the membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
-    /// It belongs to another cluster, or may join another one only.
+    /// The peer belongs to another cluster, or may join another one only.
     OtherCluster,
-    /// Another peer uses its daemon: it must not be a member beside that one.
+    /// This other peer uses its daemon. Two members must not share a daemon.
     DaemonTaken(PeerId),
-    /// It is new, or its name or addresses are.
+    /// The peer is new, or has a new name or new addresses.
     TakeIn,
-    /// Nothing changes: it does not ask for it, this peer does not lead, or it is a member.
+    /// Nothing: the peer does not ask to join, this peer does not lead, or the membership has it already.
     AsItIs,
 }
 
-/// `user` is another peer that uses its daemon, `known` what the membership says of it.
+/// `user` is another peer that uses the same daemon, `known` the peer's entry in the membership.
 fn admission(
     hello: &Hello,
     own: Option<ClusterId>,
@@ -214,9 +214,9 @@ mod tests {
     const OTHER: ClusterId = ClusterId([2; 16]);
 
     #[test]
-    fn a_peer_binds_its_disk_to_the_cluster_it_belongs_to_or_was_told_of() {
+    fn a_peer_joins_only_its_own_cluster_or_one_that_its_policy_allows() {
         let of_one = Standing::Member { cluster: ONE, epoch: 3 };
-        // Standing, policy; whether it asks to be taken in, and of which cluster it may become.
+        // Standing, policy; whether the peer asks to join, and whether it may join each cluster.
         let table = [
             (Standing::Blank, JoinPolicy::Wait, false, true, true),
             (Standing::Blank, JoinPolicy::Any, true, true, true),
@@ -235,13 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_takes_in_whoever_asks_with_a_daemon_of_its_own() {
+    fn a_leader_takes_in_each_peer_that_asks_with_a_daemon_of_its_own() {
         use Admission::{AsItIs, DaemonTaken, TakeIn};
         let by = PeerId([9; 32]);
         let member =
             |name: &str| Member { name: name.to_owned(), addresses: vec!["/a".to_owned()] };
         let moved = Member { addresses: vec!["/b".to_owned()], ..member("a") };
-        // Whether it asks, whether this peer leads, who uses its daemon, what is known of it.
+        // Whether the peer asks to join, whether this peer leads, the other user of the daemon, the
+        // peer's entry in the membership.
         let table = [
             (true, true, None, None, TakeIn),
             (true, true, None, Some(member("b")), TakeIn),

@@ -1,6 +1,6 @@
-//! What every member does, whether it leads or not: it joins, knows where the others are, reports to
-//! the leader, stands for election, passes read barriers, and runs garbage collection of its daemon
-//! when the leader asks for it.
+//! What every member does, leader or not: it joins, learns the addresses of the others, reports to the
+//! leader, stands for election, passes read barriers, and collects its daemon's garbage when the
+//! leader asks for it.
 
 mod acquaint;
 mod addresses;
@@ -11,5 +11,5 @@ mod join;
 mod report;
 mod stuck;
 
-pub(super) use self::{acquaint::Acquaintance, addresses::Said};
+pub(super) use self::{acquaint::Acquaintance, addresses::Source};
 pub use self::{addresses::AddressBook, barrier::ReadBarrier};

@@ -1,5 +1,5 @@
-//! What this peer tells the leader: the statuses of its pins and its metrics. The leader tells itself
-//! in the same way.
+//! Reports this peer's pin statuses and peer metrics to the leader, and keeps the daemons connected. The
+//! leader reports to itself in the same way.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,33 +20,34 @@ use crate::{
     },
 };
 
-/// The first change after a quiet time is told that soon, and what changes with it.
+/// Wait after a change, so that changes that follow at once go into the same batch.
 const LINGER: Duration = Duration::from_millis(10);
-/// Between two batches, while pins change all the time: each is work for two peers.
+/// Least time between two batches while pins change steadily, since each batch costs work on two peers.
 const PERIOD: Duration = Duration::from_millis(50);
-/// After so long without a batch an empty one is sent: if the leader has something else than what it
-/// was told, it says so.
+/// An empty batch is sent after this long without one. If the leader misses an earlier batch, it asks
+/// for a full set.
 const QUIET_MAX: Duration = Duration::from_secs(10);
-/// Wait after the leader did not take a batch.
+/// Wait before the next attempt when the leader did not take a batch or metrics.
 const RETRY: Duration = Duration::from_millis(200);
-/// Statuses in one batch: with long messages still far below a frame.
+/// Statuses in one batch. Even with long messages it stays far below the limit of a frame.
 const BATCH_LEN: usize = 1000;
-/// Between two looks at whether the daemons are connected; Kubo forgets peerings at a restart.
+/// How often the daemon is asked again to connect to the others: Kubo forgets peerings at a restart.
 const CONNECT_PERIOD: Duration = Duration::from_secs(10);
-/// Daemons that the own one is told to connect to at once.
+/// Bound on the daemons that this peer's daemon is asked to connect to at the same time.
 const CONNECTS_MAX: usize = 8;
 
-/// What has been told to whom.
-struct Told {
+/// A stream of reports to one leader: a full set, then the changes.
+struct ReportStream {
     leader: PeerId,
     term: u64,
-    /// Drawn at random for each full set, so that a late batch of an earlier one is known for that.
-    stream: u64,
+    /// Random for each full set, so that the leader recognises a late batch of an earlier stream.
+    id: u64,
     next_sequence: u64,
-    /// When the leader took something last.
-    at: Instant,
+    /// When the leader last took a batch.
+    taken_at: Instant,
 }
 
+/// The result of sending a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Push {
     Taken,
@@ -54,37 +55,37 @@ enum Push {
     Failed,
 }
 
-/// What a peer has to tell now.
+/// What to report now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tell {
-    /// There is nobody to tell, or nothing to tell yet.
+enum Due {
+    /// No leader acts as one yet, or this peer does not know its pins yet.
     Nothing,
-    /// What changed since.
+    /// The changes since the last batch.
     Changes,
-    /// The full set, to this leader.
-    All(PeerId),
+    /// A full set, to this leader.
+    FullSet(PeerId),
 }
 
 impl Cluster {
-    /// Keeps the leader informed of this peer's pins.
+    /// Reports the statuses of this peer's pins to the leader, as they change.
     pub(in crate::cluster) async fn report(self) -> Result<(), FatalError> {
         let mut leadership = self.leadership();
         let mut changes = self.0.parts.tracker.subscribe();
         let mut pending = BTreeSet::new();
-        let mut told: Option<Told> = None;
+        let mut stream: Option<ReportStream> = None;
         let mut next = Instant::now();
         loop {
             let now = *leadership.borrow_and_update();
-            let current = told.take().filter(|told| is_same(told, now));
-            told = match self.report_once(current, now, &mut changes, &mut pending).await {
-                Ok(told) => told,
+            let current = stream.take().filter(|stream| is_same(stream, now));
+            stream = match self.report_once(current, now, &mut changes, &mut pending).await {
+                Ok(stream) => stream,
                 Err(()) => {
                     sleep(RETRY).await;
                     None
                 }
             };
-            // Changes came while all was told.
-            if told.is_some() && !pending.is_empty() {
+            // Changes came while the full set was sent.
+            if stream.is_some() && !pending.is_empty() {
                 continue;
             }
             tokio::select! {
@@ -92,56 +93,56 @@ impl Cluster {
                 changed = leadership.changed() => if changed.is_err() { return Ok(()) },
                 changed = changes.recv() => {
                     if !collect(changed, &mut pending) {
-                        told = None;
+                        stream = None;
                     }
                     sleep_until(next.max(Instant::now() + LINGER)).await;
                     next = Instant::now() + PERIOD;
                     if !collect_rest(&mut changes, &mut pending) {
-                        told = None;
+                        stream = None;
                     }
                 }
-                () = sleep(RETRY), if told.is_none() && now.leader.is_some() => {}
-                () = sleep(QUIET_MAX), if told.is_some() => {}
+                () = sleep(RETRY), if stream.is_none() && now.leader.is_some() => {}
+                () = sleep(QUIET_MAX), if stream.is_some() => {}
             }
         }
     }
 
-    /// Brings the leader up to date; returns what it knows then, or `Err` when it did not take it.
+    /// Sends what is due. Returns the stream that goes on, or `Err` if the leader did not take a batch.
     async fn report_once(
         &self,
-        told: Option<Told>,
+        stream: Option<ReportStream>,
         now: Leadership,
         changes: &mut broadcast::Receiver<Changed>,
         pending: &mut BTreeSet<Cid>,
-    ) -> Result<Option<Told>, ()> {
+    ) -> Result<Option<ReportStream>, ()> {
         let is_settled = self.0.parts.tracker.is_settled();
-        match (tell(self.id(), now, told.is_some(), is_settled), told) {
-            (Tell::Nothing, _) | (Tell::Changes, None) => Ok(None),
-            (Tell::Changes, Some(told)) => self.report_changes(told, pending).await,
-            (Tell::All(leader), _) => {
-                let (term, stream, at) = (now.term, random_u64(), Instant::now());
-                let told = Told { leader, term, stream, next_sequence: 0, at };
-                self.report_all(told, changes, pending).await
+        match (due(self.id(), now, stream.is_some(), is_settled), stream) {
+            (Due::Nothing, _) | (Due::Changes, None) => Ok(None),
+            (Due::Changes, Some(stream)) => self.report_changes(stream, pending).await,
+            (Due::FullSet(leader), _) => {
+                let (term, id, taken_at) = (now.term, random_u64(), Instant::now());
+                let stream = ReportStream { leader, term, id, next_sequence: 0, taken_at };
+                self.report_all(stream, changes, pending).await
             }
         }
     }
 
-    /// Page by page. What changes meanwhile is `pending` afterwards.
+    /// Sends the full set, page by page. Changes that come meanwhile are in `pending` afterwards.
     async fn report_all(
         &self,
-        mut told: Told,
+        mut stream: ReportStream,
         changes: &mut broadcast::Receiver<Changed>,
         pending: &mut BTreeSet<Cid>,
-    ) -> Result<Option<Told>, ()> {
+    ) -> Result<Option<ReportStream>, ()> {
         pending.clear();
         let mut after = None;
         loop {
             let entries = self.0.parts.tracker.seen();
             let (page, next) = self.0.parts.tracker.page(after.as_ref(), BATCH_LEN);
             let statuses = page.into_iter().map(|(cid, status)| (cid, Some(status))).collect();
-            match self.push(&mut told, next.is_some(), entries, statuses).await {
+            match self.push(&mut stream, next.is_some(), entries, statuses).await {
                 Push::Taken if !collect_rest(changes, pending) => return Ok(None),
-                Push::Taken if next.is_none() => return Ok(Some(told)),
+                Push::Taken if next.is_none() => return Ok(Some(stream)),
                 Push::Taken => after = next,
                 Push::SendAll => return Ok(None),
                 Push::Failed => return Err(()),
@@ -151,18 +152,18 @@ impl Cluster {
 
     async fn report_changes(
         &self,
-        mut told: Told,
+        mut stream: ReportStream,
         pending: &mut BTreeSet<Cid>,
-    ) -> Result<Option<Told>, ()> {
-        if pending.is_empty() && told.at.elapsed() < QUIET_MAX {
-            return Ok(Some(told));
+    ) -> Result<Option<ReportStream>, ()> {
+        if pending.is_empty() && stream.taken_at.elapsed() < QUIET_MAX {
+            return Ok(Some(stream));
         }
         let entries = self.0.parts.tracker.seen();
         let mut statuses = self.statuses_of(pending).into_iter();
         loop {
             let batch = statuses.by_ref().take(BATCH_LEN).collect();
-            match self.push(&mut told, false, entries, batch).await {
-                Push::Taken if statuses.len() == 0 => return Ok(Some(told)),
+            match self.push(&mut stream, false, entries, batch).await {
+                Push::Taken if statuses.len() == 0 => return Ok(Some(stream)),
                 Push::Taken => {}
                 Push::SendAll => return Ok(None),
                 Push::Failed => return Err(()),
@@ -179,24 +180,24 @@ impl Cluster {
 
     async fn push(
         &self,
-        told: &mut Told,
+        stream: &mut ReportStream,
         more: bool,
         entries: u64,
         statuses: Vec<(Cid, Option<PinStatus>)>,
     ) -> Push {
-        let batch = told.batch(more, entries, statuses);
-        told.answered(self.ask_as_leader(told.leader, batch).await)
+        let batch = stream.batch(more, entries, statuses);
+        stream.answered(self.ask_as_leader(stream.leader, batch).await)
     }
 
-    /// Pushes this peer's metrics: at half their time to live, at once when they changed or somebody
-    /// else leads.
+    /// Sends this peer's metrics to the leader: after half their time to live, and at once when the
+    /// metrics or the leader have changed.
     pub(in crate::cluster) async fn push_metrics(self) -> Result<(), FatalError> {
         let mut leadership = self.leadership();
         let mut metrics = self.local_metrics();
         loop {
             let leader = leadership.borrow_and_update().leader;
             let mut current = metrics.borrow_and_update().clone();
-            // As of now: a new leader must not believe that nobody collects.
+            // Read now, so that a new leader learns of a collection that runs here.
             current.gc = self.0.parts.tracker.gc();
             current.level = self.program().level;
             let mut wait = informer::TTL / 2;
@@ -231,8 +232,8 @@ impl Cluster {
         }
     }
 
-    /// Keeps the daemons connected to each other: nothing else makes sure that a second replica finds
-    /// the content.
+    /// Keeps the daemons connected to each other. Nothing else ensures that a second replica finds the
+    /// content.
     pub(in crate::cluster) async fn connect_daemons(self) -> Result<(), FatalError> {
         let mut daemons = self.0.daemons.subscribe();
         let mut metrics = self.local_metrics();
@@ -240,11 +241,11 @@ impl Cluster {
         loop {
             let others: Vec<DaemonInfo> = daemons.borrow_and_update().values().cloned().collect();
             let up = metrics.borrow_and_update().daemon.is_some();
-            // Side by side: one that is away must not keep the others waiting.
+            // Concurrently, so that a daemon that is away does not delay the others.
             let connect = async |daemon: &DaemonInfo| {
                 let connect = self.0.parts.ipfs.connect(reachable(&daemon.addresses));
                 if let Err(error) = connect.await {
-                    tracing::debug!(daemon = %daemon.id, %error, "daemons were not connected");
+                    tracing::debug!(daemon = %daemon.id, %error, "could not connect daemons");
                 }
             };
             let others = stream::iter(others.iter().filter(|_| up));
@@ -253,7 +254,7 @@ impl Cluster {
             tokio::select! {
                 biased;
                 changed = daemons.changed() => if changed.is_err() { return Ok(()) },
-                // The daemon beside this peer is there, or there again, and knows nobody.
+                // This peer's daemon has started, and has no peerings.
                 came = metrics.wait_for(|m| !up && m.daemon.is_some()) => {
                     if came.is_err() { return Ok(()) }
                 }
@@ -263,53 +264,54 @@ impl Cluster {
     }
 }
 
-impl Told {
+impl ReportStream {
     fn batch(
         &self,
         more: bool,
         entries: u64,
         statuses: Vec<(Cid, Option<PinStatus>)>,
     ) -> StatusBatch {
-        let (stream, sequence) = (self.stream, self.next_sequence);
+        let (stream, sequence) = (self.id, self.next_sequence);
         StatusBatch { stream, sequence, more, entries, statuses }
     }
 
-    /// What the answer to a batch comes to; the next one follows it only if it was taken.
+    /// Takes in the answer to a batch. The next batch gets the next number only if this one was taken.
     fn answered(&mut self, answer: Result<StatusReply, AskError>) -> Push {
         match answer {
             Ok(StatusReply::Taken) => {
                 self.next_sequence += 1;
-                self.at = Instant::now();
+                self.taken_at = Instant::now();
                 Push::Taken
             }
             Ok(StatusReply::SendAll) => Push::SendAll,
             Err(error) => {
-                tracing::debug!(%error, "the leader did not take statuses");
+                tracing::debug!(%error, "the leader did not take a batch of statuses");
                 Push::Failed
             }
         }
     }
 }
 
-/// What to tell the leader, which may have been told all before.
-fn tell(own: PeerId, now: Leadership, told: bool, is_settled: bool) -> Tell {
+/// What to report to the leader. `has_stream`: the leader has this peer's full set. `is_settled`: this
+/// peer has compared its pins since its start.
+fn due(own: PeerId, now: Leadership, has_stream: bool, is_settled: bool) -> Due {
     match now.leader {
-        // A leader hears nobody before it may act as one.
-        Some(leader) if leader != own || now.local => match told {
-            true => Tell::Changes,
-            // Before its first comparisons a peer knows less of its pins than the leader may.
-            false if !is_settled => Tell::Nothing,
-            false => Tell::All(leader),
+        // A leader takes no reports before it acts as the leader.
+        Some(leader) if leader != own || now.local => match has_stream {
+            true => Due::Changes,
+            // Before its first comparisons a peer may know less of its pins than the leader does.
+            false if !is_settled => Due::Nothing,
+            false => Due::FullSet(leader),
         },
-        _ => Tell::Nothing,
+        _ => Due::Nothing,
     }
 }
 
-fn is_same(told: &Told, now: Leadership) -> bool {
-    now.leader == Some(told.leader) && now.term == told.term
+fn is_same(stream: &ReportStream, now: Leadership) -> bool {
+    now.leader == Some(stream.leader) && now.term == stream.term
 }
 
-/// Adds changed CIDs; `false` when some were missed and everything must be told again.
+/// Adds changed CIDs; `false` if changes were missed, so that a full set is needed.
 fn collect(
     changed: Result<Changed, broadcast::error::RecvError>,
     pending: &mut BTreeSet<Cid>,
@@ -323,7 +325,8 @@ fn collect(
     }
 }
 
-/// Adds what else has changed by now; `false` as above. A lag has to be met here: it is told once.
+/// Adds the other changes that have come by now; returns `false` as [`collect`] does. The channel reports
+/// a lag only once, so it must not be overlooked here.
 fn collect_rest(changes: &mut broadcast::Receiver<Changed>, pending: &mut BTreeSet<Cid>) -> bool {
     let mut all = true;
     loop {
@@ -335,7 +338,7 @@ fn collect_rest(changes: &mut broadcast::Receiver<Changed>, pending: &mut BTreeS
     }
 }
 
-/// Loopback addresses reach a daemon on this machine only, so they count when there is nothing else.
+/// Leaves out loopback addresses, which reach only daemons on this machine, unless there are no others.
 fn reachable(addresses: &[String]) -> Vec<String> {
     let is_local = |a: &&String| a.starts_with("/ip4/127.") || a.starts_with("/ip6/::1/");
     let remote: Vec<String> = addresses.iter().filter(|a| !is_local(a)).cloned().collect();
@@ -358,30 +361,30 @@ mod tests {
     const OTHER: PeerId = PeerId([2; 32]);
 
     #[test]
-    fn a_full_set_is_told_first_and_by_a_peer_that_knows_its_pins() {
-        // The leader, whether it may act as one here, whether it was told all, whether this peer knows
-        // its pins.
+    fn a_peer_sends_a_full_set_first_and_only_once_it_knows_its_pins() {
+        // The leader, whether this peer acts as the leader, whether the leader has a full set, whether
+        // this peer knows its pins.
         let table = [
-            (None, false, false, true, Tell::Nothing),
-            (None, false, true, true, Tell::Nothing),
-            (Some(OTHER), false, false, true, Tell::All(OTHER)),
-            (Some(OTHER), false, true, true, Tell::Changes),
-            (Some(OTHER), false, false, false, Tell::Nothing),
-            (Some(OTHER), false, true, false, Tell::Changes),
-            (Some(OWN), false, false, true, Tell::Nothing),
-            (Some(OWN), false, true, true, Tell::Nothing),
-            (Some(OWN), true, false, true, Tell::All(OWN)),
-            (Some(OWN), true, true, true, Tell::Changes),
+            (None, false, false, true, Due::Nothing),
+            (None, false, true, true, Due::Nothing),
+            (Some(OTHER), false, false, true, Due::FullSet(OTHER)),
+            (Some(OTHER), false, true, true, Due::Changes),
+            (Some(OTHER), false, false, false, Due::Nothing),
+            (Some(OTHER), false, true, false, Due::Changes),
+            (Some(OWN), false, false, true, Due::Nothing),
+            (Some(OWN), false, true, true, Due::Nothing),
+            (Some(OWN), true, false, true, Due::FullSet(OWN)),
+            (Some(OWN), true, true, true, Due::Changes),
         ];
-        for (leader, local, told, is_settled, expected) in table {
+        for (leader, local, has_stream, is_settled, expected) in table {
             let now = Leadership { leader, term: 3, local };
-            let found = tell(OWN, now, told, is_settled);
-            assert_eq!(found, expected, "{now:?}, told {told}, settled {is_settled}");
+            let found = due(OWN, now, has_stream, is_settled);
+            assert_eq!(found, expected, "{now:?}, stream {has_stream}, settled {is_settled}");
         }
     }
 
     #[test]
-    fn what_a_leader_was_told_in_another_term_it_does_not_know() {
+    fn a_report_stream_is_for_one_leader_and_term() {
         let now = |leader, term| Leadership { leader, term, local: false };
         let table = [
             (now(Some(OTHER), 3), true),
@@ -390,21 +393,21 @@ mod tests {
             (now(None, 3), false),
         ];
         for (now, same) in table {
-            assert_eq!(is_same(&told(), now), same, "{now:?}");
+            assert_eq!(is_same(&new_stream(), now), same, "{now:?}");
         }
     }
 
-    fn told() -> Told {
-        let at = Instant::now();
-        Told { leader: OTHER, term: 3, stream: 9, next_sequence: 0, at }
+    fn new_stream() -> ReportStream {
+        let taken_at = Instant::now();
+        ReportStream { leader: OTHER, term: 3, id: 9, next_sequence: 0, taken_at }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_is_numbered_anew_only_when_the_one_before_was_taken() {
-        let mut told = told();
-        let (begun, second) = (told.at, Duration::from_secs(1));
-        let number = |told: &Told| {
-            let batch = told.batch(true, 7, vec![]);
+    async fn a_batch_gets_the_next_number_only_when_the_one_before_was_taken() {
+        let mut stream = new_stream();
+        let (begun, second) = (stream.taken_at, Duration::from_secs(1));
+        let number = |stream: &ReportStream| {
+            let batch = stream.batch(true, 7, vec![]);
             assert_eq!((batch.stream, batch.more, batch.entries), (9, true, 7));
             batch.sequence
         };
@@ -427,13 +430,13 @@ mod tests {
             if push == Push::Taken {
                 expected = (expected.0 + 1, Instant::now());
             }
-            assert_eq!(told.answered(answer.clone()), push, "{answer:?}");
-            assert_eq!((number(&told), told.at), expected, "{answer:?}");
+            assert_eq!(stream.answered(answer.clone()), push, "{answer:?}");
+            assert_eq!((number(&stream), stream.taken_at), expected, "{answer:?}");
         }
     }
 
     #[test]
-    fn a_change_of_anything_is_told_as_a_full_set() {
+    fn a_full_set_is_needed_when_everything_changed_or_changes_were_missed() {
         let mut pending = BTreeSet::new();
         assert!(collect(Ok(changed()), &mut pending) && pending.len() == 1);
         assert!(!collect(Ok(Changed::Everything), &mut pending));
@@ -460,6 +463,6 @@ mod tests {
             sender.send(changed()).unwrap();
         }
         assert!(!collect_rest(&mut changes, &mut pending), "one was overwritten");
-        assert!(collect_rest(&mut changes, &mut pending), "that is told once");
+        assert!(collect_rest(&mut changes, &mut pending), "the lag is reported once");
     }
 }

@@ -1,7 +1,7 @@
 //! A leader whose disk hangs hands leadership over.
 //!
-//! Raft does not notice: the other voters' disks commit, and heartbeats need no disk. But what is not
-//! applied here is never answered to anybody.
+//! Raft does not notice a hanging disk: the disks of the other voters are enough to commit, and
+//! heartbeats need no disk. But the leader answers no write that it has not applied.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::{Cluster, FatalError};
 use crate::consensus::LogProgress;
 
-/// Between two looks.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(250);
-/// A leader that has applied nothing of what is committed for so long is stuck. Longer than storing
-/// the largest transaction or a checkpoint takes on a disk that is well.
+/// A leader is stuck if it has applied none of the committed entries for this long. It is longer than
+/// a healthy disk needs to store the largest transaction or a checkpoint.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How far applying was, and since when.
+/// The number of the last applied entry, and since when it has been the last.
 #[derive(Default)]
 struct Applying(Option<(Option<u64>, Instant)>);
 
 impl Applying {
-    /// Whether nothing was applied for too long, by now, though something waits.
+    /// Whether committed entries wait and none was applied for too long.
     fn is_stuck(&mut self, progress: LogProgress, now: Instant) -> bool {
         if progress.applied >= progress.committed {
             self.0 = None;
@@ -43,7 +43,7 @@ impl Cluster {
         loop {
             sleep(LOOK).await;
             if self.consensus().leadership().leader != Some(self.id()) {
-                // A new leader gets its time too.
+                // A new leader gets the full time.
                 applying = Applying::default();
             } else if applying.is_stuck(self.consensus().progress(), Instant::now()) {
                 tracing::warn!(
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_is_stuck_when_nothing_that_waits_is_applied_for_long() {
+    fn a_leader_is_stuck_when_it_applies_no_waiting_entry_for_long() {
         let start = Instant::now();
         let mut applying = Applying::default();
         let mut is_stuck = |applied, committed, after| {
@@ -71,8 +71,8 @@ mod tests {
         };
         let second = Duration::from_secs(1);
         assert!(!is_stuck(None, None, Duration::ZERO));
-        assert!(!is_stuck(None, Some(1), second), "it begins to wait");
-        assert!(!is_stuck(Some(0), Some(2), second * 4), "slow, but it goes on");
+        assert!(!is_stuck(None, Some(1), second), "the wait begins");
+        assert!(!is_stuck(Some(0), Some(2), second * 4), "it is slow, but applies entries");
         assert!(!is_stuck(Some(0), Some(9), second * 6));
         assert!(is_stuck(Some(0), Some(9), second * 7));
         assert!(!is_stuck(Some(9), Some(9), second * 20));
