@@ -1,9 +1,9 @@
-//! Garbage collection across the cluster: one daemon at a time.
+//! Garbage collection across the cluster, one daemon at a time.
 //!
-//! The leader asks one member after the other, and each heeds only the leader it knows. Nothing of it
-//! is on a disk: a leader that ends leaves at most one collection, which ends by itself, and the next
-//! leader sees it in that peer's metrics. Calls are short: a collection is begun by one, and the
-//! following ask how it goes.
+//! The leader asks one member after the other, and each obeys only the leader that it knows. Nothing of
+//! this is on disk. A leader that stops leaves at most one collection behind. That ends by itself, and
+//! the next leader sees it in the metrics of its peer. Calls are short: the first begins a run, and
+//! further ones ask for its progress.
 
 mod policy;
 
@@ -20,19 +20,19 @@ use crate::{
     types::{GcProgress, GcResult, GcResults, Metrics, PeerId, Refusal, Run, RunGcHere},
 };
 
-/// Between two looks at whose garbage is to be collected unasked.
+/// Time between two checks whether the policy finds a daemon due.
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
-/// Calls in a row that may fail before a peer is given up.
+/// The leader gives a peer up after this many failed calls in a row.
 const FAILURES_MAX: u32 = 5;
-/// Between two such calls.
+/// Wait after a failed call.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What was begun at a peer may go on; why its end is not known.
+/// A run that may still go on at a peer that does not answer, with the reason.
 #[derive(Debug, PartialEq, Eq)]
-struct LostSight(String);
+struct EndUnknown(String);
 
 impl Cluster {
-    /// On the leader: begins a round, or says how it goes.
+    /// On the leader: begins a round, or answers with its progress.
     pub(in crate::cluster) async fn run_gc_as_leader(
         &self,
         run: Run,
@@ -48,12 +48,12 @@ impl Cluster {
         Ok(results.map_or(GcProgress::Running, GcProgress::Ended))
     }
 
-    /// Whether a round may begin: an earlier leader's may still be under way at some peer.
+    /// Checks that no run of an earlier leader may still be under way, and that `only` is a member.
     fn may_run_gc(&self, leader: &Leader, only: Option<PeerId>) -> Result<(), Refusal> {
         check_round(only, leader.metrics.has_heard(), &self.members(), &leader.metrics.valid())
     }
 
-    /// Leads rounds that were asked for, or are due.
+    /// Leads the rounds that were requested, and those that the policy finds due.
     pub(in crate::cluster) async fn lead_gc(self, leader: Arc<Leader>) -> Result<(), FatalError> {
         let rounds = &leader.gc_rounds;
         let mut looks = interval(LOOK_PERIOD);
@@ -78,8 +78,10 @@ impl Cluster {
             .may_run_gc(leader, Some(peer))
             .and_then(|()| leader.gc_rounds.ask(run, Some(peer)));
         match begun {
-            Ok(()) => tracing::info!(%peer, "its space is scarce: its garbage is collected"),
-            Err(error) => tracing::debug!(%peer, %error, "garbage is not collected now"),
+            Ok(()) => {
+                tracing::info!(%peer, "little space is left: collecting the garbage of this peer")
+            }
+            Err(error) => tracing::debug!(%peer, %error, "no collection begins now"),
         }
     }
 
@@ -93,10 +95,10 @@ impl Cluster {
         let mut lost = None;
         for peer in peers {
             let result = match lost {
-                // Two daemons at once would make pins wait everywhere.
+                // If two daemons collected at once, pins might wait on all peers.
                 Some(lost) => Err(format!("garbage may still be collected at {lost}")),
                 None => {
-                    self.run_gc_at(leader, peer, term).await.unwrap_or_else(|LostSight(reason)| {
+                    self.run_gc_at(leader, peer, term).await.unwrap_or_else(|EndUnknown(reason)| {
                         lost = Some(peer);
                         Err(reason)
                     })
@@ -115,16 +117,16 @@ impl Cluster {
         leader: &Leader,
         peer: PeerId,
         term: u64,
-    ) -> Result<GcResult, LostSight> {
+    ) -> Result<GcResult, EndUnknown> {
         if !leader.metrics.valid().contains_key(&peer) {
             return Ok(Err("the peer is down".to_owned()));
         }
         let mut run = Run { ticket: random_u64(), begin: true };
-        let mut trying = Trying::default();
+        let mut calls = Calls::default();
         loop {
             let leadership = *self.0.leadership.borrow();
             if !leadership.local || leadership.term != term {
-                let reason = "this leader was replaced; what has begun ends by itself";
+                let reason = "this leader was replaced; a run that has begun ends by itself";
                 return Ok(Err(reason.to_owned()));
             }
             let answer = if peer == self.id() {
@@ -135,9 +137,9 @@ impl Cluster {
             if matches!(answer, Ok(GcProgress::Ended(_))) {
                 leader.metrics.collected(&peer);
             }
-            match trying.answered(answer) {
+            match calls.answered(answer) {
                 Next::Ended(result) => return Ok(result),
-                Next::LostSight(lost) => return Err(lost),
+                Next::EndUnknown(lost) => return Err(lost),
                 Next::Ask => run.begin = false,
                 Next::Retry => sleep(RETRY).await,
             }
@@ -145,7 +147,7 @@ impl Cluster {
     }
 }
 
-/// Whether a round may begin, of all members or the one named.
+/// Checks that a round may begin, over all members or only the given one.
 fn check_round(
     only: Option<PeerId>,
     has_heard: bool,
@@ -153,7 +155,7 @@ fn check_round(
     metrics: &BTreeMap<PeerId, Metrics>,
 ) -> Result<(), Refusal> {
     if !has_heard {
-        let reason = "the leader is new and has not heard of all peers";
+        let reason = "the leader is new and has not yet heard from all peers";
         return Err(Refusal::NotYet(reason.to_owned()));
     }
     if let Some(peer) = only.filter(|peer| !members.contains_key(peer)) {
@@ -169,26 +171,26 @@ fn check_round(
     }
 }
 
-/// How asking one peer goes.
+/// The calls to one peer for its run.
 #[derive(Debug, Default)]
-struct Trying {
-    /// Calls in a row that failed.
+struct Calls {
+    /// Failed calls in a row.
     failures: u32,
     may_have_begun: bool,
 }
 
-/// What to do next.
+/// What to do after a call.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// It is under way: ask how it goes.
+    /// The run is under way: ask for its progress.
     Ask,
-    /// The same again, a little later.
+    /// Repeat the call after [`RETRY`].
     Retry,
     Ended(GcResult),
-    LostSight(LostSight),
+    EndUnknown(EndUnknown),
 }
 
-impl Trying {
+impl Calls {
     fn answered(&mut self, answer: Result<GcProgress<GcResult>, AskError>) -> Next {
         let reason = match answer {
             Ok(GcProgress::Running) => {
@@ -211,7 +213,7 @@ impl Trying {
         match (self.failures >= FAILURES_MAX, self.may_have_begun) {
             (false, _) => Next::Retry,
             (true, false) => Next::Ended(Err(reason)),
-            (true, true) => Next::LostSight(LostSight(reason)),
+            (true, true) => Next::EndUnknown(EndUnknown(reason)),
         }
     }
 }
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_begins_when_nobody_is_known_or_may_be_to_collect() {
+    fn a_round_begins_only_when_no_peer_collects_or_may_collect() {
         let view = |n: u8| {
             let member = Member { name: format!("pod-{n}"), addresses: Vec::new() };
             (peer(n), MemberView { member, voter: true })
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_asked_until_it_has_ended_or_is_lost_sight_of() {
+    fn a_peer_is_asked_until_its_run_ends_or_its_end_is_unknown() {
         let unreachable = |sent| {
             let reason = "cut".to_owned();
             Err(CallError::Unreachable { peer: peer(1), reason, sent }.into())
@@ -263,18 +265,18 @@ mod tests {
         let collecting = || Ok(GcProgress::Running);
         let collected = || Ok(GcProgress::Ended(Ok(GcReport::default())));
         let last_of = |answers: Vec<Result<GcProgress<GcResult>, AskError>>| {
-            let mut trying = Trying::default();
+            let mut calls = Calls::default();
             let mut last = Next::Retry;
             for answer in answers {
                 assert!(matches!(last, Next::Ask | Next::Retry), "{last:?} is the end");
-                last = trying.answered(answer);
+                last = calls.answered(answer);
             }
             match last {
                 Next::Ask => "ask",
                 Next::Retry => "again",
                 Next::Ended(Ok(_)) => "done",
                 Next::Ended(Err(_)) => "not done",
-                Next::LostSight(_) => "lost sight",
+                Next::EndUnknown(_) => "unknown",
             }
         };
         let table = [
@@ -289,11 +291,11 @@ mod tests {
             (vec![unreachable(false); 4], "again"),
             (vec![unreachable(false); 5], "not done"),
             (vec![refused(Refusal::Busy); 5], "not done"),
-            // It may have begun there, whatever comes after.
-            (vec![unreachable(true); 5], "lost sight"),
-            ([vec![timeout()], vec![unreachable(false); 4]].concat(), "lost sight"),
+            // The run may have begun, so later failures cannot rule that out.
+            (vec![unreachable(true); 5], "unknown"),
+            ([vec![timeout()], vec![unreachable(false); 4]].concat(), "unknown"),
             ([vec![collecting()], vec![unreachable(false); 4]].concat(), "again"),
-            ([vec![collecting()], vec![unreachable(false); 5]].concat(), "lost sight"),
+            ([vec![collecting()], vec![unreachable(false); 5]].concat(), "unknown"),
             ([vec![timeout(); 4], vec![collecting()], vec![timeout(); 4]].concat(), "again"),
         ];
         for (answers, expected) in table {

@@ -1,7 +1,7 @@
-//! The leader raises the cluster's level when all members' programs know the higher one.
+//! The leader raises the cluster's level when the programs of all members know a higher one.
 //!
-//! Every member counts, silent ones included: each must have been heard in this term. One that is
-//! heard with a lower level begins the wait anew.
+//! Every member counts, also one that is away: each must have reported its level in this term. A report
+//! of a lower level restarts the wait.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use crate::{
     types::{PeerId, Program, Refusal},
 };
 
-/// Between two looks.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The levels that members reported in one term.
@@ -28,7 +28,7 @@ pub(in crate::cluster) struct Levels(Mutex<Heard>);
 #[derive(Debug, Default)]
 struct Heard {
     levels: BTreeMap<PeerId, u32>,
-    /// The level that all members were at, and since when.
+    /// The highest level that all members know, and since when.
     since: Option<(u32, Instant)>,
 }
 
@@ -43,7 +43,7 @@ impl Levels {
 }
 
 impl Heard {
-    /// The level to raise the cluster to, if it is time. `program` is the leader's.
+    /// The level to raise the cluster to, if it is time for that. `program` is the leader's program.
     fn due(
         &mut self,
         members: impl IntoIterator<Item = PeerId>,
@@ -68,18 +68,18 @@ impl Heard {
 }
 
 impl Cluster {
-    /// On the leader: whether the program of a peer knows the ops of this cluster.
+    /// On the leader: checks that a program of this level knows all ops of the cluster.
     pub(in crate::cluster) fn check_level(&self, level: u32) -> Result<(), Refusal> {
         let program = Program { level, ..self.program() };
         let cluster = self.state().read(|pins| pins.level());
         Ok(program.check(cluster)?)
     }
 
-    /// Proposes an op of the next level, so that tests of upgrades have some.
+    /// Proposes an op of the next level, for tests of upgrades.
     #[cfg(feature = "next-level")]
     async fn use_next_level(&self, current: u32, term: u64) {
         if current >= Op::Next.level() {
-            // It may not lead any more; there are more turns.
+            // After an error, the next turn or the next leader proposes it again.
             let _ = self.submit(term, vec![Op::Next]).await;
         }
     }
@@ -123,33 +123,41 @@ mod tests {
     fn a_level_is_raised_when_all_members_have_known_it_for_long() {
         let start = Instant::now();
         let program = Program { level: 3, raise_after: WAIT };
-        // What is heard of whom, after how long the leader looks, and what it raises to.
+        // Reported levels by peer, time of the check, expected level to raise to.
         let second = Duration::from_secs(1);
-        type Said = &'static [(u8, u32)];
-        let steps: [(Said, Duration, Option<u32>); 9] = [
+        type Reported = &'static [(u8, u32)];
+        let steps: [(Reported, Duration, Option<u32>); 9] = [
             (&[(0, 3), (1, 3)], Duration::ZERO, None),
-            // One member was not heard yet, however long that takes.
+            // Peer 2 has not reported yet. No wait replaces its report.
             (&[], 3 * WAIT, None),
             (&[(2, 2)], 3 * WAIT + second, None),
             (&[], 4 * WAIT, None),
             (&[], 4 * WAIT + second, Some(2)),
-            // One went back: the wait begins anew.
+            // Peer 1 was downgraded, so the wait starts again.
             (&[(1, 1)], 4 * WAIT + 2 * second, None),
             (&[(1, 3), (2, 3)], 5 * WAIT, None),
             (&[], 6 * WAIT - second, None),
             (&[], 6 * WAIT, Some(3)),
         ];
         let mut heard = Heard::default();
-        for (said, after, expected) in steps {
-            heard.levels.extend(said.iter().map(|(n, level)| (PeerId([*n; 32]), *level)));
+        for (reported, after, expected) in steps {
+            heard.levels.extend(reported.iter().map(|(n, level)| (PeerId([*n; 32]), *level)));
             assert_eq!(heard.due(peers(3), 1, program, start + after), expected, "{after:?}");
         }
-        assert_eq!(heard.due(peers(3), 3, program, start + 9 * WAIT), None, "it is raised");
-        assert_eq!(heard.due(peers(4), 1, program, start + 20 * WAIT), None, "a member joined");
+        assert_eq!(
+            heard.due(peers(3), 3, program, start + 9 * WAIT),
+            None,
+            "the level is raised already"
+        );
+        assert_eq!(
+            heard.due(peers(4), 1, program, start + 20 * WAIT),
+            None,
+            "a new member has not reported"
+        );
     }
 
     #[test]
-    fn a_leader_raises_to_no_level_that_it_does_not_know_itself() {
+    fn a_leader_raises_only_to_levels_that_it_knows() {
         let mut heard = Heard { levels: peers(2).map(|peer| (peer, 9)).collect(), since: None };
         let start = Instant::now();
         for (level, expected) in [(1, None), (2, Some(2))] {

@@ -1,9 +1,9 @@
-//! What the leader does unasked, and what it knows for that.
+//! The tasks of the leader, and what peers reported to it.
 //!
-//! [`Leader`] is made when a term begins and dropped when the next one begins, so nothing of an earlier
-//! term is left in it. Every peer has one, since any may become the leader; only the leader fills it.
+//! [`Leader`] is made when a term begins and dropped when the next one begins, so it holds nothing of an
+//! earlier term. Every peer has one, since any peer may become the leader; only the leader fills it.
 //!
-//! Nothing here is stored: all that must survive a change of the leader is in the log.
+//! Nothing here is on disk. Everything that must survive a change of the leader is in the log.
 
 mod gc;
 mod levels;
@@ -25,23 +25,23 @@ use crate::{
     types::{GcResults, PeerId},
 };
 
-/// What peers said to the leader of one term.
+/// What peers reported to the leader in one term.
 #[derive(Debug, Default)]
 pub(super) struct Leader {
-    /// Their reports of their pins.
+    /// The reports of pins.
     pub(super) reports: Arc<Reports>,
-    /// Their metrics.
+    /// The peer metrics.
     pub(super) metrics: Monitor,
-    /// The levels of their programs.
+    /// The levels of the peers' programs.
     pub(super) levels: Levels,
-    /// Allocations proposed lately.
+    /// Recently proposed allocations.
     proposed: Mutex<Proposed>,
-    /// Rounds of garbage collection: of all members, or of the one named.
+    /// Rounds of garbage collection, over all members or only the given one.
     gc_rounds: Runs<Option<PeerId>, GcResults>,
 }
 
 impl Cluster {
-    /// What this peer knows as the leader of the present term; empty on all others.
+    /// The reports to this peer in the present term; empty unless it leads.
     pub(super) fn leader(&self) -> Arc<Leader> {
         self.0.leader.borrow().clone()
     }
@@ -61,7 +61,7 @@ impl Cluster {
         }
     }
 
-    /// The tasks of one term, until it is over.
+    /// Runs the tasks of one term until the term ends.
     async fn lead_in(&self, term: u64, token: CancellationToken) -> Result<(), FatalError> {
         let leader = self.leader();
         let mut tasks = JoinSet::new();
@@ -72,9 +72,9 @@ impl Cluster {
         let ended = tokio::select! {
             biased;
             () = token.cancelled() => Ok(()),
-            // Also when the peer is gone.
+            // An error means that the peer is stopping.
             _ = leadership.wait_for(|now| now.term != term) => Ok(()),
-            // They do not end by themselves.
+            // No task may end by itself.
             Some(ended) = tasks.join_next() => match of_task(ended) {
                 Ok(()) => Err(FatalError::Stopped("a task of the leader has ended".to_owned())),
                 error => error,
@@ -89,7 +89,7 @@ impl Cluster {
     }
 }
 
-/// The end of a task, a panic included.
+/// The result of a task; a panic is an error.
 fn of_task(ended: Result<Result<(), FatalError>, JoinError>) -> Result<(), FatalError> {
     ended.unwrap_or_else(|error| Err(FatalError::Stopped(format!("a task of the leader: {error}"))))
 }

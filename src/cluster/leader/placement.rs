@@ -10,13 +10,15 @@ use crate::{
     types::{Metrics, PeerId},
 };
 
-/// How long proposed allocations count beside the applied ones.
+/// How long proposed allocations count in addition to the applied ones.
 const PROPOSED_TTL: Duration = Duration::from_secs(1);
 
 /// Allocations proposed lately, by peer, and since when.
 #[derive(Debug)]
 pub(in crate::cluster) struct Proposed {
+    /// Number of allocations by peer.
     counts: BTreeMap<PeerId, u64>,
+    /// When counting began.
     since: Instant,
 }
 
@@ -42,7 +44,7 @@ impl Cluster {
         self.proposed(|proposed| proposed.reserve(plan.added()));
     }
 
-    /// On the leader: the members that can take no content now, and why.
+    /// On the leader: the members that cannot take content now, with the reason.
     #[must_use]
     pub fn obstacles(&self) -> BTreeMap<PeerId, Obstacle> {
         obstacles(self.members().into_keys(), &self.peer_metrics())
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn each_member_that_can_take_nothing_says_why() {
+    fn each_member_that_cannot_take_content_has_a_reason() {
         use crate::types::SpaceLimit::{StorageMax, Volume};
         let full = |limit| Metrics { space_limit: Some(limit), ..metrics(0) };
         let down = Metrics { daemon: None, ..metrics(u64::MAX) };

@@ -1,8 +1,7 @@
-//! What the leader does unasked: makes learners voters, and keeps every pin on the wanted number of
-//! peers.
+//! The reconciler: makes learners voters, and keeps each pin on the wanted number of holders.
 //!
-//! Level-triggered: it looks at what is and proposes what is missing; nothing depends on having seen
-//! an event. Applying a proposal twice changes nothing.
+//! It is level-triggered: it compares the present with the wanted and proposes the difference, so it
+//! depends on no event. Applying a proposal twice changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,24 +19,24 @@ use crate::{
     types::{Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
 };
 
-/// Between two looks at the membership.
+/// Time between two checks of the membership and of changed pins.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Between two looks at every pin, whatever was told.
+/// Time between two checks of all pins, with or without changes.
 const FULL_PERIOD: Duration = Duration::from_secs(30);
-/// Pins looked at in one go, so that others get their turn.
+/// Pins checked in one go, so that other tasks get their turn.
 const BATCH_LEN: usize = 500;
-/// CIDs that wait for a look; with more, every pin is looked at.
+/// Bound on the CIDs that wait for a check. With more, all pins are checked.
 const WORK_MAX: usize = 256 * 1024;
-/// Entries a learner may be behind when it becomes a voter, or a voter behind another when it takes
-/// leadership over: it gets them first.
+/// A learner may be this many entries behind when it becomes a voter, and a voter this many behind the
+/// best one when it takes leadership over. It receives the missing entries first.
 pub(in crate::cluster) const LAG_MAX: u64 = 100;
-/// Voters at most: more make each write slower and survive hardly more.
+/// Most voters: more of them slow each write down and survive hardly more failures.
 const VOTERS_MAX: usize = 5;
 
-/// What is still to be looked at.
+/// The pins that wait for a check.
 struct Work {
     all: bool,
-    /// As they came, with repetitions.
+    /// In order of arrival, with duplicates.
     cids: Vec<PackedCid>,
 }
 
@@ -77,7 +76,7 @@ impl Cluster {
         takers(&self.peer_metrics(), &self.members())
     }
 
-    /// Makes caught-up learners voters, up to the right number.
+    /// Makes learners that have caught up voters, up to the wanted number.
     async fn promote(&self) {
         let members = self.members();
         let lags = members.keys().filter_map(|peer| Some((*peer, self.consensus().lag(*peer)?)));
@@ -90,7 +89,7 @@ impl Cluster {
         }
     }
 
-    /// Proposes what the pins in `work` need.
+    /// Proposes the ops that the pins in `work` need.
     async fn settle(&self, work: &mut Work) {
         let cids = std::mem::take(&mut work.cids);
         let settled = match std::mem::take(&mut work.all) {
@@ -125,7 +124,7 @@ impl Cluster {
     }
 
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
-        // Before the reports, so that those of an earlier term are not acted on in a later one.
+        // Read before the reports, so that reports of an earlier term are never used in a later one.
         let term = self.0.leadership.borrow().term;
         let (mut fleet, reports) = (self.fleet(), self.reports());
         let present = present(self.takers(), &reports);
@@ -143,7 +142,7 @@ impl Cluster {
         self.submit(term, ops).await.map(drop)
     }
 
-    /// Those pins, of the ones named, that have not just the wanted holders.
+    /// The pins among `cids` that are not settled.
     fn unsettled(&self, members: usize, cids: &[Cid]) -> Vec<(Cid, Pin)> {
         self.state().read(|pins| {
             let pins = cids.iter().filter_map(|cid| Some((*cid, pins.get(cid)?)));
@@ -168,7 +167,7 @@ impl Work {
     }
 }
 
-/// Members that take content now.
+/// The members whose daemon is up.
 fn takers(
     metrics: &BTreeMap<PeerId, Metrics>,
     members: &BTreeMap<PeerId, MemberView>,
@@ -180,9 +179,8 @@ fn takers(
         .collect()
 }
 
-/// Peers whose statuses count: heard of lately, with a daemon, and with their full set told since
-/// they started. What other peers reported before says what was, and nobody may let a copy go
-/// because of it.
+/// The peers whose reports may let a copy go: their metrics have not expired, their daemon is up, and
+/// their full set is complete. The reports of other peers may be outdated.
 struct Present(BTreeSet<PeerId>);
 
 fn present(mut takers: BTreeSet<PeerId>, reports: &Reports) -> Present {
@@ -190,15 +188,15 @@ fn present(mut takers: BTreeSet<PeerId>, reports: &Reports) -> Present {
     Present(takers)
 }
 
-/// Those that have nearly all of the log, the leader itself included. One that was never reached has
+/// The peers that have nearly all of the log, and the leader itself. A peer that was never reached has
 /// no lag.
 fn caught_up(leader: PeerId, mut lags: BTreeMap<PeerId, u64>) -> BTreeSet<PeerId> {
     lags.retain(|_, lag| *lag <= LAG_MAX);
     lags.into_keys().chain([leader]).collect()
 }
 
-/// The voters to ask consensus for, if any. A change takes two entries, and whoever proposed the first
-/// may be gone before the second: then it is asked for what it has.
+/// The voters to set, if they must change. A change takes two entries, and a leader may be gone after
+/// the first. Its successor then sets the voters of both sets, which finishes the change.
 fn voters_to_set(
     members: &BTreeMap<PeerId, MemberView>,
     caught_up: &BTreeSet<PeerId>,
@@ -207,8 +205,8 @@ fn voters_to_set(
     if is_joint { Some(voters_of(members)) } else { next_voters(members, caught_up) }
 }
 
-/// The voters there should be, if they are not: the largest odd number that the members allow, those
-/// that vote now first, then caught-up learners. Never fewer than now.
+/// The voters to set next, if there should be more: the present ones and learners that have caught up,
+/// up to the largest odd number that they allow and at most [`VOTERS_MAX`]. Never fewer than now.
 fn next_voters(
     members: &BTreeMap<PeerId, MemberView>,
     caught_up: &BTreeSet<PeerId>,
@@ -230,7 +228,7 @@ fn voters_of(members: &BTreeMap<PeerId, MemberView>) -> BTreeSet<PeerId> {
     members.iter().filter(|(_, view)| view.voter).map(|(id, _)| *id).collect()
 }
 
-/// Peers that say that they hold it, of those whose word counts.
+/// The present peers that report the pin as pinned.
 fn confirmed_by(statuses: &BTreeMap<PeerId, PinStatus>, present: &Present) -> BTreeSet<PeerId> {
     let pinned = statuses.iter().filter(|(_, status)| status.state == PinState::Pinned);
     pinned.map(|(peer, _)| *peer).filter(|peer| present.0.contains(peer)).collect()

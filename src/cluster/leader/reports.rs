@@ -1,7 +1,8 @@
-//! The peers' reports of their pins to this leader.
+//! The reports of pins that peers sent to this leader.
 //!
-//! Soft state: empty when a leadership begins, and filled by the peers' full sets. Absent means "not
-//! reported", never "not pinned".
+//! They are kept in memory only: there are none when a leadership begins, and each peer first sends a
+//! full set. A missing report means "not reported", never "not pinned". Peers do not report newly
+//! queued pins; the leader treats an unreported allocation as queued.
 
 use std::{
     collections::BTreeMap,
@@ -15,35 +16,36 @@ use crate::{
     types::{Cid, CidMap, PeerId, Pin, PinState, PinStatus, StatusBatch, StatusReply},
 };
 
-/// Batches of changes a slow subscriber may be behind before it must look at everything.
+/// A subscriber that is more than this many batches of changes behind must check everything.
 const CHANGES_MAX: usize = 1024;
 
-/// The reports of all peers in this leadership.
+/// The reports of all peers to this leader in its term.
 #[derive(Debug)]
 pub struct Reports {
     peers: Mutex<BTreeMap<PeerId, Reported>>,
     changes: broadcast::Sender<Changed>,
 }
 
-/// A status, and how many entries of the log its peer had seen when it told it.
+/// The status of a pin, with the log length that the peer had seen when it reported.
 #[derive(Debug, Clone)]
 struct Report {
     status: PinStatus,
     entries: u64,
 }
 
-/// What peers reported of one pin.
+/// The reports of one pin, by peer.
 #[derive(Debug, Default)]
 pub struct PinReports(Vec<(PeerId, Report)>);
 
+/// What one peer reported.
 #[derive(Debug)]
 struct Reported {
     stream: u64,
     next_sequence: u64,
-    /// The full set has arrived.
+    /// The full set has arrived completely.
     complete: bool,
     statuses: CidMap<Report>,
-    /// A full set that is still arriving.
+    /// The part of the full set that has arrived, until it is complete.
     arriving: CidMap<Report>,
 }
 
@@ -54,7 +56,7 @@ impl Default for Reports {
 }
 
 impl Reports {
-    /// What peers reported of one pin.
+    /// The reports of one pin.
     #[must_use]
     pub fn of_pin(&self, cid: &Cid) -> PinReports {
         let peers = self.lock();
@@ -64,19 +66,19 @@ impl Reports {
         PinReports(peers.iter().filter_map(of).collect())
     }
 
-    /// Whether a peer's full set has arrived in this leadership.
+    /// Whether a peer's full set has arrived completely in this leadership.
     #[must_use]
     pub fn reported(&self, peer: &PeerId) -> bool {
         self.lock().get(peer).is_some_and(|reported| reported.complete)
     }
 
-    /// Told of changes from now on. Subscribe first, then read everything.
+    /// Receives changes from now on. Subscribe before you read the reports, so that none is missed.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
     }
 
-    /// Takes a batch of a peer.
+    /// Takes a batch from a peer, or asks the peer for a full set.
     pub(in crate::cluster) fn take(&self, from: PeerId, batch: StatusBatch) -> StatusReply {
         let changed = {
             let mut peers = self.lock();
@@ -91,13 +93,13 @@ impl Reports {
             reported.take(batch)
         };
         if let Some(changed) = changed {
-            self.tell(changed);
+            self.notify(changed);
         }
         StatusReply::Taken
     }
 
-    fn tell(&self, changed: Changed) {
-        // Without subscribers there is nobody to tell.
+    fn notify(&self, changed: Changed) {
+        // It fails only without subscribers.
         let _ = self.changes.send(changed);
     }
 
@@ -107,8 +109,8 @@ impl Reports {
 }
 
 impl PinReports {
-    /// What counts now that the pin is this: what a peer told before it saw that the pin was given to
-    /// it is of an earlier time, and so is that it holds what is not given to it.
+    /// The statuses that count for this pin. A report from before the allocation of its peer is ignored,
+    /// and so is a report of `Pinned` from a peer without an allocation: both are about an earlier time.
     #[must_use]
     pub fn of(self, pin: Option<&Pin>) -> BTreeMap<PeerId, PinStatus> {
         let counts = |peer: &PeerId, report: &Report| {
@@ -181,36 +183,36 @@ mod tests {
         StatusBatch { stream, sequence, more, entries: 1, statuses: vec![(cid(), status)] }
     }
 
-    /// Of the pin, given to a peer by the first entry.
+    /// The statuses of the pin, allocated to peer A at log length 1.
     fn statuses(reports: &Reports) -> BTreeMap<PeerId, PinStatus> {
         reports.of_pin(&cid()).of(Some(&pin(1)))
     }
 
-    fn pin(since: u64) -> Pin {
-        let allocations = vec![Allocation { peer: A, leaving: false, at_entry: since }];
+    fn pin(at_entry: u64) -> Pin {
+        let allocations = vec![Allocation { peer: A, leaving: false, at_entry }];
         Pin { claims: Claims::default(), allocations, created: Timestamp(1) }
     }
 
     #[test]
-    fn what_was_told_before_the_pin_was_given_to_the_peer_does_not_count() {
+    fn reports_from_before_the_allocation_are_ignored() {
         let reports = Reports::default();
-        let told = |sequence, entries, state| {
+        let report = |sequence, entries, state| {
             let batch = StatusBatch { entries, ..batch(1, sequence, false, Some(state)) };
             reports.take(A, batch);
         };
         let shown = |pin: Option<&Pin>| reports.of_pin(&cid()).of(pin).get(&A).map(|s| s.state);
-        told(0, 8, PinState::Pinned);
+        report(0, 8, PinState::Pinned);
         assert_eq!(shown(Some(&pin(8))), Some(PinState::Pinned));
         assert_eq!(shown(Some(&pin(9))), None);
         assert_eq!(shown(None), None);
-        told(1, 9, PinState::Pinned);
+        report(1, 9, PinState::Pinned);
         assert_eq!(shown(Some(&pin(9))), Some(PinState::Pinned));
-        told(2, 10, PinState::Unpinning);
+        report(2, 10, PinState::Unpinning);
         assert_eq!(shown(None), Some(PinState::Unpinning));
     }
 
     #[test]
-    fn a_full_set_counts_when_it_is_whole_and_then_changes_follow() {
+    fn a_full_set_counts_once_it_is_complete_and_then_changes_follow() {
         let reports = Reports::default();
         assert_eq!(reports.take(A, batch(1, 3, false, None)), StatusReply::SendAll);
         assert_eq!(reports.take(A, batch(1, 0, true, Some(PinState::Pinned))), StatusReply::Taken);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_batch_asks_whether_anything_is_missing() {
+    fn an_empty_batch_shows_whether_an_earlier_one_is_missing() {
         let reports = Reports::default();
         let empty =
             |sequence| StatusBatch { statuses: Vec::new(), ..batch(1, sequence, false, None) };
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_another_stream_or_a_new_leadership_asks_for_everything() {
+    fn a_full_set_is_demanded_after_a_gap_another_stream_or_a_new_leadership() {
         let reports = Reports::default();
         assert_eq!(reports.take(A, batch(1, 0, false, Some(PinState::Queued))), StatusReply::Taken);
         assert_eq!(reports.take(A, batch(1, 2, false, None)), StatusReply::SendAll);
@@ -245,11 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_full_set_takes_the_place_of_the_old_one_and_of_one_that_was_broken_off() {
+    fn a_new_full_set_replaces_the_old_one_and_an_incomplete_one() {
         let other = Cid::from(cid::Cid::new_v1(0x55, Default::default()));
         let third = Cid::from(cid::Cid::new_v1(0x71, Default::default()));
         let reports = Reports::default();
-        let told = |stream, sequence, more, of: Cid| {
+        let report = |stream, sequence, more, of: Cid| {
             let mut batch = batch(stream, sequence, more, Some(PinState::Pinned));
             batch.statuses[0].0 = of;
             assert_eq!(reports.take(A, batch), StatusReply::Taken);
@@ -258,21 +260,21 @@ mod tests {
             let shown = |cid: &&Cid| !reports.of_pin(cid).of(Some(&pin(1))).is_empty();
             [cid(), other, third].iter().filter(shown).copied().collect::<Vec<_>>()
         };
-        told(1, 0, false, cid());
+        report(1, 0, false, cid());
         assert_eq!(shown(), [cid()]);
-        // It is told of no more: as after a restart with another ledger.
-        told(2, 0, false, other);
+        // The first CID is in no report any more, as after a restart with another ledger.
+        report(2, 0, false, other);
         assert_eq!(shown(), [other]);
-        // Also of the same stream, and in parts, of which the first has to be told again.
-        told(2, 0, true, cid());
-        told(3, 0, true, third);
+        // A set of the same stream begins, and is replaced before it is complete by a set in two parts.
+        report(2, 0, true, cid());
+        report(3, 0, true, third);
         assert_eq!(shown(), [other]);
-        told(3, 1, false, other);
+        report(3, 1, false, other);
         assert_eq!(shown(), [other, third]);
     }
 
     #[test]
-    fn a_peer_is_told_of_for_itself_and_a_status_that_is_over_is_in_no_full_set() {
+    fn the_reports_of_one_peer_do_not_change_those_of_another() {
         const B: PeerId = PeerId([2; 32]);
         let reports = Reports::default();
         reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
@@ -285,22 +287,22 @@ mod tests {
     }
 
     #[test]
-    fn whoever_listens_is_told_what_changed() {
+    fn subscribers_receive_each_change_that_was_taken() {
         let reports = Reports::default();
         let mut changes = reports.subscribe();
-        let mut told = || changes.try_recv().ok();
+        let mut received = || changes.try_recv().ok();
         reports.take(A, batch(1, 0, true, Some(PinState::Pinned)));
-        assert_eq!(told(), None, "half of a full set is not shown");
+        assert_eq!(received(), None, "an incomplete full set is not shown");
         reports.take(A, batch(1, 1, false, Some(PinState::Pinned)));
-        assert_eq!(told(), Some(Changed::Everything));
+        assert_eq!(received(), Some(Changed::Everything));
         reports.take(A, batch(1, 2, false, None));
-        assert_eq!(told(), Some(Changed::Cids([cid()].into())));
+        assert_eq!(received(), Some(Changed::Cids([cid()].into())));
         reports.take(A, batch(1, 9, false, None));
-        assert_eq!(told(), None, "that was not taken");
+        assert_eq!(received(), None, "the batch was not taken");
     }
 
     #[test]
-    fn while_a_new_full_set_arrives_the_old_one_is_shown_but_not_complete() {
+    fn the_old_full_set_is_shown_but_incomplete_while_a_new_one_arrives() {
         let reports = Reports::default();
         reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         reports.take(A, batch(2, 0, true, Some(PinState::Queued)));

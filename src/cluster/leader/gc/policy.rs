@@ -1,19 +1,20 @@
-//! Whose garbage is collected unasked: pure.
+//! Decides which daemon collects its garbage without a request. Pure.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::types::{Metrics, PeerId};
 
-/// When the leader has garbage collected unasked.
+/// When the leader begins a collection without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GcPolicy {
-    /// From so full a volume on, in per cent.
+    /// A daemon is due when its space is this full, in per cent.
     pub watermark_percent: u8,
-    /// Minutes between two collections of one daemon.
+    /// Least minutes between two collections of one daemon.
     pub pause_minutes: u32,
 }
 
-/// The peer that collects next; none while one collects.
+/// The peer that collects next: the one with the fullest daemon that is due. `None` while any peer
+/// collects.
 pub(in crate::cluster) fn next(
     policy: GcPolicy,
     metrics: &BTreeMap<PeerId, Metrics>,
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn full_unpinned_and_rested_daemons_take_turns_the_fullest_first() {
+    fn the_fullest_daemon_that_is_due_collects_first() {
         let due = |full| metrics(full, true, Some(60));
         let collecting = |mut metrics: Metrics| {
             metrics.gc.running = true;
@@ -90,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_beside_another_and_never_without_need(
+        fn no_collection_begins_beside_another_or_without_need(
             all in proptest::collection::vec(
                 (any::<bool>(), proptest::option::of(0_u8..=100), any::<bool>(), any::<bool>(),
                     proptest::option::of(0_u32..200)),

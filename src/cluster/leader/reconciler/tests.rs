@@ -21,7 +21,7 @@ fn peers(peers: &[u8]) -> BTreeSet<PeerId> {
 fn members_with_a_daemon_that_answers_take_content() {
     let daemon = || DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
     let heard = |up: bool| Metrics { daemon: up.then(daemon), ..Metrics::default() };
-    // Peers that were heard of and whether their daemon answers; of the members 0, 1 and 2.
+    // Peers with metrics, and whether their daemon is up; the expected takers of members 0, 1 and 2.
     type Row<'a> = (&'a [(u8, bool)], &'a [u8]);
     let table: &[Row<'_>] = &[
         (&[], &[]),
@@ -30,31 +30,32 @@ fn members_with_a_daemon_that_answers_take_content() {
         (&[(0, true), (7, true)], &[0]),
         (&[(2, false), (7, false)], &[]),
     ];
-    for (heard_of, expected) in table {
-        let metrics = heard_of.iter().map(|(n, up)| (peer(*n), heard(*up))).collect();
-        assert_eq!(takers(&metrics, &members(1, 2)), peers(expected), "{heard_of:?}");
+    for (peers_heard, expected) in table {
+        let metrics = peers_heard.iter().map(|(n, up)| (peer(*n), heard(*up))).collect();
+        assert_eq!(takers(&metrics, &members(1, 2)), peers(expected), "{peers_heard:?}");
     }
 }
 
 #[test]
-fn only_a_full_set_makes_the_word_of_a_peer_count() {
+fn only_peers_with_a_complete_full_set_are_present() {
     let reports = Reports::default();
-    let tell = |n, stream, sequence, more| {
+    let report = |n, stream, sequence, more| {
         let (entries, statuses) = (1, Vec::new());
         reports.take(peer(n), StatusBatch { stream, sequence, more, entries, statuses });
     };
-    tell(1, 1, 0, false);
-    // Half of one; one that is begun anew, as after a start; changes without one; nothing at all.
-    tell(2, 1, 0, true);
-    tell(3, 1, 0, false);
-    tell(3, 2, 0, true);
-    tell(4, 1, 1, false);
+    report(1, 1, 0, false);
+    // Peer 2: half a set. Peer 3: a set that begins again, as after a restart. Peer 4: changes without a
+    // set. Peer 5: nothing.
+    report(2, 1, 0, true);
+    report(3, 1, 0, false);
+    report(3, 2, 0, true);
+    report(4, 1, 1, false);
     assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &reports).0, peers(&[1]));
-    tell(2, 1, 1, false);
+    report(2, 1, 1, false);
     assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &reports).0, peers(&[1, 2]));
-    assert_eq!(present(peers(&[2, 5]), &reports).0, peers(&[2]), "the first is away");
-    let of_another = Reports::default();
-    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &of_another).0, peers(&[]), "another leadership");
+    assert_eq!(present(peers(&[2, 5]), &reports).0, peers(&[2]), "peer 1 is away");
+    let new_reports = Reports::default();
+    assert_eq!(present(peers(&[1, 2, 3, 4, 5]), &new_reports).0, peers(&[]), "another leadership");
 }
 
 #[test]
@@ -73,15 +74,15 @@ fn a_learner_has_caught_up_when_it_has_nearly_all_of_the_log() {
 }
 
 #[test]
-fn a_broken_off_change_of_the_voters_is_finished_before_another_begins() {
+fn an_incomplete_change_of_the_voters_is_finished_before_another_begins() {
     let (members, all) = (members(3, 2), peers(&[0, 1, 2, 3, 4]));
     assert_eq!(voters_to_set(&members, &all, true), Some(peers(&[0, 1, 2])));
     assert_eq!(voters_to_set(&members, &all, false), Some(all));
 }
 
 #[test]
-fn voters_are_added_from_those_that_have_caught_up_only() {
-    // Voters and learners, who has caught up, and who votes then.
+fn only_learners_that_have_caught_up_become_voters() {
+    // Number of voters, number of learners, peers that have caught up, expected voters.
     type Row<'a> = (u8, u8, &'a [u8], Option<&'a [u8]>);
     let table: &[Row<'_>] = &[
         (1, 3, &[0, 2, 3], Some(&[0, 2, 3])),
@@ -143,7 +144,7 @@ fn cid() -> Cid {
 }
 
 #[test]
-fn only_what_is_pinned_now_is_a_copy() {
+fn only_a_pinned_status_confirms_a_copy() {
     let all = [
         PinState::Queued,
         PinState::Pinning,
@@ -164,7 +165,7 @@ fn only_what_is_pinned_now_is_a_copy() {
 }
 
 #[test]
-fn what_cannot_be_remembered_is_looked_at_with_everything_else() {
+fn all_pins_are_checked_when_changes_are_missed_or_too_many() {
     let changed = |count| Ok(Changed::Cids(vec![cid(); count].into()));
     let mut work = Work { all: false, cids: Vec::new() };
     work.add(changed(WORK_MAX - 1));
@@ -177,7 +178,7 @@ fn what_cannot_be_remembered_is_looked_at_with_everything_else() {
         work.add(missed);
         assert!(work.all);
         work.add(changed(1));
-        assert!(work.all, "it stays so until all was looked at");
+        assert!(work.all, "it stays so until all pins were checked");
     }
 }
 
