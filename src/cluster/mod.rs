@@ -1,8 +1,8 @@
-//! A peer's part in the cluster: what users and controllers can ask of it, and what it does for the
-//! others.
+//! A peer's part in the cluster: the handle that users and controllers ask, and the tasks that serve
+//! other peers.
 //!
-//! Invariants: whatever changes the state goes through the leader's log; whatever a peer reports to
-//! the leader is soft and rebuilt by a new leader from full sets.
+//! Invariants: every change of the state goes through the leader's log. Reports to the leader are kept
+//! in memory only, and peers send each new leader a full set.
 
 mod leader;
 mod member;
@@ -54,13 +54,13 @@ use crate::{
     },
 };
 
-/// Why a blank peer can do nothing for anybody.
+/// Why a blank peer refuses requests.
 const NOT_JOINED: &str = "this peer has not joined a cluster yet";
-/// Time an ordinary call to another peer has.
+/// Deadline of a call to another peer.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// Time another voter has to take over; an election follows anyway.
+/// Wait for another voter to take over. If it does not, an election follows.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
-/// Time the first entry has to be applied.
+/// The first entry must be applied within this time.
 const FOUNDING_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Whether this peer belongs to a cluster.
@@ -72,7 +72,7 @@ pub enum Standing {
     Member {
         /// The cluster.
         cluster: ClusterId,
-        /// Raised when a cluster is forced anew from one disk.
+        /// Raised when a cluster is built anew from one disk.
         epoch: u64,
     },
 }
@@ -80,7 +80,7 @@ pub enum Standing {
 /// Which cluster a blank peer joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinPolicy {
-    /// None until it is told.
+    /// None until [`Cluster::expect`] names one.
     Wait,
     /// The first one it finds.
     Any,
@@ -88,7 +88,7 @@ pub enum JoinPolicy {
     Only(ClusterId),
 }
 
-/// Why something went wrong that a peer cannot go on with.
+/// An error that ends the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FatalError {
     /// Another peer uses the same daemon.
@@ -99,10 +99,10 @@ pub enum FatalError {
     /// Consensus stopped.
     #[error("consensus stopped: {0}")]
     Consensus(String),
-    /// The disk failed while this peer was taken in.
+    /// The disk failed while this peer joined.
     #[error("the disk was not bound to the cluster: {0}")]
     Disk(String),
-    /// This peer was told to found a cluster, and there is one already.
+    /// This peer founded a cluster because its configuration says so, and there is a larger one.
     #[error(
         "this peer has founded cluster {own}, but {name} ({peer}) is of cluster {other}, which has more members; if this peer belongs to that one, take found out of its configuration, remove its data folder and start it again; if not, give the two clusters different secrets"
     )]
@@ -111,12 +111,12 @@ pub enum FatalError {
         own: ClusterId,
         /// The other one.
         other: ClusterId,
-        /// A member of that.
+        /// A member of the other cluster.
         peer: PeerId,
         /// Its name.
         name: String,
     },
-    /// This program does not know what the others agreed on.
+    /// The cluster's log has an op or a level that this program does not know.
     #[error("{0}")]
     NotKnown(String),
     /// A folder of this peer was deleted or replaced under it.
@@ -124,7 +124,7 @@ pub enum FatalError {
         "{0} was deleted or replaced while this peer ran: what it writes is lost, so it must not go on; put the folder back before you start it again, or it joins anew as another peer"
     )]
     FolderGone(String),
-    /// A task that never ends has ended.
+    /// A task ended that must run as long as the peer.
     #[error("a part has stopped: {0}")]
     Stopped(String),
 }
@@ -135,11 +135,11 @@ impl From<TooOld> for FatalError {
     }
 }
 
-/// Whoever lost its data folder meets its former self: the leader believes for some seconds that it uses the
-/// daemon. Only what lasts longer needs a person.
+/// For some seconds a peer that lost its data folder conflicts with its former identity, which the leader
+/// still takes for the user of the daemon. Only a longer conflict needs a person.
 const TAKEN_MAX: Duration = Duration::from_secs(20);
 
-/// Since when another peer is said to use this peer's daemon.
+/// Since when the leader refuses this peer because another peer uses its daemon.
 #[derive(Debug, Default)]
 struct DaemonTakenSince(Mutex<Option<Instant>>);
 
@@ -148,21 +148,21 @@ impl DaemonTakenSince {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// It is so now.
+    /// Notes that another peer uses this peer's daemon.
     ///
     /// # Errors
-    /// When it has been so for too long.
+    /// When this has lasted for too long.
     fn note(&self, by: PeerId) -> Result<(), FatalError> {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
-            tracing::warn!(peer = %by, "another peer seems to use this daemon; waiting whether it goes");
+            tracing::warn!(peer = %by, "another peer seems to use this daemon; waiting for it to go");
         }
         let since = *since.get_or_insert_with(Instant::now);
         if since.elapsed() > TAKEN_MAX { Err(FatalError::DaemonTaken(by)) } else { Ok(()) }
     }
 }
 
-/// An ID for a cluster that is about to be founded.
+/// A random ID for a new cluster.
 #[must_use]
 pub fn new_cluster_id() -> ClusterId {
     let halves = [random_u64(), random_u64()].map(u64::to_be_bytes);
@@ -174,21 +174,21 @@ pub fn new_cluster_id() -> ClusterId {
 /// Why ops were not acknowledged.
 pub type SubmitError = ProposeError;
 
-/// What a cluster handle is made of.
+/// The parts of a cluster handle.
 pub struct Parts {
-    /// This peer.
+    /// This peer's ID.
     pub id: PeerId,
-    /// Its name and addresses.
+    /// This peer's name and addresses.
     pub member: Member,
-    /// Agreement.
+    /// This peer's consensus.
     pub consensus: Consensus,
-    /// The way to other peers.
+    /// Reaches other peers.
     pub transport: SharedTransport,
-    /// The daemon.
+    /// This peer's daemon.
     pub ipfs: SharedIpfs,
-    /// This peer's pins.
+    /// This peer's tracker.
     pub tracker: TrackerHandle,
-    /// Where peers are.
+    /// The last known addresses of peers.
     pub addresses: AddressBook,
     /// This peer's own metrics.
     pub metrics: watch::Receiver<Metrics>,
@@ -196,7 +196,7 @@ pub struct Parts {
     pub clock: Clock,
     /// Which cluster to join while blank.
     pub join: JoinPolicy,
-    /// When garbage is collected unasked; absent: never.
+    /// When the leader begins collections without a request; absent: never.
     pub gc: Option<GcPolicy>,
 }
 
@@ -214,19 +214,19 @@ struct Inner {
     parts: Parts,
     join: watch::Sender<JoinPolicy>,
     leadership: watch::Sender<Leadership>,
-    /// What the leader of the present term knows.
+    /// The reports to this peer in the present term.
     leader: watch::Sender<Arc<Leader>>,
-    /// Peers that are or were connected.
+    /// What this peer knows of other peers.
     acquaintance: Acquaintance,
     /// Daemons of the other peers.
     daemons: watch::Sender<BTreeMap<PeerId, DaemonInfo>>,
     /// When a leader last took this peer's metrics.
     answered: watch::Sender<Option<Instant>>,
-    /// Since when another peer is said to use this peer's daemon.
+    /// Since when the leader refuses this peer because another peer uses its daemon.
     daemon_taken: DaemonTakenSince,
-    /// Writes of users that wait for their batch.
+    /// The queue of users' writes.
     writes: mpsc::Sender<QueuedWrite>,
-    /// Collections of this peer's garbage.
+    /// Runs of garbage collection on this peer's daemon.
     own_gc: Runs<(), GcResult>,
 }
 
@@ -236,7 +236,7 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// Whether a peer leads in a term, the one that something was decided in.
+/// Checks that this peer leads in `term`, in which something was decided.
 fn check_leads_in(term: u64, leadership: Leadership) -> Result<(), ProposeError> {
     match leadership.local && leadership.term == term {
         true => Ok(()),
@@ -244,7 +244,7 @@ fn check_leads_in(term: u64, leadership: Leadership) -> Result<(), ProposeError>
     }
 }
 
-/// `answered` is the time since a leader took this peer's metrics.
+/// See [`Cluster::is_led`]. `answered` is the time since a leader took this peer's metrics.
 fn is_led(own: PeerId, now: Leadership, answered: Option<Duration>) -> bool {
     match now.leader {
         Some(leader) if leader == own => now.local,
@@ -254,7 +254,7 @@ fn is_led(own: PeerId, now: Leadership, answered: Option<Duration>) -> bool {
 }
 
 fn readiness(standing: Standing, is_led: bool, progress: LogProgress) -> Result<(), String> {
-    /// Entries a peer may be behind and still count as caught up.
+    /// A peer may be this many entries behind and still be ready.
     const LAG_MAX: u64 = 1_000;
     if standing == Standing::Blank {
         return Err(NOT_JOINED.to_owned());
@@ -271,7 +271,7 @@ fn readiness(standing: Standing, is_led: bool, progress: LogProgress) -> Result<
     Ok(())
 }
 
-/// The first after `me`, in a circle, of those that lag no more than others or little.
+/// The next peer after `me`, in a circle, of those at most [`leader::LAG_MAX`] entries behind the best.
 fn successor(me: PeerId, mut lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
     let least = *lags.values().min()?;
     lags.retain(|_, lag| *lag <= least + leader::LAG_MAX);
@@ -279,7 +279,7 @@ fn successor(me: PeerId, mut lags: BTreeMap<PeerId, u64>) -> Option<PeerId> {
     next.map(|(peer, _)| *peer)
 }
 
-/// Work with nothing to finish: it ends wherever it is.
+/// Runs `work`, which may be cut off anywhere, until it ends or `token` is cancelled.
 async fn until(
     token: CancellationToken,
     work: impl Future<Output = Result<(), FatalError>>,
@@ -288,8 +288,8 @@ async fn until(
 }
 
 impl Cluster {
-    /// Starts this peer's part; its tasks go into `tasks`. The first error a task returns is one the
-    /// peer cannot go on with.
+    /// Starts this peer's part in the cluster, as tasks in `tasks`. When one of them returns an error, the
+    /// peer must stop.
     #[must_use]
     pub fn start(
         parts: Parts,
@@ -324,11 +324,11 @@ impl Cluster {
         tasks.spawn(until(token.clone(), cluster.clone().connect_daemons()));
         tasks.spawn(cluster.clone().lead(token.clone()));
         tasks.spawn(until(token.clone(), cluster.clone().run_own_gc()));
-        tasks.spawn(until(token.clone(), cluster.clone().stop_at_the_unknown()));
+        tasks.spawn(until(token.clone(), cluster.clone().stop_at_unknown_ops()));
         cluster
     }
 
-    /// This peer.
+    /// This peer's ID.
     #[must_use]
     pub fn id(&self) -> PeerId {
         self.0.parts.id
@@ -355,9 +355,9 @@ impl Cluster {
         self.consensus().cluster().map(|(cluster, _)| cluster)
     }
 
-    /// Founds a cluster with this blank peer as its only member; done when that is on disk. A crash
-    /// may leave it half done (bound, without members): then it is to be called again with the same
-    /// cluster. On a founded cluster it does nothing.
+    /// Founds a cluster with this blank peer as its only member, and returns once that is on disk. A
+    /// crash may leave it half done (bound, without members); then call this again with the same
+    /// cluster. It does nothing on a founded cluster.
     ///
     /// # Errors
     /// When the disk belongs to another cluster, or fails.
@@ -372,36 +372,36 @@ impl Cluster {
         Ok(())
     }
 
-    /// A blank peer joins this cluster and no other.
+    /// Lets a blank peer join this cluster and no other.
     pub fn expect(&self, cluster: ClusterId) {
         self.0.join.send_replace(JoinPolicy::Only(cluster));
     }
 
-    /// Where peers can be reached now, as they say themselves (multiaddrs without `/p2p/…`); kept on
-    /// disk too.
+    /// Takes in the present addresses of peers, as these report them (multiaddrs without `/p2p/…`). They
+    /// are kept on disk, too.
     pub fn learn_addresses(&self, addresses: BTreeMap<PeerId, Vec<String>>) {
         self.take_addresses(Source::Itself, addresses);
     }
 
-    /// Where peers can be reached, as far as this peer knows.
+    /// The last known addresses of peers.
     #[must_use]
     pub fn addresses(&self) -> BTreeMap<PeerId, Vec<String>> {
         self.0.parts.addresses.all()
     }
 
-    /// Who leads.
+    /// The leader and term, as this peer knows them.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.subscribe()
     }
 
-    /// What the cluster agreed on.
+    /// The replicated state, as far as this peer has applied the log.
     #[must_use]
     pub fn state(&self) -> &SharedState {
         self.consensus().state()
     }
 
-    /// On the leader: what each peer reported of its pins.
+    /// On the leader: the peers' reports of pins.
     #[must_use]
     pub fn reports(&self) -> Arc<Reports> {
         self.leader().reports.clone()
@@ -419,7 +419,7 @@ impl Cluster {
         self.leader().metrics.valid()
     }
 
-    /// The daemons of all peers, as the leader told of them last; of this peer's as it is now.
+    /// The daemons of all peers: others as the leader last reported them, this peer's as it is now.
     #[must_use]
     pub fn daemons(&self) -> BTreeMap<PeerId, DaemonInfo> {
         let mut daemons = self.0.daemons.borrow().clone();
@@ -434,19 +434,19 @@ impl Cluster {
         self.0.parts.metrics.clone()
     }
 
-    /// What this peer's tracker counts, for metrics.
+    /// Counts of this peer's tracker, for Prometheus metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.0.parts.tracker.counters()
     }
 
-    /// Collections of this peer's garbage so far, for metrics.
+    /// Counts of collections on this peer's daemon, for Prometheus metrics.
     #[must_use]
     pub fn collections(&self) -> GcCounters {
         self.0.parts.tracker.collections()
     }
 
-    /// On the leader of `term`: writes ops as one entry.
+    /// On the leader of `term`: writes ops as one entry, and returns their outcomes.
     ///
     /// # Errors
     /// When this peer does not lead in that term, or stops leading meanwhile.
@@ -456,23 +456,23 @@ impl Cluster {
         Ok(applied.into_iter().map(|applied| applied.outcome).collect())
     }
 
-    /// A leader asks another voter to take over, and waits a little until it has; others do nothing.
-    /// Of those that are connected and have most of the log it is the next one in the order of IDs:
-    /// if that one cannot do more than this one, its turn passes on to all in the end.
+    /// On the leader: asks another voter to take over, and waits a short time for that. Other peers do
+    /// nothing. The next leader is the next connected voter in the order of IDs that has most of the log.
+    /// So if it is no better off than this one, all others get a turn in the end.
     pub async fn hand_over(&self) {
         if self.consensus().leadership().leader != Some(self.id()) {
             return;
         }
         let Some(to) = self.successor() else { return };
         if let Err(error) = self.consensus().hand_over(to).await {
-            tracing::warn!(%error, %to, "leadership was not handed over");
+            tracing::warn!(%error, %to, "could not hand over leadership");
             return;
         }
         let own = self.id();
         let mut leadership = self.leadership();
         let taken = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
         if tokio::time::timeout(HAND_OVER_DEADLINE, taken).await.is_err() {
-            tracing::warn!(%to, "nobody has taken leadership over yet");
+            tracing::warn!(%to, "no other peer has taken over leadership yet");
         }
     }
 
@@ -492,18 +492,18 @@ impl Cluster {
         self.consensus().is_joint()
     }
 
-    /// Whether this peer leads with a majority, or the leader has answered it lately. That consensus
-    /// names a leader is not enough: it goes on naming the last one when there is none any more.
+    /// Whether this peer leads with a majority, or the leader has answered it lately. A leader that
+    /// consensus names is not enough, since consensus keeps naming the last leader after it is gone.
     #[must_use]
     pub fn is_led(&self) -> bool {
         let answered = self.0.answered.borrow().map(|at| at.elapsed());
         is_led(self.id(), *self.0.leadership.borrow(), answered)
     }
 
-    /// Whether this peer can serve; if not, why, for people.
+    /// Checks that this peer can serve.
     ///
     /// # Errors
-    /// The reason.
+    /// The reason why it cannot, for people.
     pub fn readiness(&self) -> Result<(), String> {
         self.check_cluster()?;
         readiness(self.standing(), self.is_led(), self.consensus().progress())
@@ -513,18 +513,18 @@ impl Cluster {
         &self.0.parts.consensus
     }
 
-    /// Asks another peer.
+    /// Asks another peer, with [`CALL_DEADLINE`].
     async fn ask_peer<Q: Question>(&self, to: PeerId, question: Q) -> Result<Q::Answer, AskError> {
         let (transport, cluster) = (&*self.0.parts.transport, self.consensus().cluster());
         rpc::ask(transport, to, cluster, question, CALL_DEADLINE).await
     }
 
-    /// What this peer's program knows.
+    /// The level of this peer's program.
     fn program(&self) -> Program {
         self.consensus().program()
     }
 
-    async fn stop_at_the_unknown(self) -> Result<(), FatalError> {
+    async fn stop_at_unknown_ops(self) -> Result<(), FatalError> {
         let mut not_known = self.consensus().not_known();
         // The sender lives as long as consensus.
         match not_known.wait_for(Option::is_some).await.as_deref() {
@@ -540,7 +540,7 @@ impl Cluster {
             let changed = self.0.leadership.send_if_modified(|known| {
                 let changed = *known != now;
                 if now.term != known.term {
-                    // What was reported to another leader is not known to this one.
+                    // Reports are for one leader and term only.
                     self.0.leader.send_replace(Arc::default());
                 }
                 *known = now;
@@ -573,13 +573,13 @@ pub enum FoundError {
     OtherCluster {
         /// The disk's cluster.
         own: Option<ClusterId>,
-        /// The one asked for.
+        /// The cluster to found.
         asked: ClusterId,
     },
-    /// The disk.
+    /// The disk failed.
     #[error(transparent)]
     Disk(#[from] OpenError),
-    /// Consensus.
+    /// The first entry was not applied.
     #[error(transparent)]
     Consensus(#[from] ProposeError),
 }

@@ -1,4 +1,5 @@
-//! Long work asked for by short calls: one run at a time, known by the ticket of who asked.
+//! Runs: long work that short calls begin and ask for. One run goes at a time, and the caller's ticket
+//! identifies it.
 
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::types::{Refusal, Run};
 
-/// Time one call waits for the end of a run; less than calls have.
+/// One call waits this long for the end of a run; less than the deadline of a call.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// The run that is under way, or the last one with its outcome.
+/// The run under way, or the last one with its outcome.
 #[derive(Debug)]
 pub(crate) struct Runs<J, T>(watch::Sender<Option<Known<J, T>>>);
 
@@ -27,15 +28,15 @@ impl<J, T> Default for Runs<J, T> {
 }
 
 impl<J: Clone, T: Clone> Runs<J, T> {
-    /// Whether this is the run under way, or the last one.
+    /// Whether the ticket is that of the run under way, or of the last one.
     pub(super) fn knows(&self, ticket: u64) -> bool {
         self.0.borrow().as_ref().is_some_and(|known| known.ticket == ticket)
     }
 
-    /// Begins a run, unless it is known already.
+    /// Begins a run if `run.begin` says so, unless the run is known already.
     ///
     /// # Errors
-    /// When another one is under way, or this one was not to be begun and is not known.
+    /// When another run is under way, or the call only asks for a run that is not known.
     pub(super) fn ask(&self, run: Run, job: J) -> Result<(), Refusal> {
         let mut answer = Ok(());
         self.0.send_if_modified(|known| {
@@ -44,7 +45,7 @@ impl<J: Clone, T: Clone> Runs<J, T> {
                 return false;
             }
             if !run.begin {
-                let reason = "this collection is not known here any more: whoever ran it has ended";
+                let reason = "this collection is not known here: its leader or peer has stopped";
                 answer = Err(Refusal::Invalid(reason.to_owned()));
                 return false;
             }
@@ -59,7 +60,7 @@ impl<J: Clone, T: Clone> Runs<J, T> {
         answer
     }
 
-    /// The outcome of a run; none when it is still under way after a short wait.
+    /// The outcome of a run; `None` if it is still under way after a short wait, or not known.
     pub(super) async fn outcome(&self, ticket: u64) -> Option<T> {
         let mut runs = self.0.subscribe();
         let ended = runs.wait_for(|known| {
@@ -69,7 +70,7 @@ impl<J: Clone, T: Clone> Runs<J, T> {
         known.as_ref().filter(|known| known.ticket == ticket)?.outcome.clone()
     }
 
-    /// Waits for a run that is to be done.
+    /// Waits for a run without an outcome, and returns its job.
     pub(super) async fn next(&self) -> J {
         let mut runs = self.0.subscribe();
         let begun = |known: &Option<Known<J, T>>| {
@@ -84,7 +85,7 @@ impl<J: Clone, T: Clone> Runs<J, T> {
         }
     }
 
-    /// The run under way has ended.
+    /// Sets the outcome of the run under way.
     pub(super) fn end(&self, outcome: T) {
         self.0.send_modify(|known| {
             if let Some(known) = known {
@@ -103,11 +104,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_run_at_a_time_and_its_outcome_for_whoever_has_the_ticket() {
+    async fn one_run_goes_at_a_time_and_its_ticket_gets_the_outcome() {
         let runs = Runs::<&str, u8>::default();
         assert!(matches!(runs.ask(run(1, false), "a"), Err(Refusal::Invalid(_))));
         assert_eq!(runs.ask(run(1, true), "a"), Ok(()));
-        // A repetition, after a lost answer, begins nothing new.
+        // A call that is repeated after a lost answer begins nothing new.
         assert_eq!(runs.ask(run(1, true), "a"), Ok(()));
         assert_eq!(runs.next().await, "a");
         assert!(matches!(runs.ask(run(2, true), "b"), Err(Refusal::GcRunning(_))));

@@ -1,6 +1,7 @@
 //! Serves the requests of other peers.
 //!
-//! Who may ask what is decided here, from [`crate::types::Request::policy`], before anything is done.
+//! Before anything else, it checks that the caller may send the request, by
+//! [`crate::types::Request::policy`].
 
 use std::sync::Arc;
 
@@ -20,13 +21,13 @@ use crate::{
     },
 };
 
-/// Requests served at once; more wait in the transport's queue.
+/// Bound on requests served at once. More of them wait in the transport's queue.
 const IN_WORK_MAX: usize = 1024;
-/// Pins in one page.
+/// Bound on the pins in one page.
 pub(super) const PAGE_LEN: usize = 1000;
-/// Pins and their claims in one page: so many are copied while the state is held.
+/// Bound on the pins and claims in one page, since they are copied while the state is locked.
 pub(super) const PAGE_RECORDS_MAX: usize = 3000;
-/// Bytes of a page: with long names, or with errors of many peers, fewer pins stay in a frame.
+/// Bound on the bytes of a page, so that it fits into a frame even with long names or many errors.
 pub(super) const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 impl Cluster {
@@ -49,7 +50,7 @@ impl Cluster {
             let Some(Ok(slot)) = slot else { break };
             let cluster = self.clone();
             in_work.spawn(async move {
-                // The caller may have given up; then nobody waits for the answer.
+                // Sending fails only if the caller has given up.
                 let _ = reply.send(cluster.answer(from, envelope).await);
                 drop(slot);
             });
@@ -94,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// Answers what members ask of the leader.
+    /// Answers a request to the leader.
     pub(super) async fn answer_as_leader(
         &self,
         from: PeerId,
@@ -147,7 +148,7 @@ impl Cluster {
     }
 }
 
-/// Whether a caller of a cluster and epoch may ask what has that policy.
+/// Checks that a caller with this cluster and epoch may send a request with this policy.
 fn check_caller(
     policy: CallerPolicy,
     own: Option<(ClusterId, u64)>,
@@ -165,7 +166,7 @@ fn check_caller(
     }
 }
 
-/// Whether a peer answers as the leader; if not, who may.
+/// Checks that this peer acts as the leader; else the refusal names the leader.
 fn check_leads(own: PeerId, leadership: Leadership) -> Result<(), Refusal> {
     match leadership.local {
         true => Ok(()),
@@ -173,7 +174,7 @@ fn check_leads(own: PeerId, leadership: Leadership) -> Result<(), Refusal> {
     }
 }
 
-/// What a peer is told when consensus could not do it.
+/// The refusal for an error of consensus.
 pub(super) fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader(leader) => Refusal::NotLeader(leader),
@@ -188,13 +189,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_not_of_the_cluster_and_epoch_may_say_hello_only() {
+    fn a_peer_of_another_cluster_or_epoch_may_only_say_hello() {
         let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
         let (own, older) = (Some((one, 2)), Some((one, 1)));
         let foreign = || Err(Refusal::OtherCluster(Some(one)));
         let blank = || Err(Refusal::OtherCluster(None));
-        // The receiver's cluster and epoch, the caller's, whether it is a member by the receiver's log
-        // or by the word of members; what it is told where either will do, and where the log decides.
+        // The receiver's cluster and epoch, the caller's, whether the caller is a member by the log and
+        // whether it is known; the answer under the policy Known, and under the policy Members.
         let table = [
             (own, own, (true, true), Ok(()), Ok(())),
             (own, own, (false, true), Ok(()), Err(Refusal::NotMember)),
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_written_for_sure_is_told_apart_from_what_may_have_been() {
+    fn a_refusal_shows_whether_a_write_may_have_taken_effect() {
         let text = || "why".to_owned();
         let leader = Some(PeerId([2; 32]));
         assert_eq!(refusal(ProposeError::NotLeader(leader)), Refusal::NotLeader(leader));

@@ -1,4 +1,4 @@
-//! What follows from leadership by tables; and whole peers, which have to ask before they answer.
+//! Tables for what follows from leadership, and tests of whole peers in simulated networks.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[test]
-fn leadership_goes_round_among_those_that_have_most_of_the_log() {
+fn leadership_goes_round_the_voters_that_have_most_of_the_log() {
     let id = |n| PeerId([n; 32]);
     let lags = |lags: &[(u8, u64)]| lags.iter().map(|(n, lag)| (id(*n), *lag)).collect();
     assert_eq!(successor(id(1), lags(&[])), None);
@@ -32,7 +32,7 @@ fn leadership_goes_round_among_those_that_have_most_of_the_log() {
 }
 
 #[test]
-fn a_leader_acts_in_the_term_it_decided_in_and_no_other() {
+fn a_leader_acts_only_in_the_term_that_it_decided_in() {
     let leader = Some(PeerId([1; 32]));
     let check = |local, term| check_leads_in(3, Leadership { leader, term, local });
     let refused = Err(ProposeError::NotLeader(leader));
@@ -96,7 +96,7 @@ fn cluster(host: &Host) -> &Cluster {
     &host.peer.as_ref().unwrap().cluster
 }
 
-/// Three voters, of which the first leads.
+/// Three voters. The first one leads.
 async fn three(network: &SimNetwork) -> [Host; 3] {
     let mut hosts = [1, 2, 3].map(|n| host(n, network));
     for host in &mut hosts {
@@ -120,7 +120,7 @@ async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), looks).await.unwrap();
 }
 
-/// Another peer, of which there is no more than what it asks.
+/// A peer that only sends requests.
 struct Caller(SimTransport);
 
 impl Caller {
@@ -141,13 +141,13 @@ impl Caller {
         self.ask_as(Some((CLUSTER, 1)), to, request).await.unwrap()
     }
 
-    async fn tell(&self, to: &Host, stream: u64, sequence: u64) -> Response {
+    async fn report(&self, to: &Host, stream: u64, sequence: u64) -> Response {
         let (more, entries, statuses) = (false, 1, Vec::new());
         let batch = StatusBatch { stream, sequence, more, entries, statuses };
         self.ask(to, batch.into_request()).await
     }
 
-    /// Asks the leader to be taken in.
+    /// Joins through the leader.
     async fn join(&self, leader: &Host, name: &str) {
         let member = Member { name: name.to_owned(), addresses: vec!["/9".to_owned()] };
         let hello = Hello { member, join: true, level: FIRST_LEVEL, ..Hello::default() };
@@ -169,7 +169,7 @@ fn questions() -> Vec<Request> {
 }
 
 #[test]
-fn peers_ask_who_calls_and_whether_they_lead_before_they_answer() {
+fn a_peer_checks_the_caller_and_its_own_leadership_before_it_answers() {
     run_seeded(1, async {
         let network = SimNetwork::new(1);
         let hosts = three(&network).await;
@@ -192,13 +192,13 @@ fn peers_ask_who_calls_and_whether_they_lead_before_they_answer() {
             assert_eq!(answer, not_leader, "{request:?}");
         }
         let not_leader = Response::Refused(Refusal::NotLeader(Some(leader.id)));
-        assert_eq!(caller.tell(other, 5, 0).await, not_leader);
-        assert_eq!(caller.tell(leader, 5, 0).await, Response::Statuses(StatusReply::Taken));
+        assert_eq!(caller.report(other, 5, 0).await, not_leader);
+        assert_eq!(caller.report(leader, 5, 0).await, Response::Statuses(StatusReply::Taken));
     });
 }
 
 #[test]
-fn what_was_told_in_an_earlier_leadership_counts_no_more() {
+fn reports_of_an_earlier_leadership_are_forgotten() {
     run_seeded(2, async {
         let network = SimNetwork::new(2);
         let hosts = three(&network).await;
@@ -206,25 +206,25 @@ fn what_was_told_in_an_earlier_leadership_counts_no_more() {
         let caller = Caller::new(9, &network);
         caller.join(first, "pod-9").await;
         let taken = Response::Statuses(StatusReply::Taken);
-        assert_eq!(caller.tell(first, 5, 0).await, taken);
-        assert_eq!(caller.tell(first, 5, 1).await, taken);
+        assert_eq!(caller.report(first, 5, 0).await, taken);
+        assert_eq!(caller.report(first, 5, 1).await, taken);
         let metrics = Metrics { ttl_ms: 3_600_000, level: FIRST_LEVEL, ..Metrics::default() };
         caller.ask(first, metrics.into_request()).await;
         assert!(cluster(first).peer_metrics().contains_key(&peer(9)));
-        // Round all three, and back.
+        // Leadership goes round all three peers and returns to the first.
         for (from, to) in [(0, 1), (1, 2), (2, 0)] {
             cluster(&hosts[from]).hand_over().await;
             until(|| cluster(&hosts[to]).leadership().borrow().local).await;
         }
-        assert!(!cluster(first).reports().reported(&peer(9)), "its copies are confirmed by nobody");
+        assert!(!cluster(first).reports().reported(&peer(9)), "its copies are not confirmed");
         assert!(!cluster(first).peer_metrics().contains_key(&peer(9)), "it may be down by now");
         let all = Response::Statuses(StatusReply::SendAll);
-        assert_eq!(caller.tell(first, 5, 2).await, all);
+        assert_eq!(caller.report(first, 5, 2).await, all);
     });
 }
 
 #[test]
-fn a_leader_that_is_cut_off_and_does_not_know_it_says_nothing_of_what_is() {
+fn a_leader_that_is_cut_off_and_does_not_know_it_answers_no_question() {
     run_seeded(3, async {
         let network = SimNetwork::new(3);
         let hosts = three(&network).await;
@@ -257,7 +257,10 @@ fn a_leader_that_is_cut_off_and_does_not_know_it_says_nothing_of_what_is() {
                 network.set_way_cut(leader.id, other.id, true);
                 network.set_way_cut(other.id, leader.id, true);
             }
-            assert!(cluster(leader).leadership().borrow().local, "it does not know it yet");
+            assert!(
+                cluster(leader).leadership().borrow().local,
+                "it does not know that it is cut off"
+            );
             let answer = caller.ask_as(Some((CLUSTER, 1)), leader, question.clone());
             let barrier = barrier(leader);
             let (answer, passed) = tokio::join!(answer, barrier.pass());
@@ -267,7 +270,7 @@ fn a_leader_that_is_cut_off_and_does_not_know_it_says_nothing_of_what_is() {
             );
             assert!(passed.is_err(), "its barrier");
             network.heal();
-            // Another may have been elected meanwhile.
+            // Another peer may have been elected meanwhile.
             let first_leads = async {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 while !cluster(leader).leadership().borrow().local {
@@ -291,12 +294,13 @@ async fn another(n: u8, network: &SimNetwork) -> Host {
 }
 
 #[test]
-fn addresses_travel_over_any_connection_whoever_leads() {
+fn addresses_spread_over_any_connection_with_any_leader() {
     run_seeded(4, async {
         let network = SimNetwork::new(4);
         let mut hosts = three(&network).await;
         hosts.iter_mut().for_each(Host::crash);
-        // All come back elsewhere; the first, the only one that the others find, never stands.
+        // All come back at new addresses. The first is the only one that the others reach, and never stands
+        // for election.
         hosts[0].timing.election_min = Duration::from_secs(1_000);
         hosts[0].timing.election_max = Duration::from_secs(2_000);
         for (from, to) in [(2, 3), (3, 2)] {
@@ -314,13 +318,13 @@ fn addresses_travel_over_any_connection_whoever_leads() {
             })
             .await;
         }
-        // What a peer says of itself leaves nothing of what it said before.
+        // The addresses that a peer reports of itself replace its earlier ones.
         until(|| cluster(&hosts[0]).addresses()[&peer(2)] == ["/new/2"]).await;
     });
 }
 
 #[test]
-fn who_is_no_member_is_forgotten() {
+fn the_addresses_of_non_members_are_forgotten() {
     run_seeded(5, async {
         let network = SimNetwork::new(5);
         let hosts = three(&network).await;
@@ -332,7 +336,7 @@ fn who_is_no_member_is_forgotten() {
 }
 
 #[test]
-fn another_cluster_is_noticed_by_both_and_the_newcomer_says_so() {
+fn two_clusters_that_meet_notice_each_other_and_only_the_newcomer_is_not_ready() {
     run_seeded(6, async {
         let network = SimNetwork::new(6);
         let hosts = three(&network).await;
@@ -341,20 +345,20 @@ fn another_cluster_is_noticed_by_both_and_the_newcomer_says_so() {
         let met = |host: &Host| ready(host).is_err_and(|reason| reason.contains("another cluster"));
         until(|| met(&other)).await;
         until(|| hosts.iter().all(|host| ready(host).is_ok())).await;
-        // It is no member here, and nobody becomes one there.
+        // The newcomer takes in no peer that belongs to the first cluster.
         let hello = Hello { join: true, cluster: Some(CLUSTER), ..Hello::default() };
         let caller = Caller::new(9, &network);
         let answer = caller.ask_as(Some((CLUSTER, 1)), &other, Request::Hello(hello)).await;
         let refused = Refusal::OtherCluster(cluster(&other).cluster_id());
         assert_eq!(answer, Ok(Response::Refused(refused)));
-        // Out of sight it is an ordinary one.
+        // Once it is disconnected, it is ready.
         network.set_cut(other.id, true);
         until(|| ready(&other).is_ok()).await;
     });
 }
 
 #[test]
-fn a_founder_that_has_lost_its_disk_ends_where_it_meets_its_cluster() {
+fn a_founder_that_has_lost_its_disk_stops_when_it_meets_its_cluster() {
     run_seeded(7, async {
         let network = SimNetwork::new(7);
         let _hosts = three(&network).await;
@@ -363,7 +367,7 @@ fn a_founder_that_has_lost_its_disk_ends_where_it_meets_its_cluster() {
         let failed = tokio::time::timeout(Duration::from_secs(60), async {
             wiped.peer.as_mut().unwrap().failed().await
         });
-        let error = failed.await.expect("it goes on");
+        let error = failed.await.expect("the founder does not stop");
         assert!(matches!(&error, FatalError::AnotherCluster { other: CLUSTER, .. }), "{error:?}");
     });
 }
@@ -375,7 +379,7 @@ fn append(term: u64, leader: PeerId) -> Request {
 }
 
 #[test]
-fn nobody_ends_a_leadership_by_a_message_that_no_member_would_send() {
+fn a_message_that_no_member_would_send_ends_no_leadership() {
     run_seeded(8, async {
         let network = SimNetwork::new(8);
         let hosts = three(&network).await;
@@ -400,13 +404,13 @@ fn nobody_ends_a_leadership_by_a_message_that_no_member_would_send() {
             assert!(refused, "{request:?}: {answer:?}");
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(terms().eq(before), "somebody else was elected");
+        assert!(terms().eq(before), "another peer was elected");
         assert!(cluster(leader).leadership().borrow().local);
     });
 }
 
 #[test]
-fn a_follower_that_is_behind_hears_of_new_members_from_old_ones() {
+fn a_follower_that_is_behind_learns_of_new_members_from_old_ones() {
     run_seeded(9, async {
         let network = SimNetwork::new(9);
         let mut hosts = Vec::from(three(&network).await);
@@ -418,7 +422,7 @@ fn a_follower_that_is_behind_hears_of_new_members_from_old_ones() {
         }
         let voters = |host: &Host| cluster(host).members().values().filter(|it| it.voter).count();
         until(|| voters(&hosts[0]) == 5 && !cluster(&hosts[0]).is_joint()).await;
-        // One that the third has never heard of leads.
+        // A peer that the third one does not know leads.
         for (from, to) in [(0, 1), (1, 3)] {
             cluster(&hosts[from]).hand_over().await;
             until(|| cluster(&hosts[to]).leadership().borrow().local).await;
@@ -429,7 +433,7 @@ fn a_follower_that_is_behind_hears_of_new_members_from_old_ones() {
 }
 
 #[test]
-fn a_peer_that_says_too_much_of_itself_is_refused_and_harms_nothing() {
+fn a_hello_or_metrics_out_of_bounds_are_refused() {
     run_seeded(10, async {
         let network = SimNetwork::new(10);
         let hosts = three(&network).await;

@@ -1,4 +1,5 @@
-//! What users can ask of any peer: pin, unpin, look. A peer that does not lead asks the leader.
+//! The use cases of users on any peer: pin, unpin, look, collect garbage. A peer that does not lead asks
+//! the leader.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,27 +24,27 @@ use crate::{
     },
 };
 
-/// How long a request waits for a leader before it is given up.
+/// A request fails if no leader has answered it within this time.
 const LEADER_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two tries.
+/// Wait between two attempts.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Why a use case failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UseCaseError {
-    /// Not possible at the moment, as the text says; trying again later may help. Nothing was written.
+    /// Not possible at the moment, for this reason. Trying again later may help. Nothing was written.
     #[error("{0}")]
     Unavailable(String),
-    /// The leader was lost in the middle of a write.
+    /// The leader was lost in the middle of a write, which may have taken effect.
     #[error("whether the write took effect is unknown: {0}")]
     Unknown(String),
     /// There is no such pin.
     #[error("pin is not part of the pinset")]
     NotFound,
-    /// It cannot be done as asked.
+    /// The request is not possible.
     #[error("{0}")]
     Invalid(String),
-    /// Not now: something that goes on excludes it, as the text says.
+    /// Something under way excludes it, as the text says.
     #[error("{0}")]
     Busy(String),
     /// It failed; trying again may help.
@@ -52,7 +53,7 @@ pub enum UseCaseError {
 }
 
 impl Cluster {
-    /// Pins for the REST API; acknowledged when it returns.
+    /// Pins for the REST API, and returns once the pin is acknowledged.
     ///
     /// # Errors
     /// See [`UseCaseError`].
@@ -60,8 +61,8 @@ impl Cluster {
         self.write(Write::Pin(request)).await
     }
 
-    /// Pins many together for the REST API, at most [`Write::BATCH_LEN_MAX`]: one answer for each, in
-    /// order.
+    /// Pins many CIDs together for the REST API, at most [`Write::BATCH_LEN_MAX`]. Returns an answer for
+    /// each, in order.
     pub async fn pin_all(&self, requests: Vec<PinRequest>) -> Vec<Result<Pin, UseCaseError>> {
         if requests.is_empty() {
             return Vec::new();
@@ -73,8 +74,8 @@ impl Cluster {
             let late = || Refusal::Failed("the leader did not answer in time".to_owned());
             writes.iter().map(|_| Err(late())).collect()
         });
-        let mut answers: Vec<_> = written.into_iter().map(settled).collect();
-        // Those that the leader did not do now are tried like any other.
+        let mut answers: Vec<_> = written.into_iter().map(write_answer).collect();
+        // Pins that the leader refused for now are tried again like single ones.
         let open = writes.into_iter().zip(&mut answers).filter(|(_, answer)| answer.is_err());
         let write = async |(write, answer): (_, &mut _)| {
             *answer = Ok(self.write_until(deadline, write).await);
@@ -83,7 +84,7 @@ impl Cluster {
         answers.into_iter().flatten().collect()
     }
 
-    /// Releases what the REST API pinned; answers the pin as it was.
+    /// Releases a pin of the REST API, and returns the pin as it was.
     ///
     /// # Errors
     /// See [`UseCaseError`].
@@ -98,7 +99,7 @@ impl Cluster {
     async fn write_until(&self, deadline: Instant, write: Write) -> Result<Pin, UseCaseError> {
         until_answered(
             deadline,
-            async || settled(self.write_once(write.clone()).await),
+            async || write_answer(self.write_once(write.clone()).await),
             Asked::Write,
         )
         .await?
@@ -112,7 +113,7 @@ impl Cluster {
         Ok(self.ask_leader(OnePin { cid }).await?.into_iter().next())
     }
 
-    /// The next pins after a CID, in order, at most 1000; none when there are no more.
+    /// The next pins after a CID, in order, at most 1000; empty when there are no more.
     ///
     /// # Errors
     /// See [`UseCaseError`].
@@ -120,14 +121,14 @@ impl Cluster {
         self.ask_leader(PinsAfter { after }).await
     }
 
-    /// One pin as this peer alone knows it: its state, and what its tracker says. No leader is needed.
+    /// One pin from this peer's own state and tracker, without asking the leader.
     #[must_use]
     pub fn local_entry(&self, cid: Cid) -> Option<PinEntry> {
         let pin = self.state().read(|pins| pins.get(&cid).cloned())?;
         Some(self.seen_here(cid, pin))
     }
 
-    /// The same of the next pins after a CID, as of [`Self::pins_after`].
+    /// [`Self::pins_after`] from this peer's own state and tracker, without asking the leader.
     #[must_use]
     pub fn local_pins_after(&self, after: Option<Cid>) -> Vec<PinEntry> {
         self.page_by(after, |cid, pin| self.seen_here(cid, pin))
@@ -139,12 +140,12 @@ impl Cluster {
         PinEntry { cid, pin, statuses }
     }
 
-    /// Has all daemons collect their garbage, one after the other, or only this peer's; returns when
-    /// all are done.
+    /// Collects the garbage of all daemons, one after the other, or with `local` of this peer's only.
+    /// Returns when all runs have ended.
     ///
     /// # Errors
-    /// When garbage is being collected already, and as in [`UseCaseError`]. What went wrong at single
-    /// peers is in the results.
+    /// When garbage is being collected already, and see [`UseCaseError`]. Failures of single peers are in
+    /// the results.
     pub async fn run_gc(&self, local: bool) -> Result<GcResults, UseCaseError> {
         if self.standing() == Standing::Blank {
             return Err(UseCaseError::Unavailable(NOT_JOINED.to_owned()));
@@ -155,7 +156,7 @@ impl Cluster {
             match self.ask_leader(RunGc { run, only }).await {
                 Ok(GcProgress::Running) => run.begin = false,
                 Ok(GcProgress::Ended(results)) => return Ok(results),
-                // It was well asked once.
+                // The first call was valid, so the run was lost since.
                 Err(UseCaseError::Invalid(reason)) if !run.begin => {
                     return Err(UseCaseError::Failed(reason));
                 }
@@ -172,7 +173,7 @@ impl Cluster {
         until_answered(deadline, || self.ask_leader_once(question.clone()), Asked::Read).await
     }
 
-    /// Asks the leader that is known now, which can be this peer; one attempt.
+    /// Asks the presently known leader once. It can be this peer.
     pub(super) async fn ask_leader_once<Q: LeaderQuestion>(
         &self,
         question: Q,
@@ -187,7 +188,7 @@ impl Cluster {
         answered(self.ask_as_leader(leader, question).await)
     }
 
-    /// Asks `leader`, which can be this peer.
+    /// Asks `leader` once. It can be this peer.
     pub(super) async fn ask_as_leader<Q: LeaderQuestion>(
         &self,
         leader: PeerId,
@@ -200,7 +201,7 @@ impl Cluster {
         self.ask_peer(leader, question).await
     }
 
-    /// On the leader: after it, the state includes every write acknowledged before.
+    /// On the leader: waits until the state includes every write that was acknowledged before the call.
     pub(super) async fn catch_up(&self) -> Result<(), Refusal> {
         let index = self.consensus().read_index().await.map_err(refusal)?;
         self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)
@@ -240,13 +241,12 @@ impl Cluster {
         pins.into_iter().map(|(cid, pin)| entry(cid, pin)).take_while(fits).collect()
     }
 
-    /// Members that this leader has heard nothing of for too long: what they told is no longer so for
-    /// sure.
+    /// The members whose metrics have expired at this leader. Their reports may be outdated.
     pub(super) fn silent(&self) -> BTreeSet<PeerId> {
         silent(self.leader().metrics.has_heard(), &self.peer_metrics(), &self.members())
     }
 
-    /// A pin with the reports of its peers.
+    /// A pin with the statuses that all peers reported.
     fn seen_by_all(
         &self,
         reports: &Reports,
@@ -254,13 +254,13 @@ impl Cluster {
         cid: Cid,
         pin: Pin,
     ) -> PinEntry {
-        let told = reports.of_pin(&cid).of(Some(&pin));
-        let statuses = shown(told, silent, &pin, self.0.parts.clock.now());
+        let reported = reports.of_pin(&cid).of(Some(&pin));
+        let statuses = shown(reported, silent, &pin, self.0.parts.clock.now());
         PinEntry { cid, pin, statuses }
     }
 }
 
-/// Members that a leader has metrics of no more, once it has had the time to hear of all.
+/// The members without metrics at the leader. There are none before all peers had time to report.
 fn silent(
     has_heard: bool,
     heard: &BTreeMap<PeerId, Metrics>,
@@ -269,27 +269,28 @@ fn silent(
     members.keys().filter(|peer| has_heard && !heard.contains_key(peer)).copied().collect()
 }
 
-/// What peers told of a pin, without the silent ones; of those that have it, that they are silent.
+/// The statuses to show for a pin: a silent peer with an allocation is shown as silent, and the reports of
+/// silent peers are left out.
 fn shown(
-    mut told: BTreeMap<PeerId, PinStatus>,
+    mut reported: BTreeMap<PeerId, PinStatus>,
     silent: &BTreeSet<PeerId>,
     pin: &Pin,
     now: Timestamp,
 ) -> BTreeMap<PeerId, PinStatus> {
-    told.retain(|peer, _| !silent.contains(peer));
+    reported.retain(|peer, _| !silent.contains(peer));
     for peer in silent.iter().filter(|peer| pin.is_on(**peer)) {
         let status = PinStatus {
             state: PinState::DaemonDown,
             since: now,
-            message: "nothing is heard of this peer".to_owned(),
+            message: "the leader does not hear from this peer".to_owned(),
             attempts: 0,
         };
-        told.insert(*peer, status);
+        reported.insert(*peer, status);
     }
-    told
+    reported
 }
 
-/// What is asked of the leader: an attempt at a write that is cut off may have taken effect.
+/// Kind of a request to the leader. A write that is cut off may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Read,
@@ -297,7 +298,7 @@ enum Asked {
 }
 
 impl Asked {
-    /// Every attempt was refused, the last one for this reason.
+    /// The error if every attempt was refused, the last one for this reason.
     fn refused(self, reason: &str) -> UseCaseError {
         UseCaseError::Unavailable(match self {
             Self::Read => format!("{reason} (tried for {LEADER_DEADLINE:?})"),
@@ -305,7 +306,7 @@ impl Asked {
         })
     }
 
-    /// The last attempt was cut off.
+    /// The error if the last attempt was cut off.
     fn cut_off(self) -> UseCaseError {
         let reason = format!(
             "the leader did not answer within {LEADER_DEADLINE:?}: it may have lost its majority"
@@ -317,8 +318,8 @@ impl Asked {
     }
 }
 
-/// Tries until the leader, wherever it is, has done or refused it. No attempt begins at the deadline
-/// or after it: it would be cut off, and hide why those before it were refused.
+/// Repeats `attempt` until the leader does the request or refuses it finally. No attempt begins at the
+/// deadline or after it: it would be cut off, and hide the reason of the earlier refusals.
 async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
     deadline: Instant,
     attempt: impl Fn() -> F,
@@ -327,7 +328,7 @@ async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
     loop {
         let reason = match timeout_at(deadline, attempt()).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(refusal)) => last_word(refusal)?,
+            Ok(Err(refusal)) => retry_reason(refusal)?,
             Err(_) => return Err(asked.cut_off()),
         };
         if Instant::now() + RETRY >= deadline {
@@ -338,8 +339,8 @@ async fn until_answered<T, F: Future<Output = Result<T, Refusal>>>(
     }
 }
 
-/// Why it is tried again; or the error, when a repetition would not help.
-fn last_word(refusal: Refusal) -> Result<String, UseCaseError> {
+/// The reason to try again, or the error if trying again would not help.
+fn retry_reason(refusal: Refusal) -> Result<String, UseCaseError> {
     match refusal {
         Refusal::NotFound => Err(UseCaseError::NotFound),
         Refusal::Invalid(reason) => Err(UseCaseError::Invalid(reason)),
@@ -348,21 +349,21 @@ fn last_word(refusal: Refusal) -> Result<String, UseCaseError> {
     }
 }
 
-/// The answer, or why to try again. A request that was not sent has no effect; one that was may have one.
+/// The answer, or the refusal. A request that was not sent had no effect; one that was sent may have had.
 fn answered<T>(answer: Result<T, AskError>) -> Result<T, Refusal> {
     answer.map_err(|error| match error {
         AskError::Refused(refusal) => refusal,
         AskError::Call(error @ CallError::Unreachable { sent: false, .. }) => {
-            Refusal::NotYet(format!("the leader cannot be asked: {error}"))
+            Refusal::NotYet(format!("the leader cannot be reached: {error}"))
         }
         AskError::Call(error) => Refusal::Failed(format!("the leader did not answer: {error}")),
         AskError::Unexpected(_) => Refusal::Failed(format!("the leader: {error}")),
     })
 }
 
-/// The answer to a write, or why to try again. A write that may have taken effect is not tried again:
-/// it could take effect twice, and undo what others did in between.
-fn settled(written: Written) -> Result<Result<Pin, UseCaseError>, Refusal> {
+/// The answer to a write, or the refusal, after which it can be tried again. A write that may have taken
+/// effect is not tried again: it could take effect twice, and undo writes of others in between.
+fn write_answer(written: Written) -> Result<Result<Pin, UseCaseError>, Refusal> {
     match written {
         Err(refusal) if refusal.is_uncertain() => {
             Ok(Err(UseCaseError::Unknown(refusal.to_string())))
@@ -393,7 +394,7 @@ mod tests {
         "why".to_owned()
     }
 
-    /// Every refusal; whether it ends the trying, and whether a write may have taken effect.
+    /// All refusals, with the final error if there is one, and whether a write may have taken effect.
     fn refusals() -> [(Refusal, Option<UseCaseError>, bool); 10] {
         [
             (Refusal::OtherCluster(Some(ClusterId([1; 16]))), None, false),
@@ -412,18 +413,18 @@ mod tests {
     #[test]
     fn a_write_that_may_have_taken_effect_is_not_tried_again() {
         for (refusal, _, uncertain) in refusals() {
-            let found = settled(Err(refusal.clone()));
+            let found = write_answer(Err(refusal.clone()));
             let expected = match uncertain {
                 true => Ok(Err(UseCaseError::Unknown(refusal.to_string()))),
                 false => Err(refusal),
             };
             assert_eq!(found, expected);
         }
-        assert_eq!(settled(Ok(pin(&[]))), Ok(Ok(pin(&[]))));
+        assert_eq!(write_answer(Ok(pin(&[]))), Ok(Ok(pin(&[]))));
     }
 
     #[test]
-    fn what_was_sent_and_not_answered_may_have_had_an_effect() {
+    fn a_request_that_was_sent_and_not_answered_may_have_taken_effect() {
         let unreachable = |sent| CallError::Unreachable { peer: A, reason: text(), sent };
         let timeout = CallError::Timeout { peer: A, deadline: CALL_DEADLINE };
         for (error, uncertain) in
@@ -431,7 +432,7 @@ mod tests {
         {
             let refusal = answered::<()>(Err(error.clone().into())).unwrap_err();
             assert_eq!(refusal.is_uncertain(), uncertain, "{error:?}");
-            assert_eq!(last_word(refusal.clone()), Ok(refusal.to_string()), "{error:?}");
+            assert_eq!(retry_reason(refusal.clone()), Ok(refusal.to_string()), "{error:?}");
         }
         for (refusal, ..) in refusals() {
             assert_eq!(answered::<()>(Err(refusal.clone().into())), Err(refusal));
@@ -442,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_repetition_may_mend_is_tried_until_the_deadline() {
+    async fn a_refusal_that_may_pass_is_tried_again_until_the_deadline() {
         for (refusal, ends, _) in refusals() {
             let tries = Cell::new(0);
             let attempt = async || {
@@ -473,10 +474,9 @@ mod tests {
         }
     }
 
-    /// An attempt takes a millisecond, so that the deadline comes at any point of a round: the true
-    /// reason is said at each.
+    /// An attempt takes a millisecond, so the deadline comes at any point of an attempt or of a wait.
     #[tokio::test(start_paused = true)]
-    async fn whatever_the_moment_of_the_deadline_the_reason_of_the_refusal_is_said() {
+    async fn the_reason_of_the_refusal_is_reported_at_any_moment_of_the_deadline() {
         for ms in 1..250 {
             let attempt = async || {
                 sleep(Duration::from_millis(1)).await;
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_not_heard_of_are_silent_once_there_was_time_to_hear_of_all() {
+    fn members_without_metrics_are_silent_once_all_had_time_to_report() {
         let peer = |n| PeerId([n; 32]);
         let view = || MemberView { member: Member::default(), voter: true };
         let members = (1..4).map(|n| (peer(n), view())).collect();
@@ -511,17 +511,17 @@ mod tests {
     }
 
     #[test]
-    fn of_a_silent_peer_it_is_shown_that_it_is_silent_and_no_more() {
+    fn a_silent_peer_is_shown_as_silent_without_its_reports() {
         let status = |state| PinStatus { state, since: Timestamp(1), message: text(), attempts: 2 };
         let peer = |n| PeerId([n; 32]);
-        let told = || {
+        let reported = || {
             let states = [(1, PinState::Pinned), (2, PinState::Pinned), (3, PinState::Pinning)];
             states.into_iter().map(|(n, state)| (peer(n), status(state))).collect()
         };
         let pin = pin(&[(1, false), (2, true), (4, false)]);
         let states = |silent: &[u8]| {
             let silent = silent.iter().map(|n| peer(*n)).collect();
-            let all = shown(told(), &silent, &pin, Timestamp(9));
+            let all = shown(reported(), &silent, &pin, Timestamp(9));
             all.into_iter().map(|(peer, status)| (peer.0[0], status.state)).collect::<Vec<_>>()
         };
         use PinState::{DaemonDown, Pinned, Pinning};
@@ -530,7 +530,7 @@ mod tests {
             (&[], &[(1, Pinned), (2, Pinned), (3, Pinning)]),
             (&[1], &[(1, DaemonDown), (2, Pinned), (3, Pinning)]),
             (&[2], &[(1, Pinned), (2, DaemonDown), (3, Pinning)]),
-            // One that is not to have it, one that has not told of it yet, and one of neither.
+            // Silent peers: one without an allocation, one without a report, and one with neither.
             (&[3], &[(1, Pinned), (2, Pinned)]),
             (&[4], &[(1, Pinned), (2, Pinned), (3, Pinning), (4, DaemonDown)]),
             (&[5], &[(1, Pinned), (2, Pinned), (3, Pinning)]),

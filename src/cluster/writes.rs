@@ -1,9 +1,9 @@
-//! Writes of users, many to one log entry.
+//! Writes of users, many of them in one log entry.
 //!
-//! A write costs a sync of two disks and a round between peers, whatever its size. So writes wait in
-//! one bounded queue, and what waits goes to the leader together, as one entry there; a few batches
-//! may be under way, so that one is gathered while another is written. Each write keeps its own
-//! answer, and whoever waits for it decides whether to try again.
+//! An entry costs syncs of two disks and a round trip between peers, whatever its size. So writes wait
+//! in one bounded queue, and those that wait go to the leader together and become one entry. A few
+//! batches may be under way, so that one is gathered while another is written. Each write has its own
+//! answer, and its caller decides whether to try again.
 
 use std::collections::BTreeSet;
 
@@ -20,12 +20,12 @@ use crate::{
     types::{Cid, Owner, Pin, PinRequest, Refusal, Replication, Write, Writes},
 };
 
-/// Writes that may wait; more wait in front of the queue.
+/// Bound on the queue. When it is full, callers wait for a place.
 pub(super) const QUEUE_MAX: usize = 4 * Write::BATCH_LEN_MAX;
-/// Batches under way at once: one is on its way to the disks while another is gathered.
+/// Bound on batches under way. One can be gathered while another is written to the disks.
 const IN_FLIGHT_MAX: usize = 3;
 
-/// What became of a write, in one attempt.
+/// The result of one attempt at a write.
 pub(super) type Written = Result<Pin, Refusal>;
 
 /// A write and where its answer goes.
@@ -36,7 +36,7 @@ pub(super) struct QueuedWrite {
 }
 
 impl Cluster {
-    /// Has the leader do one write, together with others; one attempt.
+    /// Asks the leader once to do a write, in a batch with others.
     pub(super) async fn write_once(&self, write: Write) -> Written {
         let (answer, written) = oneshot::channel();
         let stopping = || "the peer is stopping".to_owned();
@@ -45,7 +45,7 @@ impl Cluster {
         written.await.unwrap_or_else(|_| Err(Refusal::Failed(stopping())))
     }
 
-    /// Sends what waits to the leader until the token stops it.
+    /// Sends queued writes to the leader until the token is cancelled.
     pub(super) async fn send_writes(
         self,
         mut queue: mpsc::Receiver<QueuedWrite>,
@@ -61,7 +61,7 @@ impl Cluster {
                 _ = queue.recv_many(&mut batch, Write::BATCH_LEN_MAX),
                     if in_flight.len() < IN_FLIGHT_MAX =>
                 {
-                    // Those that gave up meanwhile do not want it any more.
+                    // Leaves out writes whose callers have given up.
                     batch.retain(|waiting| !waiting.answer.is_closed());
                     if !batch.is_empty() {
                         in_flight.spawn(self.clone().send_batch(std::mem::take(&mut batch)));
@@ -77,24 +77,24 @@ impl Cluster {
         let (writes, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.write, waiting.answer)).unzip();
         for (answer, written) in answers.into_iter().zip(self.write_all_once(writes).await) {
-            // The caller may have given up.
+            // Sending fails only if the caller has given up.
             let _ = answer.send(written);
         }
     }
 
-    /// Has the leader do writes together, at most [`Write::BATCH_LEN_MAX`]; one attempt.
+    /// Asks the leader once to do writes together, at most [`Write::BATCH_LEN_MAX`].
     pub(super) async fn write_all_once(&self, writes: Vec<Write>) -> Vec<Written> {
         let count = writes.len();
         one_for_each(count, self.ask_leader_once(Writes(writes)).await)
     }
 
-    /// On the leader: does writes as one entry; acknowledged when it returns.
+    /// On the leader: does writes as one entry, and returns once they are acknowledged.
     pub(super) async fn write_here(&self, writes: Vec<Write>) -> Result<Vec<Written>, Refusal> {
         if writes.len() > Write::BATCH_LEN_MAX {
             return Err(Refusal::Invalid(format!("{} writes are too many at once", writes.len())));
         }
         if self.state().read(|pins| releases_unknown(pins, &writes)) {
-            // A leader that was cut off and does not know it yet must not say what is not there.
+            // A leader that was cut off may be behind, and must not report a pin as missing.
             self.catch_up().await.map_err(|error| Refusal::NotYet(error.to_string()))?;
         }
         let mut fleet = self.fleet();
@@ -111,7 +111,7 @@ impl Cluster {
             true => Vec::new(),
             false => self.consensus().propose(ops).await.map_err(refusal)?,
         };
-        Ok(what_became(decided, applied))
+        Ok(results(decided, applied))
     }
 
     fn claim(&self, fleet: &mut Fleet, request: PinRequest) -> Result<Op, Refusal> {
@@ -135,36 +135,37 @@ impl Cluster {
     }
 }
 
-/// The result of each of `count` writes, by the leader's answer to all of them.
+/// The results of `count` writes, from the leader's answer to all of them.
 fn one_for_each(count: usize, answer: Result<Vec<Written>, Refusal>) -> Vec<Written> {
     match answer {
         Ok(written) if written.len() == count => written,
         Ok(_) => {
-            let refusal = Refusal::Failed("the leader answers another question".to_owned());
+            let refusal =
+                Refusal::Failed("the leader's answer does not match the writes".to_owned());
             vec![Err(refusal); count]
         }
         Err(refusal) => vec![Err(refusal); count],
     }
 }
 
-/// What became of each write: those that were not refused were proposed, in the same order.
-fn what_became(decided: Vec<Result<(), Refusal>>, applied: Vec<Applied>) -> Vec<Written> {
+/// The result of each write. `applied` has one element for each write that was not refused, in order.
+fn results(decided: Vec<Result<(), Refusal>>, applied: Vec<Applied>) -> Vec<Written> {
     let mut applied = applied.into_iter();
-    let became = |decided: Result<(), Refusal>| {
+    let result = |decided: Result<(), Refusal>| {
         decided?;
-        let unanswered = || Refusal::Failed("the log does not say what became of it".to_owned());
+        let unanswered = || Refusal::Failed("the log has no outcome for this write".to_owned());
         let Applied { outcome, pin } = applied.next().ok_or_else(unanswered)?;
         match outcome {
             Outcome::Refused(Refused::NoSuchPin) => Err(Refusal::NotFound),
             Outcome::Refused(refused) => Err(Refusal::Invalid(refused.to_string())),
-            // Another release may have come first.
+            // Another release may have been applied first.
             Outcome::Changed | Outcome::Unchanged => pin.filter(by_rest).ok_or(Refusal::NotFound),
         }
     };
-    decided.into_iter().map(became).collect()
+    decided.into_iter().map(result).collect()
 }
 
-/// Whether something is to be released that is not pinned by REST, as far as this peer knows.
+/// Whether a write releases a pin that has no claim by REST, as far as this peer knows.
 fn releases_unknown(pins: &PinSet, writes: &[Write]) -> bool {
     writes.iter().any(|write| match write {
         Write::Pin(_) => false,
@@ -172,7 +173,7 @@ fn releases_unknown(pins: &PinSet, writes: &[Write]) -> bool {
     })
 }
 
-/// Whether there are enough peers: those that have it or can take it, of all members.
+/// Checks that there are enough peers. `possible` counts the peers that hold the pin or can take it.
 fn check_peers(
     cid: &Cid,
     replication: Replication,
@@ -186,19 +187,19 @@ fn check_peers(
     }
     let reason =
         format!("not enough peers to allocate CID {cid}: {needed} needed, {possible} can take it");
-    // A member that is away or full need not stay so, and a leader that is new or was asleep has yet
-    // to hear of some.
+    // A member that is away or full may take content later, and a leader that is new or was paused may
+    // not have the metrics of all members yet.
     let possible_later = needed <= members;
     Err(if possible_later { Refusal::NotYet(reason) } else { Refusal::Invalid(reason) })
 }
 
-/// Whether REST may release a pin.
+/// Checks that REST may release a pin.
 fn check_release(cid: &Cid, pin: Option<&Pin>) -> Result<(), Refusal> {
     let pin = pin.ok_or(Refusal::NotFound)?;
     if let Some((Owner::Waiting(_), claim)) = pin.claims.last() {
         return Err(Refusal::Invalid(format!(
             "{cid} waits to be unpinned since its Pin {} was deleted: kubectl describe \
-             clusterpeers says how to allow it",
+             clusterpeers shows how to allow it",
             claim.options.name
         )));
     }
@@ -245,9 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn too_few_peers_are_a_matter_of_time_when_there_are_enough_members() {
+    fn too_few_peers_may_be_enough_later_when_there_are_enough_members() {
         use Factor::{Count, Everywhere};
-        // Needed, holders and takers, members; done now, or perhaps later.
+        // Minimum, holders and takers, members; the result, where `Err(true)` means perhaps later.
         let table = [
             (Count(1), 1, 3, Ok(())),
             (Count(2), 2, 2, Ok(())),
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn rest_releases_its_own_claim_only() {
+    fn rest_releases_only_its_own_claim() {
         let waiting = Owner::Waiting(Uid("a".to_owned()));
         type Row<'a> = (&'a [(Owner, &'a str)], Option<&'a str>);
         let table: &[Row<'_>] = &[
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_looks_again_before_it_says_that_there_is_nothing_to_release() {
+    fn a_leader_catches_up_before_it_reports_a_pin_to_release_as_missing() {
         let mut pins = PinSet::default();
         pins.restore(cid(1), pin(&[(Owner::Rest, "r")]));
         pins.restore(cid(2), pin(&[(object(), "ns/a")]));
@@ -331,11 +332,11 @@ mod tests {
             of_object,
             applied(Outcome::Unchanged, None),
         ];
-        let shown: Vec<Result<String, Refusal>> = what_became(decided, all)
+        let shown: Vec<Result<String, Refusal>> = results(decided, all)
             .into_iter()
             .map(|written| Ok(written?.claims.get(&Owner::Rest).unwrap().options.name.to_string()))
             .collect();
-        let unanswered = Refusal::Failed("the log does not say what became of it".to_owned());
+        let unanswered = Refusal::Failed("the log has no outcome for this write".to_owned());
         let expected = [
             Ok("one".to_owned()),
             Err(no_peers()),
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_something_else_says_nothing_of_any_write() {
+    fn an_answer_of_another_length_leaves_all_writes_uncertain() {
         let written = vec![Ok(pin(&[(Owner::Rest, "one")])), Err(Refusal::NotFound)];
         let whole = Ok(written.clone());
         assert_eq!(one_for_each(2, whole.clone()), written);
