@@ -1,4 +1,5 @@
-//! Gathers this peer's own metrics: the daemon's identity, its space and the tracker's counts.
+//! The informer gathers this peer's own metrics: the daemon's identity and space, and the tracker's
+//! counts.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -11,24 +12,25 @@ use crate::{
     types::{Metrics, SpaceLimit, millis},
 };
 
-/// Between two looks at the daemon; a dead or hanging daemon is known within this and one call's
-/// deadline.
+/// How often the daemon is asked. A daemon that stops or hangs is noticed within this time and the
+/// deadline of a call.
 const PERIOD: Duration = Duration::from_secs(2);
-/// Time the daemon has to tell its space.
+/// The daemon must report its space within this time.
 const SPACE_DEADLINE: Duration = Duration::from_secs(2);
-/// What is left free of a volume for other files than content: a fiftieth, and not more than that.
+/// The reserve for files other than content is this part of a volume, a fiftieth.
 const RESERVE_PART: u64 = 50;
+/// Most bytes of the reserve.
 const RESERVE_MAX: u64 = 1 << 30;
-/// How long metrics are good; pushed at half of it, so that one lost push does no harm.
+/// Time to live of metrics. They are sent after half of it, so that one lost request does no harm.
 pub const TTL: Duration = Duration::from_secs(6);
 
-/// What metrics are gathered from.
+/// The sources of metrics.
 pub struct Sources {
-    /// The daemon.
+    /// This peer's daemon.
     pub ipfs: SharedIpfs,
-    /// The tracker.
+    /// This peer's tracker.
     pub tracker: TrackerHandle,
-    /// A folder on the daemon's volume; absent: where the daemon says that its repository is.
+    /// A folder on the daemon's volume; absent: the repository's folder, as the daemon reports it.
     pub volume: Option<PathBuf>,
     /// Labels for placement.
     pub tags: BTreeMap<String, String>,
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// Metrics before the daemon was asked.
+    /// Metrics without a daemon: before the first answer, and while the daemon is down.
     #[must_use]
     pub fn unknown(&self) -> Metrics {
         let counters = self.tracker.counters();
@@ -67,7 +69,7 @@ impl Sources {
     async fn gather(&self) -> Result<Metrics, IpfsError> {
         let mut daemon = self.ipfs.id().await?;
         daemon.shorten();
-        // It is there; that its space is unknown must not hide it, nor that it is gone next time.
+        // The daemon answers. If it does not report its space in time, only the space is unknown.
         let repository = timeout(SPACE_DEADLINE, self.ipfs.repository()).await;
         let repository = repository.ok().and_then(Result::ok);
         let space = repository.as_ref().map(|repository| {
@@ -88,7 +90,7 @@ impl Sources {
     pub async fn run(self, metrics: watch::Sender<Metrics>, token: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Whether the daemon answered last; absent before the first answer, or its absence.
+        // Whether the daemon answered the last request; `None` before the first one.
         let mut was_up = None;
         loop {
             tokio::select! {
@@ -101,7 +103,7 @@ impl Sources {
                 () = token.cancelled() => return,
                 fresh = self.gather() => fresh,
             };
-            tell(&mut was_up, &fresh);
+            log_change(&mut was_up, &fresh);
             let fresh = fresh.unwrap_or_else(|_| self.unknown());
             metrics.send_if_modified(|known| {
                 let changed = *known != fresh;
@@ -112,8 +114,8 @@ impl Sources {
     }
 }
 
-/// Logs that the daemon has come or gone.
-fn tell(was_up: &mut Option<bool>, fresh: &Result<Metrics, IpfsError>) {
+/// Logs that the daemon came up or went down.
+fn log_change(was_up: &mut Option<bool>, fresh: &Result<Metrics, IpfsError>) {
     match (was_up.replace(fresh.is_ok()), fresh) {
         (None, Err(error)) => {
             tracing::warn!(%error, "the daemon was not reached yet (ipfs_api says where it is)");
@@ -127,12 +129,13 @@ fn tell(was_up: &mut Option<bool>, fresh: &Result<Metrics, IpfsError>) {
 /// Bytes on a volume.
 #[derive(Clone, Copy, Debug)]
 pub struct Volume {
-    /// What an unprivileged process can still write.
+    /// Free for an unprivileged process.
     pub free: u64,
+    /// The size of the volume.
     whole: u64,
 }
 
-/// The volume of a folder.
+/// The volume that a folder is on; `None` if it cannot be read.
 #[must_use]
 pub fn space_on(folder: &std::path::Path) -> Option<Volume> {
     let stat = rustix::fs::statvfs(folder).ok()?;
@@ -140,7 +143,7 @@ pub fn space_on(folder: &std::path::Path) -> Option<Volume> {
     Some(Volume { free: bytes(stat.f_bavail), whole: bytes(stat.f_blocks) })
 }
 
-/// Space for content.
+/// The space for content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Space {
     free: u64,
@@ -148,8 +151,8 @@ struct Space {
     limit: SpaceLimit,
 }
 
-/// The narrower of what the daemon may take and what the volume has. The limit that Kubo sets by itself
-/// says nothing of the volume, and counts only where that is not known.
+/// The smaller of the daemon's limit and the volume. Kubo's default limit is unrelated to the volume, so it
+/// counts only if the volume is not known.
 fn space_for_content(repository: &RepositoryStat, volume: Option<Volume>) -> Space {
     let allowed = Volume {
         free: repository.storage_max.saturating_sub(repository.size),
@@ -166,7 +169,7 @@ fn space_for_content(repository: &RepositoryStat, volume: Option<Volume>) -> Spa
     Space { full_percent: allowed.full_percent.max(volume.full_percent), ..narrower }
 }
 
-/// Without what the daemon's own files need: its datastore's journal and index, the ledger.
+/// The volume less the reserve for other files: the datastore's journal and index, and the ledger.
 fn less_reserve(Volume { free, whole }: Volume) -> Volume {
     let reserve = (whole / RESERVE_PART).min(RESERVE_MAX);
     Volume { free: free.saturating_sub(reserve), whole: whole.saturating_sub(reserve) }
@@ -196,7 +199,7 @@ mod tests {
     };
 
     #[tokio::test(start_paused = true)]
-    async fn a_daemon_that_does_not_answer_is_told_of_no_more() {
+    async fn metrics_leave_out_a_daemon_that_does_not_answer() {
         let daemon = StandInDaemon::new("d", Duration::ZERO);
         let ipfs: SharedIpfs = Arc::new(daemon.client());
         let ports = Ports {
@@ -217,23 +220,23 @@ mod tests {
             daemon.set_down(down);
             sleep(Duration::from_secs(10)).await;
             let now = metrics.borrow().clone();
-            let told = [
+            let reported = [
                 now.daemon.is_some(),
                 now.free_space.is_some(),
                 now.repository_size.is_some(),
                 now.full_percent.is_some(),
             ];
-            assert_eq!(told, [!down; 4], "down: {down}");
-            assert_eq!((now.tags.len(), now.ttl_ms), (1, millis(TTL)), "the peer is there");
+            assert_eq!(reported, [!down; 4], "down: {down}");
+            assert_eq!((now.tags.len(), now.ttl_ms), (1, millis(TTL)), "the peer still reports");
         }
         token.cancel();
     }
 
     #[test]
-    fn the_narrower_of_volume_and_limit_counts_and_kubos_own_limit_does_not() {
+    fn the_smaller_of_volume_and_limit_counts_and_kubos_default_limit_does_not() {
         let volume = |free, whole| Some(Volume { free, whole });
         use SpaceLimit::{StorageMax, Volume as OfVolume};
-        // Size and limit, whether nobody set that, the volume; the space.
+        // Size and limit, whether the limit is Kubo's default, the volume; the space.
         let table = [
             ((25, 100), false, None, (75, 25, StorageMax)),
             ((25, 100), true, None, (75, 25, StorageMax)),

@@ -1,6 +1,7 @@
 //! Peer metrics at the leader: the latest of each peer, until they expire.
 //!
-//! Invariant: metrics older than their time to live are never given out. "Down" means expired.
+//! Invariant: metrics older than their time to live are never returned. A peer whose metrics have
+//! expired is down.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +15,11 @@ use crate::types::{GcState, Metrics, PeerId};
 
 pub mod informer;
 
-/// The latest peer metrics.
+/// The latest metrics of each peer.
 #[derive(Debug)]
 pub struct Monitor {
     latest: Mutex<BTreeMap<PeerId, (Metrics, Instant)>>,
-    /// When it began to listen.
+    /// When this leader began to take metrics.
     since: Instant,
 }
 
@@ -28,7 +29,7 @@ impl Default for Monitor {
     }
 }
 
-/// Why metrics are not taken.
+/// Metrics are refused because another peer, named here, uses the same daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("peer {0} already uses the same daemon")]
 pub struct DaemonTaken(pub PeerId);
@@ -37,7 +38,7 @@ impl Monitor {
     /// Takes a peer's metrics.
     ///
     /// # Errors
-    /// When another peer that is not down reports the same daemon: two peers on one daemon would
+    /// When another peer that is not down has reported the same daemon. Two peers on one daemon would
     /// unpin each other's content.
     pub fn take(&self, from: PeerId, metrics: Metrics) -> Result<(), DaemonTaken> {
         let now = Instant::now();
@@ -52,7 +53,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Who reports a daemon, other than `from`, and is not down.
+    /// The peer other than `from` that has reported a daemon and is not down.
     #[must_use]
     pub fn user_of(&self, daemon: &str, from: PeerId) -> Option<PeerId> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +72,7 @@ impl Monitor {
             .collect()
     }
 
-    /// A peer's garbage was collected: what it told before that is old.
+    /// Notes that a peer has just collected garbage, which its latest metrics do not show yet.
     pub fn collected(&self, peer: &PeerId) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((metrics, _)) = latest.get_mut(peer) {
@@ -79,7 +80,8 @@ impl Monitor {
         }
     }
 
-    /// Whether a peer without metrics is down: a new leader has to give each the time to report.
+    /// Whether every peer has had time to report to this new leader. Until then a peer without metrics may
+    /// be up.
     #[must_use]
     pub fn has_heard(&self) -> bool {
         self.since.elapsed() > informer::TTL
@@ -132,21 +134,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_daemon_is_used_by_whoever_told_of_it_last() {
+    async fn a_daemon_is_used_by_the_peer_that_last_reported_it() {
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
         let monitor = Monitor::default();
         monitor.take(a, metrics("x")).unwrap();
         assert_eq!((monitor.user_of("x", b), monitor.user_of("y", b)), (Some(a), None));
         assert_eq!(monitor.user_of("x", a), None, "its own");
-        // Pushed again, it is good for as long again.
+        // Metrics that are sent again live as long again.
         tokio::time::advance(Duration::from_millis(600)).await;
         monitor.take(a, metrics("x")).unwrap();
         tokio::time::advance(Duration::from_millis(600)).await;
         assert_eq!(monitor.user_of("x", b), Some(a));
-        // One whose daemon is down uses none, and is there all the same.
+        // A peer whose daemon is down uses no daemon, but is not down itself.
         monitor.take(a, Metrics { daemon: None, ..metrics("x") }).unwrap();
         assert_eq!((monitor.user_of("x", b), monitor.valid().len()), (None, 1));
-        // What is refused changes nothing.
+        // Refused metrics change nothing.
         monitor.take(a, metrics("x")).unwrap();
         monitor.take(b, metrics("y")).unwrap();
         assert_eq!(monitor.take(b, metrics("x")), Err(DaemonTaken(a)));
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_leader_knows_who_is_down_when_all_have_had_time_to_report() {
+    async fn a_new_leader_knows_which_peers_are_down_once_all_had_time_to_report() {
         let monitor = Monitor::default();
         let instant = Duration::from_millis(1);
         tokio::time::advance(informer::TTL).await;
@@ -164,16 +166,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn garbage_that_was_collected_is_not_collected_again_for_old_news() {
+    async fn a_collection_replaces_what_its_peer_reported_before() {
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
         let monitor = Monitor::default();
-        let told = GcState { running: true, unpinned: true, idle_minutes: None };
+        let reported = GcState { running: true, unpinned: true, idle_minutes: None };
         for (peer, daemon) in [(a, "x"), (b, "y")] {
-            monitor.take(peer, Metrics { gc: told, ..metrics(daemon) }).unwrap();
+            monitor.take(peer, Metrics { gc: reported, ..metrics(daemon) }).unwrap();
         }
         monitor.collected(&a);
         let collected = GcState { running: false, unpinned: false, idle_minutes: Some(0) };
         let valid = monitor.valid();
-        assert_eq!((valid[&a].gc, valid[&b].gc), (collected, told));
+        assert_eq!((valid[&a].gc, valid[&b].gc), (collected, reported));
     }
 }
