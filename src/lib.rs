@@ -26,6 +26,7 @@
 pub mod allocate;
 #[cfg(test)]
 mod baseline;
+mod causes;
 pub mod clock;
 pub mod cluster;
 pub mod config;
@@ -41,6 +42,7 @@ pub mod monitor;
 pub mod peer;
 pub mod rest;
 pub mod rpc;
+pub mod runtime;
 #[cfg(any(test, feature = "simulation"))]
 pub mod sim;
 pub mod state;

@@ -44,6 +44,8 @@ const OPERATOR: [Table; 3] = [
 ];
 
 const PEER_MODULES: &[(&str, &[&str])] = &[
+    ("causes", &[]),
+    ("runtime", &[]),
     ("types", &[]),
     ("state", &["types"]),
     ("allocate", &["types"]),

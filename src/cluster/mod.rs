@@ -11,12 +11,9 @@ mod serve;
 mod use_cases;
 mod writes;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -42,10 +39,11 @@ pub use crate::{
 };
 use crate::{
     clock::Clock,
-    consensus::{Consensus, LogProgress, OpenError, ProposeError, random_u64},
+    consensus::{Consensus, LogProgress, OpenError, ProposeError},
     ipfs::SharedIpfs,
     monitor::informer,
     rpc::{self, AskError, Inbound, SharedTransport},
+    runtime::random_u64,
     state::{Op, Outcome, SharedState},
     tracker::TrackerHandle,
     types::{
@@ -145,7 +143,7 @@ struct DaemonTakenSince(Mutex<Option<Instant>>);
 
 impl DaemonTakenSince {
     fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.lock() = None;
     }
 
     /// Notes that another peer uses this peer's daemon.
@@ -153,7 +151,7 @@ impl DaemonTakenSince {
     /// # Errors
     /// When this has lasted for too long.
     fn note(&self, by: PeerId) -> Result<(), FatalError> {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.lock();
         if since.is_none() {
             tracing::warn!(peer = %by, "another peer seems to use this daemon; waiting for it to go");
         }

@@ -15,8 +15,8 @@ use super::{
     writes::Written,
 };
 use crate::{
-    consensus::random_u64,
     rpc::{AskError, CallError, answer_to},
+    runtime::random_u64,
     types::{
         Cid, GcProgress, GcResults, LeaderQuestion, Metrics, OnePin, PeerId, Pin, PinEntry,
         PinRequest, PinState, PinStatus, PinsAfter, Refusal, Run, RunGc, Timestamp, Write,

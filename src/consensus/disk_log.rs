@@ -14,7 +14,7 @@ use std::{
     ops::{Bound, RangeBounds},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,6 +24,7 @@ use openraft::{
     EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
 };
+use parking_lot::{Mutex, MutexGuard};
 use raft_log::{
     RaftLog, Segment, Types,
     api::raft_log_writer::RaftLogWriter,
@@ -369,7 +370,7 @@ impl DiskLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, RaftLog<Records>> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 }
 

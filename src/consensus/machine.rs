@@ -24,10 +24,10 @@ use super::{
         Outcomes, RaftLogId, RaftMembership, TypeConfig, position_in, position_out,
         stored_membership_out,
     },
-    runtime::block,
     state_store::{Head, StateStore, StoreError, View},
 };
 use crate::{
+    runtime::block,
     state::{Applied, Changed, Op, PinSet, SharedState},
     types::{Cid, ClusterId, LogPosition, PackedCid, Program},
 };

@@ -22,7 +22,7 @@ mod state_store;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -33,15 +33,14 @@ use openraft::{
     metrics::WaitError,
     storage::RaftLogStorage,
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub(crate) use self::runtime::block;
 pub use self::{
     disk_log::DiskLog,
     errors::{OpenError, ProposeError},
     leadership::{ConsensusWatch, Leadership},
     raft_types::CodecError,
-    runtime::{random_u64, seed_randomness},
     state_store::{StateStore, StoreError},
 };
 use self::{

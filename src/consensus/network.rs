@@ -17,10 +17,10 @@ use super::{
     image,
     machine::SnapshotData,
     raft_types::{RaftVote, TypeConfig, entry_out, position_in, position_out, vote_in, vote_out},
-    runtime::{block, random_u64},
 };
 use crate::{
     rpc::{self, AskError, CallError, SharedTransport},
+    runtime::{block, random_u64},
     types::{
         Append, AppendReply, ClusterId, Entry, EntryBody, LogPosition, Member, PeerId, Question,
         RaftMessage, RaftReply, SnapshotChunk, SnapshotReply,

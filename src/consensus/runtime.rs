@@ -1,38 +1,11 @@
-//! openraft's runtime: tokio, with one source of random numbers (for election timeouts) that a
-//! simulated world can seed, and with a way to wait for the disk.
+//! openraft's runtime: tokio, with random numbers (for election timeouts) that a simulated world can seed.
 
-use std::{cell::RefCell, convert::Infallible, future::Future, time::Duration};
+use std::{convert::Infallible, future::Future, time::Duration};
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
-use rand::{Rng, SeedableRng, TryRng, rngs::StdRng};
-use tokio::{
-    runtime::{Handle, RuntimeFlavor},
-    task::block_in_place,
-};
+use rand::{Rng as _, TryRng};
 
-thread_local! {
-    static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_rng(&mut rand::rng()));
-}
-
-/// Seeds the random numbers of this thread. A simulated world runs on one thread.
-pub fn seed_randomness(seed: u64) {
-    RANDOM.with_borrow_mut(|random| *random = StdRng::seed_from_u64(seed));
-}
-
-/// A random number from this thread's source.
-#[must_use]
-pub fn random_u64() -> u64 {
-    RANDOM.with_borrow_mut(Rng::next_u64)
-}
-
-/// Runs work that waits for the disk or takes long, without blocking the runtime's other tasks. On a
-/// runtime of one thread, as in simulated worlds, everything waits for it.
-pub(crate) fn block<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
-        _ => work(),
-    }
-}
+use crate::runtime::{random_u64, with_random};
 
 /// openraft's handle to the random numbers.
 #[derive(Debug, Default)]
@@ -42,7 +15,7 @@ impl TryRng for ThreadRandom {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(RANDOM.with_borrow_mut(Rng::next_u32))
+        Ok(with_random(|random| random.next_u32()))
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
@@ -50,7 +23,7 @@ impl TryRng for ThreadRandom {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        RANDOM.with_borrow_mut(|random| random.fill_bytes(bytes));
+        with_random(|random| random.fill_bytes(bytes));
         Ok(())
     }
 }

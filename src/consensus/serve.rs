@@ -1,7 +1,5 @@
 //! Serves Raft messages and snapshots from other peers.
 
-use std::sync::PoisonError;
-
 use openraft::{
     Snapshot,
     alias::SnapshotMetaOf,
@@ -16,11 +14,13 @@ use super::{
         CodecError, RaftEntry, TypeConfig, entry_in, level_of, position_in, position_out, vote_in,
         vote_out,
     },
-    runtime::block,
 };
-use crate::types::{
-    Append, AppendReply, Entry, PeerId, RaftMessage, RaftReply, Refusal, SnapshotChunk,
-    SnapshotReply, TooOld, Vote,
+use crate::{
+    runtime::block,
+    types::{
+        Append, AppendReply, Entry, PeerId, RaftMessage, RaftReply, Refusal, SnapshotChunk,
+        SnapshotReply, TooOld, Vote,
+    },
 };
 
 /// Largest image a peer accepts: about ten million pins.
@@ -137,7 +137,7 @@ impl Consensus {
 
     async fn append(&self, append: Append) -> Result<RaftReply, Refusal> {
         if !append.entries.is_empty() {
-            *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = SnapshotInbox::default();
+            *self.inbox.lock() = SnapshotInbox::default();
         }
         let entries = append.entries.into_iter().map(|entry| self.understand(entry));
         let entries = entries.collect::<Result<Vec<_>, _>>();
@@ -173,7 +173,7 @@ impl Consensus {
         check_vote(from, &chunk.vote, self.member_term())?;
         let vote = vote_in(chunk.vote);
         let taken = {
-            let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut inbox = self.inbox.lock();
             inbox.take(chunk)?
         };
         let Some(bytes) = taken else { return Ok(SnapshotReply::Taken) };

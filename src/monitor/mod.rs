@@ -3,12 +3,9 @@
 //! Invariant: metrics older than their time to live are never returned. A peer whose metrics have
 //! expired is down.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::types::{GcState, Metrics, PeerId};
@@ -42,7 +39,7 @@ impl Monitor {
     /// unpin each other's content.
     pub fn take(&self, from: PeerId, metrics: Metrics) -> Result<(), DaemonTaken> {
         let now = Instant::now();
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.latest.lock();
         if let Some(daemon) = &metrics.daemon
             && let Some(peer) = user_of(&latest, &daemon.id, from, now)
         {
@@ -56,7 +53,7 @@ impl Monitor {
     /// The peer other than `from` that has reported a daemon and is not down.
     #[must_use]
     pub fn user_of(&self, daemon: &str, from: PeerId) -> Option<PeerId> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = self.latest.lock();
         user_of(&latest, daemon, from, Instant::now())
     }
 
@@ -64,7 +61,7 @@ impl Monitor {
     #[must_use]
     pub fn valid(&self) -> BTreeMap<PeerId, Metrics> {
         let now = Instant::now();
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = self.latest.lock();
         latest
             .iter()
             .filter(|(_, (_, expiry))| *expiry > now)
@@ -74,7 +71,7 @@ impl Monitor {
 
     /// Notes that a peer has just collected garbage, which its latest metrics do not show yet.
     pub fn collected(&self, peer: &PeerId) {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.latest.lock();
         if let Some((metrics, _)) = latest.get_mut(peer) {
             metrics.gc = GcState { running: false, unpinned: false, idle_minutes: Some(0) };
         }

@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     cluster::{AddressBook, FatalError, FoundError, GcPolicy, JoinPolicy, new_cluster_id},
     config::PeerConfig,
-    consensus::{Checkpoints, DiskLog, OpenError, StateStore, Stores, Timing, random_u64},
+    consensus::{Checkpoints, DiskLog, OpenError, StateStore, Stores, Timing},
     files::{self, FolderLock, LockError},
     identity::{Identity, IdentityError},
     ipfs::kubo::{DaemonMetrics, KuboClient, KuboUrlError},
@@ -27,6 +27,7 @@ use crate::{
         Inbound, RpcMetrics,
         swarm::{self, Started, SwarmOptions, SwarmTransport},
     },
+    runtime::random_u64,
     tracker::{self, Ledger, LedgerError, LedgerPort},
     types::{ADDRESSES_MAX, Member, PeerId, Program},
 };

@@ -3,10 +3,7 @@
 //! `/healthz` answers while the process' own loop runs, `/readyz` says why the peer is not ready, and
 //! `/metrics` is OpenMetrics text. Metrics of the peer's current state are read at each request.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
@@ -15,6 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use super::{gauges::PeerGauges, process::ProcessMetrics, source::Source};
@@ -32,7 +30,7 @@ impl SharedRegistry {
     }
 
     fn with<R>(&self, use_it: impl FnOnce(&mut Registry) -> R) -> R {
-        use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        use_it(&mut self.0.lock())
     }
 }
 

@@ -6,15 +6,16 @@ use std::{
     hash::{DefaultHasher, Hasher as _},
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use redb::StorageBackend;
 
-use crate::{consensus::random_u64, types::millis};
+use crate::{runtime::random_u64, types::millis};
 
 /// The disk; clones share it.
 #[derive(Clone, Debug)]
@@ -153,7 +154,7 @@ impl SimFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 
     fn write(&self, write: Write) -> io::Result<()> {

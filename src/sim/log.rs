@@ -6,20 +6,22 @@ use std::{
     fmt::Debug,
     io,
     ops::RangeBounds,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as Turns, watch};
 
 use super::disk::SimDisk;
 use crate::{
     consensus::{
-        BoundLog, CodecError, random_u64,
+        BoundLog, CodecError,
         sim::{
             IOFlushed, LogState, OptionalSend, RaftEntry, RaftLogId, RaftLogReader, RaftLogStorage,
             RaftVote, TypeConfig, index_of, ops_of, position_of,
         },
     },
+    runtime::random_u64,
     state::Op,
     types::{ClusterId, LogPosition},
 };
@@ -112,7 +114,7 @@ impl SimLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Halves> {
-        self.halves.lock().unwrap_or_else(PoisonError::into_inner)
+        self.halves.lock()
     }
 
     fn write(&self, records: impl IntoIterator<Item = Record>) {

@@ -5,11 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 
@@ -138,7 +139,7 @@ impl SimNetwork {
     }
 
     fn lock(&self) -> MutexGuard<'_, Links> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio::runtime::{Builder, RngSeed};
 
-use crate::consensus::seed_randomness;
+use crate::runtime::seed_randomness;
 
 /// Runs a world to its end on this thread. Timers fire at once when nothing else is to be done, so
 /// virtual time costs nothing; all randomness follows from `seed`.

@@ -5,13 +5,14 @@ use std::{
     io::Write as _,
     process,
     sync::{
-        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use super::trace::Trace;
 
@@ -27,7 +28,7 @@ pub struct Met(Mutex<BTreeMap<&'static str, u64>>);
 impl Met {
     /// Adds the counts of one world.
     pub fn add(&self, trace: &Trace) {
-        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut met = self.0.lock();
         for (what, count) in trace.met() {
             *met.entry(what).or_default() += count;
         }
@@ -38,7 +39,7 @@ impl Met {
     /// # Errors
     /// Names those below their minimum.
     pub fn demand(&self, all: &[(&'static str, u64)]) -> Result<(), String> {
-        let met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let met = self.0.lock();
         let count = |what: &str| met.get(what).copied().unwrap_or_default();
         let mut rare = all.iter().filter(|(what, least)| count(what) < *least).peekable();
         if rare.peek().is_none() || number(FROM).is_some() || number(SEEDS).is_some() {

@@ -4,10 +4,11 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use minicbor::Encode;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::types::encoding;
@@ -91,7 +92,7 @@ impl Trace {
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,10 +1,11 @@
 //! The handle to the state. All parts read through it; only consensus writes.
 
 use std::sync::{
-    Arc, PoisonError, RwLock,
+    Arc,
     atomic::{AtomicU64, Ordering},
 };
 
+use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
 use super::PinSet;
@@ -44,13 +45,13 @@ impl SharedState {
 
     /// Reads the state. `read` must be quick and must not take other locks, since writers wait for it.
     pub fn read<R>(&self, read: impl FnOnce(&PinSet) -> R) -> R {
-        read(&self.pins.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.pins.read())
     }
 
     /// Changes the state, sets its log length to `entries`, and sends the change to all subscribers before
     /// the new state can be read. Only consensus and tests may call it.
     pub fn write<R>(&self, entries: u64, write: impl FnOnce(&mut PinSet) -> (R, Changed)) -> R {
-        let mut pins = self.pins.write().unwrap_or_else(PoisonError::into_inner);
+        let mut pins = self.pins.write();
         let (result, changed) = write(&mut pins);
         self.set_entries(entries);
         // Fails only without subscribers.

@@ -11,9 +11,10 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend,
     TableDefinition, WriteTransaction,
@@ -247,7 +248,7 @@ impl Ledger {
         &self,
         call: impl FnOnce(&Database) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.database.lock();
         let database = match slot.take() {
             Some(database) => database,
             None => (self.reopen)().map_err(|e| self.disk(&e))?,

@@ -14,12 +14,13 @@ pub mod machine;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     task::JoinHandle,
@@ -118,11 +119,11 @@ struct Shared {
 
 impl Shared {
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.machine.lock()
     }
 
     fn daemon(&self) -> MutexGuard<'_, Option<DaemonInfo>> {
-        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+        self.daemon.lock()
     }
 }
 

@@ -47,7 +47,7 @@ impl World {
         let barrier_open = Arc::new(Mutex::new(true));
         let open = Arc::clone(&barrier_open);
         let barrier: Barrier = Arc::new(move || {
-            let open = *open.lock().unwrap();
+            let open = *open.lock();
             let closed = || BarrierError("no leader".to_owned());
             Box::pin(async move { open.then_some(()).ok_or_else(closed) })
         });
@@ -246,12 +246,12 @@ async fn what_was_deleted_while_the_peer_was_away_is_unpinned_behind_a_barrier()
     write(&state, &release(cid(9)));
     daemon.take_requests();
     let world = World::on(&daemon, ledger, state);
-    *world.barrier_open.lock().unwrap() = false;
+    *world.barrier_open.lock() = false;
     world.until("settled", |w| w.handle.is_settled()).await;
     assert_eq!(world.state_of(2), Some(PinState::Pinned));
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!(daemon.holds(&cid(1)), "unpinned without a barrier");
-    *world.barrier_open.lock().unwrap() = true;
+    *world.barrier_open.lock() = true;
     world.until("unpinned", |w| !w.daemon.holds(&cid(1))).await;
     world.until("forgotten", |w| w.ledger.entries(ME).unwrap().len() == 1).await;
     assert!(daemon.holds(&cid(2)) && daemon.holds(&cid(9)));

@@ -3,12 +3,9 @@
 //! Each object is in it once, as first reported, so the number of claims bounds it. It must not
 //! judge whether an object is really gone: the claims' task asks for the proof.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use pinkeeper::{state::Found, types::Uid};
 use tokio::{
     sync::Notify,
@@ -50,7 +47,7 @@ struct Inner {
 
 impl Deletions {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Adds deletions atomically: `take` returns all of them or none.

@@ -3,11 +3,9 @@
 //! A leadership holds as long as this peer leads in its term, and nothing of it lives longer. The
 //! controllers check that it holds before each write.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::collections::BTreeMap;
 
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use pinkeeper::{
     cluster::Leadership,
     state::Refused,
@@ -72,15 +70,15 @@ impl Leading {
     }
 
     pub(super) fn objects(&self) -> RwLockReadGuard<'_, Objects> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+        self.objects.read()
     }
 
     pub(super) fn objects_mut(&self) -> RwLockWriteGuard<'_, Objects> {
-        self.objects.write().unwrap_or_else(PoisonError::into_inner)
+        self.objects.write()
     }
 
     fn refusals(&self) -> MutexGuard<'_, BTreeMap<Uid, (i64, Refused)>> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refusals.lock()
     }
 
     /// Records that an object's claim was refused, or no longer is.

@@ -3,11 +3,9 @@
 //! Level-triggered: an item says that something may have changed, never what. The number of
 //! distinct items, that is of objects, bounds it. Pushing never waits and never drops an item.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{BTreeMap, VecDeque};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// How urgent an item is.
@@ -44,7 +42,7 @@ impl<K: Ord + Clone> Default for WorkQueue<K> {
 
 impl<K: Ord + Clone> WorkQueue<K> {
     fn priorities(&self) -> MutexGuard<'_, Lanes<K>> {
-        self.priorities.lock().unwrap_or_else(PoisonError::into_inner)
+        self.priorities.lock()
     }
 
     /// Adds an item, or raises its priority.

@@ -3,12 +3,10 @@
 //! A context is a cheap handle; all clones share its values. It must not hold state of one
 //! leadership: what a leader knows about Pins ends with its term.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use kube::Client;
+use parking_lot::{Mutex, MutexGuard};
 use pinkeeper::{clock::Clock, cluster::Cluster};
 
 use super::{
@@ -30,7 +28,7 @@ impl<T> Default for Latest<T> {
 
 impl<T: Clone> Latest<T> {
     fn inner(&self) -> MutexGuard<'_, Option<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The value, if there is one.

@@ -20,10 +20,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use pinkeeper::{
     cluster::{Cluster, Leadership, Standing},
     ipfs::fake::StandInDaemon,
@@ -102,7 +103,7 @@ impl Oracle {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Checks regularly, as long as the world runs.

@@ -15,8 +15,8 @@ pub use self::policy::GcPolicy;
 use super::Leader;
 use crate::{
     cluster::{Cluster, FatalError, MemberView},
-    consensus::random_u64,
     rpc::{AskError, CallError},
+    runtime::random_u64,
     types::{GcProgress, GcResult, GcResults, Metrics, PeerId, Refusal, Run, RunGcHere},
 };
 

@@ -3,12 +3,9 @@
 //! Every member counts, also one that is away: each must have reported its level in this term. A report
 //! of a lower level restarts the wait.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use super::Leader;
@@ -34,7 +31,7 @@ struct Heard {
 
 impl Levels {
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(in crate::cluster) fn note(&self, peer: PeerId, level: u32) {

@@ -1,6 +1,6 @@
 //! The members as allocation sees them: their metrics, their pins, and the copies proposed lately.
 
-use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -52,7 +52,7 @@ impl Cluster {
 
     fn proposed(&self, act: impl FnOnce(&mut Proposed)) {
         let leader = self.leader();
-        act(&mut leader.proposed.lock().unwrap_or_else(PoisonError::into_inner));
+        act(&mut leader.proposed.lock());
     }
 }
 

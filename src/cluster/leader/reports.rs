@@ -4,11 +4,9 @@
 //! full set. A missing report means "not reported", never "not pinned". Peers do not report newly
 //! queued pins; the leader treats an unreported allocation as queued.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::broadcast;
 
 use crate::{
@@ -104,7 +102,7 @@ impl Reports {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Reported>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.peers.lock()
     }
 }
 

@@ -11,10 +11,11 @@ use std::{
     collections::BTreeMap,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
-use crate::{consensus::block, files, types::PeerId};
+use parking_lot::Mutex;
+
+use crate::{files, runtime::block, types::PeerId};
 
 /// Multiaddrs without `/p2p/…`, by peer.
 pub(in crate::cluster) type Addresses = BTreeMap<PeerId, Vec<String>>;
@@ -56,7 +57,7 @@ impl AddressBook {
 
     /// All known addresses.
     pub(in crate::cluster) fn all(&self) -> Addresses {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.lock().clone()
     }
 
     /// Takes in addresses of peers other than `me`; returns all known ones if any changed.
@@ -79,7 +80,7 @@ impl AddressBook {
         addresses: Addresses,
         is_member: impl Fn(&PeerId) -> bool,
     ) -> Option<Addresses> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let mut changed = false;
         for (peer, addresses) in addresses {
             let (old, is_member) = (known.get(&peer), is_member(&peer));
@@ -104,7 +105,7 @@ impl AddressBook {
     /// Forgets the peers that `keep` rejects, and returns them.
     pub(in crate::cluster) fn forget(&self, keep: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
         let (gone, left) = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock();
             let gone: Vec<PeerId> = known.keys().filter(|peer| !keep(peer)).copied().collect();
             gone.iter().for_each(|peer| drop(known.remove(peer)));
             (gone, known.clone())

@@ -11,9 +11,9 @@ use tokio::{
 
 use crate::cluster::{Cluster, FatalError, Leadership};
 use crate::{
-    consensus::random_u64,
     monitor::informer,
     rpc::AskError,
+    runtime::random_u64,
     state::Changed,
     types::{
         Cid, DaemonInfo, MetricsReply, PeerId, PinStatus, Refusal, StatusBatch, StatusReply, TooOld,

@@ -1,10 +1,6 @@
 //! The stand-in's answers, in the form of Kubo's: status, lines of JSON, trailers.
 
-use std::{
-    error::Error,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{
@@ -15,6 +11,7 @@ use futures::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -236,7 +233,7 @@ struct InFlight(Arc<Mutex<World>>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).in_flight -= 1;
+        self.0.lock().in_flight -= 1;
     }
 }
 

@@ -1,11 +1,9 @@
 //! The codecs a daemon can walk. The daemon is asked, since a table of ours would be outdated with the
 //! next Kubo.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::{QUICK_DEADLINE, http::Rpc};
@@ -51,8 +49,8 @@ impl Codecs {
         Err(unpinnable(codec, &ask(rpc, &[]).await.unwrap_or_default()))
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> parking_lot::MutexGuard<'_, BTreeSet<u64>> {
+        self.known.lock()
     }
 }
 

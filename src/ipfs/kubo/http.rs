@@ -16,7 +16,7 @@ use super::{
     metrics::{DaemonMetrics, Measured},
     wire,
 };
-use crate::ipfs::IpfsError;
+use crate::{causes::with_causes, ipfs::IpfsError};
 
 /// Deadline for connecting; the daemon is in the same pod.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -271,16 +271,7 @@ fn check_trailers(trailers: Option<&http::HeaderMap>) -> Result<(), IpfsError> {
     if text.trim().is_empty() { Ok(()) } else { Err(wire::error_of(&text)) }
 }
 
-/// An error with its causes: reqwest's own text has only the outermost.
+/// An error with its causes, of bounded length.
 fn reason(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.chars().take(300).collect()
+    with_causes(error).chars().take(300).collect()
 }

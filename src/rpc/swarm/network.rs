@@ -1,6 +1,6 @@
 //! The network task: owns libp2p's swarm, dials, and keeps one live connection per peer.
 
-use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, Swarm, Transport as _,
@@ -26,7 +26,7 @@ use super::{
     streams,
     suspicion::{Suspicion, Suspicions},
 };
-use crate::identity::ClusterSecret;
+use crate::{causes::with_causes, identity::ClusterSecret};
 
 /// Deadline for connecting and proving identities.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -322,7 +322,7 @@ impl Network {
     /// Logs repeated failures only: anything may connect to an open port, and a restarting peer breaks
     /// handshakes off.
     fn incoming_failed(&mut self, from: &Multiaddr, error: &swarm::ListenError) {
-        let reason = chain(error);
+        let reason = with_causes(error);
         match self.strange.failed(without_port(from), Instant::now()) {
             Suspicion::Told | Suspicion::Early => {
                 tracing::debug!(%from, reason, "an incoming connection failed");
@@ -345,7 +345,7 @@ fn without_port(address: &Multiaddr) -> Multiaddr {
 fn is_not_understood(error: &DialError) -> bool {
     let DialError::Transport(failures) = error else { return false };
     failures.iter().any(|(_, error)| {
-        let reason = chain(error);
+        let reason = with_causes(error);
         // Only the text names an error of the system: libp2p's wrappers hide its type.
         !reason.contains("(os error ") || reason.contains("Handshake")
     })
@@ -356,27 +356,13 @@ fn dial_reason(error: &DialError) -> String {
     match error {
         DialError::Transport(failures) => {
             let failures = failures.iter().map(|(address, error)| {
-                format!("{address}: {}", chain(error).trim_start_matches(": "))
+                format!("{address}: {}", with_causes(error).trim_start_matches(": "))
             });
             failures.collect::<Vec<_>>().join(", ")
         }
         DialError::WrongPeerId { obtained, address } => {
             format!("{address}: another peer answers there, {obtained}")
         }
-        error => chain(error),
+        error => with_causes(error),
     }
-}
-
-/// An error with its causes, without repetitions.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

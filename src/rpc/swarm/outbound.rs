@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use futures::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
     io::{BufReader, BufWriter},
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
@@ -101,15 +102,15 @@ impl LaneState {
     }
 
     fn insert(&self, id: u64, waiting: PendingCall) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, waiting);
+        self.waiting.lock().insert(id, waiting);
     }
 
     fn take(&self, id: u64) -> Option<PendingCall> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+        self.waiting.lock().remove(&id)
     }
 
     fn take_all(&self) -> BTreeMap<u64, PendingCall> {
-        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.waiting.lock())
     }
 
     /// The caller no longer waits.
@@ -121,7 +122,7 @@ impl LaneState {
     pub(super) fn timed_out(&self) {
         if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
             self.timeouts.store(0, Ordering::Relaxed);
-            self.stream.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+            self.stream.lock().cancel();
         }
     }
 
@@ -136,7 +137,7 @@ impl LaneState {
     fn new_stream(&self, parent: &CancellationToken) -> CancellationToken {
         let token = parent.child_token();
         self.timeouts.store(0, Ordering::Relaxed);
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
+        *self.stream.lock() = token.clone();
         token
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use libp2p::Multiaddr;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,12 +53,12 @@ pub(super) struct News {
 
 impl Wanted {
     pub(super) fn change(&self, change: impl FnOnce(&mut News)) {
-        change(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.news.lock());
         self.changed.notify_one();
     }
 
     pub(super) fn take(&self) -> News {
-        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.news.lock())
     }
 }
 
@@ -98,22 +99,22 @@ impl Shared {
     }
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+        self.links.lock()
     }
 
     pub(super) fn set_members(&self, members: BTreeMap<PeerId, String>) {
-        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
+        *self.members.lock() = members;
     }
 
     /// A member's name, for people; empty while unknown.
     pub(super) fn name(&self, peer: &PeerId) -> String {
-        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members.lock();
         members.get(peer).cloned().unwrap_or_default()
     }
 
     /// Largest frame accepted from a peer, in bytes.
     pub(super) fn frame_len_max(&self, from: &PeerId) -> usize {
-        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members.lock();
         match members.contains_key(from) {
             true => frame::FRAME_LEN_MAX,
             false => frame::FRAME_LEN_STRANGER_MAX,
@@ -121,7 +122,7 @@ impl Shared {
     }
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<(PeerId, Lane), LaneHandle>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock()
     }
 
     /// Queues a framed request in its lane, and starts the lane's task if there is none.

@@ -11,7 +11,7 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -30,6 +30,7 @@ use libp2p::{
         },
     },
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +91,7 @@ impl Streams {
     }
 
     fn living(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Living>> {
-        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+        self.living.lock()
     }
 
     /// Opens a stream on exactly this connection.

@@ -11,13 +11,10 @@ mod http;
 pub mod store;
 mod watch;
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::Request, response::Response};
+use parking_lot::{Mutex, MutexGuard};
 use pinkeeper::sim::trace::Trace;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
@@ -117,7 +114,7 @@ impl SimApi {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Server> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+        self.server.lock()
     }
 
     /// Applies a change of a user, and wakes the watches.
