@@ -116,11 +116,11 @@ impl Cluster {
                 self.consensus().read_index().await.map(Response::Position).map_err(refusal)
             }
             LeaderRequest::OnePin(OnePin { cid }) => {
-                self.catch_up().await?;
+                self.pass_barrier().await?;
                 Ok(Response::Pins(self.entry(cid).into_iter().collect()))
             }
             LeaderRequest::PinsAfter(PinsAfter { after }) => {
-                self.catch_up().await?;
+                self.pass_barrier().await?;
                 Ok(Response::Pins(self.page(after)))
             }
             LeaderRequest::RunGc(RunGc { run, only }) => {

@@ -10,8 +10,8 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    CALL_DEADLINE, Cluster, MemberView, NOT_JOINED, Reports, Standing,
-    serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX, refusal},
+    Cluster, MemberView, NOT_JOINED, Reports, Standing,
+    serve::{PAGE_BYTES_MAX, PAGE_LEN, PAGE_RECORDS_MAX},
     writes::Written,
 };
 use crate::{
@@ -199,12 +199,6 @@ impl Cluster {
             return answer_to::<Q>(self.answer_as_leader(leader, request).await?);
         }
         self.ask_peer(leader, question).await
-    }
-
-    /// On the leader: waits until the state includes every write that was acknowledged before the call.
-    pub(super) async fn catch_up(&self) -> Result<(), Refusal> {
-        let index = self.consensus().read_index().await.map_err(refusal)?;
-        self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)
     }
 
     /// On the leader: one pin.

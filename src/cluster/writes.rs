@@ -95,7 +95,7 @@ impl Cluster {
         }
         if self.state().read(|pins| releases_unknown(pins, &writes)) {
             // A leader that was cut off may be behind, and must not report a pin as missing.
-            self.catch_up().await.map_err(|error| Refusal::NotYet(error.to_string()))?;
+            self.pass_barrier().await.map_err(|error| Refusal::NotYet(error.to_string()))?;
         }
         let mut fleet = self.fleet();
         let mut ops = Vec::with_capacity(writes.len());

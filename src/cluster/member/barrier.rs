@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::{
+    cluster::{Cluster, serve::refusal},
     consensus::{Consensus, ProposeError},
     rpc::{self, AskError, SharedTransport},
-    types::{PeerId, ReadIndex},
+    types::{PeerId, ReadIndex, Refusal},
 };
 
 /// The leader must answer within this time.
@@ -62,6 +63,17 @@ impl ReadBarrier {
     }
 }
 
+impl Cluster {
+    /// The barrier of the leader's own answers.
+    ///
+    /// # Errors
+    /// When this peer does not lead, or does not apply the position in time.
+    pub(in crate::cluster) async fn pass_barrier(&self) -> Result<(), Refusal> {
+        let index = self.consensus().read_index().await.map_err(refusal)?;
+        self.consensus().wait_applied(index, CALL_DEADLINE).await.map_err(refusal)
+    }
+}
+
 /// Which peer's position is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PositionOf {
@@ -88,7 +100,6 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::types::Refusal;
 
     const OWN: PeerId = PeerId([1; 32]);
     const OTHER: PeerId = PeerId([2; 32]);
