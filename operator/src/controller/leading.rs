@@ -89,6 +89,12 @@ impl Leading {
         };
     }
 
+    /// Drops the refusals of objects that are gone.
+    pub(super) fn forget_refusals(&self) {
+        let objects = self.objects();
+        self.refusals().retain(|uid, _| objects.contains(uid));
+    }
+
     /// Objects of a CID with a refused claim.
     pub(super) fn refused_of(&self, cid: &Cid) -> Vec<ObjectKey> {
         let (objects, refusals) = (self.objects(), self.refusals());

@@ -42,6 +42,7 @@ fn take(lead: &Leading, event: watcher::Event<RawPin>, listed: &mut BTreeSet<Uid
         watcher::Event::InitDone => {
             let gone = lead.objects_mut().list_done(listed);
             gone.into_iter().for_each(|key| forget(lead, key));
+            lead.forget_refusals();
             listed.clear();
             lead.listed.notify_one();
         }
@@ -143,6 +144,7 @@ mod tests {
             let (lead, listed) = (&stand.lead, &mut BTreeSet::new());
             for name in ["gone", "stays", "unreadable"] {
                 take(lead, Event::Apply(raw(name, "Unpin")), listed);
+                lead.refused(&Uid(name.into()), Some((3, Refused::OtherCid)));
             }
             // From an interrupted list.
             take(lead, Event::Init, listed);
@@ -154,7 +156,8 @@ mod tests {
             take(lead, Event::InitDone, listed);
             assert!(lead.objects().is_complete());
             let names = ["gone", "stays", "unreadable"].map(|name| Uid(name.into()));
-            assert_eq!(names.map(|uid| lead.objects().contains(&uid)), [false, true, true]);
+            assert_eq!(names.clone().map(|uid| lead.objects().contains(&uid)), [false, true, true]);
+            assert_eq!(names.map(|uid| lead.refusal(&uid, 3).is_some()), [false, true, true]);
             assert!(lead.listed.notified().now_or_never().is_some());
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             assert_eq!(lead.deletions.take(), []);
