@@ -522,6 +522,12 @@ impl Cluster {
         self.consensus().program()
     }
 
+    /// The cluster's level, and that of this program.
+    #[must_use]
+    pub fn levels(&self) -> (u32, u32) {
+        (self.state().read(|pins| pins.level()), self.program().level)
+    }
+
     async fn stop_at_unknown_ops(self) -> Result<(), FatalError> {
         let mut not_known = self.consensus().not_known();
         // The sender lives as long as consensus.

@@ -52,6 +52,8 @@ struct Reason {
 pub(super) struct PeerGauges {
     leader: Gauge,
     term: Gauge<u64, AtomicU64>,
+    level: Gauge<u64, AtomicU64>,
+    program_level: Gauge<u64, AtomicU64>,
     pins_by_status: Family<StatusLabel, Gauge<u64, AtomicU64>>,
     failures: Family<Reason, Counter>,
     ready: Gauge,
@@ -74,6 +76,9 @@ impl PeerGauges {
         registry.register("ready", "A leader is known and the log caught up", self.ready.clone());
         registry.register("leader", "This peer leads the cluster", self.leader.clone());
         registry.register("raft_term", "The Raft term", self.term.clone());
+        registry.register("level", "The cluster's level", self.level.clone());
+        let help = "The level of this peer's program";
+        registry.register("program_level", help, self.program_level.clone());
         registry.register("members", "Members of the cluster", self.members.clone());
         registry.register("voters", "Members that vote", self.voters.clone());
         registry.register("daemon_up", "The daemon answers", self.daemon_up.clone());
@@ -169,6 +174,9 @@ impl PeerGauges {
         let leadership = source.leadership();
         self.leader.set(i64::from(leadership.local));
         self.term.set(leadership.term);
+        let (level, program_level) = source.levels();
+        self.level.set(level.into());
+        self.program_level.set(program_level.into());
         self.read_pins(source);
         self.read_gc(source);
     }

@@ -86,6 +86,11 @@ impl Source {
         ask!(self, peer => peer.counters())
     }
 
+    /// The cluster's level, and that of this program.
+    pub(super) fn levels(&self) -> (u32, u32) {
+        ask!(self, peer => peer.levels())
+    }
+
     /// Why the peer is not ready, if it is not.
     pub(super) fn readiness(&self) -> Result<(), String> {
         ask!(self, peer => peer.readiness())

@@ -441,6 +441,8 @@ async fn probes_and_metrics_tell_the_peers_state() {
         r#"pinkeeper_build_info{version="0.1.0",commit="development"} 1"#,
         "pinkeeper_leader 1",
         "pinkeeper_raft_term 7",
+        "pinkeeper_level 1",
+        "pinkeeper_program_level 2",
         "pinkeeper_full_ratio 0.25",
         r#"pinkeeper_pins{status="pinned"} 5"#,
         r#"pinkeeper_pins{status="not_found"} 2"#,
