@@ -11,9 +11,10 @@ use crate::{
         run_seeded,
     },
     types::{
-        Append, Cid, Envelope, FIRST_LEVEL, Hello, OnePin, PinsAfter, Question, RaftMessage,
-        ReadIndex, Refusal, Request, Response, Run, RunGc, RunGcHere, SnapshotChunk, StatusBatch,
-        StatusReply, Vote, Write, Writes,
+        Append, AppendReply, Cid, Entry, EntryBody, Envelope, FIRST_LEVEL, Hello, LogPosition,
+        OnePin, PinsAfter, Question, RaftMessage, RaftReply, ReadIndex, Refusal, Request, Response,
+        Run, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply, Vote, Write,
+        Writes,
     },
 };
 
@@ -406,6 +407,31 @@ fn a_message_that_no_member_would_send_ends_no_leadership() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert!(terms().eq(before), "another peer was elected");
         assert!(cluster(leader).leadership().borrow().local);
+    });
+}
+
+#[test]
+fn a_deposed_leader_learns_of_its_successor_and_changes_nothing() {
+    run_seeded(10, async {
+        let network = SimNetwork::new(10);
+        let hosts = three(&network).await;
+        let [leader, other, _] = &hosts;
+        let caller = Caller::new(9, &network);
+        caller.join(leader, "pod-9").await;
+        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        let vote = Vote { term: 0, candidate: peer(9), committed: true };
+        let newer = Vote { term: 1, candidate: leader.id, committed: true };
+        let unknown =
+            Entry { id: LogPosition { term: 0, index: 1 }, body: EntryBody::Ops(vec![99, 99, 99]) };
+        let append = Append { vote, previous: None, entries: vec![unknown], committed: None };
+        let answer = caller.ask(other, Request::Raft(RaftMessage::Append(append))).await;
+        let expected = RaftReply::Append(AppendReply::HigherVote(newer));
+        assert_eq!(answer, Response::Raft(expected));
+        assert_eq!(*cluster(other).consensus().not_known().borrow(), None);
+        let data = vec![0; 100];
+        let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data, last: false };
+        let answer = caller.ask(other, Request::Snapshot(chunk)).await;
+        assert_eq!(answer, Response::Snapshot(SnapshotReply::Installed(newer)));
     });
 }
 

@@ -135,7 +135,16 @@ impl Consensus {
         }
     }
 
+    /// This peer's vote, if `vote` is an older one: its sender was deposed and does not know it.
+    fn newer_vote(&self, vote: Vote) -> Option<Vote> {
+        let own = self.raft.metrics().borrow_watched().vote;
+        (vote_in(vote) < own).then(|| vote_out(&own))
+    }
+
     async fn append(&self, append: Append) -> Result<RaftReply, Refusal> {
+        if let Some(newer) = self.newer_vote(append.vote) {
+            return Ok(RaftReply::Append(AppendReply::HigherVote(newer)));
+        }
         if !append.entries.is_empty() {
             *self.inbox.lock() = SnapshotInbox::default();
         }
@@ -171,6 +180,9 @@ impl Consensus {
         chunk: SnapshotChunk,
     ) -> Result<SnapshotReply, Refusal> {
         check_vote(from, &chunk.vote, self.member_term())?;
+        if let Some(newer) = self.newer_vote(chunk.vote) {
+            return Ok(SnapshotReply::Installed(newer));
+        }
         let vote = vote_in(chunk.vote);
         let taken = {
             let mut inbox = self.inbox.lock();
