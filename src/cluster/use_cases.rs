@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn a_request_that_was_sent_and_not_answered_may_have_taken_effect() {
         let unreachable = |sent| CallError::Unreachable { peer: A, reason: text(), sent };
-        let timeout = CallError::Timeout { peer: A, deadline: CALL_DEADLINE };
+        let timeout = CallError::Timeout { peer: A, deadline: Duration::from_secs(5) };
         for (error, uncertain) in
             [(unreachable(false), false), (unreachable(true), true), (timeout, true)]
         {

@@ -129,10 +129,13 @@ pub enum ProposeError {
     Membership(String),
 }
 
+/// Why a write failed. `is_first` says that no entry of the same proposal was written before.
 pub(super) fn write_error(
     error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+    is_first: bool,
 ) -> ProposeError {
     match error {
+        RaftError::APIError(_) if !is_first => ProposeError::Unknown,
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
             ProposeError::NotLeader(forward.leader_id)
         }
@@ -170,9 +173,12 @@ mod tests {
             ),
             (RaftError::Fatal(Fatal::Stopped), stopped),
         ];
-        for (error, told) in cases {
-            assert_eq!(write_error(error), told);
+        for (error, expected) in cases {
+            assert_eq!(write_error(error, true), expected);
         }
+        // An entry of the same proposal was written before.
+        let forward = RaftError::APIError(ClientWriteError::ForwardToLeader(forward()));
+        assert_eq!(write_error(forward, false), ProposeError::Unknown);
     }
 
     #[test]

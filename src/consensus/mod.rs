@@ -135,6 +135,8 @@ pub struct Consensus {
     state: SharedState,
     store: StateStore,
     cluster: Arc<OnceLock<(ClusterId, u64)>>,
+    /// Held while the stores are bound, so that both are bound to the same cluster.
+    binding: Arc<Mutex<()>>,
     bind_log: Arc<dyn Fn(ClusterId, u64) -> io::Result<()> + Send + Sync>,
     inbox: Arc<Mutex<SnapshotInbox>>,
     program: Program,
@@ -232,6 +234,7 @@ impl Consensus {
             store: stores.state,
             cluster,
             bind_log: Arc::new(move |cluster, epoch| log.set_cluster(cluster, epoch)),
+            binding: Arc::default(),
             inbox: Arc::default(),
             program,
             not_known,
@@ -273,6 +276,7 @@ impl Consensus {
     /// # Errors
     /// When the disk fails.
     pub fn bind(&self, cluster: ClusterId, epoch: u64) -> Result<(), OpenError> {
+        let _only_one = self.binding.lock();
         if self.cluster.get().is_some() {
             return Ok(());
         }
@@ -313,7 +317,9 @@ impl Consensus {
         }
         let mut applied = Vec::new();
         for batch in batches {
-            let response = self.raft.client_write(batch).await.map_err(write_error)?;
+            let is_first = applied.is_empty();
+            let written = self.raft.client_write(batch).await;
+            let response = written.map_err(|error| write_error(error, is_first))?;
             applied.extend(response.data.0);
         }
         Ok(applied)
@@ -445,7 +451,7 @@ impl Consensus {
     ) -> Result<(), ProposeError> {
         match self.raft.change_membership(change, true).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(write_error(error)),
+            Err(error) => Err(write_error(error, true)),
         }
     }
 
