@@ -131,7 +131,7 @@ impl Cluster {
 
     fn take_metrics(&self, from: PeerId, metrics: Metrics) -> Result<MetricsReply, Refusal> {
         metrics.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
-        self.check_level(metrics.level)?;
+        self.check_program(metrics.level)?;
         let leader = self.leader();
         leader.levels.note(from, metrics.level);
         self.learn_addresses([(from, metrics.addresses.clone())].into());

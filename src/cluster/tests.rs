@@ -217,7 +217,7 @@ fn reports_of_an_earlier_leadership_are_forgotten() {
             cluster(&hosts[from]).hand_over().await;
             until(|| cluster(&hosts[to]).leadership().borrow().local).await;
         }
-        assert!(!cluster(first).reports().reported(&peer(9)), "its copies are not confirmed");
+        assert!(!cluster(first).reports().has_full_set(&peer(9)), "its copies are not confirmed");
         assert!(!cluster(first).peer_metrics().contains_key(&peer(9)), "it may be down by now");
         let all = Response::Statuses(StatusReply::SendAll);
         assert_eq!(caller.report(first, 5, 2).await, all);

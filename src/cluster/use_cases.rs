@@ -237,7 +237,7 @@ impl Cluster {
 
     /// The members whose metrics have expired at this leader. Their reports may be outdated.
     pub(super) fn silent(&self) -> BTreeSet<PeerId> {
-        silent(self.leader().metrics.has_heard(), &self.peer_metrics(), &self.members())
+        silent(self.leader().metrics.all_could_report(), &self.peer_metrics(), &self.members())
     }
 
     /// A pin with the statuses that all peers reported.
@@ -256,11 +256,11 @@ impl Cluster {
 
 /// The members without metrics at the leader. There are none before all peers had time to report.
 fn silent(
-    has_heard: bool,
+    all_could_report: bool,
     heard: &BTreeMap<PeerId, Metrics>,
     members: &BTreeMap<PeerId, MemberView>,
 ) -> BTreeSet<PeerId> {
-    members.keys().filter(|peer| has_heard && !heard.contains_key(peer)).copied().collect()
+    members.keys().filter(|peer| all_could_report && !heard.contains_key(peer)).copied().collect()
 }
 
 /// The statuses to show for a pin: a silent peer with an allocation is shown as silent, and the reports of

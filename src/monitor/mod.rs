@@ -80,7 +80,7 @@ impl Monitor {
     /// Whether every peer has had time to report to this new leader. Until then a peer without metrics may
     /// be up.
     #[must_use]
-    pub fn has_heard(&self) -> bool {
+    pub fn all_could_report(&self) -> bool {
         self.since.elapsed() > informer::TTL
     }
 }
@@ -157,9 +157,9 @@ mod tests {
         let monitor = Monitor::default();
         let instant = Duration::from_millis(1);
         tokio::time::advance(informer::TTL).await;
-        assert!(!monitor.has_heard());
+        assert!(!monitor.all_could_report());
         tokio::time::advance(instant).await;
-        assert!(monitor.has_heard());
+        assert!(monitor.all_could_report());
     }
 
     #[tokio::test(start_paused = true)]

@@ -73,7 +73,7 @@ impl SharedState {
 
     /// The log length of the state, after all changes up to it were sent to the subscribers.
     #[must_use]
-    pub fn entries_told(&self) -> u64 {
+    pub fn entries_notified(&self) -> u64 {
         self.read(|_| self.entries())
     }
 

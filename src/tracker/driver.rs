@@ -211,7 +211,7 @@ impl Driver {
 
     /// Notifies subscribers of what changed, and publishes how far the state was seen.
     fn tell(&mut self) {
-        let entries = self.ports.state.entries_told();
+        let entries = self.ports.state.entries_notified();
         self.catch_up();
         if !self.missed {
             self.shared.seen.store(entries, Ordering::Release);

@@ -50,7 +50,12 @@ impl Cluster {
 
     /// Checks that no run of an earlier leader may still be under way, and that `only` is a member.
     fn may_run_gc(&self, leader: &Leader, only: Option<PeerId>) -> Result<(), Refusal> {
-        check_round(only, leader.metrics.has_heard(), &self.members(), &leader.metrics.valid())
+        check_round(
+            only,
+            leader.metrics.all_could_report(),
+            &self.members(),
+            &leader.metrics.valid(),
+        )
     }
 
     /// Leads the rounds that were requested, and those that the policy finds due.
@@ -150,11 +155,11 @@ impl Cluster {
 /// Checks that a round may begin, over all members or only the given one.
 fn check_round(
     only: Option<PeerId>,
-    has_heard: bool,
+    all_could_report: bool,
     members: &BTreeMap<PeerId, MemberView>,
     metrics: &BTreeMap<PeerId, Metrics>,
 ) -> Result<(), Refusal> {
-    if !has_heard {
+    if !all_could_report {
         let reason = "the leader is new and has not yet heard from all peers";
         return Err(Refusal::NotYet(reason.to_owned()));
     }
@@ -237,9 +242,9 @@ mod tests {
         let idle = Metrics::default();
         let gc = GcState { running: true, ..GcState::default() };
         let busy = Metrics { gc, ..Metrics::default() };
-        let check = |only: Option<u8>, has_heard, first: &Metrics, second: &Metrics| {
+        let check = |only: Option<u8>, all_could_report, first: &Metrics, second: &Metrics| {
             let metrics = [(peer(1), first.clone()), (peer(2), second.clone())].into();
-            check_round(only.map(peer), has_heard, &members, &metrics)
+            check_round(only.map(peer), all_could_report, &members, &metrics)
         };
         for only in [None, Some(1), Some(2)] {
             assert_eq!(check(only, true, &idle, &idle), Ok(()));

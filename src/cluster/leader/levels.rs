@@ -66,7 +66,7 @@ impl Heard {
 
 impl Cluster {
     /// On the leader: checks that a program of this level knows all ops of the cluster.
-    pub(in crate::cluster) fn check_level(&self, level: u32) -> Result<(), Refusal> {
+    pub(in crate::cluster) fn check_program(&self, level: u32) -> Result<(), Refusal> {
         let program = Program { level, ..self.program() };
         let cluster = self.state().read(|pins| pins.level());
         Ok(program.check(cluster)?)

@@ -47,7 +47,7 @@ impl Cluster {
         let mut work = Work::everything();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut takers = BTreeSet::new();
+        let mut with_daemon = BTreeSet::new();
         let mut full_due = Instant::now();
         loop {
             tokio::select! {
@@ -55,9 +55,9 @@ impl Cluster {
                 changed = state_changes.recv() => work.add(changed),
                 changed = report_changes.recv() => work.add(changed),
                 _ = ticks.tick() => {
-                    let now: BTreeSet<PeerId> = self.takers();
-                    work.all |= now != takers || Instant::now() >= full_due;
-                    takers = now;
+                    let now: BTreeSet<PeerId> = self.with_daemon();
+                    work.all |= now != with_daemon || Instant::now() >= full_due;
+                    with_daemon = now;
                     if !self.0.leadership.borrow().local {
                         work = Work::everything();
                         continue;
@@ -72,8 +72,8 @@ impl Cluster {
         }
     }
 
-    fn takers(&self) -> BTreeSet<PeerId> {
-        takers(&self.peer_metrics(), &self.members())
+    fn with_daemon(&self) -> BTreeSet<PeerId> {
+        with_daemon(&self.peer_metrics(), &self.members())
     }
 
     /// Makes learners that have caught up voters, up to the wanted number.
@@ -127,7 +127,7 @@ impl Cluster {
         // Read before the reports, so that reports of an earlier term are never used in a later one.
         let term = self.0.leadership.borrow().term;
         let (mut fleet, reports) = (self.fleet(), self.reports());
-        let present = present(self.takers(), &reports);
+        let present = present(self.with_daemon(), &reports);
         let mut ops = Vec::new();
         for (cid, pin) in self.unsettled(fleet.members(), &cids) {
             let confirmed = confirmed_by(&reports.of_pin(&cid).of(Some(&pin)), &present);
@@ -168,7 +168,7 @@ impl Work {
 }
 
 /// The members whose daemon is up.
-fn takers(
+fn with_daemon(
     metrics: &BTreeMap<PeerId, Metrics>,
     members: &BTreeMap<PeerId, MemberView>,
 ) -> BTreeSet<PeerId> {
@@ -183,9 +183,9 @@ fn takers(
 /// their full set is complete. The reports of other peers may be outdated.
 struct Present(BTreeSet<PeerId>);
 
-fn present(mut takers: BTreeSet<PeerId>, reports: &Reports) -> Present {
-    takers.retain(|peer| reports.reported(peer));
-    Present(takers)
+fn present(mut with_daemon: BTreeSet<PeerId>, reports: &Reports) -> Present {
+    with_daemon.retain(|peer| reports.has_full_set(peer));
+    Present(with_daemon)
 }
 
 /// The peers that have nearly all of the log, and the leader itself. A peer that was never reached has

@@ -66,7 +66,7 @@ impl Reports {
 
     /// Whether a peer's full set has arrived completely in this leadership.
     #[must_use]
-    pub fn reported(&self, peer: &PeerId) -> bool {
+    pub fn has_full_set(&self, peer: &PeerId) -> bool {
         self.lock().get(peer).is_some_and(|reported| reported.complete)
     }
 
@@ -214,9 +214,9 @@ mod tests {
         let reports = Reports::default();
         assert_eq!(reports.take(A, batch(1, 3, false, None)), StatusReply::SendAll);
         assert_eq!(reports.take(A, batch(1, 0, true, Some(PinState::Pinned))), StatusReply::Taken);
-        assert!(!reports.reported(&A) && statuses(&reports).is_empty());
+        assert!(!reports.has_full_set(&A) && statuses(&reports).is_empty());
         assert_eq!(reports.take(A, batch(1, 1, false, Some(PinState::Pinned))), StatusReply::Taken);
-        assert!(reports.reported(&A));
+        assert!(reports.has_full_set(&A));
         assert_eq!(statuses(&reports)[&A].state, PinState::Pinned);
         assert_eq!(reports.take(A, batch(1, 2, false, None)), StatusReply::Taken);
         assert!(statuses(&reports).is_empty());
@@ -230,7 +230,7 @@ mod tests {
         reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         let mut changes = reports.subscribe();
         assert_eq!(reports.take(A, empty(1)), StatusReply::Taken);
-        assert!(changes.try_recv().is_err() && reports.reported(&A));
+        assert!(changes.try_recv().is_err() && reports.has_full_set(&A));
         assert_eq!(reports.take(A, empty(3)), StatusReply::SendAll);
     }
 
@@ -277,7 +277,7 @@ mod tests {
         let reports = Reports::default();
         reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         reports.take(B, batch(1, 0, false, None));
-        assert!(reports.reported(&A) && reports.reported(&B));
+        assert!(reports.has_full_set(&A) && reports.has_full_set(&B));
         assert!(statuses(&reports).contains_key(&A));
         assert_eq!(reports.take(B, batch(1, 1, false, Some(PinState::Queued))), StatusReply::Taken);
         assert_eq!(reports.take(B, batch(1, 2, false, None)), StatusReply::Taken);
@@ -304,7 +304,7 @@ mod tests {
         let reports = Reports::default();
         reports.take(A, batch(1, 0, false, Some(PinState::Pinned)));
         reports.take(A, batch(2, 0, true, Some(PinState::Queued)));
-        assert!(!reports.reported(&A));
+        assert!(!reports.has_full_set(&A));
         assert_eq!(statuses(&reports)[&A].state, PinState::Pinned);
     }
 }

@@ -136,7 +136,7 @@ impl Cluster {
             Admission::DaemonTaken(by) => return Err(Refusal::DaemonTaken(by)),
             Admission::AsItIs => {}
             Admission::TakeIn => {
-                self.check_level(hello.level)?;
+                self.check_program(hello.level)?;
                 let added = self.consensus().add_learner(from, hello.member.clone()).await;
                 added.map_err(|error| Refusal::Failed(error.to_string()))?;
                 tracing::info!(peer = %from, name = %hello.member.name, "a peer was taken in");

@@ -34,7 +34,7 @@ impl Presence {
     pub(super) fn look(&self, cluster: &Cluster, now: Moment) -> Self {
         let (alive, obstacles) = (cluster.peer_metrics(), cluster.obstacles());
         let heard = |(id, member): (PeerId, MemberView)| {
-            let reported = cluster.reports().reported(&id);
+            let reported = cluster.reports().has_full_set(&id);
             let alive = alive.contains_key(&id) || id == cluster.id();
             let obstacle = obstacles.get(&id).copied();
             (id, Heard { name: member.member.name, reported, alive, obstacle })

@@ -21,7 +21,7 @@ fn peers(peers: &[u8]) -> BTreeSet<PeerId> {
 fn members_with_a_daemon_that_answers_take_content() {
     let daemon = || DaemonInfo { id: "d".into(), agent: "kubo".into(), addresses: vec![] };
     let heard = |up: bool| Metrics { daemon: up.then(daemon), ..Metrics::default() };
-    // Peers with metrics, and whether their daemon is up; the expected takers of members 0, 1 and 2.
+    // Peers with metrics, and whether their daemon is up; the expected with_daemon of members 0, 1 and 2.
     type Row<'a> = (&'a [(u8, bool)], &'a [u8]);
     let table: &[Row<'_>] = &[
         (&[], &[]),
@@ -32,7 +32,7 @@ fn members_with_a_daemon_that_answers_take_content() {
     ];
     for (peers_heard, expected) in table {
         let metrics = peers_heard.iter().map(|(n, up)| (peer(*n), heard(*up))).collect();
-        assert_eq!(takers(&metrics, &members(1, 2)), peers(expected), "{peers_heard:?}");
+        assert_eq!(with_daemon(&metrics, &members(1, 2)), peers(expected), "{peers_heard:?}");
     }
 }
 
