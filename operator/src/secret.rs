@@ -95,8 +95,21 @@ pub async fn create(client: Client, args: &Args) -> Result<Outcome, SecretError>
     match secrets.create(&PostParams::default(), &secret(args, bytes)).await {
         Ok(_) => Ok(Outcome::Created),
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Outcome::Kept),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(match error.into() {
+            SecretError::Kubernetes(message) => SecretError::Kubernetes(without(message, bytes)),
+            other => other,
+        }),
     }
+}
+
+/// The message without the shared key: an admission webhook may repeat the object that it refuses.
+fn without(message: String, bytes: [u8; SECRET_LEN]) -> String {
+    let text = hex::encode(bytes);
+    let stored = serde_json::to_string(&ByteString(text.clone().into_bytes())).unwrap_or_default();
+    [text.as_str(), stored.trim_matches('"')]
+        .iter()
+        .filter(|form| !form.is_empty())
+        .fold(message, |message, form| message.replace(form, "(the key)"))
 }
 
 fn secret(args: &Args, bytes: [u8; SECRET_LEN]) -> Secret {
@@ -127,6 +140,18 @@ fn label(text: &str) -> Result<(String, String), String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn no_error_repeats_the_key() {
+        let bytes = [0xa5; SECRET_LEN];
+        let (plain, stored) = ("a5".repeat(32), "YTVhNWE1".repeat(10) + "YTVhNQ==");
+        let object = serde_json::to_string(&ByteString(plain.clone().into_bytes())).unwrap();
+        assert_eq!(object, format!("\"{stored}\""));
+        let message = format!("denied: {plain}, {{\"cluster-secret\": \"{stored}\"}}");
+        let expected = "denied: (the key), {\"cluster-secret\": \"(the key)\"}";
+        assert_eq!(without(message, bytes), expected);
+        assert_eq!(without("denied".to_owned(), bytes), "denied");
+    }
 
     #[test]
     fn the_secret_holds_64_hexadecimal_characters_and_cannot_be_changed() {
