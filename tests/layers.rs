@@ -55,14 +55,15 @@ const PEER_MODULES: &[(&str, &[&str])] = &[
     ("high_water", &["files"]),
     ("identity", &["files", "types"]),
     ("telemetry", &[]),
-    ("ipfs", &["types"]),
-    ("rpc", &["identity", "types"]),
+    ("ipfs", &["causes", "types"]),
+    ("rpc", &["causes", "identity", "types"]),
     ("tracker", &["clock", "database", "high_water", "ipfs", "state", "types"]),
     ("monitor", &["ipfs", "tracker", "types"]),
-    ("consensus", &["database", "files", "high_water", "rpc", "state", "types"]),
+    ("consensus", &["database", "files", "high_water", "rpc", "runtime", "state", "types"]),
     (
         "cluster",
         &[
+            "runtime",
             "types",
             "state",
             "allocate",
@@ -81,6 +82,7 @@ const PEER_MODULES: &[(&str, &[&str])] = &[
     (
         "peer",
         &[
+            "runtime",
             "types",
             "clock",
             "files",
@@ -99,6 +101,7 @@ const PEER_MODULES: &[(&str, &[&str])] = &[
     (
         "sim",
         &[
+            "runtime",
             "types",
             "state",
             "allocate",
@@ -158,7 +161,7 @@ const PURE: &[&str] = &["types", "state", "allocate", "tracker::machine"];
 
 /// Dependencies that only compute too.
 const PURE_CRATES: &[&str] =
-    &["bs58", "cid", "hex", "jiff", "minicbor", "serde", "sha2", "thiserror"];
+    &["bs58", "cid", "hex", "jiff", "minicbor", "parking_lot", "serde", "sha2", "thiserror"];
 
 /// What a pure module must not use although its crate is allowed: I/O, clocks, chance (the order of
 /// a hash map is chance).
@@ -204,7 +207,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("axum", &["rest", "peer"]),
     ("hyper", &["rest::serve"]),
     ("hyper_util", &["rest::serve"]),
-    ("rand", &["consensus::runtime", "rpc", "sim"]),
+    ("rand", &["consensus::runtime", "rpc", "runtime", "sim"]),
     ("rustix", &["files", "monitor"]),
     ("std::time::SystemTime", &["clock"]),
     ("std::time::Instant", &[]),
