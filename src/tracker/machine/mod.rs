@@ -12,8 +12,10 @@
 //! - nothing is pinned or unpinned while the daemon collects garbage, and a collection always ends;
 //! - everything in flight is bounded, and an entry is in at most one queue.
 
+mod config;
 mod daemon;
 mod desired;
+mod events;
 mod gc;
 mod pinning;
 mod pump;
@@ -27,6 +29,10 @@ use std::{
     time::Duration,
 };
 
+pub use self::{
+    config::Config,
+    events::{Action, Changes, Counters, Event, Now},
+};
 use self::{
     gc::{Gc, Memory},
     pinning::FailureLog,
@@ -34,178 +40,7 @@ use self::{
     tracked::{Failure, Flight, Phase, Tracked, Turn},
 };
 use super::ledger::{self, Change, Origin};
-use crate::{
-    ipfs::{Held, IpfsError},
-    types::{Cid, CidMap, GcReport, GcResult, PackedCid, PinState, Progress, Timestamp},
-};
-
-/// Limits and times of the tracker.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Largest number of pins that make progress at the same time.
-    pub pins_max: usize,
-    /// Largest number of further pins kept open without progress.
-    pub idle_pins_max: usize,
-    /// Largest number of unpins at the same time.
-    pub unpins_max: usize,
-    /// A pin without progress for that long is stopped.
-    pub stall_time: Duration,
-    /// A pin without progress for that long no longer counts towards `pins_max` and may have to give
-    /// way.
-    pub patience: Duration,
-    /// Wait after the first failure; doubles with each further one.
-    pub retry_min: Duration,
-    /// Longest wait after a failure.
-    pub retry_max: Duration,
-    /// Time between two full comparisons with the daemon's list.
-    pub compare_period: Duration,
-    /// Time between two probes of the daemon.
-    pub probe_period: Duration,
-    /// The same while the daemon is away.
-    pub down_probe_period: Duration,
-    /// A daemon that is silent for less time changes no status: it may only be restarting.
-    pub down_grace: Duration,
-    /// Time that pins in flight get before the daemon collects garbage.
-    pub drain_time: Duration,
-    /// Time that a collection may take.
-    pub collect_time: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            pins_max: 8,
-            idle_pins_max: 32,
-            unpins_max: 2,
-            stall_time: Duration::from_secs(60),
-            patience: Duration::from_secs(2),
-            retry_min: Duration::from_secs(5),
-            retry_max: Duration::from_secs(300),
-            compare_period: Duration::from_secs(300),
-            probe_period: Duration::from_secs(2),
-            down_probe_period: Duration::from_millis(500),
-            down_grace: Duration::from_secs(5),
-            drain_time: Duration::from_secs(10),
-            collect_time: Duration::from_secs(30 * 60),
-        }
-    }
-}
-
-/// The time of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// Since the machine was created; never goes back.
-    pub at: Duration,
-    /// Wall-clock time, for people.
-    pub wall: Timestamp,
-}
-
-/// An input of the machine.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Exactly these of the CIDs after `after`, up to and including `until` (absent: no bound), are
-    /// wanted on this peer; sorted.
-    DesiredRange {
-        /// Lower bound, excluded.
-        after: Option<Cid>,
-        /// Upper bound, included.
-        until: Option<Cid>,
-        /// The wanted CIDs.
-        wanted: Vec<Cid>,
-    },
-    /// The wish for each of these CIDs may have changed; the flag says whether it is wanted here now.
-    Desired(Vec<(Cid, bool)>),
-    /// Some changes were missed; the current wishes will follow.
-    ChangesMissed,
-    /// Answer to [`Action::Probe`]: the daemon's ID.
-    Probed(Result<String, IpfsError>),
-    /// Answer to [`Action::Bind`]: whether the entries are void.
-    Bound(Result<bool, String>),
-    /// Answer to [`Action::Ask`].
-    Asked(Vec<Cid>, Result<Vec<Held>, IpfsError>),
-    /// A piece of the daemon's list after [`Action::List`].
-    Listed(Vec<Cid>),
-    /// The end of that list.
-    ListEnded(Result<(), IpfsError>),
-    /// Answer to [`Action::Write`].
-    Written(Result<(), String>),
-    /// Progress of a pin so far.
-    Progress(Cid, Progress),
-    /// Answer to [`Action::Pin`].
-    PinDone(Cid, Result<(), IpfsError>),
-    /// Answer to [`Action::Confirm`] after the barrier: whether each is wanted here. Earlier changes
-    /// were fed before.
-    Confirmed(Vec<(Cid, bool)>),
-    /// [`Action::Confirm`] failed.
-    ConfirmFailed(String),
-    /// Answer to [`Action::Unpin`].
-    UnpinDone(Cid, Result<(), IpfsError>),
-    /// A caller wants the daemon's garbage collected; never fed while a collection is under way.
-    RunGc,
-    /// Answer to [`Action::RunGc`].
-    GcReport(Result<GcReport, IpfsError>),
-    /// Time has passed. Progress up to now was fed before.
-    Tick,
-}
-
-/// An output of the machine. Each action with an answer is answered once unless it is cancelled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Ask the daemon for its ID.
-    Probe,
-    /// Bind the ledger to this daemon; never during a write.
-    Bind(String),
-    /// Ask which of these are pinned.
-    Ask(Vec<Cid>),
-    /// List all pins.
-    List,
-    /// Write these changes to the ledger in one transaction; one write at a time.
-    Write(Vec<Change>),
-    /// Pin.
-    Pin(Cid),
-    /// Cancel a pin; its answer is no longer wanted.
-    CancelPin(Cid),
-    /// Cancel everything under way with the daemon except probes; no answers are wanted.
-    CancelDaemon,
-    /// Pass a read barrier, then check whether these are wanted here.
-    Confirm(Vec<Cid>),
-    /// Unpin.
-    Unpin(Cid),
-    /// Collect the daemon's garbage.
-    RunGc,
-    /// Cancel the collection; its answer is no longer wanted.
-    CancelGc,
-    /// The result of [`Event::RunGc`]; once for each.
-    EndGc(GcResult),
-}
-
-/// CIDs whose status may have changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// These, possibly with duplicates.
-    pub cids: Vec<Cid>,
-    /// All of them.
-    pub everything: bool,
-}
-
-/// Numbers for Prometheus metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Wanted here, and held by the daemon when last asked.
-    pub pinned: usize,
-    /// Wanted here and not yet held, in any state.
-    pub queued: usize,
-    /// Of `queued`, pins in flight.
-    pub pinning: usize,
-    /// Of `queued`, waiting after a failure (not found included).
-    pub failing: usize,
-    /// To be unpinned.
-    pub unpinning: usize,
-    /// Number of CIDs in each state.
-    pub states: BTreeMap<PinState, usize>,
-    /// Failed attempts to pin since the start, by the state they lead to.
-    pub failures: BTreeMap<PinState, u64>,
-}
+use crate::types::{Cid, CidMap, PackedCid, PinState};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Daemon {

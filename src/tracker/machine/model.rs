@@ -16,6 +16,10 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    ipfs::{Held, IpfsError},
+    types::{GcReport, Timestamp},
+};
 
 const CIDS: u8 = 6;
 

@@ -12,7 +12,10 @@ mod unpinning;
 mod written;
 
 use super::*;
-use crate::types::PinStatus;
+use crate::{
+    ipfs::{Held, IpfsError},
+    types::{GcReport, PinStatus, Progress, Timestamp},
+};
 
 fn cid(n: u16) -> Cid {
     let [a, b] = n.to_be_bytes();
