@@ -1,31 +1,198 @@
-//! The daemon's connection, and its list of pins compared with what the machine believes.
+//! Whether the daemon answers, and which one it is.
 
-use std::{mem, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Action, Daemon, Machine, Origin, Phase, Turn, growing, pinning::CANCEL_TIME};
+use super::{Action, Config, Machine, Now, Phase, Tracked, Turn, pinning::CANCEL_TIME};
 use crate::{ipfs::IpfsError, types::Cid};
 
-/// Wait after the first list that failed.
-const LIST_RETRY_MIN: Duration = Duration::from_secs(10);
-/// An abandoned unpin may take effect for so long and remove content that is wanted again.
-const LATE_MAX: Duration = Duration::from_secs(300);
-/// Time between two lists meanwhile.
-const LATE_PERIOD: Duration = Duration::from_secs(10);
+/// What the probes tell of the daemon. One probe at a time. The daemon is used only while it is up: it
+/// answers, and the ledger is bound to it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    daemon: Daemon,
+    /// When the daemon last answered a probe.
+    heard: Now,
+    probe: Probe,
+}
+
+#[derive(Debug)]
+enum Daemon {
+    Up {
+        id: String,
+    },
+    Away {
+        why: Absence,
+        since: Now,
+        /// It lasts, so statuses tell it.
+        shown: bool,
+    },
+}
+
+/// Why the daemon is not used.
+#[derive(Debug)]
+pub(super) enum Absence {
+    Down {
+        reason: Arc<str>,
+    },
+    /// It answers, and the ledger must be bound to it first.
+    Binding {
+        id: String,
+    },
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down { reason } => write!(f, "the daemon is away: {reason}"),
+            Self::Binding { .. } => f.write_str("the ledger is being bound to the daemon"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    /// The next probe is sent then.
+    Due(Duration),
+    UnderWay,
+}
+
+impl Watch {
+    pub(super) fn new(now: Now) -> Self {
+        let why = Absence::Down { reason: "not asked yet".into() };
+        let daemon = Daemon::Away { why, since: now, shown: false };
+        Self { daemon, heard: now, probe: Probe::Due(now.at) }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.absence().is_none()
+    }
+
+    /// Why the daemon is not used; none while it is up.
+    pub(super) fn absence(&self) -> Option<&Absence> {
+        match &self.daemon {
+            Daemon::Up { .. } => None,
+            Daemon::Away { why, .. } => Some(why),
+        }
+    }
+
+    /// The absence that statuses tell, and since when.
+    pub(super) fn shown_absence(&self) -> Option<(&Absence, Now)> {
+        match &self.daemon {
+            Daemon::Away { why, since, shown: true } => Some((why, *since)),
+            _ => None,
+        }
+    }
+
+    /// The daemon that the ledger must be bound to.
+    pub(super) fn to_bind(&self) -> Option<&str> {
+        match self.absence()? {
+            Absence::Binding { id } => Some(id),
+            Absence::Down { .. } => None,
+        }
+    }
+
+    /// The daemon that answers.
+    fn id(&self) -> Option<&str> {
+        match &self.daemon {
+            Daemon::Up { id } => Some(id),
+            Daemon::Away { .. } => self.to_bind(),
+        }
+    }
+
+    /// When the next probe is due, and when an absence is shown.
+    pub(super) fn deadlines(&self, config: &Config) -> [Option<Duration>; 2] {
+        let probe = match self.probe {
+            Probe::Due(at) => Some(at),
+            Probe::UnderWay => None,
+        };
+        let show = match &self.daemon {
+            Daemon::Away { since, shown: false, .. } => Some(since.at + config.down_grace),
+            _ => None,
+        };
+        [probe, show]
+    }
+
+    /// Begins a probe if it is time for one.
+    fn begin_probe(&mut self, now: Duration) -> bool {
+        let begins = matches!(self.probe, Probe::Due(at) if at <= now);
+        if begins {
+            self.probe = Probe::UnderWay;
+        }
+        begins
+    }
+
+    fn heard(&mut self, now: Now, config: &Config) {
+        self.heard = now;
+        self.probe = Probe::Due(now.at + config.probe_period);
+    }
+
+    /// Returns whether the daemon answered until now.
+    fn down(&mut self, reason: &str, now: Duration, config: &Config) -> bool {
+        let down = Absence::Down { reason: reason.into() };
+        match &mut self.daemon {
+            Daemon::Away { why: why @ Absence::Down { .. }, .. } => {
+                *why = down;
+                return false;
+            }
+            // A daemon that hangs was away before the machine noticed it.
+            Daemon::Away { why, since, .. } => (*why, *since) = (down, self.heard),
+            Daemon::Up { .. } => {
+                self.daemon = Daemon::Away { why: down, since: self.heard, shown: false };
+            }
+        }
+        if let Probe::Due(at) = &mut self.probe {
+            *at = (now + config.down_probe_period).min(*at);
+        }
+        true
+    }
+
+    fn binding(&mut self, to: String) {
+        if let Daemon::Away { why, .. } = &mut self.daemon {
+            *why = Absence::Binding { id: to };
+        }
+    }
+
+    fn up(&mut self, id: String) {
+        self.daemon = Daemon::Up { id };
+    }
+
+    /// Shows an absence that lasts; returns whether it was not shown before.
+    fn show_absence(&mut self, now: Duration, config: &Config) -> bool {
+        match &mut self.daemon {
+            Daemon::Away { since, shown, .. } if !*shown && since.at + config.down_grace <= now => {
+                *shown = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
 
 impl Machine {
+    pub(super) fn start_probe(&mut self) {
+        if self.watch.begin_probe(self.now.at) {
+            self.actions.push(Action::Probe);
+        }
+    }
+
+    pub(super) fn show_absence(&mut self) {
+        if self.watch.show_absence(self.now.at, &self.config) {
+            self.settled = true;
+            self.touch_all();
+        }
+    }
+
     pub(super) fn probed(&mut self, result: Result<String, IpfsError>) {
-        self.probing = false;
         match result {
             Ok(id) => {
-                self.heard = self.now;
-                self.probe_at = self.now.at + self.config.probe_period;
-                match &self.daemon {
-                    Daemon::Up { id: known } | Daemon::Binding { id: known } if *known == id => {}
-                    Daemon::Up { .. } | Daemon::Binding { .. } => {
+                self.watch.heard(self.now, &self.config);
+                match self.watch.id() {
+                    Some(known) if *known == id => {}
+                    Some(_) => {
                         self.daemon_down("another daemon is in its place");
                         self.meet(id);
                     }
-                    Daemon::Down { .. } => self.meet(id),
+                    None => self.meet(id),
                 }
             }
             Err(error) => {
@@ -35,61 +202,25 @@ impl Machine {
                 | IpfsError::Refused(reason)
                 | IpfsError::Unpinnable(reason)) = error;
                 self.daemon_down(&reason);
-                self.probe_at = self.now.at + self.config.down_probe_period;
+                self.watch.probe = Probe::Due(self.now.at + self.config.down_probe_period);
             }
         }
     }
 
     fn meet(&mut self, id: String) {
-        if self.binding.is_none() && !self.former && self.bound.as_ref() == Some(&id) {
+        if self.writer.is_bound_to(&id) {
             self.daemon_up(id);
         } else {
-            self.daemon = Daemon::Binding { id };
+            self.watch.binding(id);
         }
     }
 
-    pub(super) fn was_bound(&mut self, result: Result<bool, String>) {
-        let Some(id) = self.binding.take() else { return };
-        match result {
-            Ok(void) => {
-                self.write_error = None;
-                self.former = false;
-                // A bind that was reported as failed may have voided the entries on disk.
-                if void || self.bound.as_ref().is_some_and(|bound| *bound != id) {
-                    self.void_entries();
-                }
-                self.bound = Some(id.clone());
-                // The daemon may have been replaced again; then the ledger is bound again.
-                if self.daemon == (Daemon::Binding { id: id.clone() }) {
-                    self.daemon_up(id);
-                }
-            }
-            Err(reason) => self.ledger_failed(reason),
-        }
-    }
-
-    /// Drops everything known of the former daemon's pins.
-    fn void_entries(&mut self) {
-        self.to_write.clear();
-        for cid in self.all(|_| true) {
-            self.take_out(&cid);
-            self.clear_failure(&cid);
-            self.update(&cid, |entry| {
-                entry.origin = None;
-                entry.attempted = false;
-            });
-            match self.entries.get(&cid) {
-                Some(entry) if entry.wanted => self.enqueue(cid, Turn::Again),
-                _ => self.remove(&cid),
-            }
-        }
-    }
-
-    fn daemon_up(&mut self, id: String) {
-        self.daemon = Daemon::Up { id };
+    pub(super) fn daemon_up(&mut self, id: String) {
+        let was_shown = self.watch.shown_absence().is_some();
+        self.watch.up(id);
         self.up_sequence = self.next_sequence();
-        self.list_at = self.now.at;
-        if mem::take(&mut self.away_shown) {
+        self.listing.hasten(self.now.at);
+        if was_shown {
             for cid in self.all(|entry| entry.phase == Phase::Pinned) {
                 self.update(&cid, |entry| entry.phase = Phase::Recheck);
             }
@@ -99,20 +230,14 @@ impl Machine {
 
     /// The daemon does not answer: everything under way with it is void.
     pub(super) fn daemon_down(&mut self, reason: &str) {
-        let was_up = !matches!(self.daemon, Daemon::Down { .. });
-        self.daemon = Daemon::Down { reason: reason.into() };
-        if !was_up {
+        if !self.watch.down(reason, self.now.at, &self.config) {
             return;
         }
-        // A daemon that hangs was away before the machine noticed it.
-        self.away_since = self.heard;
-        self.probe_at = self.probe_at.min(self.now.at + self.config.down_probe_period);
         self.actions.push(Action::CancelDaemon);
         if self.is_collecting() {
             self.end_gc(Err(format!("the daemon is away: {reason}")));
         }
-        self.listing = false;
-        self.list_owed = true;
+        self.listing.abandon(self.now.at);
         (self.asks, self.asking, self.unpinning) = (0, 0, 0);
         let under_way = self.all(|entry| {
             matches!(
@@ -129,7 +254,7 @@ impl Machine {
                     self.start_timer(cid, Phase::UnpinWaiting, self.now.at + CANCEL_TIME);
                 }
                 (Phase::Unpinning, true) => {
-                    self.unpin_is_lost();
+                    self.listing.unpin_is_lost(self.now.at);
                     self.be_unsure(cid, Turn::Fresh);
                 }
                 (Phase::Pinning, true) => {
@@ -145,90 +270,7 @@ impl Machine {
         }
     }
 
-    /// An abandoned unpin may still remove content that is wanted again.
-    pub(super) fn unpin_is_lost(&mut self) {
-        self.unpin_lost_at = Some(self.now.at);
-        self.list_at = self.list_at.min(self.now.at + LATE_PERIOD);
-    }
-
-    pub(super) fn listed(&mut self, cids: &[Cid]) {
-        let number = self.list_number;
-        for cid in cids {
-            let Some(entry) = self.entries.get_mut(cid) else { continue };
-            // Later information than the start of the list takes precedence over it.
-            if entry.seen >= number {
-                continue;
-            }
-            entry.seen = number;
-            match entry.phase {
-                Phase::Recheck | Phase::Queued | Phase::Ready | Phase::Waiting if entry.wanted => {
-                    self.take_out(cid);
-                    self.is_pinned(*cid);
-                }
-                // The answer that led here is outdated: ask again after the write.
-                Phase::WritingOurs | Phase::WritingDirect => entry.sequence = 0,
-                _ => {}
-            }
-        }
-    }
-
-    pub(super) fn list_ended(&mut self, result: Result<(), IpfsError>) {
-        if !mem::take(&mut self.listing) {
-            return;
-        }
-        let number = self.list_number;
-        self.settled |= !matches!(result, Err(IpfsError::Down(_)));
-        let unseen_count = match result {
-            Ok(()) => {
-                self.list_failures = 0;
-                self.list_owed = false;
-                let is_late = self.unpin_lost_at.is_some_and(|at| self.now.at < at + LATE_MAX);
-                let period = if is_late { LATE_PERIOD } else { self.config.compare_period };
-                self.list_at = self.now.at + period.min(self.config.compare_period);
-                self.forget_former(number);
-                self.ask_again(|entry| entry.seen < number)
-            }
-            Err(IpfsError::Down(reason)) => return self.daemon_down(&reason),
-            Err(error) => {
-                tracing::warn!(%error, "listing the daemon's pins failed");
-                self.list_failures = self.list_failures.saturating_add(1);
-                let period = self.config.compare_period;
-                self.list_at = self.now.at + growing(LIST_RETRY_MIN, self.list_failures, period);
-                // Without a list, the CIDs it would have covered are asked one by one.
-                let owed = mem::take(&mut self.list_owed);
-                self.ask_again(|entry| {
-                    entry.seen < number && (owed || entry.phase == Phase::Recheck)
-                })
-            }
-        };
-        if unseen_count > 0 {
-            tracing::info!(count = unseen_count, "pins are not in the daemon's list; asking again");
-        }
-    }
-
-    /// Forgets what a former peer pinned and the daemon no longer holds: a later pin of it is foreign.
-    fn forget_former(&mut self, list: u32) {
-        let gone = self.all(|entry| {
-            entry.origin == Some(Origin::Former)
-                && entry.phase == Phase::Unknown
-                && entry.seen < list
-        });
-        for cid in gone {
-            self.record(cid, Phase::Forgetting);
-        }
-    }
-
-    fn ask_again(&mut self, which: impl Fn(&super::Tracked) -> bool) -> usize {
-        let cids = self.all(|entry| {
-            entry.wanted && matches!(entry.phase, Phase::Pinned | Phase::Recheck) && which(entry)
-        });
-        for cid in &cids {
-            self.enqueue(*cid, Turn::Again);
-        }
-        cids.len()
-    }
-
-    fn all(&self, which: impl Fn(&super::Tracked) -> bool) -> Vec<Cid> {
+    pub(super) fn all(&self, which: impl Fn(&Tracked) -> bool) -> Vec<Cid> {
         self.entries.iter().filter(|(_, entry)| which(entry)).map(|(cid, _)| cid).collect()
     }
 }

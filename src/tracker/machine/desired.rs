@@ -33,7 +33,7 @@ impl Machine {
         match self.entries.get(&cid) {
             None if wanted => {
                 let (turn, sequence) = (Turn::Fresh, self.next_sequence());
-                let seen = self.list_number;
+                let seen = self.listing.number();
                 let new = Tracked::new(Phase::Queued, self.now);
                 self.insert(cid, Tracked { wanted, turn, sequence, seen, ..new });
                 self.queue.insert((turn, sequence), (&cid).into());
@@ -50,17 +50,17 @@ impl Machine {
     pub(super) fn want(&mut self, cid: Cid) {
         match self.phase(&cid) {
             // The list under way has already named it and will not name it again.
-            Some(Phase::Unknown) if self.listing && self.entries[&cid].seen == self.list_number => {
+            Some(Phase::Unknown) if self.is_listed(&cid) => {
                 self.is_pinned(cid);
             }
             Some(Phase::Unknown) => {
                 self.update(&cid, |entry| entry.phase = Phase::Recheck);
-                self.list_at = self.list_at.min(self.now.at);
+                self.listing.hasten(self.now.at);
             }
             Some(Phase::UnpinWaiting) => {
                 self.take_out(&cid);
                 self.clear_failure(&cid);
-                self.unpin_is_lost();
+                self.listing.unpin_is_lost(self.now.at);
                 self.be_unsure(cid, Turn::Fresh);
             }
             Some(Phase::UnpinQueued | Phase::Confirming | Phase::Confirmed) => {

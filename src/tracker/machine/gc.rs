@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Daemon, Machine, Phase};
+use super::{Action, Machine, Phase};
 use crate::{
     ipfs::IpfsError,
     types::{Cid, GcCounters, GcReport, GcResult, GcState, PackedCid},
@@ -64,19 +64,12 @@ impl Machine {
     }
 
     pub(super) fn begin_gc(&mut self) {
-        match &self.daemon {
-            Daemon::Up { .. } => {
-                self.gc = Gc::Draining { until: self.now.at + self.config.drain_time };
-                self.touch_waiting();
-            }
-            Daemon::Down { reason } => {
-                let reason = format!("the daemon is away: {reason}");
-                self.end_gc(Err(reason));
-            }
-            Daemon::Binding { .. } => {
-                self.end_gc(Err("the ledger is being bound to the daemon".to_owned()));
-            }
+        if let Some(absence) = self.watch.absence() {
+            let reason = absence.to_string();
+            return self.end_gc(Err(reason));
         }
+        self.gc = Gc::Draining { until: self.now.at + self.config.drain_time };
+        self.touch_waiting();
     }
 
     pub(super) fn advance_gc(&mut self) {

@@ -17,15 +17,16 @@ mod daemon;
 mod desired;
 mod events;
 mod gc;
+mod listing;
 mod pinning;
 mod pump;
 mod status;
 mod tracked;
 mod unpinning;
+mod writing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -34,20 +35,16 @@ pub use self::{
     events::{Action, Changes, Counters, Event, Now},
 };
 use self::{
+    daemon::Watch,
     gc::{Gc, Memory},
+    listing::Listing,
     pinning::FailureLog,
     pump::Pace,
     tracked::{Failure, Flight, Phase, Tracked, Turn},
+    writing::Writer,
 };
 use super::ledger::{self, Change, Origin};
 use crate::types::{Cid, CidMap, PackedCid, PinState};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Daemon {
-    Down { reason: Arc<str> },
-    Binding { id: String },
-    Up { id: String },
-}
 
 /// The machine. Call [`Machine::handle`] once per event.
 #[derive(Debug)]
@@ -82,35 +79,12 @@ pub struct Machine {
     confirmed: BTreeMap<u64, Cid>,
     unpinning: usize,
 
-    to_write: BTreeMap<Cid, Option<Origin>>,
-    writing: Vec<Change>,
-    write_retry_at: Option<Duration>,
-    write_error: Option<Arc<str>>,
-
-    daemon: Daemon,
+    writer: Writer,
+    watch: Watch,
     /// Answers with a smaller number come from before the daemon's last return.
     up_sequence: u64,
-    /// The daemon the ledger is bound to.
-    bound: Option<String>,
-    /// The ledger must be bound again, because it was a former peer's.
-    former: bool,
-    /// The daemon that the ledger is being bound to.
-    binding: Option<String>,
-    /// When the daemon last answered a probe.
-    heard: Now,
-    away_since: Now,
-    away_shown: bool,
-    probing: bool,
-    probe_at: Duration,
-
-    listing: bool,
-    list_number: u32,
-    list_at: Duration,
-    list_failures: u32,
-    /// When an unpin of content that is wanted again was last abandoned.
-    unpin_lost_at: Option<Duration>,
-    /// The daemon was away after the last complete list.
-    list_owed: bool,
+    listing: Listing,
+    /// See [`Machine::is_settled`].
     settled: bool,
 
     gc: Gc,
@@ -163,26 +137,10 @@ impl Machine {
             confirm_failures: 0,
             confirmed: BTreeMap::new(),
             unpinning: 0,
-            to_write: BTreeMap::new(),
-            writing: Vec::new(),
-            write_retry_at: None,
-            write_error: None,
+            writer: Writer::new(bound),
+            watch: Watch::new(now),
             up_sequence: 0,
-            daemon: Daemon::Down { reason: "not asked yet".into() },
-            bound,
-            former: false,
-            binding: None,
-            heard: now,
-            away_since: now,
-            away_shown: false,
-            probing: false,
-            probe_at: now.at,
-            listing: false,
-            list_number: 0,
-            list_at: now.at,
-            list_failures: 0,
-            unpin_lost_at: None,
-            list_owed: true,
+            listing: Listing::new(now.at),
             settled: false,
             gc: Gc::None,
             memory: Memory::default(),
@@ -197,8 +155,9 @@ impl Machine {
 
     /// The same with a former peer's ledger, which is bound again before use.
     #[must_use]
-    pub fn with_former_ledger(self) -> Self {
-        Self { former: true, ..self }
+    pub fn with_former_ledger(mut self) -> Self {
+        self.writer.set_former();
+        self
     }
 
     /// Handles one event and returns the actions to take.

@@ -197,7 +197,7 @@ impl Model {
         for action in self.machine.handle(Now { at: self.at, wall }, event) {
             self.act(action);
         }
-        if self.machine.away_shown {
+        if self.machine.watch.shown_absence().is_some() {
             self.told.clear();
         }
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Action, Daemon, Machine, Origin, Phase, Turn, growing, ledger,
+    Action, Machine, Origin, Phase, Turn, growing,
     tracked::{Failure, Kind},
 };
 use crate::{
@@ -68,7 +68,7 @@ impl Machine {
     }
 
     fn answered(&mut self, cid: Cid, held: Held) {
-        let (sequence, number, now) = (self.next_sequence(), self.list_number, self.now.at);
+        let (sequence, number, now) = (self.next_sequence(), self.listing.number(), self.now.at);
         let Some(entry) = self.entries.get(&cid) else { return };
         if entry.phase != Phase::Asking {
             return;
@@ -133,18 +133,7 @@ impl Machine {
         }
     }
 
-    /// Queues a change for the ledger; once it is on disk, the phase decides what follows.
-    pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
-        let origin = match phase {
-            Phase::WritingOurs | Phase::TakingOver => Some(Origin::Ours),
-            Phase::WritingForeign | Phase::WritingDirect => Some(Origin::Foreign),
-            _ => None,
-        };
-        self.update(&cid, |entry| entry.phase = phase);
-        self.to_write.insert(cid, origin);
-    }
-
-    fn make_ready(&mut self, cid: Cid) {
+    pub(super) fn make_ready(&mut self, cid: Cid) {
         let sequence = self.next_sequence();
         self.update(&cid, |entry| {
             entry.phase = Phase::Ready;
@@ -152,63 +141,6 @@ impl Machine {
         });
         let turn = self.entries[&cid].turn;
         self.ready.insert((turn, sequence), cid);
-    }
-
-    /// The ledger was not written or not bound: this is retried, and logged once.
-    pub(super) fn ledger_failed(&mut self, reason: String) {
-        if self.write_error.as_deref() != Some(reason.as_str()) {
-            tracing::warn!(%reason, "pins wait for the ledger, which is tried again");
-        }
-        self.write_error = Some(reason.into());
-        self.write_retry_at = Some(self.now.at + super::pump::WRITE_RETRY);
-    }
-
-    pub(super) fn written(&mut self, result: Result<(), String>) {
-        if let Err(reason) = result {
-            self.ledger_failed(reason);
-            let waiting: Vec<Cid> = self.writing.iter().map(|(cid, _)| *cid).collect();
-            for cid in waiting {
-                self.touch(cid);
-            }
-            return;
-        }
-        self.write_error = None;
-        for (cid, change) in std::mem::take(&mut self.writing) {
-            let origin = change.map(|entry| entry.origin);
-            self.update(&cid, |entry| {
-                entry.origin = origin;
-                entry.attempted |= entry.phase == Phase::TakingOver;
-            });
-            let Some(entry) = self.entries.get(&cid) else { continue };
-            let listed_since = entry.seen < self.list_number && !self.listing;
-            let outdated = listed_since
-                || entry.sequence < self.up_sequence
-                || !matches!(self.daemon, Daemon::Up { .. });
-            match (entry.phase, entry.wanted) {
-                // Since that answer, the daemon was away or listed all its pins: ask again.
-                (
-                    Phase::WritingOurs
-                    | Phase::WritingDirect
-                    | Phase::WritingForeign
-                    | Phase::TakingOver,
-                    true,
-                ) if outdated => {
-                    let turn = entry.turn;
-                    self.enqueue(cid, turn);
-                }
-                (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
-                (Phase::WritingForeign | Phase::TakingOver, true) => self.is_pinned(cid),
-                (Phase::TakingOver, false) => self.let_go(cid),
-                // Written for a pin that never started, or foreign: nothing to unpin.
-                (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, false) => {
-                    self.record(cid, Phase::Forgetting);
-                }
-                (Phase::Withdrawing, true) => self.wait(cid),
-                (Phase::Forgetting, true) => self.enqueue(cid, Turn::Fresh),
-                (Phase::Withdrawing | Phase::Forgetting, false) => self.remove(&cid),
-                _ => {}
-            }
-        }
     }
 
     pub(super) fn progressed(&mut self, cid: Cid, progress: Progress) {
@@ -242,7 +174,7 @@ impl Machine {
         match result {
             Ok(()) => {
                 self.take_out(&cid);
-                let number = self.list_number;
+                let number = self.listing.number();
                 self.update(&cid, |entry| entry.seen = number);
                 self.is_pinned(cid);
             }
@@ -268,7 +200,7 @@ impl Machine {
         self.take_out(&cid);
         let Some(entry) = self.entries.get(&cid) else { return };
         let ours = entry.phase == Phase::Pinning && entry.origin == Some(Origin::Ours);
-        let number = self.list_number;
+        let number = self.listing.number();
         *self.failed_attempts.entry(kind.shown()).or_default() += 1;
         if entry.attempts == 0 {
             self.failure_log.tell(self.now.at, &cid, reason);
@@ -288,7 +220,7 @@ impl Machine {
     }
 
     /// Waits for the next attempt.
-    fn wait(&mut self, cid: Cid) {
+    pub(super) fn wait(&mut self, cid: Cid) {
         let Some(entry) = self.entries.get(&cid) else { return };
         let wait = match entry.failed {
             Some(Kind::Refused | Kind::Unpinnable) => self.config.retry_max,
@@ -302,10 +234,6 @@ impl Machine {
     pub(super) fn be_unsure(&mut self, cid: Cid, turn: Turn) {
         self.update(&cid, |entry| entry.turn = turn);
         self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);
-    }
-
-    pub(super) fn change_of(&self, origin: Origin) -> ledger::LedgerEntry {
-        ledger::LedgerEntry { origin, since: self.now.wall }
     }
 }
 

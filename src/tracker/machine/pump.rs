@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Action, Daemon, Flight, Machine, Origin, Phase, Turn,
+    Action, Flight, Machine, Phase, Turn,
     pinning::NO_PROGRESS,
     tracked::{Failure, Kind},
 };
@@ -31,10 +31,6 @@ const TELL_STALL: Duration = Duration::from_secs(20);
 const FLIGHT_PERIOD: Duration = Duration::from_millis(500);
 /// CIDs covered by one barrier.
 const CONFIRM_LEN: usize = 64;
-/// Changes in one ledger transaction.
-const WRITE_LEN: usize = 4096;
-/// Wait after a ledger write failed.
-pub(super) const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// Wait after the first failed barrier; doubles with each further one.
 pub(super) const CONFIRM_RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest wait after a failed barrier.
@@ -85,11 +81,8 @@ impl Machine {
     pub(super) fn pump(&mut self) {
         self.run_timers();
         self.show_absence();
-        if !self.probing && self.probe_at <= self.now.at {
-            self.probing = true;
-            self.actions.push(Action::Probe);
-        }
-        if let Daemon::Up { .. } = self.daemon {
+        self.start_probe();
+        if self.watch.is_up() {
             self.stop_stalled();
             self.start_list();
             self.advance_gc();
@@ -108,17 +101,17 @@ impl Machine {
     /// When to send a [`super::Event::Tick`] if nothing else happens before.
     #[must_use]
     pub fn deadline(&self) -> Duration {
-        let up = matches!(self.daemon, Daemon::Up { .. });
-        let grace = self.away_since.at + self.config.down_grace;
+        let up = self.watch.is_up();
+        let [probe, absence] = self.watch.deadlines(&self.config);
         let confirm = up && self.confirming.is_empty() && !self.unpin_queue.is_empty();
         [
-            (!self.probing).then_some(self.probe_at),
-            (up && !self.listing).then_some(self.list_at),
-            (!up && !self.away_shown).then_some(grace),
+            probe,
+            absence,
+            self.listing.deadline().filter(|_| up),
             (!self.flights.is_empty()).then_some(self.looked_at + FLIGHT_PERIOD),
             confirm.then_some(self.confirm_at),
             self.gc_deadline(),
-            self.write_retry_at,
+            self.writer.deadline(),
             self.timers.keys().next().map(|(due, _)| *due),
         ]
         .into_iter()
@@ -139,7 +132,7 @@ impl Machine {
             match self.phase(&cid) {
                 Some(Phase::Unsure) => {
                     // Lists up to now may describe the time before the attempt ended.
-                    let (turn, number) = (self.entries[&cid].turn, self.list_number);
+                    let (turn, number) = (self.entries[&cid].turn, self.listing.number());
                     self.update(&cid, |entry| entry.seen = number);
                     self.enqueue(cid, turn);
                 }
@@ -147,16 +140,6 @@ impl Machine {
                 Some(Phase::UnpinWaiting) => self.enqueue_unpin(cid),
                 _ => {}
             }
-        }
-    }
-
-    fn show_absence(&mut self) {
-        let up = matches!(self.daemon, Daemon::Up { .. });
-        let over = self.away_since.at + self.config.down_grace <= self.now.at;
-        if !up && !self.away_shown && over {
-            self.away_shown = true;
-            self.settled = true;
-            self.touch_all();
         }
     }
 
@@ -178,14 +161,6 @@ impl Machine {
                 let (reason, progress) = (NO_PROGRESS.into(), flight.progress);
                 self.set_failure(cid, Failure { reason, progress });
             }
-        }
-    }
-
-    fn start_list(&mut self) {
-        if !self.listing && self.list_at <= self.now.at {
-            self.listing = true;
-            self.list_number += 1;
-            self.actions.push(Action::List);
         }
     }
 
@@ -317,42 +292,6 @@ impl Machine {
             self.unpinning += 1;
             self.update(&cid, |entry| entry.phase = Phase::Unpinning);
             self.actions.push(Action::Unpin(cid));
-        }
-    }
-
-    /// One write at a time, so that the changes of a CID reach the disk in order.
-    fn start_write(&mut self) {
-        if let Some(at) = self.write_retry_at {
-            if at > self.now.at {
-                return;
-            }
-            self.write_retry_at = None;
-            if !self.writing.is_empty() {
-                self.actions.push(Action::Write(self.writing.clone()));
-            }
-        }
-        if !self.writing.is_empty() || self.binding.is_some() {
-            return;
-        }
-        match &self.daemon {
-            Daemon::Binding { id } => {
-                self.binding = Some(id.clone());
-                self.actions.push(Action::Bind(id.clone()));
-            }
-            // Nothing is written for a daemon that may have been replaced.
-            Daemon::Down { .. } => {}
-            Daemon::Up { .. } => self.start_changes(),
-        }
-    }
-
-    fn start_changes(&mut self) {
-        while self.writing.len() < WRITE_LEN {
-            let Some((cid, origin)) = self.to_write.pop_first() else { break };
-            let change = origin.map(|origin: Origin| self.change_of(origin));
-            self.writing.push((cid, change));
-        }
-        if !self.writing.is_empty() {
-            self.actions.push(Action::Write(self.writing.clone()));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the machine believes, as statuses for others.
 
 use super::{
-    Counters, Daemon, Machine, Phase, Tracked,
+    Counters, Machine, Now, Phase, Tracked,
+    daemon::Absence,
     tracked::{Failure, Kind},
 };
 use crate::types::{Cid, PinState, PinStatus, Progress};
@@ -62,23 +63,26 @@ impl Machine {
 
     pub(super) fn status_of(&self, cid: &Cid, entry: &Tracked) -> Option<PinStatus> {
         let state = entry.state()?;
-        if entry.wanted && self.away_shown {
-            let message = match (&self.daemon, &self.write_error) {
-                (Daemon::Down { reason }, _) => format!("the daemon is away: {reason}"),
-                (_, Some(error)) => format!("the ledger cannot be bound to the daemon: {error}"),
-                _ => "the ledger is being bound to the daemon".to_owned(),
-            };
-            return Some(self.away(&message));
+        if entry.wanted
+            && let Some((absence, since)) = self.watch.shown_absence()
+        {
+            return Some(self.away(absence, since));
         }
         let message = self.message(cid, entry, state);
         let message = message.chars().take(MESSAGE_LEN_MAX).collect();
         Some(PinStatus { state, since: entry.since, message, attempts: entry.attempts })
     }
 
-    fn away(&self, message: &str) -> PinStatus {
+    fn away(&self, absence: &Absence, since: Now) -> PinStatus {
+        let message = match (absence, self.writer.error()) {
+            (Absence::Binding { .. }, Some(error)) => {
+                format!("the ledger cannot be bound to the daemon: {error}")
+            }
+            _ => absence.to_string(),
+        };
         PinStatus {
             state: PinState::DaemonDown,
-            since: self.away_since.wall,
+            since: since.wall,
             message: message.chars().take(MESSAGE_LEN_MAX).collect(),
             attempts: 0,
         }
@@ -105,7 +109,7 @@ impl Machine {
     }
 
     fn queued_because(&self, entry: &Tracked) -> String {
-        match (entry.phase, &self.write_error) {
+        match (entry.phase, self.writer.error()) {
             (
                 Phase::WritingOurs
                 | Phase::WritingDirect
@@ -113,7 +117,7 @@ impl Machine {
                 | Phase::TakingOver
                 | Phase::Forgetting,
                 Some(error),
-            ) => error.to_string(),
+            ) => error.to_owned(),
             _ if self.is_collecting() => "waits until the daemon has collected garbage".to_owned(),
             _ => String::new(),
         }

@@ -189,7 +189,7 @@ impl Bench {
 
     /// Advances to the next list.
     fn begin_list(&mut self) {
-        self.machine.list_at = self.at;
+        self.machine.listing.hasten(self.at);
         self.feed(Event::Tick);
         let at = self.actions.iter().position(|action| *action == Action::List);
         self.actions.remove(at.unwrap());

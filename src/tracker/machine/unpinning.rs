@@ -77,7 +77,7 @@ impl Machine {
         if self.phase(&cid) != Some(Phase::Unpinning) {
             return;
         }
-        let number = self.list_number;
+        let number = self.listing.number();
         self.update(&cid, |entry| entry.seen = number);
         match result {
             Ok(()) => {
@@ -87,7 +87,7 @@ impl Machine {
             }
             Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
             Err(IpfsError::Slow(_)) if self.entries[&cid].wanted => {
-                self.unpin_is_lost();
+                self.listing.unpin_is_lost(self.now.at);
                 self.be_unsure(cid, Turn::Fresh);
             }
             Err(_) if self.entries[&cid].wanted => self.be_unsure(cid, Turn::Fresh),

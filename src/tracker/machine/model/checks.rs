@@ -57,10 +57,7 @@ impl Model {
             | Phase::WritingForeign
             | Phase::TakingOver
             | Phase::Withdrawing
-            | Phase::Forgetting => {
-                let writing = machine.writing.iter().any(|(written, _)| written == cid);
-                writing || machine.to_write.contains_key(cid)
-            }
+            | Phase::Forgetting => machine.writer.covers(cid),
         };
         assert!(right, "{cid} is lost: {entry:?}");
     }
