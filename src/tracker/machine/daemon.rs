@@ -234,8 +234,11 @@ impl Machine {
             return;
         }
         self.actions.push(Action::CancelDaemon);
-        if self.is_collecting() {
-            self.end_gc(Err(format!("the daemon is away: {reason}")));
+        if self.collection.is_under_way()
+            && let Some(absence) = self.watch.absence()
+        {
+            let reason = absence.to_string();
+            self.end_gc(Err(reason));
         }
         self.listing.abandon(self.now.at);
         (self.asks, self.asking, self.unpinning) = (0, 0, 0);

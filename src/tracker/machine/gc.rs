@@ -6,15 +6,24 @@
 
 use std::time::Duration;
 
-use super::{Action, Machine, Phase};
+use super::{Action, Config, Machine, Now, Phase};
 use crate::{
     ipfs::IpfsError,
     types::{Cid, GcCounters, GcReport, GcResult, GcState, PackedCid},
 };
 
-/// Stage of a collection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gc {
+/// The collection under way, and what is known of earlier ones.
+#[derive(Debug)]
+pub(super) struct Collection {
+    stage: Stage,
+    totals: GcCounters,
+    /// Something was unpinned since the last one that succeeded.
+    unpinned: bool,
+    ended_at: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
     None,
     /// Operations in flight may continue until then.
     Draining {
@@ -26,18 +35,80 @@ pub(super) enum Gc {
     },
 }
 
-/// Results of earlier collections.
-#[derive(Debug)]
-pub(super) struct Memory {
-    pub(super) totals: GcCounters,
-    pub(super) unpinned: bool,
-    pub(super) ended_at: Option<Duration>,
+/// What a collection does next.
+enum Step {
+    /// It begins at the daemon.
+    Run,
+    /// It ends without having begun there, for this reason.
+    GiveUp(String),
+    /// It is stopped at the daemon, for this reason.
+    Stop(String),
 }
 
-impl Default for Memory {
-    /// Before the first collection it is unknown whether anything was unpinned.
-    fn default() -> Self {
-        Self { totals: GcCounters::default(), unpinned: true, ended_at: None }
+impl Collection {
+    pub(super) fn new() -> Self {
+        // Before the first collection it is unknown whether anything was unpinned.
+        Self { stage: Stage::None, totals: GcCounters::default(), unpinned: true, ended_at: None }
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        !matches!(self.stage, Stage::None)
+    }
+
+    /// When it next advances by itself.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        match self.stage {
+            Stage::None => None,
+            Stage::Draining { until } | Stage::Running { until } => Some(until),
+        }
+    }
+
+    /// Something was unpinned.
+    pub(super) fn note_unpin(&mut self) {
+        self.unpinned = true;
+    }
+
+    fn begin(&mut self, now: Duration, config: &Config) {
+        self.stage = Stage::Draining { until: now + config.drain_time };
+    }
+
+    /// `pins`, `unpins`: whether any are in flight.
+    fn advance(
+        &mut self,
+        now: Duration,
+        pins: bool,
+        unpins: bool,
+        config: &Config,
+    ) -> Option<Step> {
+        match self.stage {
+            // An unpin cannot be cancelled, and must not run beside a collection.
+            Stage::Draining { until } if until <= now && unpins => {
+                Some(Step::GiveUp("an unpin did not end".to_owned()))
+            }
+            Stage::Draining { until } if until <= now || !(pins || unpins) => {
+                self.stage = Stage::Running { until: now + config.collect_time };
+                Some(Step::Run)
+            }
+            Stage::Running { until } if until <= now => {
+                let time = config.collect_time.as_secs();
+                Some(Step::Stop(format!("it did not end within {time} s")))
+            }
+            Stage::None | Stage::Draining { .. } | Stage::Running { .. } => None,
+        }
+    }
+
+    fn end(&mut self, now: Now, result: &GcResult) {
+        self.stage = Stage::None;
+        self.ended_at = Some(now.at);
+        match result {
+            Ok(collected) => {
+                self.unpinned = false;
+                self.totals.done += 1;
+                self.totals.removed += collected.removed;
+                self.totals.done_at = Some(now.wall);
+            }
+            Err(_) => self.totals.failed += 1,
+        }
     }
 }
 
@@ -46,60 +117,43 @@ impl Machine {
     #[must_use]
     pub fn gc(&self) -> GcState {
         let minutes = |ended: Duration| self.now.at.saturating_sub(ended).as_secs() / 60;
+        let ended_at = self.collection.ended_at;
         GcState {
-            running: self.is_collecting(),
-            unpinned: self.memory.unpinned,
-            idle_minutes: self.memory.ended_at.map(|at| minutes(at).try_into().unwrap_or(u32::MAX)),
+            running: self.collection.is_under_way(),
+            unpinned: self.collection.unpinned,
+            idle_minutes: ended_at.map(|at| minutes(at).try_into().unwrap_or(u32::MAX)),
         }
     }
 
     /// Totals of collections.
     #[must_use]
     pub fn collections(&self) -> GcCounters {
-        GcCounters { running: self.is_collecting(), ..self.memory.totals }
-    }
-
-    pub(super) fn is_collecting(&self) -> bool {
-        self.gc != Gc::None
+        GcCounters { running: self.collection.is_under_way(), ..self.collection.totals }
     }
 
     pub(super) fn begin_gc(&mut self) {
         if let Some(absence) = self.watch.absence() {
             let reason = absence.to_string();
-            return self.end_gc(Err(reason));
+            self.end_gc(Err(reason));
+        } else {
+            self.collection.begin(self.now.at, &self.config);
+            self.touch_waiting();
         }
-        self.gc = Gc::Draining { until: self.now.at + self.config.drain_time };
-        self.touch_waiting();
     }
 
     pub(super) fn advance_gc(&mut self) {
-        match self.gc {
-            Gc::Draining { until } => {
-                let drained = self.flights.is_empty() && self.unpinning == 0;
-                if until <= self.now.at && self.unpinning > 0 {
-                    // An unpin cannot be cancelled, and must not run beside a collection.
-                    self.end_gc(Err("an unpin did not end".to_owned()));
-                } else if drained || until <= self.now.at {
-                    self.give_way();
-                    let until = self.now.at + self.config.collect_time;
-                    self.gc = Gc::Running { until };
-                    self.actions.push(Action::RunGc);
-                }
+        let (pins, unpins) = (!self.flights.is_empty(), self.unpinning > 0);
+        match self.collection.advance(self.now.at, pins, unpins, &self.config) {
+            Some(Step::Run) => {
+                self.give_way();
+                self.actions.push(Action::RunGc);
             }
-            Gc::Running { until } if until <= self.now.at => {
+            Some(Step::GiveUp(reason)) => self.end_gc(Err(reason)),
+            Some(Step::Stop(reason)) => {
                 self.actions.push(Action::CancelGc);
-                let time = self.config.collect_time.as_secs();
-                self.end_gc(Err(format!("it did not end within {time} s")));
+                self.end_gc(Err(reason));
             }
-            Gc::None | Gc::Running { .. } => {}
-        }
-    }
-
-    /// When a collection next advances by itself.
-    pub(super) fn gc_deadline(&self) -> Option<Duration> {
-        match self.gc {
-            Gc::None => None,
-            Gc::Draining { until } | Gc::Running { until } => Some(until),
+            None => {}
         }
     }
 
@@ -114,18 +168,7 @@ impl Machine {
 
     /// Ends the requested or running collection and resumes pins.
     pub(super) fn end_gc(&mut self, result: GcResult) {
-        self.gc = Gc::None;
-        let memory = &mut self.memory;
-        memory.ended_at = Some(self.now.at);
-        match &result {
-            Ok(collected) => {
-                memory.unpinned = false;
-                memory.totals.done += 1;
-                memory.totals.removed += collected.removed;
-                memory.totals.done_at = Some(self.now.wall);
-            }
-            Err(_) => memory.totals.failed += 1,
-        }
+        self.collection.end(self.now, &result);
         // Earlier confirmations are outdated by now.
         self.doubt_all();
         self.touch_waiting();

@@ -36,7 +36,7 @@ pub use self::{
 };
 use self::{
     daemon::Watch,
-    gc::{Gc, Memory},
+    gc::Collection,
     listing::Listing,
     pinning::FailureLog,
     pump::Pace,
@@ -87,8 +87,7 @@ pub struct Machine {
     /// See [`Machine::is_settled`].
     settled: bool,
 
-    gc: Gc,
-    memory: Memory,
+    collection: Collection,
 
     counts: BTreeMap<PinState, usize>,
     failed_attempts: BTreeMap<PinState, u64>,
@@ -142,8 +141,7 @@ impl Machine {
             up_sequence: 0,
             listing: Listing::new(now.at),
             settled: false,
-            gc: Gc::None,
-            memory: Memory::default(),
+            collection: Collection::new(),
             counts: BTreeMap::new(),
             failed_attempts: BTreeMap::new(),
             failure_log: FailureLog::default(),

@@ -86,11 +86,11 @@ impl Machine {
             self.stop_stalled();
             self.start_list();
             self.advance_gc();
-            if !self.is_collecting() {
+            if !self.collection.is_under_way() {
                 self.start_pins();
             }
             self.start_asks();
-            if !self.is_collecting() {
+            if !self.collection.is_under_way() {
                 self.start_unpins();
                 self.start_confirm();
             }
@@ -110,7 +110,7 @@ impl Machine {
             self.listing.deadline().filter(|_| up),
             (!self.flights.is_empty()).then_some(self.looked_at + FLIGHT_PERIOD),
             confirm.then_some(self.confirm_at),
-            self.gc_deadline(),
+            self.collection.deadline(),
             self.writer.deadline(),
             self.timers.keys().next().map(|(due, _)| *due),
         ]

@@ -118,7 +118,9 @@ impl Machine {
                 | Phase::Forgetting,
                 Some(error),
             ) => error.to_owned(),
-            _ if self.is_collecting() => "waits until the daemon has collected garbage".to_owned(),
+            _ if self.collection.is_under_way() => {
+                "waits until the daemon has collected garbage".to_owned()
+            }
             _ => String::new(),
         }
     }

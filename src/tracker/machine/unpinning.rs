@@ -81,7 +81,7 @@ impl Machine {
         self.update(&cid, |entry| entry.seen = number);
         match result {
             Ok(()) => {
-                self.memory.unpinned = true;
+                self.collection.note_unpin();
                 self.clear_failure(&cid);
                 self.record(cid, Phase::Forgetting);
             }
