@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Action, Config, Machine, Now, Phase, Tracked, Turn, pinning::CANCEL_TIME};
-use crate::{ipfs::IpfsError, types::Cid};
+use super::{Action, Config, Machine, Now, Phase, Turn, timers::CANCEL_TIME};
+use crate::ipfs::IpfsError;
 
 /// What the probes tell of the daemon. One probe at a time. The daemon is used only while it is up: it
 /// answers, and the ledger is bound to it.
@@ -178,7 +178,7 @@ impl Machine {
     pub(super) fn show_absence(&mut self) {
         if self.watch.show_absence(self.now.at, &self.config) {
             self.settled = true;
-            self.touch_all();
+            self.entries.touch_all();
         }
     }
 
@@ -218,13 +218,12 @@ impl Machine {
     pub(super) fn daemon_up(&mut self, id: String) {
         let was_shown = self.watch.shown_absence().is_some();
         self.watch.up(id);
-        self.up_sequence = self.next_sequence();
         self.listing.hasten(self.now.at);
         if was_shown {
-            for cid in self.all(|entry| entry.phase == Phase::Pinned) {
-                self.update(&cid, |entry| entry.phase = Phase::Recheck);
+            for cid in self.entries.find(|entry| entry.phase() == Phase::Pinned) {
+                self.enter(cid, Phase::Recheck);
             }
-            self.touch_all();
+            self.entries.touch_all();
         }
     }
 
@@ -241,39 +240,25 @@ impl Machine {
             self.end_gc(Err(reason));
         }
         self.listing.abandon(self.now.at);
-        (self.asks, self.asking, self.unpinning) = (0, 0, 0);
-        let under_way = self.all(|entry| {
-            matches!(
-                entry.phase,
-                Phase::Asking | Phase::Ready | Phase::Pinning | Phase::Confirmed | Phase::Unpinning
-            )
-        });
-        for cid in under_way {
-            self.take_out(&cid);
+        self.questions.cancel();
+        for cid in self.writer.cids().collect::<Vec<_>>() {
+            self.entries.outdate(&cid);
+        }
+        for cid in self.entries.find(|entry| entry.phase().needs_daemon()) {
             let entry = &self.entries[&cid];
-            match (entry.phase, entry.wanted) {
-                (Phase::Confirmed, false) => self.enqueue_unpin(cid),
-                (Phase::Unpinning, false) => {
-                    self.start_timer(cid, Phase::UnpinWaiting, self.now.at + CANCEL_TIME);
-                }
+            match (entry.phase(), entry.wanted) {
+                (Phase::Confirmed { .. }, _) => self.enqueue_unpin(cid),
+                (Phase::Unpinning, false) => self.unpin_later(cid, CANCEL_TIME),
                 (Phase::Unpinning, true) => {
                     self.listing.unpin_is_lost(self.now.at);
                     self.be_unsure(cid, Turn::Fresh);
                 }
-                (Phase::Pinning, true) => {
-                    let turn = entry.turn;
-                    self.be_unsure(cid, turn);
-                }
-                (_, true) => {
-                    let turn = entry.turn;
+                (Phase::Pinning { turn }, true) => self.be_unsure(cid, turn),
+                (Phase::Asking { turn } | Phase::Ready { turn, .. }, true) => {
                     self.enqueue(cid, turn);
                 }
-                (_, false) => self.let_go(cid),
+                _ => self.let_go(cid),
             }
         }
-    }
-
-    pub(super) fn all(&self, which: impl Fn(&Tracked) -> bool) -> Vec<Cid> {
-        self.entries.iter().filter(|(_, entry)| which(entry)).map(|(cid, _)| cid).collect()
     }
 }

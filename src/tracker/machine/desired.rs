@@ -1,11 +1,6 @@
 //! What is wanted on this peer.
 
-use std::time::Duration;
-
-use super::{
-    Action, Machine, Origin, Phase, Turn,
-    tracked::{Failure, Tracked},
-};
+use super::{Action, Machine, Origin, Phase, Turn, entries::Tracked};
 use crate::types::Cid;
 
 impl Machine {
@@ -17,7 +12,7 @@ impl Machine {
             .range(after.as_ref(), until.as_ref())
             .filter(|(cid, entry)| {
                 while rest.next_if(|wanted| *wanted < cid).is_some() {}
-                rest.peek() != Some(&cid) && (entry.wanted || entry.phase == Phase::Unknown)
+                rest.peek() != Some(&cid) && (entry.wanted || entry.phase() == Phase::Unknown)
             })
             .map(|(cid, _)| cid)
             .collect();
@@ -29,16 +24,32 @@ impl Machine {
         }
     }
 
-    pub(super) fn desired(&mut self, cid: Cid, wanted: bool) {
+    /// The wish for each of these may have changed.
+    pub(super) fn changed(&mut self, cids: &[(Cid, bool)]) {
+        for (cid, wanted) in cids {
+            let known = self.phase(cid).is_some();
+            self.desired(*cid, *wanted);
+            if !known {
+                continue;
+            }
+            self.doubt(*cid);
+            // It may have been released and allocated again at once: then earlier reports no longer
+            // count.
+            if *wanted {
+                self.entries.touch(*cid);
+            }
+        }
+    }
+
+    fn desired(&mut self, cid: Cid, wanted: bool) {
         match self.entries.get(&cid) {
             None if wanted => {
-                let (turn, sequence) = (Turn::Fresh, self.next_sequence());
-                let seen = self.listing.number();
-                let new = Tracked::new(Phase::Queued, self.now);
-                self.insert(cid, Tracked { wanted, turn, sequence, seen, ..new });
-                self.queue.insert((turn, sequence), (&cid).into());
+                let place = self.questions.queue.place(Turn::Fresh);
+                let mut new = Tracked::new(Phase::Queued(place), self.now);
+                (new.wanted, new.seen) = (wanted, self.listing.number());
+                self.insert(cid, new);
             }
-            Some(entry) if entry.wanted != wanted || entry.phase == Phase::Unknown => {
+            Some(entry) if entry.wanted != wanted || entry.phase() == Phase::Unknown => {
                 self.update(&cid, |entry| entry.wanted = wanted);
                 if wanted { self.want(cid) } else { self.release(cid) }
             }
@@ -47,24 +58,20 @@ impl Machine {
     }
 
     /// A tracked entry has become wanted.
-    pub(super) fn want(&mut self, cid: Cid) {
+    fn want(&mut self, cid: Cid) {
         match self.phase(&cid) {
             // The list under way has already named it and will not name it again.
-            Some(Phase::Unknown) if self.is_listed(&cid) => {
-                self.is_pinned(cid);
-            }
+            Some(Phase::Unknown) if self.is_listed(&cid) => self.is_pinned(cid, Turn::Fresh),
             Some(Phase::Unknown) => {
-                self.update(&cid, |entry| entry.phase = Phase::Recheck);
+                self.enter(cid, Phase::Recheck);
                 self.listing.hasten(self.now.at);
             }
-            Some(Phase::UnpinWaiting) => {
-                self.take_out(&cid);
+            Some(Phase::UnpinWaiting(_)) => {
                 self.clear_failure(&cid);
                 self.listing.unpin_is_lost(self.now.at);
                 self.be_unsure(cid, Turn::Fresh);
             }
-            Some(Phase::UnpinQueued | Phase::Confirming | Phase::Confirmed) => {
-                self.take_out(&cid);
+            Some(Phase::UnpinQueued { .. } | Phase::Confirming | Phase::Confirmed { .. }) => {
                 self.clear_failure(&cid);
                 self.enqueue(cid, Turn::Fresh);
             }
@@ -74,109 +81,43 @@ impl Machine {
     }
 
     /// An entry is no longer wanted.
-    pub(super) fn release(&mut self, cid: Cid) {
+    fn release(&mut self, cid: Cid) {
         match self.phase(&cid) {
             Some(
                 Phase::Unknown
                 | Phase::Recheck
-                | Phase::Queued
-                | Phase::Ready
+                | Phase::Queued(_)
+                | Phase::Ready { .. }
                 | Phase::Pinned
-                | Phase::Waiting,
-            ) => {
-                self.take_out(&cid);
-                self.let_go(cid);
-            }
-            Some(Phase::Pinning) => {
-                self.take_out(&cid);
+                | Phase::Waiting(_),
+            ) => self.let_go(cid),
+            Some(Phase::Pinning { .. }) => {
                 self.actions.push(Action::CancelPin(cid));
                 if self.entries[&cid].origin == Some(Origin::Foreign) {
                     self.let_go(cid);
-                    return;
+                } else {
+                    self.clear_failure(&cid);
+                    self.be_unsure(cid, Turn::Check);
                 }
-                self.clear_failure(&cid);
-                self.be_unsure(cid, Turn::Check);
             }
             // It is let go after that question.
-            Some(Phase::Unsure) => {
+            Some(Phase::Unsure { timer, .. }) => {
                 self.clear_failure(&cid);
-                self.update(&cid, |entry| entry.turn = Turn::Check);
+                self.enter(cid, Phase::Unsure { turn: Turn::Check, timer });
             }
             _ => {}
         }
     }
 
-    /// Unpins what is ours, forgets what is foreign, and keeps a former peer's entry. The entry must be
-    /// in no container.
+    /// Unpins what is ours, forgets what is foreign, and keeps a former peer's entry.
     pub(super) fn let_go(&mut self, cid: Cid) {
         self.clear_failure(&cid);
         let Some(entry) = self.entries.get(&cid) else { return };
         match (entry.origin, entry.whose()) {
-            (None, _) => self.remove(&cid),
-            (Some(Origin::Former), _) => self.update(&cid, |entry| entry.phase = Phase::Unknown),
+            (None, _) => self.remove(cid),
+            (Some(Origin::Former), _) => self.enter(cid, Phase::Unknown),
             (_, Some(Origin::Ours)) => self.enqueue_unpin(cid),
-            (Some(_), _) => self.record(cid, Phase::Forgetting),
+            (Some(_), _) => self.enter(cid, Phase::Forgetting),
         }
-    }
-
-    /// Removes an entry from the container of its phase.
-    pub(super) fn take_out(&mut self, cid: &Cid) {
-        let Some(entry) = self.entries.get(cid) else { return };
-        match entry.phase {
-            Phase::Queued => {
-                self.queue.remove(&(entry.turn, entry.sequence));
-            }
-            Phase::Ready => {
-                self.ready.remove(&(entry.turn, entry.sequence));
-            }
-            Phase::Pinning => {
-                self.flights.remove(cid);
-            }
-            Phase::Unsure | Phase::Waiting | Phase::UnpinWaiting => {
-                self.timers.remove(&(entry.due, entry.sequence));
-            }
-            Phase::UnpinQueued => {
-                self.unpin_queue.remove(&entry.sequence);
-            }
-            Phase::Confirmed => {
-                self.confirmed.remove(&entry.sequence);
-            }
-            _ => {}
-        }
-    }
-
-    /// Queues a CID to be asked about.
-    pub(super) fn enqueue(&mut self, cid: Cid, turn: Turn) {
-        let sequence = self.next_sequence();
-        self.update(&cid, |entry| {
-            entry.phase = Phase::Queued;
-            entry.turn = turn;
-            entry.sequence = sequence;
-        });
-        self.queue.insert((turn, sequence), (&cid).into());
-    }
-
-    pub(super) fn start_timer(&mut self, cid: Cid, phase: Phase, due: Duration) {
-        let sequence = self.next_sequence();
-        self.update(&cid, |entry| {
-            entry.phase = phase;
-            entry.due = due;
-            entry.sequence = sequence;
-        });
-        self.timers.insert((due, sequence), cid);
-    }
-
-    pub(super) fn clear_failure(&mut self, cid: &Cid) {
-        self.failures.remove(cid);
-        self.alone.remove(cid);
-        self.update(cid, |entry| {
-            entry.failed = None;
-            entry.attempts = 0;
-        });
-    }
-
-    pub(super) fn set_failure(&mut self, cid: Cid, failure: Failure) {
-        self.failures.insert(cid, failure);
-        self.touch(cid);
     }
 }

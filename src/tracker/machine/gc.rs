@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Action, Config, Machine, Now, Phase};
 use crate::{
     ipfs::IpfsError,
-    types::{Cid, GcCounters, GcReport, GcResult, GcState, PackedCid},
+    types::{Cid, GcCounters, GcReport, GcResult, GcState},
 };
 
 /// The collection under way, and what is known of earlier ones.
@@ -142,7 +142,7 @@ impl Machine {
     }
 
     pub(super) fn advance_gc(&mut self) {
-        let (pins, unpins) = (!self.flights.is_empty(), self.unpinning > 0);
+        let (pins, unpins) = (self.pins.in_flight().len() > 0, self.unpins.is_under_way());
         match self.collection.advance(self.now.at, pins, unpins, &self.config) {
             Some(Step::Run) => {
                 self.give_way();
@@ -177,23 +177,22 @@ impl Machine {
 
     /// Returns pins in flight to the queue without counting a failure.
     fn give_way(&mut self) {
-        let in_flight: Vec<Cid> = self.flights.keys().copied().collect();
+        let in_flight: Vec<Cid> = self.pins.in_flight().copied().collect();
         for cid in in_flight {
+            let Some(Phase::Pinning { turn }) = self.phase(&cid) else { continue };
             self.actions.push(Action::CancelPin(cid));
-            self.take_out(&cid);
-            let turn = self.entries[&cid].turn;
             self.be_unsure(cid, turn);
         }
     }
 
     /// Waiting pins show the collection as their reason, so their statuses change at its start and end.
     fn touch_waiting(&mut self) {
-        let queued = self.queue.values().map(PackedCid::cid);
-        let unsure = |cid: &&Cid| self.phase(cid) == Some(Phase::Unsure);
-        let others = self.ready.values().chain(self.timers.values().filter(unsure));
-        let waiting: Vec<Cid> = queued.chain(others.copied()).collect();
+        let is_unsure = |cid: &Cid| matches!(self.phase(cid), Some(Phase::Unsure { .. }));
+        let unsure = self.timers.cids().filter(is_unsure);
+        let waiting: Vec<Cid> =
+            self.questions.queue.cids().chain(self.pins.ready.cids()).chain(unsure).collect();
         for cid in waiting {
-            self.touch(cid);
+            self.entries.touch(cid);
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{mem, time::Duration};
 
-use super::{Action, Config, Machine, Origin, Phase, Tracked, Turn, growing};
+use super::{
+    Action, Config, Machine, Origin, Phase, Turn, entries::Tracked, growing, phase::Finding,
+};
 use crate::{ipfs::IpfsError, types::Cid};
 
 /// Wait after the first list that failed.
@@ -124,24 +126,30 @@ impl Machine {
     }
 
     pub(super) fn listed(&mut self, cids: &[Cid]) {
-        let number = self.listing.number();
         for cid in cids {
-            let Some(entry) = self.entries.get_mut(cid) else { continue };
-            // Later information than the start of the list takes precedence over it.
-            if entry.seen >= number {
-                continue;
-            }
-            entry.seen = number;
-            match entry.phase {
-                Phase::Recheck | Phase::Queued | Phase::Ready | Phase::Waiting if entry.wanted => {
-                    self.take_out(cid);
-                    self.is_pinned(*cid);
+            let Some(entry) = self.entries.named(cid, self.listing.number()) else { continue };
+            match entry.phase() {
+                phase @ (Phase::Queued(_)
+                | Phase::Ready { .. }
+                | Phase::Recheck
+                | Phase::Waiting(_))
+                    if entry.wanted =>
+                {
+                    self.is_pinned(*cid, phase.turn().unwrap_or(Turn::Fresh));
                 }
                 // The answer that led here is outdated: ask again after the write.
-                Phase::WritingOurs | Phase::WritingDirect => entry.sequence = 0,
+                Phase::Writing { finding: Finding::Ours | Finding::Direct, .. } => {
+                    self.entries.outdate(cid);
+                }
                 _ => {}
             }
         }
+    }
+
+    /// What is known of it now is later than all lists so far.
+    pub(super) fn overrule_lists(&mut self, cid: &Cid) {
+        let number = self.listing.number();
+        self.update(cid, |entry| entry.seen = number);
     }
 
     /// Whether the list under way has named it.
@@ -168,7 +176,7 @@ impl Machine {
                 // Without a list, the CIDs it would have covered are asked one by one.
                 let owed = self.listing.failed(now, &self.config);
                 self.ask_again(|entry| {
-                    entry.seen < number && (owed || entry.phase == Phase::Recheck)
+                    entry.seen < number && (owed || entry.phase() == Phase::Recheck)
                 })
             }
         };
@@ -179,19 +187,19 @@ impl Machine {
 
     /// Forgets what a former peer pinned and the daemon no longer holds: a later pin of it is foreign.
     fn forget_former(&mut self, list: u32) {
-        let gone = self.all(|entry| {
+        let gone = self.entries.find(|entry| {
             entry.origin == Some(Origin::Former)
-                && entry.phase == Phase::Unknown
+                && entry.phase() == Phase::Unknown
                 && entry.seen < list
         });
         for cid in gone {
-            self.record(cid, Phase::Forgetting);
+            self.enter(cid, Phase::Forgetting);
         }
     }
 
     fn ask_again(&mut self, which: impl Fn(&Tracked) -> bool) -> usize {
-        let cids = self.all(|entry| {
-            entry.wanted && matches!(entry.phase, Phase::Pinned | Phase::Recheck) && which(entry)
+        let cids = self.entries.find(|entry| {
+            entry.wanted && matches!(entry.phase(), Phase::Pinned | Phase::Recheck) && which(entry)
         });
         for cid in &cids {
             self.enqueue(*cid, Turn::Again);

@@ -10,95 +10,72 @@
 //!   the CID here;
 //! - a pin without progress gives way and never blocks another;
 //! - nothing is pinned or unpinned while the daemon collects garbage, and a collection always ends;
-//! - everything in flight is bounded, and an entry is in at most one queue.
+//! - everything in flight is bounded, and a CID is in at most one queue.
+//!
+//! What is known of each CID is in `entries`, with its phase (`phase`). These parts hold the CIDs that
+//! wait: for a question (`questions`), to be pinned (`pinning`), for a time (`timers`), to be unpinned
+//! (`unpinning`), for the ledger (`writing`). `Machine::enter` alone changes the phase of a CID, and with
+//! it the part that holds the CID. These parts hold none: the daemon's watch (`daemon`), its lists
+//! (`listing`), collections (`gc`). The file of a part has its struct with the rules that it keeps, and
+//! below that what the machine does with it. After each event, `pump` starts all that may start.
 
 mod config;
 mod daemon;
 mod desired;
+mod entries;
 mod events;
+mod failures;
 mod gc;
 mod listing;
+mod pace;
+mod phase;
 mod pinning;
 mod pump;
+mod questions;
 mod status;
-mod tracked;
+mod timers;
+mod turns;
 mod unpinning;
 mod writing;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{mem, time::Duration};
 
 pub use self::{
     config::Config,
     events::{Action, Changes, Counters, Event, Now},
 };
 use self::{
-    daemon::Watch,
-    gc::Collection,
-    listing::Listing,
-    pinning::FailureLog,
-    pump::Pace,
-    tracked::{Failure, Flight, Phase, Tracked, Turn},
-    writing::Writer,
+    daemon::Watch, entries::Entries, failures::Failures, gc::Collection, listing::Listing,
+    phase::Phase, pinning::Pins, questions::Questions, timers::Timers, turns::Turn,
+    unpinning::Unpins, writing::Writer,
 };
 use super::ledger::{self, Change, Origin};
-use crate::types::{Cid, CidMap, PackedCid, PinState};
+use crate::types::Cid;
 
 /// The machine. Call [`Machine::handle`] once per event.
 #[derive(Debug)]
 pub struct Machine {
     config: Config,
-    entries: CidMap<Tracked>,
-    /// Next number for queue places and timers.
-    sequence: u64,
-
-    queue: BTreeMap<(Turn, u64), PackedCid>,
-    /// To be asked about one by one, because a question for several failed.
-    alone: BTreeSet<Cid>,
-    asking: usize,
-    asks: usize,
-    /// Not pinned when asked, with the intent on disk: may start.
-    ready: BTreeMap<(Turn, u64), Cid>,
-    /// Whether the newest fresh CID is the next to be asked about, and to start.
-    newest_is_asked: bool,
-    newest_starts: bool,
-    pace: Pace,
-    flights: BTreeMap<Cid, Flight>,
-    /// When flights were last checked.
-    looked_at: Duration,
-    failures: BTreeMap<Cid, Failure>,
-    timers: BTreeMap<(Duration, u64), Cid>,
-
-    unpin_queue: BTreeMap<u64, Cid>,
-    /// Covered by the barrier under way; empty if none is.
-    confirming: Vec<Cid>,
-    confirm_at: Duration,
-    confirm_failures: u32,
-    confirmed: BTreeMap<u64, Cid>,
-    unpinning: usize,
-
+    /// The time of the event that is being handled.
+    now: Now,
+    /// What is to be done for it.
+    actions: Vec<Action>,
+    /// What is known of each CID.
+    entries: Entries,
+    failures: Failures,
+    // These parts hold the CIDs that wait for something. Which one does is decided by the phase.
+    questions: Questions,
+    pins: Pins,
+    timers: Timers,
+    unpins: Unpins,
     writer: Writer,
+    // These parts hold no CIDs.
     watch: Watch,
-    /// Answers with a smaller number come from before the daemon's last return.
-    up_sequence: u64,
     listing: Listing,
+    collection: Collection,
     /// See [`Machine::is_settled`].
     settled: bool,
-
-    collection: Collection,
-
-    counts: BTreeMap<PinState, usize>,
-    failed_attempts: BTreeMap<PinState, u64>,
-    failure_log: FailureLog,
-    changes: Changes,
-    actions: Vec<Action>,
-    now: Now,
 }
-
-/// Changes kept one by one before they become "everything".
-const CHANGES_MAX: usize = 16 * 1024;
 
 impl Machine {
     /// A machine that knows only the ledger. Ledger entries have no effect until an event says whether
@@ -110,44 +87,21 @@ impl Machine {
         bound: Option<String>,
         ledger: Vec<(Cid, ledger::LedgerEntry)>,
     ) -> Self {
-        let entries = ledger.into_iter().map(|(cid, known)| {
-            let (origin, attempted) = (Some(known.origin), known.origin == Origin::Ours);
-            (cid, Tracked { origin, attempted, ..Tracked::new(Phase::Unknown, now) })
-        });
         Self {
             config,
-            entries: entries.collect(),
-            sequence: 0,
-            queue: BTreeMap::new(),
-            alone: BTreeSet::new(),
-            asking: 0,
-            asks: 0,
-            ready: BTreeMap::new(),
-            newest_is_asked: false,
-            newest_starts: false,
-            pace: Pace::default(),
-            flights: BTreeMap::new(),
-            looked_at: now.at,
-            failures: BTreeMap::new(),
-            timers: BTreeMap::new(),
-            unpin_queue: BTreeMap::new(),
-            confirming: Vec::new(),
-            confirm_at: Duration::ZERO,
-            confirm_failures: 0,
-            confirmed: BTreeMap::new(),
-            unpinning: 0,
+            now,
+            actions: Vec::new(),
+            entries: Entries::of_ledger(ledger, now),
+            failures: Failures::default(),
+            questions: Questions::default(),
+            pins: Pins::new(now.at),
+            timers: Timers::default(),
+            unpins: Unpins::new(),
             writer: Writer::new(bound),
             watch: Watch::new(now),
-            up_sequence: 0,
             listing: Listing::new(now.at),
-            settled: false,
             collection: Collection::new(),
-            counts: BTreeMap::new(),
-            failed_attempts: BTreeMap::new(),
-            failure_log: FailureLog::default(),
-            changes: Changes::default(),
-            actions: Vec::new(),
-            now,
+            settled: false,
         }
     }
 
@@ -165,21 +119,7 @@ impl Machine {
             Event::DesiredRange { after, until, wanted } => {
                 self.desired_range(after, until, &wanted);
             }
-            Event::Desired(cids) => {
-                for (cid, wanted) in cids {
-                    let known = self.phase(&cid).is_some();
-                    self.desired(cid, wanted);
-                    if !known {
-                        continue;
-                    }
-                    self.doubt(cid);
-                    // It may have been released and allocated again at once: then earlier reports no
-                    // longer count.
-                    if wanted {
-                        self.touch(cid);
-                    }
-                }
-            }
+            Event::Desired(cids) => self.changed(&cids),
             Event::ChangesMissed => self.doubt_all(),
             Event::Probed(result) => self.probed(result),
             Event::Bound(result) => self.was_bound(result),
@@ -194,10 +134,10 @@ impl Machine {
             Event::UnpinDone(cid, result) => self.unpin_done(cid, result),
             Event::RunGc => self.begin_gc(),
             Event::GcReport(result) => self.collected(result),
-            Event::Tick => self.looked_at = now.at,
+            Event::Tick => self.pins.look(now.at),
         }
         self.pump();
-        std::mem::take(&mut self.actions)
+        mem::take(&mut self.actions)
     }
 
     /// Whether the first list of the daemon has ended, or the daemon is known to be away. Until then
@@ -209,76 +149,7 @@ impl Machine {
 
     /// What changed since the last call.
     pub fn take_changes(&mut self) -> Changes {
-        std::mem::take(&mut self.changes)
-    }
-
-    /// Changes an entry and maintains the counts and the time of its visible state.
-    fn update(&mut self, cid: &Cid, change: impl FnOnce(&mut Tracked)) {
-        let Some(entry) = self.entries.get_mut(cid) else { return };
-        let before = entry.state();
-        change(entry);
-        let after = entry.state();
-        if before == after {
-            return;
-        }
-        entry.since = self.now.wall;
-        self.count(before, after);
-        self.touch(*cid);
-    }
-
-    fn insert(&mut self, cid: Cid, entry: Tracked) {
-        self.count(None, entry.state());
-        // The leader treats an unreported pin as queued, so most pins are reported only once.
-        let expected = self
-            .status_of(&cid, &entry)
-            .is_some_and(|status| status.state == PinState::Queued && status.message.is_empty());
-        self.entries.insert(&cid, entry);
-        if !expected {
-            self.touch(cid);
-        }
-    }
-
-    fn remove(&mut self, cid: &Cid) {
-        if let Some(entry) = self.entries.remove(cid) {
-            self.count(entry.state(), None);
-            self.touch(*cid);
-        }
-        self.failures.remove(cid);
-        self.alone.remove(cid);
-    }
-
-    fn count(&mut self, before: Option<PinState>, after: Option<PinState>) {
-        if let Some(before) = before
-            && let Some(count) = self.counts.get_mut(&before)
-        {
-            *count = count.saturating_sub(1);
-        }
-        if let Some(after) = after {
-            *self.counts.entry(after).or_default() += 1;
-        }
-    }
-
-    /// Notes that this CID's status has changed.
-    fn touch(&mut self, cid: Cid) {
-        if self.changes.cids.len() < CHANGES_MAX {
-            self.changes.cids.push(cid);
-        } else {
-            self.touch_all();
-        }
-    }
-
-    fn touch_all(&mut self) {
-        self.changes.cids.clear();
-        self.changes.everything = true;
-    }
-
-    fn next_sequence(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    fn phase(&self, cid: &Cid) -> Option<Phase> {
-        self.entries.get(cid).map(|entry| entry.phase)
+        self.entries.take_changes()
     }
 }
 

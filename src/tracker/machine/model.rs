@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     ipfs::{Held, IpfsError},
-    types::{GcReport, Timestamp},
+    types::{GcReport, PinState, Timestamp},
 };
 
 const CIDS: u8 = 6;

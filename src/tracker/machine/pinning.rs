@@ -1,246 +1,241 @@
-//! From question to pin: answers, intents, progress, failures.
+//! Pins in flight: which start, how they get on, and which give way.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Action, Machine, Origin, Phase, Turn, growing,
-    tracked::{Failure, Kind},
+    Action, Config, Machine, Origin, Phase,
+    failures::Kind,
+    pace::Pace,
+    phase::Finding,
+    turns::{Turn, Turns},
 };
 use crate::{
-    ipfs::{Held, IpfsError},
+    ipfs::IpfsError,
     types::{Cid, Progress},
 };
 
-/// Time for the daemon to finish a cancelled operation: a question or an unpin sent at once could come
-/// too early.
-pub(super) const CANCEL_TIME: Duration = Duration::from_secs(1);
+/// Older answers are asked for again before `pin/add`, and older barriers passed again before `pin/rm`.
+pub(super) const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
+/// A retried pin gives way to another retry after so many times the patience.
+const RETRY_PATIENCE: u32 = 5;
+/// A pin without progress for that long is reported as stalled, but continues until the stall time:
+/// finding providers of rare content may take longer.
+const TELL_STALL: Duration = Duration::from_secs(20);
+/// Time between two checks of the pins in flight.
+const FLIGHT_PERIOD: Duration = Duration::from_millis(500);
 /// Shortest time between two progress reports of a pin.
 const TELL_PERIOD: Duration = Duration::from_secs(5);
 /// The reason shown for a stalled pin.
-pub(super) const NO_PROGRESS: &str = "no progress";
-/// Number of first failures logged per [`LOG_PERIOD`].
-const LOGGED_MAX: u32 = 10;
-const LOG_PERIOD: Duration = Duration::from_secs(60);
+const NO_PROGRESS: &str = "no progress";
 
-/// Logs the first failure of each pin, up to a limit.
-#[derive(Debug, Default)]
-pub(super) struct FailureLog {
-    since: Duration,
-    logged: u32,
-    left_out: u64,
+/// A pin in flight.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    progress: Progress,
+    /// Time of the last progress, or of the start.
+    progressed_at: Duration,
+    /// When progress was last reported.
+    told_at: Duration,
 }
 
-impl FailureLog {
-    fn tell(&mut self, now: Duration, cid: &Cid, reason: &str) {
-        if now.saturating_sub(self.since) >= LOG_PERIOD {
-            if self.left_out > 0 {
-                tracing::warn!(pins = self.left_out, "more pins failed, too many to log each");
-            }
-            *self = Self { since: now, ..Self::default() };
-        }
-        if self.logged < LOGGED_MAX {
-            self.logged += 1;
-            tracing::warn!(%cid, reason, "a pin failed; it is tried again");
-        } else {
-            self.left_out += 1;
-        }
+impl Flight {
+    /// For how long it has made no progress.
+    fn idle(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.progressed_at)
     }
 }
 
-impl Machine {
-    pub(super) fn asked(&mut self, cids: &[Cid], result: Result<Vec<Held>, IpfsError>) {
-        self.asks = self.asks.saturating_sub(1);
-        self.asking = self.asking.saturating_sub(cids.len());
-        match result {
-            Ok(answers) if answers.len() == cids.len() => {
-                for (cid, held) in cids.iter().zip(answers) {
-                    self.answered(*cid, held);
-                }
-            }
-            Ok(_) => {
-                let error =
-                    IpfsError::Failed("it answered the wrong number of questions".to_owned());
-                self.ask_failed(cids, &error);
-            }
-            Err(IpfsError::Down(reason)) => self.daemon_down(&reason),
-            Err(error) => self.ask_failed(cids, &error),
+/// Pins that may start, and those in flight, which are bounded.
+#[derive(Debug)]
+pub(super) struct Pins {
+    /// Not pinned when asked, with the intent on disk.
+    pub(super) ready: Turns,
+    flights: BTreeMap<Cid, Flight>,
+    /// Those that started recently.
+    pace: Pace,
+    /// When flights were last checked.
+    looked_at: Duration,
+}
+
+/// Whether one more pin may start.
+enum Room {
+    Free,
+    /// If this one is stopped.
+    InPlaceOf(Cid),
+    None,
+}
+
+impl Pins {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            ready: Turns::default(),
+            flights: BTreeMap::new(),
+            pace: Pace::default(),
+            looked_at: now,
         }
     }
 
-    fn answered(&mut self, cid: Cid, held: Held) {
-        let (sequence, number, now) = (self.next_sequence(), self.listing.number(), self.now.at);
-        let Some(entry) = self.entries.get(&cid) else { return };
-        if entry.phase != Phase::Asking {
-            return;
+    pub(super) fn begin(&mut self, cid: Cid, now: Duration) {
+        if self.flights.is_empty() {
+            self.looked_at = now;
         }
-        let (wanted, origin) = (entry.wanted, entry.origin);
-        let in_vain = entry.turn == Turn::Check && entry.failed.is_some();
-        self.update(&cid, |entry| {
-            entry.sequence = sequence;
-            entry.seen = number;
-            entry.due = now;
-            entry.attempted &= held == Held::Recursive;
-            entry.turn = entry.turn.max(Turn::Fresh);
-        });
-        match (wanted, held, origin) {
-            (false, ..) => self.let_go(cid),
-            (true, Held::Recursive, _) => self.is_pinned(cid),
-            (true, Held::No, Some(Origin::Ours)) if in_vain => {
-                self.record(cid, Phase::Withdrawing);
-            }
-            (true, Held::No, Some(Origin::Ours)) | (true, Held::Direct, Some(Origin::Foreign)) => {
-                self.make_ready(cid);
-            }
-            // Foreign pins too: they are gone, so a new pin will be ours.
-            (true, Held::No, _) => self.record(cid, Phase::WritingOurs),
-            (true, Held::Direct, _) => self.record(cid, Phase::WritingDirect),
+        let flight = Flight { progress: Progress::default(), progressed_at: now, told_at: now };
+        self.flights.insert(cid, flight);
+    }
+
+    pub(super) fn end(&mut self, cid: &Cid) {
+        self.flights.remove(cid);
+    }
+
+    pub(super) fn in_flight(&self) -> impl ExactSizeIterator<Item = &Cid> {
+        self.flights.keys()
+    }
+
+    /// Progress of a pin in flight; none if it is not.
+    pub(super) fn progress(&self, cid: &Cid) -> Option<Progress> {
+        self.flights.get(cid).map(|flight| flight.progress)
+    }
+
+    /// How many started within the time after which an answer is old, roughly.
+    pub(super) fn recent(&self, now: Duration) -> usize {
+        self.pace.recent(now)
+    }
+
+    /// Progress up to now is known.
+    pub(super) fn look(&mut self, now: Duration) {
+        self.looked_at = now;
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        (!self.flights.is_empty()).then_some(self.looked_at + FLIGHT_PERIOD)
+    }
+
+    /// Pins without progress for at least that long, with that time.
+    fn silent(&self, now: Duration, least: Duration) -> Vec<(Cid, Duration)> {
+        let idle = self.flights.iter().map(|(cid, flight)| (*cid, flight.idle(now)));
+        idle.filter(|(_, idle)| *idle >= least).collect()
+    }
+
+    fn room(&self, turn: Turn, now: Duration, config: &Config) -> Room {
+        let patience = config.patience;
+        let busy = self.flights.values().filter(|flight| flight.idle(now) < patience).count();
+        if busy >= config.pins_max {
+            return Room::None;
+        }
+        if self.flights.len() < config.pins_max + config.idle_pins_max {
+            return Room::Free;
+        }
+        let least = if turn == Turn::Retry { patience * RETRY_PATIENCE } else { patience };
+        // Of equally long ones, the first by CID.
+        let longest = self.flights.iter().rev().max_by_key(|(_, flight)| flight.idle(now));
+        match longest {
+            Some((cid, flight)) if flight.idle(now) >= least => Room::InPlaceOf(*cid),
+            _ => Room::None,
         }
     }
 
-    fn ask_failed(&mut self, cids: &[Cid], error: &IpfsError) {
-        for cid in cids {
-            if self.phase(cid) != Some(Phase::Asking) {
-                continue;
-            }
-            let (wanted, turn) = (self.entries[cid].wanted, self.entries[cid].turn);
-            if cids.len() > 1 && !matches!(error, IpfsError::Slow(_)) {
-                // One of them makes the question fail for all: find out which.
-                self.enqueue(*cid, turn);
-                self.alone.insert(*cid);
-            } else if turn == Turn::Check {
-                let due = self.now.at + self.config.retry_min;
-                self.start_timer(*cid, Phase::Unsure, due);
-            } else if wanted {
-                self.fail(*cid, kind_of(error), &error.to_string());
-            } else {
-                self.let_go(*cid);
-            }
-        }
-    }
-
-    /// The daemon says that it holds the pin. The entry must be in no container.
-    pub(super) fn is_pinned(&mut self, cid: Cid) {
-        let sequence = self.next_sequence();
-        self.update(&cid, |entry| entry.sequence = sequence);
-        let Some(entry) = self.entries.get(&cid) else { return };
-        match (entry.origin, entry.whose()) {
-            (Some(Origin::Former), _) => self.record(cid, Phase::TakingOver),
-            (_, None) => self.record(cid, Phase::WritingForeign),
-            _ => {
-                self.clear_failure(&cid);
-                self.update(&cid, |entry| entry.phase = Phase::Pinned);
-            }
-        }
-    }
-
-    pub(super) fn make_ready(&mut self, cid: Cid) {
-        let sequence = self.next_sequence();
-        self.update(&cid, |entry| {
-            entry.phase = Phase::Ready;
-            entry.sequence = sequence;
-        });
-        let turn = self.entries[&cid].turn;
-        self.ready.insert((turn, sequence), cid);
-    }
-
-    pub(super) fn progressed(&mut self, cid: Cid, progress: Progress) {
-        let now = self.now.at;
-        let Some(flight) = self.flights.get_mut(&cid) else { return };
-        if progress.blocks <= flight.progress.blocks && progress.bytes <= flight.progress.bytes {
-            return;
-        }
+    /// Notes progress; returns whether to tell it, or none if it is not more than before.
+    fn progressed(&mut self, cid: &Cid, progress: Progress, now: Duration) -> Option<bool> {
+        let flight =
+            self.flights.get_mut(cid).filter(|flight| is_more(progress, flight.progress))?;
         flight.progress = progress;
         flight.progressed_at = now;
         let tell = now.saturating_sub(flight.told_at) >= TELL_PERIOD;
         if tell {
             flight.told_at = now;
         }
-        let news = self.failures.get(&cid).is_none_or(|failure| {
-            progress.blocks > failure.progress.blocks || progress.bytes > failure.progress.bytes
-        });
-        if news {
-            // It got further than before: the last failure no longer applies.
-            self.update(&cid, |entry| entry.failed = None);
-        }
-        if tell {
-            self.touch(cid);
+        Some(tell)
+    }
+}
+
+fn is_more(progress: Progress, than: Progress) -> bool {
+    progress.blocks > than.blocks || progress.bytes > than.bytes
+}
+
+impl Machine {
+    /// The daemon says that it holds the pin.
+    pub(super) fn is_pinned(&mut self, cid: Cid, turn: Turn) {
+        let Some(entry) = self.entries.get(&cid) else { return };
+        match (entry.origin, entry.whose()) {
+            (Some(Origin::Former), _) => self.write_origin(cid, Finding::Former, turn),
+            (_, None) => self.write_origin(cid, Finding::Foreign, turn),
+            _ => {
+                self.clear_failure(&cid);
+                self.enter(cid, Phase::Pinned);
+            }
         }
     }
 
-    pub(super) fn pin_done(&mut self, cid: Cid, result: Result<(), IpfsError>) {
-        if self.phase(&cid) != Some(Phase::Pinning) {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                self.take_out(&cid);
-                let number = self.listing.number();
-                self.update(&cid, |entry| entry.seen = number);
-                self.is_pinned(cid);
+    pub(super) fn make_ready(&mut self, cid: Cid, turn: Turn, answered_at: Duration) {
+        let number = self.pins.ready.place(turn).number;
+        self.enter(cid, Phase::Ready { turn, number, answered_at });
+    }
+
+    pub(super) fn start_pins(&mut self) {
+        let now = self.now.at;
+        while let Some((turn, cid)) = self.pins.ready.next()
+            && let Some(Phase::Ready { answered_at, .. }) = self.phase(&cid)
+        {
+            if now.saturating_sub(answered_at) > ANSWER_AGE_MAX {
+                self.enqueue(cid, turn);
+                continue;
             }
-            Err(error) => {
-                self.fail(cid, kind_of(&error), &error.to_string());
-                if let IpfsError::Down(reason) = error {
-                    self.daemon_down(&reason);
-                }
+            match self.pins.room(turn, now, &self.config) {
+                Room::Free => {}
+                Room::InPlaceOf(other) => self.give_up(other),
+                Room::None => break,
+            }
+            self.pins.ready.alternate();
+            self.pins.pace.count(now);
+            self.update(&cid, |entry| entry.attempted = true);
+            self.enter(cid, Phase::Pinning { turn });
+            self.actions.push(Action::Pin(cid));
+        }
+    }
+
+    /// Stops pins without progress, and reports those that will be stopped soon.
+    pub(super) fn stop_stalled(&mut self) {
+        let stall_time = self.config.stall_time;
+        for (cid, idle) in self.pins.silent(self.now.at, stall_time.min(TELL_STALL)) {
+            if idle >= stall_time {
+                self.give_up(cid);
+            } else if self.entries[&cid].failed.is_none() {
+                self.show_failure(cid, Kind::Stalled, NO_PROGRESS);
             }
         }
     }
 
     /// Stops a pin without progress.
-    pub(super) fn give_up(&mut self, cid: Cid) {
+    fn give_up(&mut self, cid: Cid) {
         self.actions.push(Action::CancelPin(cid));
         self.fail(cid, Kind::Stalled, NO_PROGRESS);
     }
 
-    /// Handles a failure: wait, then try again behind fresh work. After an attempt of ours, first ask
-    /// what it achieved.
-    pub(super) fn fail(&mut self, cid: Cid, kind: Kind, reason: &str) {
-        let progress = self.flights.get(&cid).map(|flight| flight.progress).unwrap_or_default();
-        self.take_out(&cid);
-        let Some(entry) = self.entries.get(&cid) else { return };
-        let ours = entry.phase == Phase::Pinning && entry.origin == Some(Origin::Ours);
-        let number = self.listing.number();
-        *self.failed_attempts.entry(kind.shown()).or_default() += 1;
-        if entry.attempts == 0 {
-            self.failure_log.tell(self.now.at, &cid, reason);
+    pub(super) fn progressed(&mut self, cid: Cid, progress: Progress) {
+        let Some(tell) = self.pins.progressed(&cid, progress, self.now.at) else { return };
+        let failure = self.failures.get(&cid);
+        if failure.is_none_or(|failure| is_more(progress, failure.progress)) {
+            // It got further than before: the last failure no longer applies.
+            self.update(&cid, |entry| entry.failed = None);
         }
-        self.update(&cid, |entry| {
-            entry.failed = Some(kind);
-            entry.attempts = entry.attempts.saturating_add(1);
-            entry.seen = number;
-        });
-        if ours {
-            self.be_unsure(cid, Turn::Check);
-        } else {
-            self.wait(cid);
+        if tell {
+            self.entries.touch(cid);
         }
-        let reason: Arc<str> = reason.into();
-        self.set_failure(cid, Failure { reason, progress });
     }
 
-    /// Waits for the next attempt.
-    pub(super) fn wait(&mut self, cid: Cid) {
-        let Some(entry) = self.entries.get(&cid) else { return };
-        let wait = match entry.failed {
-            Some(Kind::Refused | Kind::Unpinnable) => self.config.retry_max,
-            _ => growing(self.config.retry_min, entry.attempts, self.config.retry_max),
-        };
-        self.start_timer(cid, Phase::Waiting, self.now.at + wait);
-    }
-
-    /// An attempt of ours, or an unpin, ended, and the daemon may still be finishing it: ask a moment
-    /// later, in that turn.
-    pub(super) fn be_unsure(&mut self, cid: Cid, turn: Turn) {
-        self.update(&cid, |entry| entry.turn = turn);
-        self.start_timer(cid, Phase::Unsure, self.now.at + CANCEL_TIME);
-    }
-}
-
-pub(super) fn kind_of(error: &IpfsError) -> Kind {
-    match error {
-        IpfsError::Refused(_) => Kind::Refused,
-        IpfsError::Unpinnable(_) => Kind::Unpinnable,
-        IpfsError::Down(_) | IpfsError::Slow(_) | IpfsError::Failed(_) => Kind::Failed,
+    pub(super) fn pin_done(&mut self, cid: Cid, result: Result<(), IpfsError>) {
+        let Some(Phase::Pinning { turn }) = self.phase(&cid) else { return };
+        match result {
+            Ok(()) => {
+                self.overrule_lists(&cid);
+                self.is_pinned(cid, turn);
+            }
+            Err(error) => {
+                self.fail(cid, Kind::of(&error), &error.to_string());
+                if let IpfsError::Down(reason) = error {
+                    self.daemon_down(&reason);
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! What the machine believes, as statuses for others.
 
 use super::{
-    Counters, Machine, Now, Phase, Tracked,
+    Counters, Machine, Now, Phase,
     daemon::Absence,
-    tracked::{Failure, Kind},
+    entries::Tracked,
+    failures::{Failure, Kind},
 };
 use crate::types::{Cid, PinState, PinStatus, Progress};
 
@@ -44,7 +45,8 @@ impl Machine {
     /// Numbers for Prometheus metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let count = |state| self.counts.get(&state).copied().unwrap_or_default();
+        let counts = self.entries.counts();
+        let count = |state| counts.get(&state).copied().unwrap_or_default();
         let failing =
             count(PinState::NotFound) + count(PinState::Failed) + count(PinState::Unpinnable);
         Counters {
@@ -53,11 +55,11 @@ impl Machine {
                 + count(PinState::Rechecking)
                 + count(PinState::Pinning)
                 + failing,
-            pinning: self.flights.len(),
+            pinning: self.pins.in_flight().len(),
             failing,
             unpinning: count(PinState::Unpinning) + count(PinState::UnpinFailed),
-            states: self.counts.iter().filter(|(_, n)| **n > 0).map(|(s, n)| (*s, *n)).collect(),
-            failures: self.failed_attempts.clone(),
+            states: counts.iter().filter(|(_, n)| **n > 0).map(|(s, n)| (*s, *n)).collect(),
+            failures: self.failures.counts().clone(),
         }
     }
 
@@ -70,7 +72,8 @@ impl Machine {
         }
         let message = self.message(cid, entry, state);
         let message = message.chars().take(MESSAGE_LEN_MAX).collect();
-        Some(PinStatus { state, since: entry.since, message, attempts: entry.attempts })
+        let attempts = self.failures.attempts(cid);
+        Some(PinStatus { state, since: entry.since, message, attempts })
     }
 
     fn away(&self, absence: &Absence, since: Now) -> PinStatus {
@@ -90,16 +93,14 @@ impl Machine {
 
     fn message(&self, cid: &Cid, entry: &Tracked, state: PinState) -> String {
         match state {
-            PinState::Pinning => {
-                self.flights.get(cid).map(|flight| amount(flight.progress)).unwrap_or_default()
-            }
+            PinState::Pinning => self.pins.progress(cid).map(amount).unwrap_or_default(),
             PinState::NotFound
             | PinState::Failed
             | PinState::Unpinnable
             | PinState::UnpinFailed => {
                 self.failures.get(cid).map_or_else(String::new, |f| self.failure(entry, f))
             }
-            PinState::Unpinning if self.confirm_failures > 0 => {
+            PinState::Unpinning if self.unpins.barrier_fails() => {
                 "waits until the leader confirms that it is no longer wanted".to_owned()
             }
             PinState::Rechecking => "asks the daemon whether it still holds the pin".to_owned(),
@@ -109,15 +110,8 @@ impl Machine {
     }
 
     fn queued_because(&self, entry: &Tracked) -> String {
-        match (entry.phase, self.writer.error()) {
-            (
-                Phase::WritingOurs
-                | Phase::WritingDirect
-                | Phase::WritingForeign
-                | Phase::TakingOver
-                | Phase::Forgetting,
-                Some(error),
-            ) => error.to_owned(),
+        match (entry.phase(), self.writer.error()) {
+            (Phase::Writing { .. } | Phase::Forgetting, Some(error)) => error.to_owned(),
             _ if self.collection.is_under_way() => {
                 "waits until the daemon has collected garbage".to_owned()
             }
@@ -126,7 +120,7 @@ impl Machine {
     }
 
     fn failure(&self, entry: &Tracked, failure: &Failure) -> String {
-        let Failure { reason, progress } = failure;
+        let Failure { reason, progress, .. } = failure;
         // No times and no counts of attempts: each change of the text costs a write.
         match entry.failed {
             Some(Kind::Stalled) if progress.blocks == 0 => {

@@ -11,10 +11,12 @@ mod tracked;
 mod unpinning;
 mod written;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 use crate::{
     ipfs::{Held, IpfsError},
-    types::{GcReport, PinStatus, Progress, Timestamp},
+    types::{GcReport, PinState, PinStatus, Progress, Timestamp},
 };
 
 fn cid(n: u16) -> Cid {

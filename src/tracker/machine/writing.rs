@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
-use super::{Action, Change, Machine, Now, Origin, Phase, Turn, ledger::LedgerEntry};
+use super::{
+    Action, Change, Machine, Now, Origin, Phase, Turn, ledger::LedgerEntry, phase::Finding,
+};
 use crate::types::Cid;
 
 /// Changes in one ledger transaction.
@@ -71,14 +73,13 @@ impl Writer {
         self.waiting.insert(cid, origin);
     }
 
-    pub(super) fn clear(&mut self) {
-        self.waiting.clear();
+    pub(super) fn remove(&mut self, cid: &Cid) {
+        self.waiting.remove(cid);
     }
 
-    /// Whether a change of it waits or is being written.
-    #[cfg(test)]
-    pub(super) fn covers(&self, cid: &Cid) -> bool {
-        self.waiting.contains_key(cid) || self.writing().iter().any(|(written, _)| written == cid)
+    /// The CIDs whose changes wait or are being written.
+    pub(super) fn cids(&self) -> impl Iterator<Item = Cid> {
+        self.waiting.keys().chain(self.writing().iter().map(|(cid, _)| cid)).copied()
     }
 
     fn writing(&self) -> &[Change] {
@@ -168,15 +169,11 @@ impl Writer {
 }
 
 impl Machine {
-    /// Queues a change for the ledger; once it is on disk, the phase decides what follows.
-    pub(super) fn record(&mut self, cid: Cid, phase: Phase) {
-        let origin = match phase {
-            Phase::WritingOurs | Phase::TakingOver => Some(Origin::Ours),
-            Phase::WritingForeign | Phase::WritingDirect => Some(Origin::Foreign),
-            _ => None,
-        };
-        self.update(&cid, |entry| entry.phase = phase);
-        self.writer.insert(cid, origin);
+    /// Writes the origin of a pin by an answer of the daemon that has just come. Its turn is the one in
+    /// which it is asked about again, should the answer be outdated by then.
+    pub(super) fn write_origin(&mut self, cid: Cid, finding: Finding, turn: Turn) {
+        let answered_at = self.now.at;
+        self.enter(cid, Phase::Writing { finding, turn, answered_at, outdated: false });
     }
 
     pub(super) fn start_write(&mut self) {
@@ -189,48 +186,40 @@ impl Machine {
         if let Err(reason) = result {
             self.writer.failed(reason, self.now.at);
             for (cid, _) in self.writer.writing().to_vec() {
-                self.touch(cid);
+                self.entries.touch(cid);
             }
             return;
         }
         for (cid, change) in self.writer.written() {
-            let origin = change.map(|entry| entry.origin);
             self.update(&cid, |entry| {
-                entry.origin = origin;
-                entry.attempted |= entry.phase == Phase::TakingOver;
+                entry.origin = change.map(|entry| entry.origin);
+                entry.attempted |=
+                    matches!(entry.phase(), Phase::Writing { finding: Finding::Former, .. });
             });
             self.go_on(cid);
         }
     }
 
-    /// Its change is on disk.
+    /// A change of its ledger entry is on disk.
     fn go_on(&mut self, cid: Cid) {
         let Some(entry) = self.entries.get(&cid) else { return };
-        let outdated = self.listing.has_ended_since(entry.seen)
-            || entry.sequence < self.up_sequence
-            || !self.watch.is_up();
-        match (entry.phase, entry.wanted) {
+        match (entry.phase(), entry.wanted) {
             // Since that answer, the daemon was away or listed all its pins: ask again.
-            (
-                Phase::WritingOurs
-                | Phase::WritingDirect
-                | Phase::WritingForeign
-                | Phase::TakingOver,
-                true,
-            ) if outdated => {
-                let turn = entry.turn;
+            (Phase::Writing { turn, outdated, .. }, true)
+                if outdated || self.listing.has_ended_since(entry.seen) =>
+            {
                 self.enqueue(cid, turn);
             }
-            (Phase::WritingOurs | Phase::WritingDirect, true) => self.make_ready(cid),
-            (Phase::WritingForeign | Phase::TakingOver, true) => self.is_pinned(cid),
-            (Phase::TakingOver, false) => self.let_go(cid),
+            (Phase::Writing { finding, turn, answered_at, .. }, true) => match finding {
+                Finding::Ours | Finding::Direct => self.make_ready(cid, turn, answered_at),
+                Finding::Foreign | Finding::Former => self.is_pinned(cid, turn),
+            },
+            (Phase::Writing { finding: Finding::Former, .. }, false) => self.let_go(cid),
             // Written for a pin that never started, or foreign: nothing to unpin.
-            (Phase::WritingOurs | Phase::WritingDirect | Phase::WritingForeign, false) => {
-                self.record(cid, Phase::Forgetting);
-            }
+            (Phase::Writing { .. }, false) => self.enter(cid, Phase::Forgetting),
             (Phase::Withdrawing, true) => self.wait(cid),
             (Phase::Forgetting, true) => self.enqueue(cid, Turn::Fresh),
-            (Phase::Withdrawing | Phase::Forgetting, false) => self.remove(&cid),
+            (Phase::Withdrawing | Phase::Forgetting, false) => self.remove(cid),
             _ => {}
         }
     }
@@ -253,17 +242,16 @@ impl Machine {
 
     /// Drops everything known of the former daemon's pins.
     fn void_entries(&mut self) {
-        self.writer.clear();
-        for cid in self.all(|_| true) {
-            self.take_out(&cid);
+        for cid in self.entries.find(|_| true) {
             self.clear_failure(&cid);
             self.update(&cid, |entry| {
                 entry.origin = None;
                 entry.attempted = false;
             });
-            match self.entries.get(&cid) {
-                Some(entry) if entry.wanted => self.enqueue(cid, Turn::Again),
-                _ => self.remove(&cid),
+            if self.entries[&cid].wanted {
+                self.enqueue(cid, Turn::Again);
+            } else {
+                self.remove(cid);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What must hold at any moment, and once everything has settled.
 
 use super::*;
+use crate::tracker::machine::{entries::Tracked, turns::Place};
 
 impl Model {
     /// A collection and a pin would wait for each other.
@@ -32,32 +33,32 @@ impl Model {
         let machine = &self.machine;
         let under_way = |action: Action| self.under_way.contains(&action);
         let asked = |action: &Action| matches!(action, Action::Ask(cids) if cids.contains(cid));
-        let place = (entry.turn, entry.sequence);
-        let timer = machine.timers.get(&(entry.due, entry.sequence)) == Some(cid);
+        let timed = |timer| machine.timers.get(timer) == Some(*cid);
         let ours = entry.whose() == Some(Origin::Ours);
-        let right = match entry.phase {
+        let right = match entry.phase() {
             Phase::Unknown => !entry.wanted,
             Phase::Recheck => entry.wanted,
             Phase::Pinned => entry.wanted && entry.whose().is_some(),
-            Phase::Queued => machine.queue.get(&place).is_some_and(|queued| queued.cid() == *cid),
-            Phase::Asking => self.under_way.iter().any(asked),
-            Phase::Ready => entry.wanted && machine.ready.get(&place) == Some(cid),
-            Phase::Pinning => entry.wanted && under_way(Action::Pin(*cid)),
-            Phase::Unsure => timer,
-            Phase::Waiting => entry.wanted && timer,
-            Phase::UnpinWaiting => !entry.wanted && ours && timer,
-            Phase::UnpinQueued => {
-                !entry.wanted && ours && machine.unpin_queue.contains_key(&entry.sequence)
+            Phase::Queued(place) => machine.questions.queue.get(place) == Some(*cid),
+            Phase::Asking { .. } => self.under_way.iter().any(asked),
+            Phase::Ready { turn, number, .. } => {
+                entry.wanted && machine.pins.ready.get(Place { turn, number }) == Some(*cid)
             }
-            Phase::Confirming => !entry.wanted && machine.confirming.contains(cid),
-            Phase::Confirmed => !entry.wanted && machine.confirmed.contains_key(&entry.sequence),
+            Phase::Pinning { .. } => entry.wanted && under_way(Action::Pin(*cid)),
+            Phase::Unsure { timer, .. } => timed(timer),
+            Phase::Waiting(timer) => entry.wanted && timed(timer),
+            Phase::UnpinWaiting(timer) => !entry.wanted && ours && timed(timer),
+            Phase::UnpinQueued { number } => {
+                !entry.wanted && ours && machine.unpins.queue.get(number) == Some(*cid)
+            }
+            Phase::Confirming => !entry.wanted && machine.unpins.confirming().contains(cid),
+            Phase::Confirmed { number, .. } => {
+                !entry.wanted && machine.unpins.confirmed.get(number) == Some(*cid)
+            }
             Phase::Unpinning => under_way(Action::Unpin(*cid)),
-            Phase::WritingOurs
-            | Phase::WritingDirect
-            | Phase::WritingForeign
-            | Phase::TakingOver
-            | Phase::Withdrawing
-            | Phase::Forgetting => machine.writer.covers(cid),
+            Phase::Writing { .. } | Phase::Withdrawing | Phase::Forgetting => {
+                machine.writer.cids().any(|written| written == *cid)
+            }
         };
         assert!(right, "{cid} is lost: {entry:?}");
     }

@@ -76,7 +76,7 @@ fn pins_that_get_nowhere_give_way_to_fresh_ones() {
     let actions = bench.take();
     assert!(actions.contains(&Action::CancelPin(cid(0))), "{actions:?}");
     assert!(actions.contains(&Action::Pin(cid(2))), "{actions:?}");
-    assert!(bench.machine.flights.len() <= 3);
+    assert!(bench.machine.pins.in_flight().len() <= 3);
     // A pin that makes progress does not give way.
     bench.feed(Event::Progress(cid(2), progress(1, 1)));
     bench.advance(1);
@@ -270,7 +270,7 @@ fn what_is_under_way_at_once_is_bounded() {
         }
         assert!(asks.len() <= 4 && asks.iter().all(|cids| cids.len() <= 64));
         // CIDs that wait with an answer, and those being asked about.
-        let waiting = bench.machine.ready.len() + asks.iter().map(Vec::len).sum::<usize>();
+        let waiting = bench.machine.pins.ready.len() + asks.iter().map(Vec::len).sum::<usize>();
         assert!(!is_asked || waiting <= 192, "{waiting}");
         assert!(pins <= 8, "{pins} pins at once");
         if is_written {
@@ -281,7 +281,11 @@ fn what_is_under_way_at_once_is_bounded() {
     }
     assert_eq!(pins, 8);
     // Far fewer CIDs than are wanted wait with an answer.
-    assert!((8..=192).contains(&bench.machine.ready.len()), "{}", bench.machine.ready.len());
+    assert!(
+        (8..=192).contains(&bench.machine.pins.ready.len()),
+        "{}",
+        bench.machine.pins.ready.len()
+    );
 }
 
 #[test]

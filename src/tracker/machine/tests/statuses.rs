@@ -1,6 +1,7 @@
 //! Statuses for others.
 
 use super::*;
+use crate::tracker::machine::entries::CHANGES_MAX;
 
 #[test]
 fn while_the_daemon_is_away_only_what_is_wanted_says_so_after_a_while() {
