@@ -7,13 +7,12 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ipfs::{IpfsError, RepositoryStat, SharedIpfs},
+    ipfs::{RepositoryStat, SharedIpfs},
     tracker::TrackerHandle,
-    types::{Metrics, SpaceLimit, millis},
+    types::{DaemonInfo, Metrics, SpaceLimit, millis},
 };
 
-/// How often the daemon is asked. A daemon that stops or hangs is noticed within this time and the
-/// deadline of a call.
+/// How often the daemon's space is asked for. The tracker's probes show whether the daemon answers at all.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The daemon must report its space within this time.
 const SPACE_DEADLINE: Duration = Duration::from_secs(2);
@@ -66,9 +65,10 @@ impl Sources {
         }
     }
 
-    async fn gather(&self) -> Result<Metrics, IpfsError> {
-        let mut daemon = self.ipfs.id().await?;
-        daemon.shorten();
+    async fn gather(&self, daemon: Option<DaemonInfo>) -> Metrics {
+        if daemon.is_none() {
+            return self.unknown();
+        }
         // The daemon answers. If it does not report its space in time, only the space is unknown.
         let repository = timeout(SPACE_DEADLINE, self.ipfs.repository()).await;
         let repository = repository.ok().and_then(Result::ok);
@@ -76,53 +76,40 @@ impl Sources {
             let folder = self.volume.as_ref().unwrap_or(&repository.folder);
             space_for_content(repository, space_on(folder))
         });
-        Ok(Metrics {
-            daemon: Some(daemon),
+        Metrics {
+            daemon,
             free_space: space.map(|space| space.free),
             repository_size: repository.map(|repository| repository.size),
             full_percent: space.map(|space| space.full_percent),
             space_limit: space.map(|space| space.limit),
             ..self.unknown()
-        })
+        }
     }
 
     /// Keeps `metrics` current until the token is cancelled.
     pub async fn run(self, metrics: watch::Sender<Metrics>, token: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Whether the daemon answered the last request; `None` before the first one.
-        let mut was_up = None;
+        let mut daemon = self.tracker.daemon();
         loop {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return,
                 _ = ticks.tick() => {}
+                Ok(()) = daemon.changed() => {}
             }
+            let known = daemon.borrow_and_update().clone();
             let fresh = tokio::select! {
                 biased;
                 () = token.cancelled() => return,
-                fresh = self.gather() => fresh,
+                fresh = self.gather(known) => fresh,
             };
-            log_change(&mut was_up, &fresh);
-            let fresh = fresh.unwrap_or_else(|_| self.unknown());
             metrics.send_if_modified(|known| {
                 let changed = *known != fresh;
                 *known = fresh;
                 changed
             });
         }
-    }
-}
-
-/// Logs that the daemon came up or went down.
-fn log_change(was_up: &mut Option<bool>, fresh: &Result<Metrics, IpfsError>) {
-    match (was_up.replace(fresh.is_ok()), fresh) {
-        (None, Err(error)) => {
-            tracing::warn!(%error, "the daemon was not reached yet (ipfs_api says where it is)");
-        }
-        (Some(true), Err(error)) => tracing::warn!(%error, "the daemon is down"),
-        (Some(false), Ok(_)) => tracing::info!("the daemon is back"),
-        (None | Some(true), Ok(_)) | (Some(false), Err(_)) => {}
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     ipfs::{IpfsError, SharedIpfs},
     state::{Changed, PinSet},
-    types::{Cid, GcResult, PeerId, Progress},
+    types::{Cid, DaemonInfo, GcResult, PeerId, Progress},
 };
 
 /// Longest wait for a barrier.
@@ -79,6 +79,8 @@ pub(super) struct Driver {
     retell: bool,
     comparison_at: Instant,
     comparison_period: Duration,
+    /// Whether the daemon answered the last probe; `None` before the first one.
+    was_up: Option<bool>,
 }
 
 impl Driver {
@@ -100,7 +102,7 @@ impl Driver {
         }
         let shared = Shared {
             machine: machine.into(),
-            daemon: None.into(),
+            daemon: watch::Sender::new(None),
             compared: false.into(),
             seen: 0.into(),
             changes: broadcast::channel(CHANGES_MAX).0,
@@ -122,6 +124,7 @@ impl Driver {
             retell: false,
             comparison_at: origin + config.compare_period,
             comparison_period: config.compare_period,
+            was_up: None,
         })
     }
 
@@ -196,6 +199,7 @@ impl Driver {
                 self.flights.remove(cid);
             }
             Event::Confirmed(_) => self.catch_up(),
+            Event::Probed(answer) => log_change(&mut self.was_up, answer),
             _ => {}
         }
         self.feed(event);
@@ -351,7 +355,12 @@ impl Driver {
         let shared = self.shared();
         self.push(async move {
             let info = ipfs.id().await;
-            *shared.daemon() = info.as_ref().ok().cloned();
+            // The machine's status of the daemon also follows from failed calls; this one only from probes.
+            let mut known = info.as_ref().ok().cloned();
+            known.iter_mut().for_each(DaemonInfo::shorten);
+            shared
+                .daemon
+                .send_if_modified(|daemon| std::mem::replace(daemon, known.clone()) != known);
             Event::Probed(info.map(|info| info.id))
         });
     }
@@ -468,6 +477,18 @@ fn told(changes: Changes, retell: bool) -> Option<Changed> {
 }
 
 /// Whether the barrier was passed; if not, the reason, for people.
+/// Logs that the daemon came up or went down.
+fn log_change(was_up: &mut Option<bool>, answer: &Result<String, IpfsError>) {
+    match (was_up.replace(answer.is_ok()), answer) {
+        (None, Err(error)) => {
+            tracing::warn!(%error, "the daemon was not reached yet (ipfs_api says where it is)");
+        }
+        (Some(true), Err(error)) => tracing::warn!(%error, "the daemon is down"),
+        (Some(false), Ok(_)) => tracing::info!("the daemon is back"),
+        (None | Some(true), Ok(_)) | (Some(false), Err(_)) => {}
+    }
+}
+
 fn barrier_passed(answer: Result<Result<(), BarrierError>, Elapsed>) -> Result<(), String> {
     match answer {
         Ok(passed) => passed.map_err(|BarrierError(reason)| reason),

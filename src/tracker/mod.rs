@@ -22,7 +22,7 @@ use std::{
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -109,7 +109,8 @@ const PAGE_LEN: usize = 1024;
 #[derive(Debug)]
 struct Shared {
     machine: Mutex<Machine>,
-    daemon: Mutex<Option<DaemonInfo>>,
+    /// The daemon's answer to the last probe.
+    daemon: watch::Sender<Option<DaemonInfo>>,
     /// The whole state has been compared once.
     compared: AtomicBool,
     /// See [`TrackerHandle::seen`].
@@ -120,10 +121,6 @@ struct Shared {
 impl Shared {
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock()
-    }
-
-    fn daemon(&self) -> MutexGuard<'_, Option<DaemonInfo>> {
-        self.daemon.lock()
     }
 }
 
@@ -209,10 +206,10 @@ impl TrackerHandle {
         self.shared.machine().counters()
     }
 
-    /// The daemon's answer to the last probe; none while it does not answer.
+    /// Follows the daemon: its answer to the last probe; none while it does not answer.
     #[must_use]
-    pub fn daemon(&self) -> Option<DaemonInfo> {
-        self.shared.daemon().clone()
+    pub fn daemon(&self) -> watch::Receiver<Option<DaemonInfo>> {
+        self.shared.daemon.subscribe()
     }
 }
 

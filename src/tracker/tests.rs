@@ -205,7 +205,7 @@ async fn a_daemon_that_is_away_is_told_and_asked_again() {
     let mut changes = world.handle.subscribe();
     daemon.set_down(true);
     world.until_state(1, PinState::DaemonDown).await;
-    assert!(world.handle.daemon().is_none());
+    assert!(world.handle.daemon().borrow().is_none());
     assert!(changes.try_recv().is_ok());
     // One of the pins is lost.
     daemon.lose_pin(&cid(2));
