@@ -3,7 +3,7 @@
 //! GETs of Pins are misdirected. They have a separate random stream, so that they do not change the
 //! other worlds of a seed.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use pinkeeper::types::{Allocation, Cid};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -150,7 +150,11 @@ impl World {
                 for n in 0..self.pods.len() {
                     self.crash(n).await;
                 }
-                let is_alone = |n: &u32| !is_shared(*n) && !is_retained(*n);
+                // A user may have deleted some before, which a leader may have seen.
+                let there: BTreeSet<Key> =
+                    pins(&self.api).into_iter().map(|(key, _)| key).collect();
+                let is_alone =
+                    |n: &u32| !is_shared(*n) && !is_retained(*n) && there.contains(&key(MANY, *n));
                 let cids: Vec<Cid> = (0..PINS).filter(is_alone).map(many_cid).collect();
                 let held = |cid: &Cid| self.oracle.lock().holders(cid) > 0;
                 self.storms.unseen = cids.into_iter().filter(held).collect();
