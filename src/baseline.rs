@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use crate::{
     consensus,
-    state::{Beside, Fence, Found, Op, PinSet, Ruling},
+    state::{Beside, Fence, Found, Op, Page, PinSet, Ruling},
     types::{
         Allocation, Append, AppendReply, Cid, Claim, ClaimName, ClaimOptions, ClusterId,
         DaemonInfo, Entry, EntryBody, Envelope, FIRST_LEVEL, Factor, GcProgress, GcReport, GcState,
@@ -105,6 +105,7 @@ fn ops() -> Vec<Op> {
         pins.apply(AT, &op);
     }
     let digest = pins.waiting().unwrap().digest;
+    let page = Page { after: None, last: cid };
     vec![
         claim,
         Op::Release { cid, owner: Owner::Rest, at, fence: None },
@@ -114,6 +115,8 @@ fn ops() -> Vec<Op> {
         gone(Ruling::Take(Found::Watched)),
         Op::Allow { digest, term: 3 },
         Op::Raise { level: FIRST_LEVEL + 1, term: 3 },
+        Op::Transfer { from: PeerId([1; 32]), to: PeerId([2; 32]), page, term: 3 },
+        Op::Remove { peer: PeerId([1; 32]), term: 3 },
     ]
 }
 
@@ -235,6 +238,8 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NotYet(text()),
         Refusal::GcRunning(text()),
         Refusal::TooOld { cluster: 2, program: 1 },
+        Refusal::NameTaken(PeerId([1; 32])),
+        Refusal::Removed,
     ]
 }
 

@@ -101,17 +101,31 @@ impl Applied<'_> {
             return Some("a peer has two allocations");
         }
         let gone = before.iter().any(|(peer, was)| {
-            let may = matches!(self.op, Op::LetGo { peer: of, .. } if of == peer) && was.leaving;
+            let may = match self.op {
+                Op::LetGo { peer: of, .. } => of == peer && was.leaving,
+                Op::Transfer { from, to, .. } => from == peer && after_all.contains_key(to),
+                _ => false,
+            };
             !after_all.contains_key(peer) && !may
         });
         if gone {
             return Some("an allocation was wrongly removed");
         }
         let adds = matches!(self.op, Op::Claim { .. } | Op::Allocate { .. });
+        // The allocation of a peer's predecessor.
+        let inherited = |peer: &PeerId| match self.op {
+            Op::Transfer { from, to, .. } if to == peer => before.get(from),
+            _ => None,
+        };
         let wrong = after_all.iter().any(|(peer, now)| match before.get(peer) {
-            None => !adds || now.leaving,
+            None => {
+                let fits = inherited(peer).is_some_and(|was| was.leaving == now.leaving);
+                !fits && (!adds || now.leaving)
+            }
             Some(was) if was == now => false,
-            Some(was) if was.leaving => !adds || was.at_entry != now.at_entry,
+            Some(was) if was.leaving => {
+                (!adds && inherited(peer).is_none()) || was.at_entry != now.at_entry
+            }
             Some(_) => !matches!(self.op, Op::Leave { peers, .. } if peers.contains(peer)),
         });
         wrong.then_some("an allocation was wrongly added or changed")
@@ -142,6 +156,7 @@ impl Applied<'_> {
             Op::Gone { ruling: Ruling::Wait(_), .. } => met.push("the deletion guard holds"),
             Op::Allow { .. } => met.push("allowed"),
             Op::Leave { .. } => met.push("leaves"),
+            Op::Transfer { .. } => met.push("a successor takes over"),
             _ => {}
         }
         let Some(pin) = self.after else { return met };
@@ -186,5 +201,7 @@ pub(super) fn refused(why: Refused) -> &'static str {
         Refused::TooFewConfirmed => "refused: too few confirmed",
         Refused::TooManyClaims => "refused: too many claims",
         Refused::OtherDigest => "refused: another digest",
+        Refused::HasCopies => "refused: has copies",
+        Refused::Removed => "refused: removed",
     }
 }

@@ -2,7 +2,10 @@
 
 use minicbor::{Decode, Encode};
 
-use super::deletion_guard::{Ruling, WaitingDigest};
+use super::{
+    deletion_guard::{Ruling, WaitingDigest},
+    pin_set::Page,
+};
 use crate::types::{
     Allocation, Cid, ClaimOptions, FIRST_LEVEL, Owner, PeerId, Pin, Timestamp, Uid,
 };
@@ -135,6 +138,33 @@ pub enum Op {
         #[n(1)]
         term: u64,
     },
+    /// Gives the allocations of one peer to another, for a page of the pins: the other one bears its name,
+    /// after its disk was lost.
+    #[n(9)]
+    Transfer {
+        /// The lost peer.
+        #[n(0)]
+        from: PeerId,
+        /// Its successor.
+        #[n(1)]
+        to: PeerId,
+        /// The pins.
+        #[n(2)]
+        page: Page,
+        /// The term in which the deciding peer was leader.
+        #[n(3)]
+        term: u64,
+    },
+    /// Removes a peer without allocations for good.
+    #[n(10)]
+    Remove {
+        /// The peer.
+        #[n(0)]
+        peer: PeerId,
+        /// The term in which the deciding peer was leader.
+        #[n(1)]
+        term: u64,
+    },
     /// Changes nothing. An op of the next level, for tests of upgrades.
     #[cfg(any(test, feature = "simulation", feature = "next-level"))]
     #[n(8)]
@@ -196,6 +226,14 @@ pub enum Refused {
     #[error("the digest does not name the waiting claims")]
     #[n(6)]
     OtherDigest,
+    /// The peer still has allocations.
+    #[error("the peer still has copies")]
+    #[n(7)]
+    HasCopies,
+    /// The peer was removed from the cluster.
+    #[error("the peer was removed from the cluster")]
+    #[n(8)]
+    Removed,
 }
 
 impl Op {
@@ -219,7 +257,10 @@ impl Op {
             | Self::Leave { cid, .. }
             | Self::LetGo { cid, .. }
             | Self::Gone { cid, .. } => Some(*cid),
-            Self::Allow { .. } | Self::Raise { .. } => None,
+            Self::Allow { .. }
+            | Self::Raise { .. }
+            | Self::Transfer { .. }
+            | Self::Remove { .. } => None,
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Self::Next => None,
         }

@@ -7,11 +7,16 @@
 //! - A leaving peer is removed only when the pin's minimum of other holders is confirmed.
 //! - A waiting claim is the only claim of its pin.
 //! - The level never falls.
+//! - A removed peer has no allocation.
+
+mod peers;
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use minicbor::{Decode, Encode};
 
+pub use self::peers::Page;
+use self::peers::Removed;
 use super::{
     deletion_guard::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
     derived::{Derived, waiting_uid},
@@ -44,11 +49,15 @@ pub struct Beside {
     /// The cluster's level.
     #[n(1)]
     level: u32,
+    /// The peers that were removed for good.
+    #[n(2)]
+    #[cbor(default)]
+    removed: Removed,
 }
 
 impl Default for Beside {
     fn default() -> Self {
-        Self { window: Window::default(), level: FIRST_LEVEL }
+        Self { window: Window::default(), level: FIRST_LEVEL, removed: Removed::default() }
     }
 }
 
@@ -156,6 +165,7 @@ impl PinSet {
     pub fn touched(&self, op: &Op, cids: &mut Vec<Cid>) {
         match op {
             Op::Allow { .. } => cids.extend(self.derived.waiting.iter().map(|(_, cid)| *cid)),
+            Op::Transfer { from, page, .. } => cids.extend(self.allocated_in(page, *from)),
             op => cids.extend(op.cid()),
         }
     }
@@ -184,7 +194,8 @@ impl PinSet {
             }
             Op::Release { cid, owner, at, fence } => self.release(term, *cid, owner, *at, *fence),
             Op::Allocate { cid, candidates } => {
-                self.change_allocations(*cid, |pin| allocate(pin, candidates, position))
+                let candidates = self.not_removed(candidates);
+                self.change_allocations(*cid, |pin| allocate(pin, &candidates, position))
             }
             Op::Leave { cid, peers } => self.change_allocations(*cid, |pin| leave(pin, peers)),
             Op::LetGo { cid, peer, confirmed } => {
@@ -195,6 +206,10 @@ impl PinSet {
             }
             Op::Allow { digest, term: decided_in } => self.allow(term, *digest, *decided_in),
             Op::Raise { level, term: decided_in } => self.raise(term, *level, *decided_in),
+            Op::Transfer { from, to, page, term: decided_in } => {
+                self.transfer(position, (*from, *to), *page, *decided_in)
+            }
+            Op::Remove { peer, term: decided_in } => self.remove(term, *peer, *decided_in),
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Op::Next => Ok(Outcome::Unchanged),
         };
@@ -213,6 +228,7 @@ impl PinSet {
         fence: Option<Fence>,
     ) -> Result<Outcome, Refused> {
         check_term(position.term, fence)?;
+        let candidates = &self.not_removed(candidates);
         let generation = fence.map_or(0, |f| f.generation);
         if let Owner::Object(uid) = owner
             && self.cid_of(uid).is_some_and(|claimed| claimed != cid)
@@ -348,9 +364,7 @@ impl PinSet {
         digest: WaitingDigest,
         decided_in: u64,
     ) -> Result<Outcome, Refused> {
-        if decided_in != term {
-            return Err(Refused::OtherTerm);
-        }
+        check_decided_in(term, decided_in)?;
         if self.waiting().map(|waiting| waiting.digest) != Some(digest) {
             return Err(Refused::OtherDigest);
         }
@@ -365,9 +379,7 @@ impl PinSet {
     }
 
     fn raise(&mut self, term: u64, level: u32, decided_in: u64) -> Result<Outcome, Refused> {
-        if decided_in != term {
-            return Err(Refused::OtherTerm);
-        }
+        check_decided_in(term, decided_in)?;
         if level <= self.beside.level {
             return Ok(Outcome::Unchanged);
         }
@@ -423,6 +435,10 @@ fn let_go(pin: &mut Pin, peer: PeerId, confirmed: &[Allocation]) -> Result<Outco
     }
     pin.allocations.remove(index);
     Ok(Outcome::Changed)
+}
+
+fn check_decided_in(term: u64, decided_in: u64) -> Result<(), Refused> {
+    if decided_in == term { Ok(()) } else { Err(Refused::OtherTerm) }
 }
 
 fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {

@@ -5,11 +5,12 @@
 mod claims;
 mod copies;
 mod deletions;
+mod peers;
 mod random;
 
 use super::{
-    Applied, Fence, Found, Holds, Limits, Lost, Op, Outcome, PinSet, Refused, Ruling, Waiting,
-    Window,
+    Applied, Fence, Found, Holds, Limits, Lost, Op, Outcome, Page, PinSet, Refused, Ruling,
+    Waiting, Window,
 };
 use crate::types::{
     Allocation, Cid, Claim, ClaimName, ClaimOptions, Factor, LogPosition, Owner, PeerId, Pin,

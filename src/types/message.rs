@@ -149,6 +149,14 @@ pub enum Refusal {
         #[n(1)]
         program: u32,
     },
+    /// This other live member has the sender's name.
+    #[error("peer {0} already has this name")]
+    #[n(11)]
+    NameTaken(#[n(0)] PeerId),
+    /// The sender was removed from the cluster for good.
+    #[error("the peer was removed from the cluster for good")]
+    #[n(12)]
+    Removed,
     /// There is no such pin.
     #[error("pin is not part of the pinset")]
     #[n(7)]

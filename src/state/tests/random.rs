@@ -13,6 +13,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     let peers = || proptest::collection::vec((1..5_u8).prop_map(peer), 0..4);
     let copy = (1..5_u8, 1..3_u64).prop_map(|(n, since)| allocation(n, since));
     let copies = proptest::collection::vec(copy, 0..4);
+    let page = (proptest::option::of(0..4_u8), 0..4_u8);
     prop_oneof![
         (0..4_u8, owner.clone(), 1..4_u16, any::<bool>(), 0..3_i64).prop_map(
             |(n, owner, max, retain, generation)| claim(n, owner, 1, max, retain, generation)
@@ -20,6 +21,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         (0..4_u8, owner, 0..3_i64).prop_map(|(n, owner, generation)| release(n, owner, generation)),
         (0..4_u8, 0..4_u8, ruling).prop_map(|(n, uid, ruling)| gone(n, &uid.to_string(), ruling)),
         (0..4_u8, peers()).prop_map(|(n, candidates)| Op::Allocate { cid: cid(n), candidates }),
+        (page, 1..5_u8, 1..5_u8).prop_map(|(page, from, to)| transfer(page, from, to)),
+        (1..5_u8).prop_map(remove),
         (0..4_u8, peers()).prop_map(|(n, peers)| Op::Leave { cid: cid(n), peers }),
         (0..4_u8, 1..5_u8, copies).prop_map(|(n, leaving, confirmed)| Op::LetGo {
             cid: cid(n),
@@ -27,6 +30,15 @@ fn any_op() -> impl Strategy<Value = Op> {
             confirmed,
         }),
     ]
+}
+
+fn transfer((after, last): (Option<u8>, u8), from: u8, to: u8) -> Op {
+    let page = Page { after: after.map(cid), last: cid(last) };
+    Op::Transfer { from: peer(from), to: peer(to), page, term: TERM }
+}
+
+fn remove(n: u8) -> Op {
+    Op::Remove { peer: peer(n), term: TERM }
 }
 
 fn check(pins: &PinSet) -> Result<(), TestCaseError> {
@@ -38,6 +50,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
         for (n, allocation) in pin.allocations.iter().enumerate() {
             let again = pin.allocations[..n].iter().any(|other| other.peer == allocation.peer);
             prop_assert!(!again, "two allocations of one peer");
+            prop_assert!(!pins.is_removed(allocation.peer), "a removed peer has a copy");
             *counts.entry(allocation.peer).or_default() += 1;
         }
         for owner in pin.claims.owners() {

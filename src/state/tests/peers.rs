@@ -1,0 +1,117 @@
+//! Peers that leave for good: transfers of their allocations, and their removal.
+
+use super::*;
+
+fn transfer(from: u8, to: u8, page: Page) -> Op {
+    Op::Transfer { from: peer(from), to: peer(to), page, term: TERM }
+}
+
+fn remove(n: u8) -> Op {
+    Op::Remove { peer: peer(n), term: TERM }
+}
+
+/// A pin of REST with these allocations.
+fn put(pins: &mut PinSet, n: u8, allocations: Vec<Allocation>) {
+    pins.apply(AT, &claim(n, Owner::Rest, 1, 1, false, 0));
+    let pin = pins.get(&cid(n)).unwrap().clone();
+    let mut anew = PinSet::default();
+    pins.iter().filter(|(of, _)| *of != cid(n)).for_each(|(of, pin)| anew.restore(of, pin.clone()));
+    anew.restore(cid(n), Pin { allocations, ..pin });
+    anew.restore_beside(pins.beside().clone());
+    *pins = anew;
+}
+
+fn allocations(pins: &PinSet, n: u8) -> Vec<Allocation> {
+    pins.get(&cid(n)).unwrap().allocations.clone()
+}
+
+fn leaving(n: u8, at_entry: u64) -> Allocation {
+    Allocation { leaving: true, ..allocation(n, at_entry) }
+}
+
+#[test]
+fn a_successor_gets_the_copies_of_its_predecessor_as_new_ones() {
+    let at = LogPosition { index: 8, ..AT };
+    let all = Page { after: None, last: cid(9) };
+    // The allocations before, and after a transfer from 1 to 2 by the ninth entry.
+    let table = [
+        (vec![allocation(1, 1)], vec![allocation(2, 9)]),
+        (vec![leaving(1, 1)], vec![leaving(2, 9)]),
+        (vec![allocation(3, 1), allocation(1, 1)], vec![allocation(3, 1), allocation(2, 9)]),
+        // The successor has one already: its reports of that one stay valid.
+        (vec![allocation(1, 1), allocation(2, 4)], vec![allocation(2, 4)]),
+        (vec![allocation(1, 1), leaving(2, 4)], vec![allocation(2, 4)]),
+        (vec![leaving(1, 1), allocation(2, 4)], vec![allocation(2, 4)]),
+        (vec![leaving(1, 1), leaving(2, 4)], vec![leaving(2, 4)]),
+        (vec![allocation(3, 1)], vec![allocation(3, 1)]),
+    ];
+    for (before, after) in table {
+        let mut pins = PinSet::default();
+        put(&mut pins, 1, before.clone());
+        let changes = before != after;
+        let outcome = if changes { Outcome::Changed } else { Outcome::Unchanged };
+        assert_eq!(pins.apply(at, &transfer(1, 2, all)), outcome, "{before:?}");
+        assert_eq!(allocations(&pins, 1), after, "{before:?}");
+        assert_eq!(pins.apply(at, &transfer(1, 2, all)), Outcome::Unchanged, "again");
+    }
+}
+
+#[test]
+fn a_transfer_changes_one_page() {
+    let mut cids: Vec<u8> = (1..6).collect();
+    cids.sort_by_key(|n| cid(*n));
+    let mut pins = PinSet::default();
+    cids.iter().for_each(|n| put(&mut pins, *n, vec![allocation(1, 1)]));
+    let first = pins.page_after(None, 2).unwrap();
+    assert_eq!(first, Page { after: None, last: cid(cids[1]) });
+    let second = pins.page_after(Some(first.last), 2).unwrap();
+    assert_eq!(second, Page { after: Some(first.last), last: cid(cids[3]) });
+    let third = pins.page_after(Some(second.last), 2).unwrap();
+    assert_eq!(third, Page { after: Some(second.last), last: cid(cids[4]) });
+    assert_eq!(pins.page_after(Some(third.last), 2), None);
+    assert_eq!(pins.apply(AT, &transfer(1, 2, second)), Outcome::Changed);
+    let moved = cids.iter().map(|n| allocations(&pins, *n)[0].peer == peer(2));
+    assert_eq!(moved.collect::<Vec<_>>(), [false, false, true, true, false]);
+    let all = Page { after: None, last: third.last };
+    assert_eq!(pins.allocated_in(&all, peer(2)).collect::<Vec<_>>(), [cid(cids[2]), cid(cids[3])]);
+}
+
+#[test]
+fn a_peer_is_removed_once_it_has_no_copies_and_gets_none_again() {
+    let mut pins = PinSet::default();
+    put(&mut pins, 1, vec![allocation(1, 1)]);
+    let all = Page { after: None, last: cid(1) };
+    let of_another_term = Op::Remove { peer: peer(5), term: TERM - 1 };
+    let steps = [
+        (remove(1), Outcome::Refused(Refused::HasCopies)),
+        (of_another_term, Outcome::Refused(Refused::OtherTerm)),
+        (transfer(1, 1, all), Outcome::Unchanged),
+        (transfer(1, 2, all), Outcome::Changed),
+        (remove(1), Outcome::Changed),
+        (remove(1), Outcome::Unchanged),
+        (transfer(2, 1, all), Outcome::Refused(Refused::Removed)),
+    ];
+    for (op, outcome) in steps {
+        assert_eq!(pins.apply(AT, &op), outcome, "{op:?}");
+    }
+    assert_eq!((pins.is_removed(peer(1)), pins.is_removed(peer(2))), (true, false));
+    // Decided before the removal, applied after it.
+    let candidates = vec![peer(1), peer(3)];
+    pins.apply(AT, &claim(1, object("a"), 1, 3, false, 1));
+    pins.apply(AT, &Op::Allocate { cid: cid(1), candidates });
+    assert_eq!(holders(&pins, 1), [peer(2), peer(3)]);
+    let mut restored = PinSet::default();
+    restored.restore_beside(pins.beside().clone());
+    assert!(restored.is_removed(peer(1)));
+}
+
+#[test]
+fn the_oldest_removed_peers_are_forgotten_first() {
+    let mut pins = PinSet::default();
+    let id = |n: u16| PeerId([n.to_be_bytes(); 16].as_flattened().try_into().unwrap());
+    for n in 0..300 {
+        assert_eq!(pins.apply(AT, &Op::Remove { peer: id(n), term: TERM }), Outcome::Changed);
+    }
+    let known: Vec<u16> = (0..300).filter(|n| pins.is_removed(id(*n))).collect();
+    assert_eq!(known, (44..300).collect::<Vec<_>>());
+}
