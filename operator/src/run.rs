@@ -41,6 +41,8 @@ impl RunError {
             Self::Founding(FoundingError::OtherCluster(..))
             | Self::Peer(
                 FatalError::DaemonTaken(_)
+                | FatalError::NameTaken(_)
+                | FatalError::Removed
                 | FatalError::AnotherCluster { .. }
                 | FatalError::FolderGone(_)
                 | FatalError::NotKnown(_),

@@ -114,6 +114,14 @@ pub enum FatalError {
         /// Its name.
         name: String,
     },
+    /// Another peer has the same name.
+    #[error("peer {0} already has this name; give each peer a name of its own (config key name)")]
+    NameTaken(PeerId),
+    /// This peer was removed from its cluster for good.
+    #[error(
+        "this peer was removed from its cluster for good; give it an empty data folder so that it joins anew as another peer"
+    )]
+    Removed,
     /// The cluster's log has an op or a level that this program does not know.
     #[error("{0}")]
     NotKnown(String),
@@ -134,29 +142,47 @@ impl From<TooOld> for FatalError {
 }
 
 /// For some seconds a peer that lost its data folder conflicts with its former identity, which the leader
-/// still takes for the user of the daemon. Only a longer conflict needs a person.
+/// still takes for the user of the daemon and the name. Only a longer conflict needs a person.
 const TAKEN_MAX: Duration = Duration::from_secs(20);
 
-/// Since when the leader refuses this peer because another peer uses its daemon.
-#[derive(Debug, Default)]
-struct DaemonTakenSince(Mutex<Option<Instant>>);
+/// What only one peer may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Daemon,
+    Name,
+}
 
-impl DaemonTakenSince {
+/// Since when the leader refuses this peer because another peer uses its daemon or its name.
+#[derive(Debug, Default)]
+struct TakenSince(Mutex<Option<Instant>>);
+
+impl TakenSince {
     fn clear(&self) {
         *self.0.lock() = None;
     }
 
-    /// Notes that another peer uses this peer's daemon.
+    /// Notes that another peer uses what this peer has to use alone.
     ///
     /// # Errors
     /// When this has lasted for too long.
-    fn note(&self, by: PeerId) -> Result<(), FatalError> {
+    fn note(&self, what: Taken, by: PeerId) -> Result<(), FatalError> {
         let mut since = self.0.lock();
         if since.is_none() {
-            tracing::warn!(peer = %by, "another peer seems to use this daemon; waiting for it to go");
+            match what {
+                Taken::Daemon => tracing::warn!(
+                    peer = %by, "another peer seems to use this daemon; waiting for it to go"
+                ),
+                Taken::Name => tracing::warn!(
+                    peer = %by, "another peer seems to have this name; waiting for it to go"
+                ),
+            }
         }
         let since = *since.get_or_insert_with(Instant::now);
-        if since.elapsed() > TAKEN_MAX { Err(FatalError::DaemonTaken(by)) } else { Ok(()) }
+        match what {
+            _ if since.elapsed() <= TAKEN_MAX => Ok(()),
+            Taken::Daemon => Err(FatalError::DaemonTaken(by)),
+            Taken::Name => Err(FatalError::NameTaken(by)),
+        }
     }
 }
 
@@ -221,7 +247,7 @@ struct Inner {
     /// When a leader last took this peer's metrics.
     answered: watch::Sender<Option<Instant>>,
     /// Since when the leader refuses this peer because another peer uses its daemon.
-    daemon_taken: DaemonTakenSince,
+    taken: TakenSince,
     /// The queue of users' writes.
     writes: mpsc::Sender<QueuedWrite>,
     /// Runs of garbage collection on this peer's daemon.
@@ -303,7 +329,7 @@ impl Cluster {
             acquaintance: Acquaintance::default(),
             daemons: watch::Sender::default(),
             answered: watch::Sender::default(),
-            daemon_taken: DaemonTakenSince::default(),
+            taken: TakenSince::default(),
             writes,
             own_gc: Runs::default(),
             parts,
@@ -487,7 +513,7 @@ impl Cluster {
     /// Whether a change of the voters is under way.
     #[must_use]
     pub fn is_joint(&self) -> bool {
-        self.consensus().is_joint()
+        self.consensus().joint().is_some()
     }
 
     /// Whether this peer leads with a majority, or the leader has answered it lately. A leader that

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     rpc::{CallError, Transport as _},
@@ -11,10 +13,10 @@ use crate::{
         run_seeded,
     },
     types::{
-        Append, AppendReply, Cid, Entry, EntryBody, Envelope, FIRST_LEVEL, Hello, LogPosition,
-        OnePin, PinsAfter, Question, RaftMessage, RaftReply, ReadIndex, Refusal, Request, Response,
-        Run, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply, Vote, Write,
-        Writes,
+        Append, AppendReply, Cid, ClaimName, ClaimOptions, Entry, EntryBody, Envelope, FIRST_LEVEL,
+        Factor, Hello, LogPosition, OnePin, PinRequest, PinsAfter, Question, RaftMessage,
+        RaftReply, ReadIndex, Refusal, Replication, Request, Response, Run, RunGc, RunGcHere,
+        SnapshotChunk, SnapshotReply, StatusBatch, StatusReply, Vote, Write, Writes,
     },
 };
 
@@ -455,6 +457,52 @@ fn a_follower_that_is_behind_learns_of_new_members_from_old_ones() {
         }
         network.set_cut(peer(3), false);
         until(|| cluster(&hosts[2]).members().len() == 5 && cluster(&hosts[2]).is_led()).await;
+    });
+}
+
+/// All members, voters, and peers with copies, as this peer's log has them.
+fn cast(of: &Host) -> [BTreeSet<PeerId>; 3] {
+    let members = cluster(of).members();
+    let voters = members.iter().filter(|(_, view)| view.voter).map(|(peer, _)| *peer).collect();
+    let on = cluster(of).state().read(|pins| pins.allocations_by_peer().clone());
+    [members.into_keys().collect(), voters, on.into_keys().collect()]
+}
+
+#[test]
+fn peers_that_lose_their_disks_one_after_the_other_have_successors() {
+    run_seeded(12, async {
+        let network = SimNetwork::new(12);
+        let mut hosts = Vec::from(three(&network).await);
+        for n in 0..20_u8 {
+            let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
+            let replication = Replication { min: Factor::Count(2), max: Factor::Count(2) };
+            let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
+            let request = PinRequest { cid: cid::Cid::new_v1(0x55, hash).into(), options };
+            cluster(&hosts[0]).pin(request).await.unwrap();
+        }
+        let mut lost = Vec::new();
+        let mut expected: BTreeSet<PeerId> = hosts.iter().map(|host| host.id).collect();
+        // The second one leads when it loses its disk.
+        for n in [1, 2, 3] {
+            let (old, name) = (peer(n), format!("pod-{n}"));
+            let at = hosts.iter().position(|host| host.id == old).unwrap();
+            let mut gone = hosts.remove(at);
+            gone.crash();
+            lost.push(gone);
+            let mut new = host(n + 10, &network);
+            new.member.name = name;
+            new.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
+            hosts.push(new);
+            expected.remove(&old);
+            expected.insert(peer(n + 10));
+            let all = [expected.clone(), expected.clone(), expected.clone()];
+            until(|| hosts.iter().all(|host| cast(host) == all)).await;
+        }
+        for host in &mut lost {
+            host.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
+            let ended = host.peer.as_mut().unwrap().failed().await;
+            assert_eq!(ended, FatalError::Removed);
+        }
     });
 }
 

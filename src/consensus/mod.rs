@@ -13,6 +13,7 @@ pub(crate) mod fuzzing;
 mod image;
 mod leadership;
 mod machine;
+mod membership;
 mod network;
 mod raft_types;
 mod runtime;
@@ -20,14 +21,14 @@ mod serve;
 mod state_store;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use openraft::{
-    ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy,
+    Config, Raft, ReadPolicy, SnapshotPolicy,
     async_runtime::watch::WatchReceiver,
     errors::{InitializeError, LinearizableReadError, RaftError},
     metrics::WaitError,
@@ -370,40 +371,6 @@ impl Consensus {
         ConsensusWatch::new(self.id, self.lease, self.raft.metrics())
     }
 
-    /// All members according to this peer's log.
-    #[must_use]
-    pub fn members(&self) -> BTreeMap<PeerId, MemberView> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
-        metrics
-            .membership_config
-            .nodes()
-            .map(|(id, member)| {
-                (*id, MemberView { member: member.clone(), voter: voters.contains(id) })
-            })
-            .collect()
-    }
-
-    /// Whether a change of the voters is unfinished: then two sets of voters must agree to everything.
-    #[must_use]
-    pub fn is_joint(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().get_joint_config().len() > 1
-    }
-
-    /// Whether an applied entry makes this peer a member. An entry that is only in its log may still be
-    /// replaced.
-    #[must_use]
-    pub fn is_member(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = &metrics.membership_config;
-        let applied = membership.log_id().is_some_and(|at| metrics.last_applied >= Some(at));
-        applied && membership.nodes().any(|(id, _)| *id == self.id)
-    }
-
     /// The progress of this peer.
     #[must_use]
     pub fn progress(&self) -> LogProgress {
@@ -413,45 +380,6 @@ impl Consensus {
             last: metrics.last_log_index,
             applied: metrics.last_applied.map(|id| id.index),
             committed: metrics.cluster_committed.map(|id| id.index),
-        }
-    }
-
-    /// On the leader: entries that a member lacks; absent if it was never reached.
-    #[must_use]
-    pub fn lag(&self, peer: PeerId) -> Option<u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let matched = metrics.replication.as_ref()?.get(&peer)?.as_ref()?.index;
-        Some(metrics.last_log_index.unwrap_or_default().saturating_sub(matched))
-    }
-
-    /// On the leader: adds a peer as a learner, or updates its name and addresses.
-    ///
-    /// # Errors
-    /// See [`ProposeError`].
-    pub async fn add_learner(&self, id: PeerId, member: Member) -> Result<(), ProposeError> {
-        let known = self.members().contains_key(&id);
-        let nodes = BTreeMap::from([(id, member)]);
-        let change =
-            if known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
-        self.change_membership(change).await
-    }
-
-    /// On the leader: makes exactly these members voters; the others become learners.
-    ///
-    /// # Errors
-    /// See [`ProposeError`].
-    pub async fn set_voters(&self, voters: BTreeSet<PeerId>) -> Result<(), ProposeError> {
-        self.change_membership(ChangeMembers::ReplaceAllVoters(voters)).await
-    }
-
-    async fn change_membership(
-        &self,
-        change: ChangeMembers<PeerId, Member>,
-    ) -> Result<(), ProposeError> {
-        match self.raft.change_membership(change, true).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(write_error(error, true)),
         }
     }
 

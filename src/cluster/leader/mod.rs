@@ -7,6 +7,8 @@
 
 mod gc;
 mod levels;
+mod members;
+mod membership;
 mod placement;
 mod reconciler;
 mod reports;
@@ -14,10 +16,13 @@ mod reports;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::task::{JoinError, JoinSet};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::reconciler::LAG_MAX;
+pub(super) use self::members::LAG_MAX;
 pub use self::{gc::GcPolicy, reports::Reports};
 use self::{levels::Levels, placement::Proposed};
 use super::{Cluster, FatalError, runs::Runs, until};
@@ -27,8 +32,10 @@ use crate::{
 };
 
 /// What peers reported to the leader in one term.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Leader {
+    /// When the term began here.
+    since: Instant,
     /// The reports of pins.
     pub(super) reports: Arc<Reports>,
     /// The peer metrics.
@@ -39,6 +46,19 @@ pub(super) struct Leader {
     proposed: Mutex<Proposed>,
     /// Rounds of garbage collection, over all members or only the given one.
     gc_rounds: Runs<Option<PeerId>, GcResults>,
+}
+
+impl Default for Leader {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            reports: Arc::default(),
+            metrics: Monitor::default(),
+            levels: Levels::default(),
+            proposed: Mutex::default(),
+            gc_rounds: Runs::default(),
+        }
+    }
 }
 
 impl Cluster {
@@ -67,6 +87,7 @@ impl Cluster {
         let leader = self.leader();
         let mut tasks = JoinSet::new();
         tasks.spawn(until(token.clone(), self.clone().reconcile(leader.clone())));
+        tasks.spawn(until(token.clone(), self.clone().keep_members(leader.clone(), term)));
         tasks.spawn(until(token.clone(), self.clone().lead_gc(leader.clone())));
         tasks.spawn(until(token.clone(), self.clone().raise_level(leader, term)));
         let mut leadership = self.leadership();

@@ -1,4 +1,4 @@
-//! The reconciler: makes learners voters, and keeps each pin on the wanted number of holders.
+//! The reconciler keeps each pin on the wanted number of holders.
 //!
 //! It is level-triggered: it compares the present with the wanted and proposes the difference, so it
 //! depends on no event. Applying a proposal twice changes nothing.
@@ -19,7 +19,7 @@ use crate::{
     types::{Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
 };
 
-/// Time between two checks of the membership and of changed pins.
+/// Time between two checks of changed pins.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Time between two checks of all pins, with or without changes.
 const FULL_PERIOD: Duration = Duration::from_secs(30);
@@ -27,11 +27,6 @@ const FULL_PERIOD: Duration = Duration::from_secs(30);
 const BATCH_LEN: usize = 500;
 /// Bound on the CIDs that wait for a check. With more, all pins are checked.
 const WORK_MAX: usize = 256 * 1024;
-/// A learner may be this many entries behind when it becomes a voter, and a voter this many behind the
-/// best one when it takes leadership over. It receives the missing entries first.
-pub(in crate::cluster) const LAG_MAX: u64 = 100;
-/// Most voters: more of them slow each write down and survive hardly more failures.
-const VOTERS_MAX: usize = 5;
 
 /// The pins that wait for a check.
 struct Work {
@@ -65,7 +60,6 @@ impl Cluster {
                     if work.all {
                         full_due = Instant::now() + FULL_PERIOD;
                     }
-                    self.promote().await;
                     self.settle(&mut work).await;
                 }
             }
@@ -74,19 +68,6 @@ impl Cluster {
 
     fn with_daemon(&self) -> BTreeSet<PeerId> {
         with_daemon(&self.peer_metrics(), &self.members())
-    }
-
-    /// Makes learners that have caught up voters, up to the wanted number.
-    async fn promote(&self) {
-        let members = self.members();
-        let lags = members.keys().filter_map(|peer| Some((*peer, self.consensus().lag(*peer)?)));
-        let caught_up = caught_up(self.id(), lags.collect());
-        let voters = voters_to_set(&members, &caught_up, self.consensus().is_joint());
-        let Some(voters) = voters else { return };
-        match self.consensus().set_voters(voters.clone()).await {
-            Ok(()) => tracing::info!(voters = voters.len(), "voters changed"),
-            Err(error) => tracing::debug!(%error, "voters were not changed"),
-        }
     }
 
     /// Proposes the ops that the pins in `work` need.
@@ -186,46 +167,6 @@ struct Present(BTreeSet<PeerId>);
 fn present(mut with_daemon: BTreeSet<PeerId>, reports: &Reports) -> Present {
     with_daemon.retain(|peer| reports.has_full_set(peer));
     Present(with_daemon)
-}
-
-/// The peers that have nearly all of the log, and the leader itself. A peer that was never reached has
-/// no lag.
-fn caught_up(leader: PeerId, mut lags: BTreeMap<PeerId, u64>) -> BTreeSet<PeerId> {
-    lags.retain(|_, lag| *lag <= LAG_MAX);
-    lags.into_keys().chain([leader]).collect()
-}
-
-/// The voters to set, if they must change. A change takes two entries, and a leader may be gone after
-/// the first. Its successor then sets the voters of both sets, which finishes the change.
-fn voters_to_set(
-    members: &BTreeMap<PeerId, MemberView>,
-    caught_up: &BTreeSet<PeerId>,
-    is_joint: bool,
-) -> Option<BTreeSet<PeerId>> {
-    if is_joint { Some(voters_of(members)) } else { next_voters(members, caught_up) }
-}
-
-/// The voters to set next, if there should be more: the present ones and learners that have caught up,
-/// up to the largest odd number that they allow and at most [`VOTERS_MAX`]. Never fewer than now.
-fn next_voters(
-    members: &BTreeMap<PeerId, MemberView>,
-    caught_up: &BTreeSet<PeerId>,
-) -> Option<BTreeSet<PeerId>> {
-    let now = voters_of(members);
-    let learners = members.iter().filter(|(_, view)| !view.voter).map(|(id, _)| *id);
-    let mut next = now.clone();
-    next.extend(learners.filter(|id| caught_up.contains(id)));
-    let most = next.len().min(VOTERS_MAX);
-    let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
-    if wanted <= now.len() {
-        return None;
-    }
-    let added = next.difference(&now).take(wanted - now.len()).copied().collect::<Vec<_>>();
-    Some(now.into_iter().chain(added).collect())
-}
-
-fn voters_of(members: &BTreeMap<PeerId, MemberView>) -> BTreeSet<PeerId> {
-    members.iter().filter(|(_, view)| view.voter).map(|(id, _)| *id).collect()
 }
 
 /// The present peers that report the pin as pinned.

@@ -130,28 +130,33 @@ impl Cluster {
                 known.version
             };
             let due = connected.into_iter().filter(|peer| greeted.get(peer) != Some(&version));
-            let met = join_all(due.map(|peer| self.meet(peer))).await;
-            greeted.extend(met.into_iter().flatten().map(|peer| (peer, version)));
+            for met in join_all(due.map(|peer| self.meet(peer))).await {
+                greeted.extend(met?.map(|peer| (peer, version)));
+            }
             self.check_founding()?;
         }
     }
 
     /// Says hello to a peer; `None` if it must be repeated.
-    async fn meet(&self, peer: PeerId) -> Option<PeerId> {
+    async fn meet(&self, peer: PeerId) -> Result<Option<PeerId>, FatalError> {
         let mut hello = self.presentation();
         if self.is_known(&peer) {
             hello.members = self.members_with_addresses();
         }
-        match timeout(DEADLINE, self.ask_peer(peer, hello)).await.ok()? {
+        let Ok(answer) = timeout(DEADLINE, self.ask_peer(peer, hello)).await else {
+            return Ok(None);
+        };
+        match answer {
             Ok(reply) if reply.check().is_ok() => {
                 let HelloReply { member, cluster, members, .. } = reply;
                 let of = cluster.map(|(cluster, _)| cluster);
                 self.met(peer, of, &member, members.len() as u64, &members);
             }
-            Err(AskError::Call(_) | AskError::Refused(Refusal::Busy)) => return None,
+            Err(AskError::Call(_) | AskError::Refused(Refusal::Busy)) => return Ok(None),
+            Err(AskError::Refused(Refusal::Removed)) => return Err(FatalError::Removed),
             other => tracing::debug!(%peer, answer = ?other, "no valid answer to a hello"),
         }
-        Some(peer)
+        Ok(Some(peer))
     }
 
     /// This peer's hello, without the other members and without a request to join.

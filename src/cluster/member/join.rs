@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, FatalError, JoinPolicy, Standing};
+use crate::cluster::{Cluster, FatalError, JoinPolicy, Standing, Taken};
 use crate::{
     rpc::AskError,
     types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, TooOld},
@@ -89,9 +89,14 @@ impl Cluster {
         let reply = match self.ask_peer(to, hello).await {
             Ok(reply) => reply,
             Err(AskError::Refused(Refusal::DaemonTaken(by))) => {
-                self.0.daemon_taken.note(by)?;
+                self.0.taken.note(Taken::Daemon, by)?;
                 return Ok(None);
             }
+            Err(AskError::Refused(Refusal::NameTaken(by))) => {
+                self.0.taken.note(Taken::Name, by)?;
+                return Ok(None);
+            }
+            Err(AskError::Refused(Refusal::Removed)) => return Err(FatalError::Removed),
             Err(AskError::Refused(Refusal::TooOld { cluster, program })) => {
                 return Err(TooOld { cluster, program }.into());
             }
@@ -125,15 +130,21 @@ impl Cluster {
         hello: Hello,
     ) -> Result<HelloReply, Refusal> {
         hello.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
+        if self.state().read(|pins| pins.is_removed(from)) {
+            return Err(Refusal::Removed);
+        }
         self.met(from, of, &hello.member, hello.size, &hello.members);
         let leadership = *self.0.leadership.borrow();
         let user =
             hello.daemon.as_ref().and_then(|daemon| self.leader().metrics.user_of(daemon, from));
         let known = self.members().remove(&from).map(|view| view.member);
+        let namesake = self.live_namesake(from, &hello.member.name);
         let mut members = self.members_with_addresses();
-        match admission(&hello, self.cluster_id(), leadership.local, user, known.as_ref()) {
+        let others = Others { user, namesake };
+        match admission(&hello, self.cluster_id(), leadership.local, others, known.as_ref()) {
             Admission::OtherCluster => return Err(Refusal::OtherCluster(self.cluster_id())),
             Admission::DaemonTaken(by) => return Err(Refusal::DaemonTaken(by)),
+            Admission::NameTaken(by) => return Err(Refusal::NameTaken(by)),
             Admission::AsItIs => {}
             Admission::TakeIn => {
                 self.check_program(hello.level)?;
@@ -181,28 +192,39 @@ enum Admission {
     OtherCluster,
     /// This other peer uses its daemon. Two members must not share a daemon.
     DaemonTaken(PeerId),
+    /// This other live peer has its name. A member of the same name counts as a successor.
+    NameTaken(PeerId),
     /// The peer is new, or has a new name or new addresses.
     TakeIn,
     /// Nothing: the peer does not ask to join, this peer does not lead, or the membership has it already.
     AsItIs,
 }
 
-/// `user` is another peer that uses the same daemon, `known` the peer's entry in the membership.
+/// Other peers that conflict with one that asks to join.
+#[derive(Clone, Copy, Debug, Default)]
+struct Others {
+    /// It uses the same daemon.
+    user: Option<PeerId>,
+    /// It is live, and has the same name.
+    namesake: Option<PeerId>,
+}
+
+/// `known` is the peer's entry in the membership.
 fn admission(
     hello: &Hello,
     own: Option<ClusterId>,
     leads: bool,
-    user: Option<PeerId>,
+    others: Others,
     known: Option<&Member>,
 ) -> Admission {
-    match user {
+    match others.user {
         _ if hello.join && own.is_some_and(|own| !is_wanted(hello.cluster, own)) => {
             Admission::OtherCluster
         }
         _ if !hello.join || !leads => Admission::AsItIs,
         Some(by) => Admission::DaemonTaken(by),
         None if known == Some(&hello.member) => Admission::AsItIs,
-        None => Admission::TakeIn,
+        None => others.namesake.map_or(Admission::TakeIn, Admission::NameTaken),
     }
 }
 
@@ -236,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_leader_takes_in_each_peer_that_asks_with_a_daemon_of_its_own() {
-        use Admission::{AsItIs, DaemonTaken, TakeIn};
+        use Admission::{AsItIs, DaemonTaken, NameTaken, TakeIn};
         let by = PeerId([9; 32]);
         let member =
             |name: &str| Member { name: name.to_owned(), addresses: vec!["/a".to_owned()] };
@@ -260,12 +282,19 @@ mod tests {
             let mut hello = Hello { member: member("a"), daemon, join, ..Hello::default() };
             for cluster in [None, Some(ONE)] {
                 hello.cluster = cluster;
-                let found = admission(&hello, Some(ONE), leads, user, known.as_ref());
+                let mut others = Others { user, namesake: None };
+                let found = admission(&hello, Some(ONE), leads, others, known.as_ref());
                 assert_eq!(found, expected, "asks {join}, leads {leads}, {user:?}, {known:?}");
+                others.namesake = Some(PeerId([8; 32]));
+                let found = admission(&hello, Some(ONE), leads, others, known.as_ref());
+                let taken = NameTaken(PeerId([8; 32]));
+                let expected = if expected == TakeIn { taken } else { expected };
+                assert_eq!(found, expected, "beside a live peer of the same name");
             }
             hello.cluster = Some(OTHER);
             let expected = if join { Admission::OtherCluster } else { expected };
-            let found = admission(&hello, Some(ONE), leads, user, known.as_ref());
+            let others = Others { user, namesake: None };
+            let found = admission(&hello, Some(ONE), leads, others, known.as_ref());
             assert_eq!(found, expected, "of another cluster, asks {join}, leads {leads}");
         }
     }

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::cluster::{Cluster, FatalError, Leadership};
+use crate::cluster::{Cluster, FatalError, Leadership, Taken};
 use crate::{
     monitor::informer,
     rpc::AskError,
@@ -205,7 +205,7 @@ impl Cluster {
                 match self.ask_as_leader(leader, current).await {
                     Ok(MetricsReply { daemons, addresses }) => {
                         self.0.answered.send_replace(Some(Instant::now()));
-                        self.0.daemon_taken.clear();
+                        self.0.taken.clear();
                         self.hear_addresses(addresses);
                         self.0.daemons.send_if_modified(|known| {
                             let changed = *known != daemons;
@@ -214,7 +214,7 @@ impl Cluster {
                         });
                     }
                     Err(AskError::Refused(Refusal::DaemonTaken(by))) => {
-                        self.0.daemon_taken.note(by)?;
+                        self.0.taken.note(Taken::Daemon, by)?;
                         wait = RETRY;
                     }
                     Err(AskError::Refused(Refusal::TooOld { cluster, program })) => {
