@@ -3,7 +3,11 @@
 //! The machine outlives its process: [`Host::crash`] loses unsynced data, and [`Host::start`] runs the
 //! whole peer on the remaining data. Worlds own hosts and the one network between them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use tokio::sync::mpsc;
@@ -20,7 +24,7 @@ use crate::{
     ipfs::fake::StandInDaemon,
     peer::{AssembleError, Assembly, Peer},
     tracker::{self, Ledger, LedgerError, LedgerPort},
-    types::{Member, PeerId, Program, Timestamp},
+    types::{Cid, Member, PeerId, Program, Timestamp},
 };
 
 /// Most queued requests for one peer.
@@ -74,10 +78,13 @@ pub struct Host {
     pub gc: Option<GcPolicy>,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
+    /// What a former peer on this volume pinned: it stays, unless it is wanted and released here.
+    pub former: BTreeSet<Cid>,
     network: SimNetwork,
     log: SimLog,
     state: SimFile,
     ledger: SimFile,
+    pin_time: Duration,
 }
 
 /// Why a peer did not start from its disks.
@@ -110,11 +117,13 @@ impl Host {
             program: Program::default(),
             gc: None,
             peer: None,
+            former: BTreeSet::new(),
             network,
             log: SimLog::new(disk.clone()),
             state: SimFile::new(disk.clone()),
             ledger: SimFile::new(volume.clone()),
             tracker: tracker::Config::default(),
+            pin_time: make.pin_time,
             disk,
             volume,
         }
@@ -174,6 +183,22 @@ impl Host {
     /// Restores the lost log.
     pub fn put_back(&mut self, log: SimLog) {
         self.log = log;
+    }
+
+    /// The disk of a stopped process is lost: another peer of the same name starts on an empty one. Without
+    /// the volume the daemon is another one, too.
+    pub fn lose_disk(&mut self, id: PeerId, keeps_volume: bool) {
+        self.id = id;
+        self.log = SimLog::new(self.disk.clone());
+        self.state = SimFile::new(self.disk.clone());
+        if keeps_volume {
+            self.former.extend(self.daemon.held());
+            return;
+        }
+        let name = format!("daemon of {} as {id}", self.member.name);
+        self.daemon = StandInDaemon::new(&name, self.pin_time);
+        self.ledger = SimFile::new(self.volume.clone());
+        self.former.clear();
     }
 
     /// Why the process cannot continue, if so.

@@ -18,6 +18,7 @@ pub mod judge;
 #[cfg(test)]
 mod levels;
 pub mod log;
+mod losses;
 mod more;
 pub mod network;
 mod rules;

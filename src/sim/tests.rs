@@ -19,6 +19,10 @@ const KEPT: &[(u64, &str)] = &[];
 /// Situations that the worlds reach in total, with the minimum count of each.
 const MET: &[(&str, u64)] = &[
     ("a snapshot", 50),
+    ("a lost disk", 5),
+    ("a lost disk and volume", 5),
+    ("another lost disk", 5),
+    ("a successor takes over", 20),
     ("a collection of garbage", 20),
     ("a rude daemon", 100),
     ("leaves", 100),

@@ -10,6 +10,7 @@ use super::{
     host::{Host, Make},
     judge::Judge,
     log::SimLog,
+    losses::Losses,
     more::More,
     network::SimNetwork,
     storms::Storms,
@@ -44,6 +45,7 @@ pub struct World {
     pub(super) random: StdRng,
     pub(super) more: More,
     pub(super) storms: Storms,
+    pub(super) losses: Losses,
     pub(super) network: SimNetwork,
     pub(super) hosts: Vec<Host>,
     /// When a host without a process starts one.
@@ -72,12 +74,12 @@ impl World {
         let count = if seed % 4 == 3 { 5 } else { 3 };
         let mut hosts: Vec<Host> = (0..count).map(|n| host(n, &mut random, &network)).collect();
         hosts.iter().for_each(|host| judge.watch_daemon(host));
-        let (more, storms) = (More::draw(seed), Storms::draw(seed));
+        let (more, storms, losses) = (More::draw(seed), Storms::draw(seed), Losses::draw(seed));
         hosts.iter_mut().for_each(|host| more.configure(host));
         // Most worlds are short, so that many can run.
         let longest = if random.random_bool(0.1) { FAULTS_MAX.as_secs() } else { 12 };
         let faults = Duration::from_secs(random.random_range(5..=longest));
-        let faults = faults + more.longer() + storms.longer();
+        let faults = faults + more.longer() + storms.longer() + losses.longer();
         let mut world = Self {
             network,
             restarts: vec![Instant::now(); hosts.len()],
@@ -93,6 +95,7 @@ impl World {
             random,
             more,
             storms,
+            losses,
         };
         for n in 0..world.hosts.len() {
             world.start(n).await;
@@ -109,6 +112,7 @@ impl World {
             self.step();
             self.step_more();
             self.step_storms();
+            self.step_losses();
             let pause = self.random.random_range(1..300);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.supervise().await;
@@ -362,7 +366,8 @@ impl World {
             wanted.extend(pins.iter().filter(|(_, pin)| pin.is_on(host.id)).map(|(cid, _)| cid));
             let (held, strays) = (host.daemon.held(), host.daemon.strays());
             let mut wrongs = held.symmetric_difference(&wanted);
-            let wrong = wrongs.find(|cid| wanted.contains(*cid) || !strays.contains(*cid))?;
+            let is_left = |cid: &Cid| strays.contains(cid) || host.former.contains(cid);
+            let wrong = wrongs.find(|cid| wanted.contains(*cid) || !is_left(cid))?;
             let status = host.peer.as_ref().and_then(|peer| peer.tracker.status(wrong));
             let name = &host.member.name;
             Some(format!("{wrong} is held by {name}: {}; {status:?}", held.contains(wrong)))
