@@ -224,67 +224,6 @@ async fn a_cluster_comes_back_from_its_disks_alone() {
     assert_eq!(self::clusters(&trio), clusters);
 }
 
-/// The cluster still counts on those copies: for one replica it is the last.
-#[tokio::test]
-async fn a_peer_that_lost_its_data_folder_unpins_nothing_of_what_it_pinned_before() {
-    let separate = |peers: &mut [PeerProcess]| {
-        peers.iter_mut().for_each(|peer| drop(peer.separate_ledger().to_owned()));
-        Ok(())
-    };
-    let mut trio = Trio::start_with(separate).await.unwrap();
-    let lost = if trio.leader().unwrap() == 1 { 2 } else { 1 };
-    let cids: Vec<Cid> = (0..20).map(identity_cid).collect();
-    for cid in &cids {
-        trio.peers[0].pin(cid, "replication=1").await.unwrap();
-        trio.until_pinned(cid, 1).await;
-    }
-    let mut held = Vec::new();
-    for cid in cids {
-        if trio.daemons[lost].holds(&cid).await {
-            held.push(cid);
-        }
-    }
-    assert!(!held.is_empty());
-
-    trio.peers[lost].kill().await.unwrap();
-    fs::remove_dir_all(trio.peers[lost].data()).unwrap();
-    comes_back_as_another(&mut trio.peers[lost]).await;
-    // What comes of a pin of its own afterwards comes after what it does with those of before.
-    comes_and_goes(&trio, lost, &identity_cid(500)).await;
-    for cid in &held {
-        assert!(trio.daemons[lost].holds(cid).await, "{cid} was unpinned");
-    }
-    // Once it was wanted there again, it goes like any other.
-    trio.peers[0].unpin(&held[0]).await.unwrap();
-    comes_and_goes(&trio, lost, &held[0]).await;
-}
-
-/// It is refused until the one that it was is not heard of any more: that had this very daemon.
-async fn comes_back_as_another(peer: &mut PeerProcess) {
-    let until = Instant::now() + FORM_DEADLINE * 2;
-    while !peer.is_ready().await {
-        assert!(Instant::now() < until, "it does not come back");
-        if !peer.is_running().unwrap() {
-            peer.start().unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// A pin on every peer, until this one has it, and its end there.
-async fn comes_and_goes(trio: &Trio, peer: usize, cid: &Cid) {
-    let (process, daemon) = (&trio.peers[peer], &trio.daemons[peer]);
-    process.pin(cid, "").await.unwrap();
-    until("it holds the pin for the cluster", PIN_DEADLINE, || async {
-        let (_, metrics) = process.health("metrics").await.unwrap();
-        metrics.lines().any(|line| line == "pinkeeper_pins_held 1")
-    })
-    .await;
-    assert!(daemon.holds(cid).await);
-    process.unpin(cid).await.unwrap();
-    until("it was unpinned", PIN_DEADLINE, || async { !daemon.holds(cid).await }).await;
-}
-
 async fn stop_all(trio: &mut Trio) {
     let begin = Instant::now();
     trio.peers.iter().for_each(|peer| peer.terminate().unwrap());
@@ -462,26 +401,6 @@ async fn a_stranger_stays_out_and_a_daemon_has_one_peer() {
     let (own, members) = founder.members().await.unwrap();
     assert_eq!(members, [own], "neither was taken in");
     assert!(founder.is_running().unwrap() && founder.is_ready().await);
-}
-
-#[tokio::test]
-async fn a_founder_that_was_wiped_ends_where_its_cluster_is() {
-    let mut trio = Trio::start().await.unwrap();
-    trio.peers[0].kill().await.unwrap();
-    fs::remove_dir_all(trio.peers[0].data()).unwrap();
-    trio.peers[0].start().unwrap();
-    assert_eq!(trio.peers[0].ended().await.unwrap().code(), Some(2));
-    let log = trio.peers[0].logged();
-    let line = log.lines().next_back().unwrap();
-    assert!(line.starts_with("error: ") && line.contains("take found out"), "{line}");
-    let mut told = 0;
-    for peer in &trio.peers[1..] {
-        until("the cluster goes on", FORM_DEADLINE, || peer.is_ready()).await;
-        let times = peer.logged().matches("another cluster met").count();
-        assert!(times <= 1, "{} said it {times} times", peer.name());
-        told += times;
-    }
-    assert!(told > 0, "nobody has said that another cluster was met");
 }
 
 /// What happens to a data folder.
