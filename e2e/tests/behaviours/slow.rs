@@ -75,7 +75,7 @@ async fn a_list_that_never_comes_holds_nothing_else_up() {
     daemon.put_block(missing).await.unwrap();
     tracked.until(root, Some(PinState::Pinned)).await;
     assert_eq!(tracked.state_of(held), Some(PinState::Pinned));
-    assert!(tracked.handle.daemon().is_some());
+    assert!(tracked.handle.daemon().borrow().is_some());
     // What may be pinned already is not added blindly.
     let unknown = identity_cid(2);
     tracked.want(unknown);
@@ -111,7 +111,7 @@ async fn an_answer_after_a_minute_is_a_failure_that_says_so() {
     assert!(message.contains("no answer to pin/ls within 60 s"), "{message}");
     let message = failed(held, PinState::UnpinFailed).await;
     assert!(message.contains("no answer to pin/rm within 60 s"), "{message}");
-    assert!(tracked.handle.daemon().is_some());
+    assert!(tracked.handle.daemon().borrow().is_some());
     proxy.release("pin/ls");
     proxy.release("pin/rm");
     tracked.until(unknown, Some(PinState::Pinned)).await;

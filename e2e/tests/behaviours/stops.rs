@@ -90,7 +90,7 @@ async fn an_emptied_repository_and_another_identity_are_filled_again() {
         tracked.until(cid, Some(PinState::Pinned)).await;
     }
     for keep_identity in [true, false] {
-        let id = tracked.handle.daemon().unwrap().id;
+        let id = tracked.handle.daemon().borrow().clone().unwrap().id;
         daemon.terminate().unwrap();
         daemon.ended().await.unwrap();
         tracked.until(cids[0], Some(PinState::DaemonDown)).await;
@@ -103,7 +103,7 @@ async fn an_emptied_repository_and_another_identity_are_filled_again() {
         for cid in cids {
             tracked.until(cid, Some(PinState::Pinned)).await;
         }
-        let same = tracked.handle.daemon().unwrap().id == id;
+        let same = tracked.handle.daemon().borrow().clone().unwrap().id == id;
         assert_eq!(same, keep_identity);
     }
     // Ours, also at the daemon that never saw the first one's ledger.
