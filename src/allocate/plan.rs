@@ -14,6 +14,8 @@ pub struct Fleet {
     members: usize,
     takers: Vec<Candidate>,
     zones: BTreeMap<PeerId, String>,
+    /// Members that give their copies away. They are not counted as members.
+    departing: BTreeSet<PeerId>,
 }
 
 /// A pin to plan for.
@@ -44,13 +46,15 @@ pub struct Plan {
 }
 
 impl Fleet {
-    /// `allocations` has the number of pins on each peer.
+    /// `allocations` has the number of pins on each peer, `departing` the members that give theirs away.
     #[must_use]
     pub fn new(
         members: &BTreeSet<PeerId>,
+        departing: &BTreeSet<PeerId>,
         metrics: &BTreeMap<PeerId, Metrics>,
         allocations: &BTreeMap<PeerId, u64>,
     ) -> Self {
+        let members: BTreeSet<PeerId> = members.difference(departing).copied().collect();
         let on = |peer| allocations.get(peer).copied().unwrap_or_default();
         let heard = metrics.iter().filter(|(peer, _)| members.contains(peer));
         let takers = heard.filter_map(|(peer, metrics)| Candidate::judge(*peer, metrics, on(peer)));
@@ -61,10 +65,11 @@ impl Fleet {
             members: members.len(),
             takers: takers.collect(),
             zones: metrics.iter().filter_map(zone).collect(),
+            departing: departing.clone(),
         }
     }
 
-    /// The number of members, whether they can take content or not.
+    /// The number of members that stay, whether they can take content or not.
     #[must_use]
     pub fn members(&self) -> usize {
         self.members
@@ -109,11 +114,12 @@ impl<'a> Need<'a> {
         self.allocations.iter().filter(|allocation| allocation.leaving).map(|leaving| leaving.peer)
     }
 
-    /// Whether it has just the wanted holders and none that leaves. Its plan is empty then.
+    /// Whether it has just the wanted holders, and none that leaves or departs. Its plan is empty then.
     #[must_use]
-    pub fn is_met(&self, members: usize) -> bool {
-        self.allocations.len() == self.replication.wanted(members)
+    pub fn is_met(&self, fleet: &Fleet) -> bool {
+        self.allocations.len() == self.replication.wanted(fleet.members)
             && self.leaving().next().is_none()
+            && self.holders().all(|holder| !fleet.departing.contains(&holder.peer))
     }
 }
 
@@ -129,18 +135,28 @@ impl Plan {
 #[must_use]
 pub fn plan(need: &Need<'_>, fleet: &Fleet, confirmed: &BTreeSet<PeerId>) -> Plan {
     let holders: Vec<PeerId> = need.holders().map(|holder| holder.peer).collect();
+    let (departing, staying): (Vec<PeerId>, Vec<PeerId>) =
+        holders.iter().partition(|holder| fleet.departing.contains(holder));
     let wanted = need.replication.wanted(fleet.members);
     let mut plan = Plan::default();
-    if holders.len() < wanted {
-        plan.missing = wanted - holders.len();
+    if staying.len() < wanted {
+        plan.missing = wanted - staying.len();
         plan.add = fleet.best(need.cid, &holders);
     } else {
-        plan.leave = surplus(&holders, wanted, confirmed);
+        plan.leave = surplus(&staying, wanted, confirmed);
+    }
+    // Nothing leaves without a successor, unless every other member has a copy already.
+    if staying.len() >= wanted.min(fleet.members) {
+        plan.leave.extend(departing);
     }
     let confirmed: Vec<Allocation> =
         need.holders().filter(|holder| confirmed.contains(&holder.peer)).copied().collect();
-    if confirmed.len() >= need.replication.needed(fleet.members) {
-        plan.let_go = need.leaving().collect();
+    let may_go = |peer: &PeerId| match fleet.departing.contains(peer) {
+        true => confirmed.len() >= need.replication.needed_beside(holders.len(), true),
+        false => confirmed.len() >= need.replication.needed(fleet.members),
+    };
+    plan.let_go = need.leaving().filter(may_go).collect();
+    if !plan.let_go.is_empty() {
         plan.confirmed = confirmed;
     }
     plan

@@ -169,7 +169,8 @@ impl History {
                 hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
                 self.versions.entry(cid).or_default().push((count, after.cloned()));
                 if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
-                    may_let_go(&cid, &pin, *peer, &confirmed)?;
+                    let departs = self.pins.departing().contains(peer);
+                    may_let_go(&cid, &pin, *peer, departs, &confirmed)?;
                 }
             }
         }
@@ -222,10 +223,11 @@ fn may_let_go(
     cid: &Cid,
     pin: &Pin,
     peer: PeerId,
+    departs: bool,
     confirmed: impl Fn(PeerId, &Cid) -> bool,
 ) -> Result<(), String> {
     let others = pin.holders().filter(|holder| confirmed(*holder, cid)).count();
-    let needed = pin.replication().needed(pin.holders().count());
+    let needed = pin.replication().needed_beside(pin.holders().count(), departs);
     if others < needed {
         return Err(format!(
             "{cid} was released on {peer} while {others} others hold it, {needed} must"

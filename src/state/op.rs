@@ -165,6 +165,19 @@ pub enum Op {
         #[n(1)]
         term: u64,
     },
+    /// A member is to give its copies away and be removed, or stays after all.
+    #[n(11)]
+    Depart {
+        /// The member.
+        #[n(0)]
+        peer: PeerId,
+        /// Whether it is to go.
+        #[n(1)]
+        departs: bool,
+        /// The term in which the deciding peer was leader.
+        #[n(2)]
+        term: u64,
+    },
     /// Changes nothing. An op of the next level, for tests of upgrades.
     #[cfg(any(test, feature = "simulation", feature = "next-level"))]
     #[n(8)]
@@ -260,7 +273,8 @@ impl Op {
             Self::Allow { .. }
             | Self::Raise { .. }
             | Self::Transfer { .. }
-            | Self::Remove { .. } => None,
+            | Self::Remove { .. }
+            | Self::Depart { .. } => None,
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Self::Next => None,
         }

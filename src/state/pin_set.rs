@@ -11,7 +11,7 @@
 
 mod peers;
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use minicbor::{Decode, Encode};
 
@@ -53,11 +53,20 @@ pub struct Beside {
     #[n(2)]
     #[cbor(default)]
     removed: Removed,
+    /// The members that give their copies away.
+    #[n(3)]
+    #[cbor(default)]
+    departing: BTreeSet<PeerId>,
 }
 
 impl Default for Beside {
     fn default() -> Self {
-        Self { window: Window::default(), level: FIRST_LEVEL, removed: Removed::default() }
+        Self {
+            window: Window::default(),
+            level: FIRST_LEVEL,
+            removed: Removed::default(),
+            departing: BTreeSet::new(),
+        }
     }
 }
 
@@ -194,12 +203,16 @@ impl PinSet {
             }
             Op::Release { cid, owner, at, fence } => self.release(term, *cid, owner, *at, *fence),
             Op::Allocate { cid, candidates } => {
-                let candidates = self.not_removed(candidates);
-                self.change_allocations(*cid, |pin| allocate(pin, &candidates, position))
+                let (candidates, departing) =
+                    (self.not_removed(candidates), self.departing().clone());
+                self.change_allocations(*cid, |pin| {
+                    allocate(pin, &candidates, &departing, position)
+                })
             }
             Op::Leave { cid, peers } => self.change_allocations(*cid, |pin| leave(pin, peers)),
             Op::LetGo { cid, peer, confirmed } => {
-                self.change_allocations(*cid, |pin| let_go(pin, *peer, confirmed))
+                let departs = self.departing().contains(peer);
+                self.change_allocations(*cid, |pin| let_go(pin, *peer, departs, confirmed))
             }
             Op::Gone { cid, uid, ruling, at, fence } => {
                 self.gone(term, *cid, uid, *ruling, *at, *fence)
@@ -210,6 +223,9 @@ impl PinSet {
                 self.transfer(position, (*from, *to), *page, *decided_in)
             }
             Op::Remove { peer, term: decided_in } => self.remove(term, *peer, *decided_in),
+            Op::Depart { peer, departs, term: decided_in } => {
+                self.depart(term, *peer, *departs, *decided_in)
+            }
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Op::Next => Ok(Outcome::Unchanged),
         };
@@ -228,7 +244,7 @@ impl PinSet {
         fence: Option<Fence>,
     ) -> Result<Outcome, Refused> {
         check_term(position.term, fence)?;
-        let candidates = &self.not_removed(candidates);
+        let (candidates, departing) = (self.not_removed(candidates), self.departing().clone());
         let generation = fence.map_or(0, |f| f.generation);
         if let Owner::Object(uid) = owner
             && self.cid_of(uid).is_some_and(|claimed| claimed != cid)
@@ -270,7 +286,7 @@ impl PinSet {
             pin.claims.retain(|of| of == owner || !ownerless(of));
         }
         let adopted = pin.claims.len() < before;
-        let grown = top_up(pin, candidates, position);
+        let grown = top_up(pin, &candidates, &departing, position);
         self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), (&cid).into());
@@ -409,9 +425,11 @@ fn only_live_objects_want(pin: &Pin) -> bool {
 fn allocate(
     pin: &mut Pin,
     candidates: &[PeerId],
+    departing: &BTreeSet<PeerId>,
     position: LogPosition,
 ) -> Result<Outcome, Refused> {
-    Ok(if top_up(pin, candidates, position) { Outcome::Changed } else { Outcome::Unchanged })
+    let grown = top_up(pin, candidates, departing, position);
+    Ok(if grown { Outcome::Changed } else { Outcome::Unchanged })
 }
 
 fn leave(pin: &mut Pin, peers: &[PeerId]) -> Result<Outcome, Refused> {
@@ -425,12 +443,19 @@ fn leave(pin: &mut Pin, peers: &[PeerId]) -> Result<Outcome, Refused> {
     Ok(outcome)
 }
 
-fn let_go(pin: &mut Pin, peer: PeerId, confirmed: &[Allocation]) -> Result<Outcome, Refused> {
+/// A member that departs may go when all others hold the pin, however many copies it needs.
+fn let_go(
+    pin: &mut Pin,
+    peer: PeerId,
+    departs: bool,
+    confirmed: &[Allocation],
+) -> Result<Outcome, Refused> {
     let Some(index) = pin.allocations.iter().position(|a| a.peer == peer && a.leaving) else {
         return Ok(Outcome::Unchanged);
     };
     let confirmed = pin.allocations.iter().filter(|a| !a.leaving && confirmed.contains(a)).count();
-    if confirmed < pin.replication().needed(pin.holders().count()) {
+    let holders = pin.holders().count();
+    if confirmed < pin.replication().needed_beside(holders, departs) {
         return Err(Refused::TooFewConfirmed);
     }
     pin.allocations.remove(index);
@@ -450,8 +475,13 @@ fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {
 
 /// Allocates candidates while there are fewer holders than wanted. A leaving candidate becomes a holder
 /// again.
-fn top_up(pin: &mut Pin, candidates: &[PeerId], position: LogPosition) -> bool {
-    let mut holders = pin.holders().count();
+fn top_up(
+    pin: &mut Pin,
+    candidates: &[PeerId],
+    departing: &BTreeSet<PeerId>,
+    position: LogPosition,
+) -> bool {
+    let mut holders = pin.holders().filter(|holder| !departing.contains(holder)).count();
     let wanted = pin.replication().wanted(usize::MAX);
     let mut changed = false;
     if pin.allocations.is_empty() {

@@ -60,6 +60,14 @@ impl Replication {
         self.min.of(possible)
     }
 
+    /// Confirmed copies that must be there before a copy ends beside `holders` other ones. If its peer
+    /// departs, all others are enough, and at least one.
+    #[must_use]
+    pub fn needed_beside(self, holders: usize, departs: bool) -> usize {
+        let needed = self.needed(holders);
+        if departs { needed.min(holders).max(1) } else { needed }
+    }
+
     /// The larger of each count, which serves both.
     #[must_use]
     pub fn larger(self, other: Self) -> Self {

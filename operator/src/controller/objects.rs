@@ -228,7 +228,8 @@ pub(crate) mod tests {
         let free_space = Some(u64::MAX);
         let metrics = Metrics { daemon: Some(daemon), free_space, ..Metrics::default() };
         let metrics = peers.iter().map(|peer| (*peer, metrics.clone())).collect();
-        Fleet::new(&peers.iter().copied().collect(), &metrics, &BTreeMap::new())
+        let peers = peers.iter().copied().collect();
+        Fleet::new(&peers, &BTreeSet::new(), &metrics, &BTreeMap::new())
     }
 
     #[test]

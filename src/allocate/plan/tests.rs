@@ -29,7 +29,7 @@ fn metrics(zone: Option<&str>, free_space: u64) -> Metrics {
 /// Members 1 to 5, of which these can take content.
 fn fleet(takers: &[u8]) -> Fleet {
     let metrics = takers.iter().map(|n| (peer(*n), metrics(None, u64::MAX))).collect();
-    Fleet::new(&peers(&[1, 2, 3, 4, 5]), &metrics, &BTreeMap::new())
+    Fleet::new(&peers(&[1, 2, 3, 4, 5]), &BTreeSet::new(), &metrics, &BTreeMap::new())
 }
 
 fn copies(min: u16, max: u16) -> Replication {
@@ -53,7 +53,7 @@ fn planned(
     let allocations = allocations(holders, leaving);
     let need = Need { cid: &cid(), allocations: &allocations, replication };
     let plan = plan(&need, &fleet(takers), &peers(confirmed));
-    assert!(!need.is_met(5) || plan.is_empty(), "{need:?}: {plan:?}");
+    assert!(!need.is_met(&fleet(takers)) || plan.is_empty(), "{need:?}: {plan:?}");
     plan
 }
 
@@ -79,7 +79,9 @@ fn a_need_is_met_by_the_wanted_holders_without_leaving_ones() {
     for (replication, holders, leaving, met) in table {
         let allocations = allocations(holders, leaving);
         let need = Need { cid: &cid(), allocations: &allocations, replication: *replication };
-        assert_eq!(need.is_met(3), *met, "{need:?}");
+        let three =
+            Fleet::new(&peers(&[1, 2, 3]), &BTreeSet::new(), &BTreeMap::new(), &BTreeMap::new());
+        assert_eq!(need.is_met(&three), *met, "{need:?}");
     }
 }
 
@@ -170,7 +172,8 @@ fn only_members_with_space_take_content_and_zones_of_full_holders_count() {
     // The second is full, nothing is heard of the fourth, the ninth is no member.
     let heard = [(1, "a", u64::MAX), (2, "b", 0), (3, "b", u64::MAX), (9, "d", u64::MAX)];
     let heard = heard.map(|(n, zone, free)| (peer(n), metrics(Some(zone), free))).into();
-    let fleet = Fleet::new(&peers(&[1, 2, 3, 4]), &heard, &[(peer(1), 7)].into());
+    let none = BTreeSet::new();
+    let fleet = Fleet::new(&peers(&[1, 2, 3, 4]), &none, &heard, &[(peer(1), 7)].into());
     assert_eq!(fleet.members(), 4, "whether they can take content or not");
     assert_eq!(fleet.best(&cid(), &[]), [peer(3), peer(1)], "the one with fewer pins first");
     assert_eq!(fleet.best(&cid(), &[peer(2)]), [peer(1), peer(3)], "another zone first");
@@ -190,4 +193,43 @@ fn reserved_copies_count() {
     assert_ne!(other, first);
     assert_eq!(next(&[other]), first, "both got as many");
     assert_eq!(next(&[first, other]), first);
+}
+
+#[test]
+fn a_departing_member_gives_its_copies_to_others_first() {
+    // Wanted, holders, leaving, departing, takers, confirmed; missing, those that leave and that let go.
+    type Row<'a> = (
+        (Replication, &'a [u8], &'a [u8]),
+        (&'a [u8], &'a [u8], &'a [u8]),
+        (usize, &'a [u8], &'a [u8]),
+    );
+    let table: &[Row<'_>] = &[
+        // Another member takes its copy before it leaves, and is confirmed before it lets go.
+        ((copies(1, 2), &[1, 3], &[]), (&[3], &[1, 4], &[1, 3]), (1, &[], &[])),
+        ((copies(1, 2), &[1, 3, 4], &[]), (&[3], &[1, 4], &[1, 3]), (0, &[3], &[])),
+        ((copies(2, 2), &[1, 4], &[3]), (&[3], &[1, 4], &[1, 3]), (0, &[], &[])),
+        ((copies(2, 2), &[1, 4], &[3]), (&[3], &[1, 4], &[1, 4]), (0, &[], &[3])),
+        // No member has space: it keeps its copy.
+        ((copies(1, 2), &[1, 3], &[]), (&[3], &[], &[1, 3]), (1, &[], &[])),
+        // All that stay have one, although fewer than wanted or needed.
+        ((copies(5, 5), &[1, 2, 3, 4, 5], &[]), (&[5], &[], &[1, 2, 3, 4, 5]), (1, &[5], &[])),
+        ((copies(5, 5), &[1, 2, 3, 4], &[5]), (&[5], &[], &[1, 2, 3]), (1, &[], &[])),
+        ((copies(5, 5), &[1, 2, 3, 4], &[5]), (&[5], &[], &[1, 2, 3, 4]), (1, &[], &[5])),
+        ((EVERYWHERE, &[1, 2, 3, 4, 5], &[]), (&[5], &[], &[]), (0, &[5], &[])),
+        // It takes nothing itself.
+        ((copies(1, 2), &[1], &[]), (&[3], &[3], &[1]), (1, &[], &[])),
+    ];
+    for (pin, (departing, takers, confirmed), (missing, leave, let_go)) in table {
+        let (replication, holders, leaving) = *pin;
+        let metrics = takers.iter().map(|n| (peer(*n), metrics(None, u64::MAX))).collect();
+        let all = peers(&[1, 2, 3, 4, 5]);
+        let fleet = Fleet::new(&all, &peers(departing), &metrics, &BTreeMap::new());
+        let allocations = allocations(holders, leaving);
+        let need = Need { cid: &cid(), allocations: &allocations, replication };
+        let plan = plan(&need, &fleet, &peers(confirmed));
+        assert_eq!(plan.missing, *missing, "{pin:?} {departing:?}");
+        assert!(plan.add.iter().all(|taker| !fleet.departing.contains(taker)));
+        let found = (plan.leave, plan.let_go);
+        assert_eq!(found, (peers(leave), peers(let_go)), "{pin:?} {departing:?} {confirmed:?}");
+    }
 }

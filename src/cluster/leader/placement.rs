@@ -32,9 +32,12 @@ impl Cluster {
     /// On the leader: the members, with their pins and those proposed lately.
     #[must_use]
     pub fn fleet(&self) -> Fleet {
-        let mut allocations = self.state().read(|pins| pins.allocations_by_peer().clone());
+        let (mut allocations, departing) = self
+            .state()
+            .read(|pins| (pins.allocations_by_peer().clone(), pins.departing().clone()));
         self.proposed(|proposed| proposed.add_to(&mut allocations));
-        Fleet::new(&self.members().into_keys().collect(), &self.peer_metrics(), &allocations)
+        let members = self.members().into_keys().collect();
+        Fleet::new(&members, &departing, &self.peer_metrics(), &allocations)
     }
 
     /// On the leader: counts the copies of a plan that is about to be proposed, in this fleet and in

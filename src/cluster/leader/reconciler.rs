@@ -13,7 +13,7 @@ use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
 use super::{Leader, Reports};
 use crate::{
-    allocate::{self, Need, Plan},
+    allocate::{self, Fleet, Need, Plan},
     cluster::{Cluster, FatalError, MemberView, SubmitError},
     state::{Changed, Op},
     types::{Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
@@ -42,7 +42,7 @@ impl Cluster {
         let mut work = Work::everything();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut with_daemon = BTreeSet::new();
+        let mut before = (BTreeSet::new(), BTreeSet::new());
         let mut full_due = Instant::now();
         loop {
             tokio::select! {
@@ -50,9 +50,10 @@ impl Cluster {
                 changed = state_changes.recv() => work.add(changed),
                 changed = report_changes.recv() => work.add(changed),
                 _ = ticks.tick() => {
-                    let now: BTreeSet<PeerId> = self.with_daemon();
-                    work.all |= now != with_daemon || Instant::now() >= full_due;
-                    with_daemon = now;
+                    let departing = self.state().read(|pins| pins.departing().clone());
+                    let now = (self.with_daemon(), departing);
+                    work.all |= now != before || Instant::now() >= full_due;
+                    before = now;
                     if !self.0.leadership.borrow().local {
                         work = Work::everything();
                         continue;
@@ -110,7 +111,7 @@ impl Cluster {
         let (mut fleet, reports) = (self.fleet(), self.reports());
         let present = present(self.with_daemon(), &reports);
         let mut ops = Vec::new();
-        for (cid, pin) in self.unsettled(fleet.members(), &cids) {
+        for (cid, pin) in self.unsettled(&fleet, &cids) {
             let confirmed = confirmed_by(&reports.of_pin(&cid).of(Some(&pin)), &present);
             let plan = allocate::plan(&Need::of(&cid, &pin), &fleet, &confirmed);
             self.reserve(&mut fleet, &plan);
@@ -124,10 +125,10 @@ impl Cluster {
     }
 
     /// The pins among `cids` that are not settled.
-    fn unsettled(&self, members: usize, cids: &[Cid]) -> Vec<(Cid, Pin)> {
+    fn unsettled(&self, fleet: &Fleet, cids: &[Cid]) -> Vec<(Cid, Pin)> {
         self.state().read(|pins| {
             let pins = cids.iter().filter_map(|cid| Some((*cid, pins.get(cid)?)));
-            let unsettled = pins.filter(|(cid, pin)| !Need::of(cid, pin).is_met(members));
+            let unsettled = pins.filter(|(cid, pin)| !Need::of(cid, pin).is_met(fleet));
             unsettled.map(|(cid, pin)| (cid, pin.clone())).collect()
         })
     }

@@ -1,6 +1,9 @@
-//! Peers that leave the cluster for good: their allocations go to a successor, then they are removed.
+//! Peers that leave the cluster for good: their allocations go to a successor or to others, then they are
+//! removed.
 //!
 //! Invariant: a removed peer has no allocation, and never gets one again.
+
+use std::collections::BTreeSet;
 
 use minicbor::{Decode, Encode};
 
@@ -47,6 +50,12 @@ impl PinSet {
     #[must_use]
     pub fn is_removed(&self, peer: PeerId) -> bool {
         self.beside.removed.contains(peer)
+    }
+
+    /// The members that give their copies away.
+    #[must_use]
+    pub fn departing(&self) -> &BTreeSet<PeerId> {
+        &self.beside.departing
     }
 
     /// The pins of a page that are allocated to a peer.
@@ -107,8 +116,27 @@ impl PinSet {
         if self.allocations_by_peer().contains_key(&peer) {
             return Err(Refused::HasCopies);
         }
+        self.beside.departing.remove(&peer);
         self.beside.removed.add(peer);
         Ok(Outcome::Changed)
+    }
+
+    pub(super) fn depart(
+        &mut self,
+        term: u64,
+        peer: PeerId,
+        departs: bool,
+        decided_in: u64,
+    ) -> Result<Outcome, Refused> {
+        check_decided_in(term, decided_in)?;
+        if self.is_removed(peer) {
+            return Err(Refused::Removed);
+        }
+        let changed = match departs {
+            true => self.beside.departing.insert(peer),
+            false => self.beside.departing.remove(&peer),
+        };
+        Ok(if changed { Outcome::Changed } else { Outcome::Unchanged })
     }
 }
 

@@ -115,3 +115,51 @@ fn the_oldest_removed_peers_are_forgotten_first() {
     let known: Vec<u16> = (0..300).filter(|n| pins.is_removed(id(*n))).collect();
     assert_eq!(known, (44..300).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_departing_peer_keeps_its_copies_until_all_others_hold_them() {
+    let depart = |n, departs| Op::Depart { peer: peer(n), departs, term: TERM };
+    let mut pins = PinSet::default();
+    pins.apply(AT, &claim(1, Owner::Rest, 3, 3, false, 0));
+    assert_eq!(holders(&pins, 1), [peer(1), peer(2), peer(3)]);
+    let of_another_term = Op::Depart { peer: peer(3), departs: true, term: TERM - 1 };
+    assert_eq!(pins.apply(AT, &of_another_term), Outcome::Refused(Refused::OtherTerm));
+    let steps = [(depart(3, true), true), (depart(3, true), false), (depart(3, false), true)];
+    for (op, changes) in steps {
+        let outcome = if changes { Outcome::Changed } else { Outcome::Unchanged };
+        assert_eq!(pins.apply(AT, &op), outcome, "{op:?}");
+    }
+    let confirmed = |pins: &PinSet, of: &[u8]| -> Vec<Allocation> {
+        let all = allocations(pins, 1).into_iter();
+        all.filter(|copy| of.iter().any(|n| copy.peer == peer(*n))).collect()
+    };
+    pins.apply(AT, &Op::Leave { cid: cid(1), peers: vec![peer(3)] });
+    let let_go = |confirmed| Op::LetGo { cid: cid(1), peer: peer(3), confirmed };
+    let few = Outcome::Refused(Refused::TooFewConfirmed);
+    let both = confirmed(&pins, &[1, 2]);
+    assert_eq!(pins.apply(AT, &let_go(both.clone())), few, "three are needed");
+    pins.apply(AT, &depart(3, true));
+    let one = confirmed(&pins, &[1]);
+    assert_eq!(pins.apply(AT, &let_go(one)), few);
+    // It does not count as one that has a copy: another one is added beside it.
+    let add = Op::Allocate { cid: cid(1), candidates: vec![peer(4)] };
+    assert_eq!(pins.clone().apply(AT, &add), Outcome::Changed);
+    assert_eq!(pins.apply(AT, &let_go(both)), Outcome::Changed);
+    assert_eq!(pins.apply(AT, &remove(3)), Outcome::Changed);
+    assert!(pins.departing().is_empty() && pins.is_removed(peer(3)));
+    assert_eq!(pins.apply(AT, &depart(3, true)), Outcome::Refused(Refused::Removed));
+}
+
+#[test]
+fn a_departing_peer_does_not_count_as_a_holder() {
+    let mut pins = PinSet::default();
+    pins.apply(AT, &claim(1, Owner::Rest, 1, 2, false, 0));
+    assert_eq!(holders(&pins, 1), [peer(1), peer(2)]);
+    let add = Op::Allocate { cid: cid(1), candidates: vec![peer(3), peer(4)] };
+    assert_eq!(pins.apply(AT, &add), Outcome::Unchanged);
+    pins.apply(AT, &Op::Depart { peer: peer(2), departs: true, term: TERM });
+    assert_eq!(pins.apply(AT, &add), Outcome::Changed);
+    assert_eq!(holders(&pins, 1), [peer(1), peer(2), peer(3)]);
+    pins.apply(AT, &Op::Depart { peer: peer(2), departs: false, term: TERM });
+    assert_eq!(pins.apply(AT, &add), Outcome::Unchanged, "there is one too many now");
+}
