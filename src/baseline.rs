@@ -14,12 +14,12 @@ use crate::{
     state::{Beside, Fence, Found, Op, Page, PinSet, Ruling},
     types::{
         Allocation, Append, AppendReply, Cid, Claim, ClaimName, ClaimOptions, ClusterId,
-        DaemonInfo, Entry, EntryBody, Envelope, FIRST_LEVEL, Factor, GcProgress, GcReport, GcState,
-        Hello, HelloReply, LogPosition, Member, Metrics, MetricsReply, ObjectKey, OnePin, Owner,
-        PeerId, Pin, PinEntry, PinRequest, PinState, PinStatus, PinsAfter, Question, RaftMessage,
-        RaftReply, ReadIndex, Refusal, Replication, Request, Response, Run, RunGc, RunGcHere,
-        SnapshotChunk, SnapshotReply, SpaceLimit, StatusBatch, StatusReply, Timestamp, Uid, Vote,
-        Write, Writes, encoding,
+        DaemonInfo, Depart, Entry, EntryBody, Envelope, FIRST_LEVEL, Factor, GcProgress, GcReport,
+        GcState, Hello, HelloReply, LogPosition, Member, Metrics, MetricsReply, ObjectKey, OnePin,
+        Owner, PeerId, Pin, PinEntry, PinRequest, PinState, PinStatus, PinsAfter, Question,
+        RaftMessage, RaftReply, ReadIndex, Refusal, Replication, Request, Response, Run, RunGc,
+        RunGcHere, SnapshotChunk, SnapshotReply, SpaceLimit, StatusBatch, StatusReply, Timestamp,
+        Uid, Vote, Write, Writes, encoding,
     },
 };
 
@@ -117,6 +117,7 @@ fn ops() -> Vec<Op> {
         Op::Raise { level: FIRST_LEVEL + 1, term: 3 },
         Op::Transfer { from: PeerId([1; 32]), to: PeerId([2; 32]), page, term: 3 },
         Op::Remove { peer: PeerId([1; 32]), term: 3 },
+        Op::Depart { peer: PeerId([2; 32]), departs: true, term: 3 },
     ]
 }
 
@@ -220,6 +221,7 @@ fn requests() -> Vec<Sample> {
         of("request one pin", OnePin { cid: cid() }.into_request()),
         of("request pins after", PinsAfter { after: Some(cid()) }.into_request()),
         of("request collect", RunGc { run: RUN, only: Some(to) }.into_request()),
+        of("request depart", Depart { peer: to, departs: true }.into_request()),
         of("request collect here", Request::RunGcHere(RunGcHere { run: RUN })),
     ]
 }
@@ -290,6 +292,7 @@ fn responses() -> Vec<Sample> {
         sample("response written", &Response::Written(written)),
         sample("response position", &Response::Position(Some(500))),
         sample("response pins", &Response::Pins(vec![entry])),
+        sample("response copies", &Response::Copies(9)),
         sample("response collecting", &Response::GcHere(GcProgress::Running)),
         sample("response collected here", &Response::GcHere(GcProgress::Ended(collected))),
         sample("response collected", &Response::Gc(GcProgress::Ended(all.into()))),

@@ -30,7 +30,7 @@ use self::{
 pub use self::{
     leader::{GcPolicy, Reports},
     member::{AddressBook, ReadBarrier},
-    use_cases::UseCaseError,
+    use_cases::{Listed, UseCaseError},
 };
 pub use crate::{
     allocate::Obstacle,
@@ -506,6 +506,8 @@ impl Cluster {
             .members()
             .into_iter()
             .filter(|(peer, view)| view.voter && *peer != self.id() && connected.contains(peer));
+        let departing = self.state().read(|pins| pins.departing().clone());
+        let others = others.filter(|(peer, _)| !departing.contains(peer));
         let lags = others.filter_map(|(peer, _)| Some((peer, self.consensus().lag(peer)?)));
         successor(self.id(), lags.collect())
     }

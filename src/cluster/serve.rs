@@ -126,6 +126,9 @@ impl Cluster {
             LeaderRequest::RunGc(RunGc { run, only }) => {
                 self.run_gc_as_leader(run, only).await.map(Response::Gc)
             }
+            LeaderRequest::Depart(depart) => {
+                self.depart_as_leader(depart).await.map(Response::Copies)
+            }
         }
     }
 

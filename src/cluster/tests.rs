@@ -468,18 +468,23 @@ fn cast(of: &Host) -> [BTreeSet<PeerId>; 3] {
     [members.into_keys().collect(), voters, on.into_keys().collect()]
 }
 
+/// Pins for REST, that many copies of each.
+async fn pin_some(through: &Host, count: u8, copies: u16) {
+    for n in 0..count {
+        let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
+        let replication = Replication { min: Factor::Count(copies), max: Factor::Count(copies) };
+        let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
+        let request = PinRequest { cid: cid::Cid::new_v1(0x55, hash).into(), options };
+        cluster(through).pin(request).await.unwrap();
+    }
+}
+
 #[test]
 fn peers_that_lose_their_disks_one_after_the_other_have_successors() {
     run_seeded(12, async {
         let network = SimNetwork::new(12);
         let mut hosts = Vec::from(three(&network).await);
-        for n in 0..20_u8 {
-            let hash = cid::multihash::Multihash::wrap(0, &[n]).unwrap();
-            let replication = Replication { min: Factor::Count(2), max: Factor::Count(2) };
-            let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };
-            let request = PinRequest { cid: cid::Cid::new_v1(0x55, hash).into(), options };
-            cluster(&hosts[0]).pin(request).await.unwrap();
-        }
+        pin_some(&hosts[0], 20, 2).await;
         let mut lost = Vec::new();
         let mut expected: BTreeSet<PeerId> = hosts.iter().map(|host| host.id).collect();
         // The second one leads when it loses its disk.
@@ -503,6 +508,58 @@ fn peers_that_lose_their_disks_one_after_the_other_have_successors() {
             let ended = host.peer.as_mut().unwrap().failed().await;
             assert_eq!(ended, FatalError::Removed);
         }
+    });
+}
+
+#[test]
+fn peers_that_are_asked_to_leave_give_their_copies_away_and_are_removed() {
+    run_seeded(13, async {
+        let network = SimNetwork::new(13);
+        let mut hosts = Vec::from(three(&network).await);
+        for n in [4, 5] {
+            let mut host = host(n, &network);
+            host.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
+            hosts.push(host);
+        }
+        let five: BTreeSet<PeerId> = hosts.iter().map(|host| host.id).collect();
+        until(|| hosts.iter().all(|host| cast(host)[1] == five)).await;
+        pin_some(&hosts[0], 30, 3).await;
+        // The leader is one of them.
+        for n in [1, 4] {
+            cluster(&hosts[2]).depart(peer(n), true).await.unwrap();
+        }
+        let mut stay = BTreeSet::new();
+        for mut host in std::mem::take(&mut hosts) {
+            if [peer(1), peer(4)].contains(&host.id) {
+                let ended = tokio::time::timeout(Duration::from_secs(120), async {
+                    host.peer.as_mut().unwrap().failed().await
+                });
+                assert_eq!(ended.await.unwrap(), FatalError::Removed);
+                host.crash();
+            } else {
+                stay.insert(host.id);
+                hosts.push(host);
+            }
+        }
+        let all = [stay.clone(), stay.clone(), stay];
+        until(|| hosts.iter().all(|host| cast(host) == all)).await;
+        let copies = |host: &Host| {
+            let holders = |pins: &crate::state::PinSet| {
+                pins.iter().map(|(_, pin)| pin.holders().count()).collect::<BTreeSet<_>>()
+            };
+            cluster(host).state().read(holders)
+        };
+        until(|| hosts.iter().all(|host| copies(host) == BTreeSet::from([3]))).await;
+        // Three copies are wanted, and two peers stay: each has all.
+        cluster(&hosts[0]).depart(peer(5), true).await.unwrap();
+        let two = BTreeSet::from([peer(2), peer(3)]);
+        let all = [two.clone(), two.clone(), two];
+        until(|| hosts[..2].iter().all(|host| cast(host) == all)).await;
+        let refused = cluster(&hosts[0]).depart(peer(9), true).await;
+        assert!(matches!(refused, Err(UseCaseError::Invalid(_))), "{refused:?}");
+        cluster(&hosts[0]).depart(peer(2), true).await.unwrap();
+        let last = cluster(&hosts[0]).depart(peer(3), true).await;
+        assert!(matches!(last, Err(UseCaseError::Invalid(_))), "{last:?}");
     });
 }
 

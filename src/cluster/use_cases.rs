@@ -18,7 +18,7 @@ use crate::{
     rpc::{AskError, CallError, answer_to},
     runtime::random_u64,
     types::{
-        Cid, GcProgress, GcResults, LeaderQuestion, Metrics, OnePin, PeerId, Pin, PinEntry,
+        Cid, Depart, GcProgress, GcResults, LeaderQuestion, Metrics, OnePin, PeerId, Pin, PinEntry,
         PinRequest, PinState, PinStatus, PinsAfter, Refusal, Run, RunGc, Timestamp, Write,
         encoding,
     },
@@ -50,6 +50,17 @@ pub enum UseCaseError {
     /// It failed; trying again may help.
     #[error("{0}")]
     Failed(String),
+}
+
+/// A member in a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Whether it votes.
+    pub votes: bool,
+    /// Whether it gives its copies away and leaves.
+    pub departs: bool,
+    /// Pins allocated to it, leaving ones included.
+    pub copies: u64,
 }
 
 impl Cluster {
@@ -138,6 +149,28 @@ impl Cluster {
         let status = self.0.parts.tracker.status(&cid);
         let statuses = status.map(|status| (self.id(), status)).into_iter().collect();
         PinEntry { cid, pin, statuses }
+    }
+
+    /// Has a member give its copies away and leave the cluster for good, or lets it stay after all. Returns
+    /// the number of copies that it has; the rest happens by itself.
+    ///
+    /// # Errors
+    /// When it is no member or the last one, and see [`UseCaseError`].
+    pub async fn depart(&self, peer: PeerId, departs: bool) -> Result<u64, UseCaseError> {
+        self.ask_leader(Depart { peer, departs }).await
+    }
+
+    /// All members, with what a list of them shows.
+    #[must_use]
+    pub fn roster(&self) -> BTreeMap<PeerId, Listed> {
+        let (copies, departing) = self
+            .state()
+            .read(|pins| (pins.allocations_by_peer().clone(), pins.departing().clone()));
+        let listed = |(peer, view): (PeerId, MemberView)| {
+            let copies = copies.get(&peer).copied().unwrap_or_default();
+            (peer, Listed { votes: view.voter, departs: departing.contains(&peer), copies })
+        };
+        self.members().into_iter().map(listed).collect()
     }
 
     /// Collects the garbage of all daemons, one after the other, or with `local` of this peer's only.

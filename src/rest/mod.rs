@@ -9,6 +9,8 @@
 //! | `DELETE /pins/{cid}` | the pin as it was |
 //! | `POST /pins` (NDJSON) | one answer per line, see [`bulk`] |
 //! | `POST /ipfs/gc?local=` | the results of garbage collection at each peer |
+//! | `GET /peers` | every member, one JSON object a line |
+//! | `DELETE /peers/{id}?cancel=` | 204: the member gives its copies away and leaves |
 //! | `GET /health` | 204 |
 //!
 //! The JSON is that of IPFS Cluster 1.1. Unlike there, a parameter that is unknown or not supported is
@@ -26,6 +28,7 @@ mod health;
 mod hosts;
 mod metrics;
 mod patience;
+mod peers;
 mod pins;
 mod places;
 mod process;
@@ -44,7 +47,7 @@ use axum::{
     extract::State,
     http::{Method, StatusCode, Uri},
     middleware,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 
 use self::{error::ApiError, source::Source, view::IdView};
@@ -80,6 +83,8 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics, hosts: Ho
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .route("/pins", get(pins::list).post(bulk::pin_all))
         .route("/pins/{cid}", get(pins::status).post(pins::pin).delete(pins::unpin))
+        .route("/peers", get(peers::list))
+        .route("/peers/{id}", delete(peers::depart))
         .route("/ipfs/gc", post(gc::collect))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

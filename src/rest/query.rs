@@ -62,11 +62,11 @@ impl Parameters {
         }
     }
 
-    fn take_local(&mut self) -> Result<bool, ApiError> {
-        match self.take("local").as_deref() {
+    fn take_flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        match self.take(name).as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(bad("local", other, "true or false")),
+            Some(other) => Err(bad(name, other, "true or false")),
         }
     }
 
@@ -85,13 +85,19 @@ impl Parameters {
 
     /// For `GET /pins/{cid}` and `POST /ipfs/gc`: whether only this peer is asked.
     pub(super) fn local_only(mut self) -> Result<bool, ApiError> {
-        let local = self.take_local()?;
+        let local = self.take_flag("local")?;
         self.finish().map(|()| local)
+    }
+
+    /// For `DELETE /peers/{id}`: whether the peer stays after all.
+    pub(super) fn cancel(mut self) -> Result<bool, ApiError> {
+        let cancel = self.take_flag("cancel")?;
+        self.finish().map(|()| cancel)
     }
 
     /// For `GET /pins`.
     pub(super) fn list(mut self) -> Result<ListQuery, ApiError> {
-        let local = self.take_local()?;
+        let local = self.take_flag("local")?;
         let filter = match self.take("filter") {
             Some(names) => filter(&names)?,
             None => BTreeSet::new(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 #[cfg(test)]
 use super::tests::stand_in::StandIn;
 use crate::{
-    cluster::{Cluster, Counters, Leadership, UseCaseError},
+    cluster::{Cluster, Counters, Leadership, Listed, UseCaseError},
     types::{
         Cid, DaemonInfo, GcCounters, GcResults, Member, Metrics, PeerId, Pin, PinEntry, PinRequest,
     },
@@ -94,6 +94,15 @@ impl Source {
     /// Why the peer is not ready, if it is not.
     pub(super) fn readiness(&self) -> Result<(), String> {
         ask!(self, peer => peer.readiness())
+    }
+
+    /// The members, with what a list of them shows.
+    pub(super) fn roster(&self) -> BTreeMap<PeerId, Listed> {
+        ask!(self, peer => peer.roster())
+    }
+
+    pub(super) async fn depart(&self, peer: PeerId, departs: bool) -> Result<u64, UseCaseError> {
+        ask!(self, of => of.depart(peer, departs).await)
     }
 
     pub(super) async fn pin(&self, request: PinRequest) -> Result<Pin, UseCaseError> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::cluster::Listed;
 use crate::types::{
     Cid, DaemonInfo, Factor, GcReport, GcResult, Member, Metrics, Owner, PeerId, Pin, PinEntry,
     PinState, PinStatus, Timestamp,
@@ -134,6 +135,16 @@ struct PeerPinView {
     error: String,
     attempt_count: u32,
     priority_pin: bool,
+}
+
+/// A member in a list: a peer, and how it takes part.
+#[derive(Debug, Serialize)]
+pub(super) struct ListedView {
+    #[serde(flatten)]
+    peer: IdView,
+    voter: bool,
+    departing: bool,
+    allocations: u64,
 }
 
 /// A peer (Go's `ID`).
@@ -368,4 +379,26 @@ pub(super) fn id(
         ipfs,
         peername: member.name.clone(),
     }
+}
+
+/// A member in a list. The versions of the others are not known.
+pub(super) fn listed(
+    own: PeerId,
+    peer: PeerId,
+    member: &Member,
+    members: &BTreeMap<PeerId, Member>,
+    daemon: Option<&DaemonInfo>,
+    listed: Listed,
+) -> ListedView {
+    let metrics = Metrics {
+        daemon: daemon.cloned(),
+        addresses: member.addresses.clone(),
+        ..Metrics::default()
+    };
+    let Listed { votes, departs, copies } = listed;
+    let mut view = id(peer, member, members, &metrics);
+    if peer != own {
+        (view.version, view.commit) = ("", "");
+    }
+    ListedView { peer: view, voter: votes, departing: departs, allocations: copies }
 }

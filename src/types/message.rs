@@ -67,6 +67,9 @@ pub enum LeaderRequest {
     /// Asks for garbage collection on members.
     #[n(6)]
     RunGc(#[n(0)] RunGc),
+    /// Asks that a member gives its copies away and leaves, or stays after all.
+    #[n(7)]
+    Depart(#[n(0)] Depart),
 }
 
 /// The answer to a [`Request`]. [`Question`](super::Question) has the type of answer to each request.
@@ -105,6 +108,9 @@ pub enum Response {
     /// To [`RunGc`]: the result on each member.
     #[n(10)]
     Gc(#[n(0)] GcProgress<GcResults>),
+    /// To [`Depart`]: the number of copies that the member has.
+    #[n(11)]
+    Copies(#[n(0)] u64),
 }
 
 /// Why a peer refused a request.
@@ -384,6 +390,17 @@ pub struct Writes(#[n(0)] pub Vec<Write>);
 /// Asks for the position that includes all acknowledged writes, confirmed with a majority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ReadIndex;
+
+/// Question whether a member leaves; see [`LeaderRequest::Depart`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Depart {
+    /// The member.
+    #[n(0)]
+    pub peer: PeerId,
+    /// Whether it is to leave.
+    #[n(1)]
+    pub departs: bool,
+}
 
 /// Asks for one pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

@@ -3,9 +3,10 @@
 //! The asking peer gets an answer of that type, or an error if the other peer answered something else.
 
 use super::{
-    GcProgress, GcResult, GcResults, Hello, HelloReply, LeaderRequest, Metrics, MetricsReply,
-    OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply, ReadIndex, Refusal, Request,
-    Response, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply, Writes,
+    Depart, GcProgress, GcResult, GcResults, Hello, HelloReply, LeaderRequest, Metrics,
+    MetricsReply, OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply, ReadIndex, Refusal,
+    Request, Response, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply,
+    Writes,
 };
 
 /// A question of one peer to another.
@@ -92,3 +93,4 @@ question!(LeaderQuestion, LeaderRequest: ReadIndex, ReadIndex, Option<u64>, Posi
 question!(LeaderQuestion, LeaderRequest: OnePin, OnePin, Vec<PinEntry>, Pins);
 question!(LeaderQuestion, LeaderRequest: PinsAfter, PinsAfter, Vec<PinEntry>, Pins);
 question!(LeaderQuestion, LeaderRequest: RunGc, RunGc, GcProgress<GcResults>, Gc);
+question!(LeaderQuestion, LeaderRequest: Depart, Depart, u64, Copies);

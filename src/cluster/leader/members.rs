@@ -15,13 +15,13 @@ use tokio::{task::yield_now, time::sleep};
 
 use super::{
     Leader,
-    membership::{Change, Seats, live_namesake, next_membership, seats, successors},
+    membership::{Change, Fate, Seats, live_namesake, next_membership, seats, successors},
 };
 use crate::{
     allocate,
-    cluster::{Cluster, FatalError, SubmitError},
+    cluster::{Cluster, FatalError, SubmitError, serve::refusal},
     state::{Op, Outcome},
-    types::{Cid, PeerId},
+    types::{Cid, Depart, PeerId, Refusal},
 };
 
 /// Time between two checks.
@@ -44,15 +44,45 @@ impl Cluster {
                 continue;
             }
             let seats = self.seats(&leader);
-            match next_membership(&seats, self.consensus().joint()) {
+            match next_membership(self.id(), &seats, self.consensus().joint()) {
                 Some(change) => self.change_members(change, &seats).await,
+                None if seats.get(&self.id()).is_some_and(|own| own.departs) => {
+                    tracing::info!("this peer departs: handing over leadership");
+                    self.hand_over().await;
+                }
                 None => {
-                    if let Err(error) = self.succeed(&seats, term).await {
-                        tracing::debug!(%error, "the copies of a lost peer were not handed over");
+                    let succeeded = self.succeed(&seats, term).await;
+                    if let Err(error) = succeeded.and(self.release_departed(&seats, term).await) {
+                        tracing::debug!(%error, "a peer that goes was not removed");
                     }
                 }
             }
         }
+    }
+
+    /// On the leader: notes that a member leaves or stays; see [`Cluster::depart`].
+    pub(in crate::cluster) async fn depart_as_leader(
+        &self,
+        Depart { peer, departs }: Depart,
+    ) -> Result<u64, Refusal> {
+        let term = self.0.leadership.borrow().term;
+        let (is_removed, departing) =
+            self.state().read(|pins| (pins.is_removed(peer), pins.departing().clone()));
+        if is_removed && departs {
+            return Ok(0);
+        }
+        let members: BTreeSet<PeerId> = self.members().into_keys().collect();
+        check_departure(peer, departs, &members, &departing)?;
+        let ops = vec![Op::Depart { peer, departs, term }];
+        let outcomes = self.submit(term, ops).await.map_err(refusal)?;
+        if let [Outcome::Refused(why)] = outcomes[..] {
+            return Err(Refusal::Invalid(why.to_string()));
+        }
+        if outcomes == [Outcome::Changed] {
+            tracing::info!(%peer, departs, "a member was asked to leave, or to stay after all");
+        }
+        let on = self.state().read(|pins| pins.allocations_by_peer().get(&peer).copied());
+        Ok(on.unwrap_or_default())
     }
 
     /// Another member that is live and has this name.
@@ -74,8 +104,14 @@ impl Cluster {
         };
         let lags = members.keys().filter_map(|peer| Some((*peer, self.consensus().lag(*peer)?)));
         let caught_up = caught_up(self.id(), lags.collect());
-        let removed = |peer| self.state().read(|pins| pins.is_removed(peer));
-        seats(&members, &zones.collect(), silent, &caught_up, removed)
+        let fate = |peer| {
+            self.state().read(|pins| match pins.is_removed(peer) {
+                true => Fate::Removed,
+                false if pins.departing().contains(&peer) => Fate::Departs,
+                false => Fate::Stays,
+            })
+        };
+        seats(&members, &zones.collect(), silent, &caught_up, fate)
     }
 
     async fn change_members(&self, change: Change, seats: &Seats) {
@@ -111,6 +147,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Removes the departing peers that neither vote nor have copies any more.
+    async fn release_departed(&self, seats: &Seats, term: u64) -> Result<(), SubmitError> {
+        let has_copies =
+            |peer| self.state().read(|pins| pins.allocations_by_peer().contains_key(peer));
+        let mut ready = seats.iter().filter(|(peer, seat)| {
+            seat.departs && !seat.votes && !seat.removed && !has_copies(peer)
+        });
+        let Some((peer, seat)) = ready.next() else { return Ok(()) };
+        let outcomes = self.submit(term, vec![Op::Remove { peer: *peer, term }]).await?;
+        if outcomes == [Outcome::Changed] {
+            tracing::info!(%peer, name = seat.name, "a departing peer has given all its copies away");
+        }
+        Ok(())
+    }
+
     async fn transfer(&self, from: PeerId, to: PeerId, term: u64) -> Result<(), SubmitError> {
         let mut after: Option<Cid> = None;
         while self.state().read(|pins| pins.allocations_by_peer().contains_key(&from)) {
@@ -130,6 +181,25 @@ impl Cluster {
     }
 }
 
+/// Whether a member may leave: another one has to stay.
+fn check_departure(
+    peer: PeerId,
+    departs: bool,
+    members: &BTreeSet<PeerId>,
+    departing: &BTreeSet<PeerId>,
+) -> Result<(), Refusal> {
+    if !members.contains(&peer) {
+        return Err(Refusal::Invalid(format!("peer {peer} is no member of the cluster")));
+    }
+    let stays = |other: &&PeerId| **other != peer && !departing.contains(other);
+    if departs && members.iter().find(stays).is_none() {
+        return Err(Refusal::Invalid(format!(
+            "peer {peer} is the last one that stays, and cannot leave"
+        )));
+    }
+    Ok(())
+}
+
 /// The peers that have nearly all of the log, and the leader itself. A peer that was never reached has
 /// no lag.
 fn caught_up(leader: PeerId, mut lags: BTreeMap<PeerId, u64>) -> BTreeSet<PeerId> {
@@ -143,6 +213,26 @@ mod tests {
 
     fn peer(n: u8) -> PeerId {
         PeerId([n; 32])
+    }
+
+    #[test]
+    fn the_last_member_that_stays_cannot_leave() {
+        let peers = |peers: &[u8]| peers.iter().map(|n| peer(*n)).collect::<BTreeSet<_>>();
+        // The peer, whether it departs, the members, the departing ones; whether that is fine.
+        type Row<'a> = (u8, bool, &'a [u8], &'a [u8], bool);
+        let table: &[Row<'_>] = &[
+            (1, true, &[1, 2], &[], true),
+            (1, true, &[1, 2], &[1], true),
+            (1, true, &[1, 2], &[2], false),
+            (1, true, &[1], &[], false),
+            (1, false, &[1, 2], &[1, 2], true),
+            (9, true, &[1, 2], &[], false),
+            (9, false, &[1, 2], &[], false),
+        ];
+        for (of, departs, members, departing, fine) in table {
+            let found = check_departure(peer(*of), *departs, &peers(members), &peers(departing));
+            assert_eq!(found.is_ok(), *fine, "{of} of {members:?}, {departing:?}: {found:?}");
+        }
     }
 
     #[test]

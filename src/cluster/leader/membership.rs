@@ -4,6 +4,8 @@
 //! Invariants:
 //! - Nothing changes without a live majority of the old voters and of the new ones.
 //! - A dead voter is replaced, never just dropped: without a live learner to replace it, it stays.
+//! - A departing voter loses its vote before it gives its copies away. The leader hands over first, and the
+//!   last voter stays.
 //! - Only a peer that does not vote and has been removed from the state leaves the membership.
 
 use std::{
@@ -33,8 +35,18 @@ pub(super) struct Seat {
     pub(super) silent: Duration,
     /// It lacks only few entries of the log.
     pub(super) caught_up: bool,
+    /// It gives its copies away, and is removed then.
+    pub(super) departs: bool,
     /// The state has removed it.
     pub(super) removed: bool,
+}
+
+/// What the state says of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stays,
+    Departs,
+    Removed,
 }
 
 /// One change of the membership.
@@ -76,12 +88,16 @@ pub(super) fn live_namesake(seats: &Seats, of: PeerId, name: &str) -> Option<Pee
 
 /// The next change, if one is due. `joint` has the voters of an unfinished change, as it was proposed
 /// last: it is finished before anything else.
-pub(super) fn next_membership(seats: &Seats, joint: Option<BTreeSet<PeerId>>) -> Option<Change> {
+pub(super) fn next_membership(
+    own: PeerId,
+    seats: &Seats,
+    joint: Option<BTreeSet<PeerId>>,
+) -> Option<Change> {
     if joint.is_some() {
         return joint.map(Change::Voters);
     }
     let now: BTreeSet<PeerId> = voters(seats);
-    let next = next_voters(seats, &now);
+    let next = next_voters(own, seats, &now);
     if next != now && has_live_majority(seats, &now) && has_live_majority(seats, &next) {
         return Some(Change::Voters(next));
     }
@@ -89,25 +105,29 @@ pub(super) fn next_membership(seats: &Seats, joint: Option<BTreeSet<PeerId>>) ->
     gone.map(|(peer, _)| Change::Remove(*peer))
 }
 
-/// The present voters with dead ones replaced, and more of them up to the largest odd number that the live
-/// members allow.
-fn next_voters(seats: &Seats, now: &BTreeSet<PeerId>) -> BTreeSet<PeerId> {
+/// The present voters with dead and departing ones replaced, and more of them up to the largest odd number
+/// that the live members allow. A departing one goes without a replacement, too.
+fn next_voters(own: PeerId, seats: &Seats, now: &BTreeSet<PeerId>) -> BTreeSet<PeerId> {
     let succeeded = successors(seats);
     let is_dead = |peer: &PeerId| {
         let seat = &seats[peer];
         seat.removed || seat.silent >= DEAD_TIME || succeeded.contains_key(peer)
     };
+    let departs = |peer: &PeerId| seats[peer].departs && *peer != own;
     let (dead, mut next): (Vec<PeerId>, BTreeSet<PeerId>) =
-        (now.iter().filter(|peer| is_dead(peer)).copied().collect(), now.clone());
+        (now.iter().filter(|peer| is_dead(peer) || departs(peer)).copied().collect(), now.clone());
     let mut free: BTreeSet<PeerId> = seats
         .iter()
-        .filter(|(_, seat)| !seat.votes && seat.is_live() && seat.caught_up && !seat.removed)
+        .filter(|(_, seat)| !seat.votes && seat.is_live() && seat.caught_up)
+        .filter(|(_, seat)| !seat.removed && !seat.departs)
         .map(|(peer, _)| *peer)
         .collect();
     for peer in dead {
         next.remove(&peer);
         let successor = succeeded.get(&peer).copied().filter(|by| free.contains(by));
-        let by = successor.or_else(|| best(seats, &next, &free)).unwrap_or(peer);
+        let by = successor.or_else(|| best(seats, &next, &free));
+        let stays = !departs(&peer) || next.is_empty();
+        let Some(by) = by.or_else(|| stays.then_some(peer)) else { continue };
         free.remove(&by);
         next.insert(by);
     }
@@ -145,7 +165,7 @@ pub(super) fn seats(
     zones: &BTreeMap<PeerId, String>,
     silent: impl Fn(PeerId) -> Duration,
     caught_up: &BTreeSet<PeerId>,
-    removed: impl Fn(PeerId) -> bool,
+    is: impl Fn(PeerId) -> Fate,
 ) -> Seats {
     let seat = |(peer, view): (&PeerId, &MemberView)| {
         let seat = Seat {
@@ -154,7 +174,8 @@ pub(super) fn seats(
             votes: view.voter,
             silent: silent(*peer),
             caught_up: caught_up.contains(peer),
-            removed: removed(*peer),
+            departs: is(*peer) == Fate::Departs,
+            removed: is(*peer) == Fate::Removed,
         };
         (*peer, seat)
     };

@@ -29,6 +29,8 @@ use crate::{
 const PERIOD: Duration = Duration::from_millis(500);
 /// A peer must answer a hello within this time.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// After this time without a leader, all connected peers are greeted again.
+const UNLED_MAX: Duration = Duration::from_secs(5);
 /// The members are asked about unknown peers at most this often.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
 /// Each other cluster is logged at most this often.
@@ -118,12 +120,20 @@ impl Cluster {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut greeted: BTreeMap<PeerId, u64> = BTreeMap::new();
         let mut members = BTreeSet::new();
+        let mut led_at = Instant::now();
         loop {
             ticks.tick().await;
             self.follow_membership(&mut members);
             let connected: BTreeSet<PeerId> =
                 self.0.parts.transport.connected().into_iter().collect();
             greeted.retain(|peer, _| connected.contains(peer));
+            if self.is_led() {
+                led_at = Instant::now();
+            } else if led_at.elapsed() > UNLED_MAX {
+                // This peer may have been removed: each member answers a hello with that.
+                led_at = Instant::now();
+                greeted.clear();
+            }
             let version = {
                 let mut known = self.0.acquaintance.known();
                 known.others.retain(|peer, _| connected.contains(peer));

@@ -312,7 +312,7 @@ async fn what_cannot_be_done_is_said_with_code_and_message() {
     refused(Method::GET, &format!("/pins/{CID}?local=maybe"), 400, "local").await;
     refused(Method::GET, "/pins?filter=done", 400, "pin_queued").await;
     refused(Method::DELETE, &format!("/pins/{CID}?force=true"), 400, "force").await;
-    refused(Method::GET, "/peers", 404, "/peers").await;
+    refused(Method::GET, "/nothing", 404, "/nothing").await;
     refused(Method::PUT, &format!("/pins/{CID}"), 405, "PUT").await;
 
     for (error, code) in [
@@ -453,6 +453,45 @@ async fn probes_and_metrics_tell_the_peers_state() {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
     assert!(!text.contains("\npinkeeper_repository_size_bytes "), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn members_are_listed_and_can_be_asked_to_leave() {
+    let server = Server::start().await;
+    let (status, text) = server.ask(Method::GET, "/peers").await;
+    assert_eq!(status, 200);
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let field = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
+    assert_eq!(field("id"), [A.to_string(), B.to_string()]);
+    assert_eq!(field("peername"), ["a", "b"]);
+    assert_eq!(
+        (field("voter"), field("departing")),
+        (vec![true.into(), false.into()], vec![false.into(), true.into()])
+    );
+    assert_eq!(field("allocations"), [7, 3]);
+    assert_eq!(lines[1]["ipfs"]["id"], "12D3Other");
+    assert_eq!(
+        (lines[0]["version"].as_str(), lines[1]["version"].as_str()),
+        (Some("0.1.0"), Some(""))
+    );
+    for (query, departs) in [("", true), ("?cancel=true", false), ("?cancel=false", true)] {
+        let answer = server.ask(Method::DELETE, &format!("/peers/{B}{query}")).await;
+        assert_eq!(answer, (204, String::new()), "{query}");
+        assert_eq!(server.cluster.told().departures.pop(), Some((B, departs)), "{query}");
+    }
+    for path in [
+        "/peers/12D3",
+        "/peers/x?cancel=true",
+        &format!("/peers/{B}?cancel=1"),
+        &format!("/peers/{B}?force=true"),
+    ] {
+        assert_eq!(server.ask(Method::DELETE, path).await.0, 400, "{path}");
+    }
+    assert_eq!(server.ask(Method::GET, "/peers?local=true").await.0, 400);
+    assert!(server.cluster.told().departures.is_empty());
+    server.cluster.told().error = Some(UseCaseError::Unavailable("no leader".to_owned()));
+    assert_eq!(server.ask(Method::DELETE, &format!("/peers/{B}")).await.0, 503);
     server.stop().await;
 }
 

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{Counters, Leadership, MemberView, UseCaseError},
+    cluster::{Counters, Leadership, Listed, MemberView, UseCaseError},
     types::{
         Allocation, Cid, Claim, DaemonInfo, GcCounters, GcResults, Member, Metrics, Owner, PeerId,
         Pin, PinEntry, PinRequest, PinState, Timestamp,
@@ -45,6 +45,8 @@ pub(super) struct Told {
     pub(super) collected: GcResults,
     pub(super) collect_time: Duration,
     pub(super) collections: GcCounters,
+    /// The peers that were asked to leave or to stay.
+    pub(super) departures: Vec<(PeerId, bool)>,
 }
 
 impl StandIn {
@@ -58,6 +60,7 @@ impl StandIn {
             collected: GcResults::new(),
             collect_time: Duration::ZERO,
             collections: GcCounters::default(),
+            departures: Vec::new(),
         };
         let metrics = watch::Sender::new(metrics);
         let (open, waiting) = (watch::Sender::new(true), watch::Sender::new(0));
@@ -139,6 +142,25 @@ impl StandIn {
             failures: [(PinState::Failed, 9)].into(),
             ..Counters::default()
         }
+    }
+
+    /// The other peer departs, with three copies.
+    pub(in crate::rest) fn roster(&self) -> BTreeMap<PeerId, Listed> {
+        let listed = |peer: &PeerId| match *peer == self.id {
+            true => Listed { votes: true, departs: false, copies: 7 },
+            false => Listed { votes: false, departs: true, copies: 3 },
+        };
+        self.members.keys().map(|peer| (*peer, listed(peer))).collect()
+    }
+
+    pub(in crate::rest) async fn depart(
+        &self,
+        peer: PeerId,
+        departs: bool,
+    ) -> Result<u64, UseCaseError> {
+        let mut told = self.checked()?;
+        told.departures.push((peer, departs));
+        Ok(3)
     }
 
     pub(in crate::rest) fn levels(&self) -> (u32, u32) {

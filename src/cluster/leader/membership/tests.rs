@@ -24,6 +24,7 @@ fn seat(n: u8, votes: bool, silent: u64) -> (PeerId, Seat) {
         votes,
         silent: Duration::from_secs(silent),
         caught_up: true,
+        departs: false,
         removed: false,
     };
     (peer(n), seat)
@@ -36,7 +37,7 @@ fn seated(voters: &[(u8, u64)], learners: &[(u8, u64)]) -> Seats {
 }
 
 fn voters_after(seats: &Seats) -> Option<BTreeSet<PeerId>> {
-    match next_membership(seats, None)? {
+    match next_membership(peer(1), seats, None)? {
         Change::Voters(voters) => Some(voters),
         Change::Remove(_) => None,
     }
@@ -172,9 +173,36 @@ fn voters_spread_over_zones() {
 }
 
 #[test]
+fn a_departing_voter_loses_its_vote_with_or_without_a_replacement() {
+    // Voters, learners, departing ones; the voters then. Peer 1 leads.
+    type Row<'a> = (&'a [(u8, u64)], &'a [(u8, u64)], &'a [u8], Option<&'a [u8]>);
+    let table: &[Row<'_>] = &[
+        (&[(1, LIVE), (2, LIVE), (3, LIVE)], &[(4, LIVE)], &[3], Some(&[1, 2, 4])),
+        (&[(1, LIVE), (2, LIVE), (3, LIVE)], &[], &[3], Some(&[1, 2])),
+        (&[(1, LIVE), (2, LIVE), (3, LIVE)], &[], &[2, 3], Some(&[1])),
+        (&[(1, LIVE), (2, LIVE), (3, DEAD)], &[], &[3], Some(&[1, 2])),
+        // The leader hands over first.
+        (&[(1, LIVE), (2, LIVE), (3, LIVE)], &[(4, LIVE)], &[1], None),
+        (&[(1, LIVE)], &[], &[1], None),
+        // It takes no vote.
+        (&[(1, LIVE)], &[(2, LIVE), (3, LIVE)], &[3], None),
+        (&[(1, LIVE), (2, LIVE), (3, DEAD)], &[(4, LIVE)], &[4], None),
+    ];
+    for (voters, learners, departing, expected) in table {
+        let mut seats = seated(voters, learners);
+        departing.iter().for_each(|n| seats.get_mut(&peer(*n)).unwrap().departs = true);
+        assert_eq!(
+            voters_after(&seats),
+            expected.map(peers),
+            "{voters:?} {learners:?} {departing:?}"
+        );
+    }
+}
+
+#[test]
 fn an_unfinished_change_is_finished_as_it_was_proposed_last() {
     let seats = seated(&[(1, LIVE), (2, DEAD), (3, DEAD)], &[(4, LIVE)]);
-    let change = next_membership(&seats, Some(peers(&[1, 4])));
+    let change = next_membership(peer(1), &seats, Some(peers(&[1, 4])));
     assert_eq!(change, Some(Change::Voters(peers(&[1, 4]))));
 }
 
@@ -182,11 +210,11 @@ fn an_unfinished_change_is_finished_as_it_was_proposed_last() {
 fn a_removed_peer_loses_its_vote_and_then_its_membership() {
     let mut seats = seated(&[(1, LIVE), (2, LIVE), (3, DEAD)], &[(4, LIVE)]);
     seats.get_mut(&peer(3)).unwrap().removed = true;
-    assert_eq!(next_membership(&seats, None), Some(Change::Voters(peers(&[1, 2, 4]))));
+    assert_eq!(next_membership(peer(1), &seats, None), Some(Change::Voters(peers(&[1, 2, 4]))));
     let mut seats = seated(&[(1, LIVE), (2, LIVE), (4, LIVE)], &[(3, DEAD)]);
-    assert_eq!(next_membership(&seats, None), None);
+    assert_eq!(next_membership(peer(1), &seats, None), None);
     seats.get_mut(&peer(3)).unwrap().removed = true;
-    assert_eq!(next_membership(&seats, None), Some(Change::Remove(peer(3))));
+    assert_eq!(next_membership(peer(1), &seats, None), Some(Change::Remove(peer(3))));
 }
 
 proptest! {
@@ -206,7 +234,7 @@ proptest! {
         }).collect();
         for _ in 0..10 {
             let before = voters(&seats);
-            let Some(change) = next_membership(&seats, None) else { return Ok(()) };
+            let Some(change) = next_membership(peer(0), &seats, None) else { return Ok(()) };
             let Change::Voters(next) = change else { panic!("nobody was removed") };
             prop_assert!(has_live_majority(&seats, &before) && has_live_majority(&seats, &next));
             prop_assert!(next.len() >= before.len() && next.len() <= before.len().max(VOTERS_MAX));

@@ -1,0 +1,43 @@
+//! The handlers of `/peers`.
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+
+use super::{Api, error::ApiError, pins::Given, view};
+use crate::types::PeerId;
+
+/// All members as this peer knows them, one JSON object a line, as in IPFS Cluster.
+pub(super) async fn list(
+    State(api): State<Api>,
+    Given(given): Given,
+) -> Result<Response, ApiError> {
+    given.none()?;
+    let source = &api.source;
+    let (members, daemons) = (source.members(), source.daemons());
+    let mut lines = Vec::new();
+    for (peer, listed) in source.roster() {
+        let Some(member) = members.get(&peer) else { continue };
+        let view = view::listed(source.id(), peer, member, &members, daemons.get(&peer), listed);
+        serde_json::to_writer(&mut lines, &view)
+            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        lines.push(b'\n');
+    }
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from(lines)).into_response())
+}
+
+/// Has a member leave, or stay after all with `cancel=true`.
+pub(super) async fn depart(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Given(given): Given,
+) -> Result<StatusCode, ApiError> {
+    let bad = |error| ApiError::bad_request(format!("error decoding the peer's ID: {error}"));
+    let peer: PeerId = id.parse().map_err(bad)?;
+    let cancel = given.cancel()?;
+    api.source.depart(peer, !cancel).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
