@@ -1,5 +1,5 @@
-//! Peers of some worlds lose their disks for good, with or without their daemon's volume. Each comes back as
-//! another peer of the same name. They are drawn from a separate stream, as in [`super::more`].
+//! Peers of some worlds lose their disks for good, with or without their daemon's volume, or are asked to
+//! leave. Each comes back as another peer of the same name. The choices are drawn from a separate stream, as in [`super::more`].
 //!
 //! A cluster survives the loss of one disk at a time: the next one is lost only when the successor of the
 //! last one is a voter and the lost peer is no member.
@@ -49,19 +49,46 @@ impl World {
             return;
         }
         let n = self.losses.random.random_range(1..self.hosts.len());
+        if self.losses.random.random_bool(0.5) {
+            return self.ask_to_leave(n);
+        }
         let keeps_volume = self.losses.random.random_bool(0.5);
         let restart = Duration::from_millis(self.losses.random.random_range(0..RESTART_MAX_MS));
         self.crash(n, &format!("its disk is lost, its volume kept: {keeps_volume}"));
         // The log may be lost with the rest.
         self.lost_logs[n] = None;
-        self.losses.successors += 1;
-        self.hosts[n].lose_disk(PeerId([100 + self.losses.successors; 32]), keeps_volume);
-        self.judge.watch_daemon(&self.hosts[n]);
+        self.becomes_another(n, keeps_volume);
         self.restarts[n] = Instant::now() + restart;
         self.trace.meet(if keeps_volume { "a lost disk" } else { "a lost disk and volume" });
         if self.losses.successors > 1 {
             self.trace.meet("another lost disk");
         }
+    }
+
+    fn becomes_another(&mut self, n: usize, keeps_volume: bool) {
+        self.losses.successors += 1;
+        self.hosts[n].lose_disk(PeerId([100 + self.losses.successors; 32]), keeps_volume);
+        self.judge.watch_daemon(&self.hosts[n]);
+    }
+
+    /// Any peer is asked that a member leaves.
+    fn ask_to_leave(&mut self, n: usize) {
+        let through = self.losses.random.random_range(0..self.hosts.len());
+        let Some(peer) = &self.hosts[through].peer else { return };
+        let (cluster, leaver) = (peer.cluster.clone(), self.hosts[n].id);
+        self.trace.note(format!("peer-{n} is asked to leave"));
+        self.clients[through].spawn(async move {
+            // Without an answer it is asked again, or not at all.
+            drop(cluster.depart(leaver, true).await);
+        });
+    }
+
+    /// A peer was removed and has ended: its volume may be used again by its successor.
+    pub(super) fn was_removed(&mut self, n: usize) {
+        self.trace.meet("a departed peer");
+        let keeps_volume = self.losses.random.random_bool(0.5);
+        self.lost_logs[n] = None;
+        self.becomes_another(n, keeps_volume);
     }
 
     /// Whether every peer runs, and knows just the present peers as members and voters.

@@ -19,8 +19,9 @@ const KEPT: &[(u64, &str)] = &[];
 /// Situations that the worlds reach in total, with the minimum count of each.
 const MET: &[(&str, u64)] = &[
     ("a snapshot", 50),
-    ("a lost disk", 5),
-    ("a lost disk and volume", 5),
+    ("a lost disk", 3),
+    ("a lost disk and volume", 3),
+    ("a departed peer", 3),
     ("another lost disk", 5),
     ("a successor takes over", 20),
     ("a collection of garbage", 20),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    cluster::{FoundError, JoinPolicy},
+    cluster::{FatalError, FoundError, JoinPolicy},
     state::{Found, PinSet},
     tracker,
     types::{
@@ -286,6 +286,9 @@ impl World {
             while self.clients[n].try_join_next().is_some() {}
             if let Some(error) = self.hosts[n].failure() {
                 self.crash(n, &error.to_string());
+                if error == FatalError::Removed {
+                    self.was_removed(n);
+                }
             }
             if self.hosts[n].peer.is_none() && self.restarts[n] <= Instant::now() {
                 self.start(n).await;
