@@ -404,6 +404,18 @@ impl PeerProcess {
         self.json(self.http.delete(self.rest_url(&format!("pins/{cid}")))).await
     }
 
+    /// `DELETE /peers/{id}`.
+    ///
+    /// # Errors
+    /// When it does not answer 204.
+    pub async fn depart(&self, id: &str) -> anyhow::Result<()> {
+        let request = self.http.delete(self.rest_url(&format!("peers/{id}")));
+        let response = request.send().await?;
+        let status = response.status();
+        anyhow::ensure!(status == 204, "{status}: {}", response.text().await?);
+        Ok(())
+    }
+
     /// `GET /pins/{cid}`: the statuses by the peers' names.
     ///
     /// # Errors

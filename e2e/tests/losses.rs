@@ -142,3 +142,30 @@ async fn a_founder_that_was_wiped_ends_where_its_cluster_is() {
     }
     panic!("no peer has logged that it met another cluster");
 }
+
+#[tokio::test]
+async fn a_member_that_is_to_leave_gives_its_copies_away_first() {
+    let mut trio = Trio::start().await.unwrap();
+    let cids: Vec<Cid> = (0..30).map(identity_cid).collect();
+    for cid in &cids {
+        trio.peers[0].pin(cid, "replication=2").await.unwrap();
+    }
+    all_pinned(&trio, &cids).await;
+    let (leaver, _) = trio.peers[2].members().await.unwrap();
+    let begin = Instant::now();
+    trio.peers[1].depart(&leaver).await.unwrap();
+    assert_eq!(trio.peers[2].ended().await.unwrap().code(), Some(2));
+    println!("the peer has left after {:?}", begin.elapsed());
+    let line = trio.peers[2].logged();
+    assert!(line.lines().next_back().unwrap().contains("was removed from its cluster"), "{line}");
+    drop(trio.peers.pop());
+    until("two are members", FORM_DEADLINE, || async {
+        let of =
+            async |peer: &PeerProcess| peer.members().await.is_ok_and(|(_, all)| all.len() == 2);
+        of(&trio.peers[0]).await && of(&trio.peers[1]).await
+    })
+    .await;
+    all_pinned(&trio, &cids).await;
+    let error = trio.peers[0].depart("12D3KooWNoMember").await.unwrap_err().to_string();
+    assert!(error.starts_with("400"), "{error}");
+}
