@@ -164,12 +164,16 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         };
         let registered = registered(directory, own.id, own.standing);
         let won = self.won.map(|(cluster, at)| (cluster, at.elapsed()));
+        let announced = announced(directory, own.id);
         let seen = observed(settings, own, directory, &registered);
-        next(Observed { record, unchanged, won, ..seen })
+        next(Observed { record, unchanged, won, announced, ..seen })
     }
 
     async fn carry_out(&mut self, step: Step, read: Option<Record>) -> Result<Done, StepError> {
-        let Context { client, settings, cluster, .. } = self.context.clone();
+        let Context { client, settings, cluster, announced, .. } = self.context.clone();
+        if !matches!(step, Step::Announce(_) | Step::Found(..)) {
+            announced.send_if_modified(|announced| announced.take().is_some());
+        }
         match (step, read) {
             (Step::Settled, _) => return Ok(Done::Settled),
             (Step::Wait(why), _) => return Ok(Done::Waiting(why)),
@@ -196,6 +200,10 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
                 let next = read.taken_over(id, &settings.pod);
                 self.won = Some(win(record::replace(&client, &settings, &read, &next)).await?);
                 tracing::warn!(cluster = %id, from = read.founder, "took over the unformed record");
+            }
+            (Step::Announce(id), _) => {
+                announced.send_replace(Some(id));
+                return Ok(Done::Waiting(format!("naming cluster {id} before it is founded")));
             }
             (Step::Found(id, epoch), _) => {
                 if let Err(error) = cluster.found(id, epoch).await {
@@ -285,6 +293,7 @@ fn observed<'a>(
         initial_peers: settings.initial_peers,
         unchanged: Duration::ZERO,
         won: None,
+        announced: None,
     }
 }
 
@@ -292,6 +301,11 @@ fn observed<'a>(
 fn names(directory: &Directory, standing: Standing) -> bool {
     let Standing::Member { cluster, .. } = standing else { return false };
     directory.peers.values().any(|peer| peer.cluster == Some(cluster))
+}
+
+/// The cluster that this peer's stored ClusterPeer names.
+fn announced(directory: &Directory, own: PeerId) -> Option<ClusterId> {
+    directory.peers.values().find(|peer| peer.id == Some(own))?.cluster
 }
 
 /// The registered peers. For this peer, its disk counts and not its ClusterPeer.

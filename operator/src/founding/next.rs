@@ -52,6 +52,8 @@ pub struct Observed<'a> {
     pub unchanged: Duration,
     /// The cluster of the record that this process won, and how long ago it sent the request.
     pub won: Option<(ClusterId, Duration)>,
+    /// The cluster that this peer's ClusterPeer names, as stored.
+    pub announced: Option<ClusterId>,
 }
 
 /// The next step.
@@ -63,6 +65,9 @@ pub enum Step {
     Create,
     /// Replace the unformed record by one with a new cluster ID.
     TakeOver,
+    /// Name the record's cluster in this peer's ClusterPeer, before it is founded. From then on no other
+    /// peer takes the record over, also when this peer is away for long after it has founded.
+    Announce(ClusterId),
     /// Found the record's cluster.
     Found(ClusterId, u64),
     /// Mark the record as formed.
@@ -132,7 +137,8 @@ fn with_data(observed: Observed<'_>, cluster: ClusterId, epoch: u64, record: &Re
         };
     }
     // Interrupted between binding the disk and founding. No other peer can have founded the
-    // cluster: the record names this pod, and no other peer names this cluster.
+    // cluster: the record names this pod, and no other peer names this cluster. Nor can another peer
+    // take the record over: this peer's ClusterPeer has named the cluster since before the disk was bound.
     let other = |peer: &&Registered| peer.id != observed.id && peer.cluster == Some(cluster);
     match observed.registered.iter().find(other) {
         None if record.founder == observed.name => Step::Found(cluster, epoch),
@@ -161,7 +167,10 @@ fn without_record(observed: Observed<'_>) -> Step {
 fn unformed(observed: Observed<'_>, record: &Record) -> Step {
     let won = observed.won.filter(|(cluster, _)| *cluster == record.cluster);
     if won.is_some_and(|(_, ago)| ago < FOUND_WITHIN) {
-        return Step::Found(record.cluster, record.epoch);
+        return match observed.announced == Some(record.cluster) {
+            true => Step::Found(record.cluster, record.epoch),
+            false => Step::Announce(record.cluster),
+        };
     }
     if observed.registered.iter().any(|peer| peer.cluster == Some(record.cluster)) {
         return Step::Join(record.cluster, None);
@@ -240,6 +249,7 @@ mod tests {
             initial_peers: 3,
             unchanged: Duration::ZERO,
             won: None,
+            announced: None,
         }
     }
 
@@ -373,6 +383,7 @@ mod tests {
             (Step::Create, true),
             (Step::TakeOver, true),
             (Step::Wait(wait.clone()), false),
+            (Step::Announce(id), false),
             (Step::Found(id, 1), false),
             (Step::MarkFormed, false),
             (Step::Restore(id, 1), false),
@@ -419,7 +430,7 @@ mod tests {
         let (own, other) = (record(false, "p-0"), record(false, "p-2"));
         let step = Duration::from_millis(1);
         let (soon, late) = (Duration::from_secs(1), FOUND_WITHIN);
-        let base = blank(0, &all);
+        let base = Observed { announced: Some(A), ..blank(0, &all) };
         let cases = [
             (&own, Some((A, soon)), Duration::ZERO, Step::Found(A, 1)),
             (&own, Some((A, late - step)), UNFORMED_MAX, Step::Found(A, 1)),
@@ -435,6 +446,14 @@ mod tests {
         for (record, won, unchanged, expected) in cases {
             let step = next(Observed { record: Some(record), won, unchanged, ..base });
             assert_eq!(kind(&step), kind(&expected), "{record:?} {won:?} {unchanged:?}");
+        }
+        // Its ClusterPeer names the cluster first.
+        for announced in [None, Some(B)] {
+            let won = Some((A, soon));
+            let seen = Observed { record: Some(&own), won, announced, ..base };
+            assert_eq!(next(seen), Step::Announce(A));
+            let late = Observed { won: Some((A, late)), ..seen };
+            assert_eq!(next(late), Step::TakeOver);
         }
         // A record that was formed meanwhile is not founded again.
         let formed = record(true, "p-0");

@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc};
 
 use kube::Client;
 use parking_lot::{Mutex, MutexGuard};
-use pinkeeper::{clock::Clock, cluster::Cluster};
+use pinkeeper::{clock::Clock, cluster::Cluster, types::ClusterId};
+use tokio::sync::watch;
 
 use super::{
     counters::Counters,
@@ -64,6 +65,8 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// Whether the API server answers.
     pub reach: Reach,
+    /// The cluster that this blank peer is about to found: its ClusterPeer names it first.
+    pub announced: watch::Sender<Option<ClusterId>>,
     /// The anchors of the Pins as this process last saw them, in case the record is lost.
     pub anchors: Latest<Anchors>,
     /// Message why all deletions are held until a person acts, if they are.
@@ -88,6 +91,7 @@ impl Context {
             clock,
             settings: Arc::new(settings),
             reach: Reach::default(),
+            announced: watch::Sender::new(None),
             anchors: Latest::default(),
             held: Latest::default(),
             counters,

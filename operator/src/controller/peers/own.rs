@@ -56,6 +56,7 @@ pub async fn run(
     let api = peers_in(&context.client, &context.settings.namespace);
     let mut own =
         Own { context, api, free_space: None, repository_size: None, written: None, newer: None };
+    let mut announced = own.context.announced.subscribe();
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut not_before = Instant::now();
     loop {
@@ -79,6 +80,7 @@ pub async fn run(
             biased;
             () = token.cancelled() => return,
             changed = directory.changed() => if changed.is_err() { return },
+            Ok(()) = announced.changed() => {}
             () = sleep(LOOK_EVERY) => {}
         }
     }
@@ -115,6 +117,7 @@ impl Own {
             id: cluster.id(),
             member: cluster.member(),
             standing: cluster.standing(),
+            announced: *self.context.announced.borrow(),
             leadership: *cluster.leadership().borrow(),
             led: cluster.is_led(),
             membership: members.get(&cluster.id()),

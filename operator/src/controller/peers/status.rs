@@ -5,7 +5,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pinkeeper::{
     cluster::{Leadership, MemberView, Standing},
-    types::{Member, Metrics, PeerId, Timestamp},
+    types::{ClusterId, Member, Metrics, PeerId, Timestamp},
 };
 
 use crate::crd::{self, ClusterPeerDaemon, ClusterPeerStatus, PeerRole};
@@ -21,6 +21,8 @@ pub struct Situation<'a> {
     pub member: &'a Member,
     /// Its cluster.
     pub standing: Standing,
+    /// The cluster that it is about to found.
+    pub announced: Option<ClusterId>,
     /// The Raft leadership.
     pub leadership: Leadership,
     /// A leader answers this peer, or it leads itself.
@@ -53,7 +55,7 @@ pub fn steady(shown: Option<u64>, now: Option<u64>) -> Option<u64> {
 pub fn own_status(situation: Situation<'_>, before: &ClusterPeerStatus) -> ClusterPeerStatus {
     let Situation { metrics, standing, leadership, membership, .. } = situation;
     let cluster_id = match standing {
-        Standing::Blank => None,
+        Standing::Blank => situation.announced.map(|cluster| cluster.to_string()),
         Standing::Member { cluster, .. } => Some(cluster.to_string()),
     };
     let role = if leadership.local {
@@ -170,7 +172,7 @@ pub(super) fn condition(
 mod tests {
     use std::collections::BTreeMap;
 
-    use pinkeeper::types::{ClusterId, DaemonInfo};
+    use pinkeeper::types::DaemonInfo;
 
     use super::*;
 
@@ -214,6 +216,7 @@ mod tests {
                 id: PeerId([1; 32]),
                 member: &member,
                 standing,
+                announced: None,
                 leadership: Leadership { leader, term: 1, local: false },
                 led,
                 membership: role.is_some().then_some(&view),
@@ -251,6 +254,7 @@ mod tests {
             id: PeerId([1; 32]),
             member,
             standing: Standing::Member { cluster: ClusterId([1; 16]), epoch: 1 },
+            announced: None,
             leadership: Leadership { leader: Some(PeerId([2; 32])), term: 1, local: false },
             led: true,
             membership: None,
@@ -297,6 +301,11 @@ mod tests {
         let before = said(well);
         let blank = own_status(Situation { standing: Standing::Blank, ..well }, &before);
         assert_eq!((blank.cluster_id, blank.role), (None, None));
+        let announced = Some(ClusterId([2; 16]));
+        let founds = Situation { standing: Standing::Blank, announced, ..well };
+        assert_eq!(own_status(founds, &before).cluster_id, announced.map(|id| id.to_string()));
+        let member = Situation { announced, ..well };
+        assert_eq!(own_status(member, &before).cluster_id, before.cluster_id, "the disk counts");
         assert_eq!(own_status(Situation { metrics: &none, ..well }, &before).daemon, None);
     }
 

@@ -146,6 +146,15 @@ fn what_the_decision_is_made_on_is_what_is_there() {
             assert_eq!((seen.initial_peers, seen.registered), (5, &registered[..]));
             // The driver fills these in later.
             assert_eq!((seen.record, seen.unchanged, seen.won), (None, Duration::ZERO, None));
+            assert_eq!(seen.announced, None);
         }
     }
+}
+
+#[test]
+fn a_cluster_is_announced_once_this_peers_stored_object_names_it() {
+    let peers =
+        directory(&[("p-3", Some(3), Some(A)), ("p-1", Some(1), Some(B)), ("p-2", None, Some(B))]);
+    assert_eq!([3, 1, 2].map(|n| announced(&peers, id(n))), [Some(A), Some(B), None]);
+    assert_eq!(announced(&directory(&[("p-3", Some(3), None)]), id(3)), None);
 }
