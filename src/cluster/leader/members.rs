@@ -15,7 +15,9 @@ use tokio::{task::yield_now, time::sleep};
 
 use super::{
     Leader,
-    membership::{Change, Fate, Seats, live_namesake, next_membership, seats, successors},
+    membership::{
+        Change, Fate, LIVE_TIME, Seat, Seats, live_namesake, next_membership, seats, successors,
+    },
 };
 use crate::{
     allocate,
@@ -46,8 +48,8 @@ impl Cluster {
             let seats = self.seats(&leader);
             match next_membership(self.id(), &seats, self.consensus().joint()) {
                 Some(change) => self.change_members(change, &seats).await,
-                None if seats.get(&self.id()).is_some_and(|own| own.departs) => {
-                    tracing::info!("this peer departs: handing over leadership");
+                None if hands_over(self.id(), &seats) => {
+                    tracing::debug!("this peer departs: handing over leadership");
                     self.hand_over().await;
                 }
                 None => {
@@ -66,13 +68,13 @@ impl Cluster {
         Depart { peer, departs }: Depart,
     ) -> Result<u64, Refusal> {
         let term = self.0.leadership.borrow().term;
-        let (is_removed, departing) =
-            self.state().read(|pins| (pins.is_removed(peer), pins.departing().clone()));
-        if is_removed && departs {
+        let leader = self.leader();
+        // Two that leave at once are checked one after the other.
+        let _one_at_a_time = leader.departures.lock().await;
+        if departs && self.state().read(|pins| pins.is_removed(peer)) {
             return Ok(0);
         }
-        let members: BTreeSet<PeerId> = self.members().into_keys().collect();
-        check_departure(peer, departs, &members, &departing)?;
+        check_departure(peer, departs, &self.seats(&leader))?;
         let ops = vec![Op::Depart { peer, departs, term }];
         let outcomes = self.submit(term, ops).await.map_err(refusal)?;
         if let [Outcome::Refused(why)] = outcomes[..] {
@@ -181,20 +183,23 @@ impl Cluster {
     }
 }
 
-/// Whether a member may leave: another one has to stay.
-fn check_departure(
-    peer: PeerId,
-    departs: bool,
-    members: &BTreeSet<PeerId>,
-    departing: &BTreeSet<PeerId>,
-) -> Result<(), Refusal> {
-    if !members.contains(&peer) {
+/// Whether this leader departs, and there is another voter that stays.
+fn hands_over(own: PeerId, seats: &Seats) -> bool {
+    let departs = seats.get(&own).is_some_and(|own| own.departs);
+    departs && seats.iter().any(|(peer, seat)| *peer != own && seat.votes && !seat.departs)
+}
+
+/// Whether a member may leave: another one that the leader hears has to stay.
+fn check_departure(peer: PeerId, departs: bool, seats: &Seats) -> Result<(), Refusal> {
+    if !seats.contains_key(&peer) {
         return Err(Refusal::Invalid(format!("peer {peer} is no member of the cluster")));
     }
-    let stays = |other: &&PeerId| **other != peer && !departing.contains(other);
-    if departs && members.iter().find(stays).is_none() {
+    let stays = |(other, seat): (&PeerId, &Seat)| {
+        *other != peer && !seat.departs && !seat.removed && seat.silent < LIVE_TIME
+    };
+    if departs && !seats.iter().any(stays) {
         return Err(Refusal::Invalid(format!(
-            "peer {peer} is the last one that stays, and cannot leave"
+            "peer {peer} is the last one that stays and is up, and cannot leave"
         )));
     }
     Ok(())
@@ -215,24 +220,51 @@ mod tests {
         PeerId([n; 32])
     }
 
+    /// Voters, with those that depart and those that are silent.
+    fn voters(all: &[u8], departing: &[u8], silent: &[u8]) -> Seats {
+        let seat = |n: &u8| {
+            let seat = Seat {
+                name: format!("pod-{n}"),
+                zone: None,
+                votes: true,
+                silent: if silent.contains(n) { LIVE_TIME } else { Duration::ZERO },
+                caught_up: true,
+                departs: departing.contains(n),
+                removed: false,
+            };
+            (peer(*n), seat)
+        };
+        all.iter().map(seat).collect()
+    }
+
     #[test]
     fn the_last_member_that_stays_cannot_leave() {
-        let peers = |peers: &[u8]| peers.iter().map(|n| peer(*n)).collect::<BTreeSet<_>>();
-        // The peer, whether it departs, the members, the departing ones; whether that is fine.
-        type Row<'a> = (u8, bool, &'a [u8], &'a [u8], bool);
+        // The peer, whether it departs, the members, the departing and the silent ones; whether that is fine.
+        type Row<'a> = (u8, bool, &'a [u8], &'a [u8], &'a [u8], bool);
         let table: &[Row<'_>] = &[
-            (1, true, &[1, 2], &[], true),
-            (1, true, &[1, 2], &[1], true),
-            (1, true, &[1, 2], &[2], false),
-            (1, true, &[1], &[], false),
-            (1, false, &[1, 2], &[1, 2], true),
-            (9, true, &[1, 2], &[], false),
-            (9, false, &[1, 2], &[], false),
+            (1, true, &[1, 2], &[], &[], true),
+            (1, true, &[1, 2], &[1], &[], true),
+            (1, true, &[1, 2], &[2], &[], false),
+            (1, true, &[1, 2], &[], &[2], false),
+            (2, true, &[1, 2], &[], &[2], true),
+            (1, true, &[1], &[], &[], false),
+            (1, false, &[1, 2], &[1, 2], &[], true),
+            (9, true, &[1, 2], &[], &[], false),
+            (9, false, &[1, 2], &[], &[], false),
         ];
-        for (of, departs, members, departing, fine) in table {
-            let found = check_departure(peer(*of), *departs, &peers(members), &peers(departing));
+        for (of, departs, members, departing, silent, fine) in table {
+            let seats = voters(members, departing, silent);
+            let found = check_departure(peer(*of), *departs, &seats);
             assert_eq!(found.is_ok(), *fine, "{of} of {members:?}, {departing:?}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_leader_that_departs_hands_over_to_a_voter_that_stays() {
+        let hands =
+            |all: &[u8], departing: &[u8]| hands_over(peer(1), &voters(all, departing, &[]));
+        assert!(hands(&[1, 2], &[1]) && hands(&[1, 2, 3], &[1, 2]));
+        assert!(!hands(&[1, 2], &[]) && !hands(&[1], &[1]) && !hands(&[1, 2], &[1, 2]));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //!
 //! Invariants:
 //! - Nothing changes without a live majority of the old voters and of the new ones.
-//! - A dead voter is replaced, never just dropped: without a live learner to replace it, it stays.
-//! - A departing voter loses its vote before it gives its copies away. The leader hands over first, and the
-//!   last voter stays.
+//! - A dead voter is replaced, never just dropped: without a live learner to replace it, it stays, unless its
+//!   successor votes already.
+//! - A departing voter loses its vote before it is removed. The leader hands over first, and the last voter
+//!   stays.
 //! - Only a peer that does not vote and has been removed from the state leaves the membership.
 
 use std::{
@@ -114,22 +115,34 @@ fn next_voters(own: PeerId, seats: &Seats, now: &BTreeSet<PeerId>) -> BTreeSet<P
         seat.removed || seat.silent >= DEAD_TIME || succeeded.contains_key(peer)
     };
     let departs = |peer: &PeerId| seats[peer].departs && *peer != own;
-    let (dead, mut next): (Vec<PeerId>, BTreeSet<PeerId>) =
-        (now.iter().filter(|peer| is_dead(peer) || departs(peer)).copied().collect(), now.clone());
+    let mut next = now.clone();
+    let mut gone: Vec<PeerId> =
+        now.iter().filter(|peer| is_dead(peer) || departs(peer)).copied().collect();
     let mut free: BTreeSet<PeerId> = seats
         .iter()
         .filter(|(_, seat)| !seat.votes && seat.is_live() && seat.caught_up)
         .filter(|(_, seat)| !seat.removed && !seat.departs)
         .map(|(peer, _)| *peer)
         .collect();
-    for peer in dead {
+    // A successor takes no other seat than that of its own predecessor.
+    gone.sort_by_key(|peer| !succeeded.get(peer).is_some_and(|by| free.contains(by)));
+    for peer in gone {
         next.remove(&peer);
-        let successor = succeeded.get(&peer).copied().filter(|by| free.contains(by));
+        let successor = succeeded.get(&peer).copied();
+        if successor.is_some_and(|by| next.contains(&by)) {
+            continue;
+        }
+        let successor = successor.filter(|by| free.contains(by));
         let by = successor.or_else(|| best(seats, &next, &free));
         let stays = !departs(&peer) || next.is_empty();
         let Some(by) = by.or_else(|| stays.then_some(peer)) else { continue };
         free.remove(&by);
         next.insert(by);
+    }
+    // A leader that departs needs another voter to hand over to.
+    if seats.get(&own).is_some_and(|seat| seat.departs) && next.iter().all(|peer| *peer == own) {
+        next.extend(best(seats, &next, &free));
+        return next;
     }
     let most = (next.len() + free.len()).min(VOTERS_MAX);
     let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };

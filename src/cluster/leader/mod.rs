@@ -42,6 +42,8 @@ pub(super) struct Leader {
     pub(super) metrics: Monitor,
     /// The levels of the peers' programs.
     pub(super) levels: Levels,
+    /// Held while it is decided whether a member may leave.
+    departures: tokio::sync::Mutex<()>,
     /// Recently proposed allocations.
     proposed: Mutex<Proposed>,
     /// Rounds of garbage collection, over all members or only the given one.
@@ -55,6 +57,7 @@ impl Default for Leader {
             reports: Arc::default(),
             metrics: Monitor::default(),
             levels: Levels::default(),
+            departures: tokio::sync::Mutex::default(),
             proposed: Mutex::default(),
             gc_rounds: Runs::default(),
         }

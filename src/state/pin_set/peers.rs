@@ -1,7 +1,8 @@
 //! Peers that leave the cluster for good: their allocations go to a successor or to others, then they are
 //! removed.
 //!
-//! Invariant: a removed peer has no allocation, and never gets one again.
+//! Invariant: a removed peer has no allocation, and gets none again, unless it is forgotten
+//! ([`REMOVED_MAX`]).
 
 use std::collections::BTreeSet;
 

@@ -138,6 +138,22 @@ fn a_silent_member_is_succeeded_by_a_live_one_of_its_name() {
 }
 
 #[test]
+fn a_successor_takes_the_seat_of_its_own_predecessor() {
+    let succeeded = SUCCEEDED_TIME.as_secs();
+    let named = |voters: &[(u8, u64)], learners: &[(u8, u64)]| {
+        let mut seats = seated(voters, learners);
+        seats.get_mut(&peer(13)).unwrap().name = "pod-3".to_owned();
+        seats
+    };
+    let five = [(1, LIVE), (2, DEAD), (3, succeeded), (4, LIVE), (5, LIVE)];
+    let seats = named(&five, &[(13, LIVE)]);
+    assert_eq!(voters_after(&seats), Some(peers(&[1, 2, 4, 5, 13])), "and not that of peer 2");
+    // It has got another seat already: the lost one goes without a replacement.
+    let seats = named(&[(1, LIVE), (3, succeeded), (4, LIVE), (5, LIVE), (13, LIVE)], &[]);
+    assert_eq!(voters_after(&seats), Some(peers(&[1, 4, 5, 13])));
+}
+
+#[test]
 fn a_name_is_taken_until_its_peer_can_be_succeeded() {
     let succeeded = SUCCEEDED_TIME.as_secs();
     let seats = seated(&[(1, LIVE), (2, succeeded - 1), (3, succeeded)], &[]);
@@ -184,6 +200,10 @@ fn a_departing_voter_loses_its_vote_with_or_without_a_replacement() {
         // The leader hands over first.
         (&[(1, LIVE), (2, LIVE), (3, LIVE)], &[(4, LIVE)], &[1], None),
         (&[(1, LIVE)], &[], &[1], None),
+        // Another one has to vote before it can.
+        (&[(1, LIVE)], &[(2, LIVE)], &[1], Some(&[1, 2])),
+        (&[(1, LIVE)], &[(2, LIVE), (3, LIVE)], &[1, 3], Some(&[1, 2])),
+        (&[(1, LIVE)], &[(2, SILENT)], &[1], None),
         // It takes no vote.
         (&[(1, LIVE)], &[(2, LIVE), (3, LIVE)], &[3], None),
         (&[(1, LIVE), (2, LIVE), (3, DEAD)], &[(4, LIVE)], &[4], None),
@@ -237,7 +257,10 @@ proptest! {
             let Some(change) = next_membership(peer(0), &seats, None) else { return Ok(()) };
             let Change::Voters(next) = change else { panic!("nobody was removed") };
             prop_assert!(has_live_majority(&seats, &before) && has_live_majority(&seats, &next));
-            prop_assert!(next.len() >= before.len() && next.len() <= before.len().max(VOTERS_MAX));
+            let twice = |peer: &&PeerId| successors(&seats).get(*peer).is_some_and(|by| next.contains(by));
+            let dropped = before.difference(&next).filter(twice).count();
+            prop_assert!(next.len() + dropped >= before.len());
+            prop_assert!(next.len() <= before.len().max(VOTERS_MAX));
             let dropped = before.difference(&next).filter(|peer| seats[*peer].is_live());
             prop_assert_eq!(dropped.count(), 0, "a live voter was dropped");
             for (peer, seat) in &mut seats {
