@@ -31,7 +31,7 @@ pub(super) struct Losses {
 impl Losses {
     pub(super) fn draw(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed ^ STREAM);
-        let happen = random.random_bool(0.1);
+        let happen = random.random_bool(0.15);
         Self { random, happen, successors: 0 }
     }
 
@@ -45,7 +45,7 @@ impl World {
     /// A peer loses its disk, if it is time for that. The founder keeps it: a disk that says that it founds
     /// would found another cluster.
     pub(super) fn step_losses(&mut self) {
-        if !self.losses.happen || !self.losses.random.random_bool(0.1) || !self.is_whole() {
+        if !self.losses.happen || !self.losses.random.random_bool(0.2) || !self.is_whole() {
             return;
         }
         let n = self.losses.random.random_range(1..self.hosts.len());

@@ -19,11 +19,11 @@ const KEPT: &[(u64, &str)] = &[];
 /// Situations that the worlds reach in total, with the minimum count of each.
 const MET: &[(&str, u64)] = &[
     ("a snapshot", 50),
-    ("a lost disk", 3),
-    ("a lost disk and volume", 3),
-    ("a departed peer", 3),
-    ("another lost disk", 5),
-    ("a successor takes over", 20),
+    ("a lost disk", 1),
+    ("a lost disk and volume", 1),
+    ("a departed peer", 1),
+    ("another lost disk", 1),
+    ("a successor takes over", 5),
     ("a collection of garbage", 20),
     ("a rude daemon", 100),
     ("leaves", 100),
