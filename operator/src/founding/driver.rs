@@ -137,6 +137,13 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
             let anew = self.without_leftovers(self.read_anew(directory).await?).await;
             step = self.decide(&anew, read.as_ref(), unchanged);
         }
+        if let Step::Found(id, _) = step
+            && self.context.cluster.standing() == Standing::Blank
+            && !self.is_announced(id).await?
+        {
+            // The watch may show an older version.
+            step = Step::Announce(id);
+        }
         self.carry_out(step, read).await
     }
 
@@ -144,6 +151,14 @@ impl<F: FnMut() -> ClusterId> Driver<F> {
         let Context { client, settings, cluster, .. } = &self.context;
         leftovers::remove(client, &settings.namespace, (&settings.pod, cluster.id()), directory)
             .await
+    }
+
+    /// Whether the stored ClusterPeer names the cluster now.
+    async fn is_announced(&self, id: ClusterId) -> Result<bool, PeerError> {
+        let own = read_now(&self.context, &self.context.settings.pod).await?;
+        Ok(own.is_some_and(|own| {
+            own.id == Some(self.context.cluster.id()) && own.cluster == Some(id)
+        }))
     }
 
     async fn read_anew(&self, directory: &Directory) -> Result<Directory, PeerError> {

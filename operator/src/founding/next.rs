@@ -172,8 +172,9 @@ fn unformed(observed: Observed<'_>, record: &Record) -> Step {
             false => Step::Announce(record.cluster),
         };
     }
-    if observed.registered.iter().any(|peer| peer.cluster == Some(record.cluster)) {
-        return Step::Join(record.cluster, None);
+    let of_it = |peer: &&Registered| peer.cluster == Some(record.cluster);
+    if let Some(peer) = observed.registered.iter().find(of_it) {
+        return Step::Join(record.cluster, unfounded(observed, record, peer));
     }
     if let Some(peer) = observed.registered.iter().find(|peer| peer.cluster.is_some()) {
         return Step::Wait(format!("the ClusterPeer {} names another cluster", peer.name));
@@ -186,6 +187,17 @@ fn unformed(observed: Observed<'_>, record: &Record) -> Step {
         return Step::TakeOver;
     }
     Step::Wait(format!("waiting for {} to found the cluster", record.founder))
+}
+
+/// The warning if a named cluster has not been founded for long.
+fn unfounded(observed: Observed<'_>, record: &Record, peer: &Registered) -> Option<String> {
+    (observed.unchanged >= UNFORMED_MAX).then(|| {
+        format!(
+            "cluster {} is named by the ClusterPeer {1}, but is not formed yet: waiting for that peer. If it \
+             is gone for good: kubectl delete clusterpeer {1}",
+            record.cluster, peer.name
+        )
+    })
 }
 
 /// The warning if no peer seems to have the cluster's data any more.
@@ -470,7 +482,11 @@ mod tests {
         let all = [peer(0, Some(A)), peer(1, None), peer(2, None)];
         let record = record(false, "p-0");
         let seen = Observed { record: Some(&record), unchanged: UNFORMED_MAX, ..blank(1, &all) };
-        assert_eq!(next(seen), Step::Join(A, None));
+        assert_eq!(kind(&next(seen)), kind(&Step::Join(A, Some(String::new()))));
+        let Step::Join(_, Some(why)) = next(seen) else { panic!("{:?}", next(seen)) };
+        assert!(why.contains("kubectl delete clusterpeer p-0"), "{why}");
+        let soon = Observed { unchanged: UNFORMED_MAX - Duration::from_millis(1), ..seen };
+        assert_eq!(next(soon), Step::Join(A, None));
         let others = [peer(0, Some(B)), peer(1, None), peer(2, None)];
         let seen = Observed { registered: &others, ..seen };
         assert_eq!(kind(&next(seen)), "wait");
@@ -478,7 +494,7 @@ mod tests {
         assert_eq!(kind(&next(Observed { name: "p-0", id: PeerId([0; 32]), ..seen })), "wait");
         // The record's cluster exists, whatever other clusters are named.
         let both = [peer(0, Some(B)), peer(1, None), peer(2, Some(A))];
-        assert_eq!(next(Observed { registered: &both, ..seen }), Step::Join(A, None));
+        assert!(matches!(next(Observed { registered: &both, ..seen }), Step::Join(A, _)));
     }
 
     #[test]
