@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, FatalError, JoinPolicy, Standing, Taken};
+use super::taken::Taken;
 use crate::{
+    cluster::{Cluster, FatalError, JoinPolicy, Standing},
     rpc::AskError,
     types::{ClusterId, Hello, HelloReply, Member, PeerId, Refusal, TooOld},
 };

@@ -10,6 +10,7 @@ mod gc;
 mod join;
 mod report;
 mod stuck;
+mod taken;
 
-pub(super) use self::{acquaint::Acquaintance, addresses::Source};
+pub(super) use self::{acquaint::Acquaintance, addresses::Source, taken::TakenSince};
 pub use self::{addresses::AddressBook, barrier::ReadBarrier};

@@ -9,8 +9,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::cluster::{Cluster, FatalError, Leadership, Taken};
+use super::taken::Taken;
 use crate::{
+    cluster::{Cluster, FatalError, Leadership},
     monitor::informer,
     rpc::AskError,
     runtime::random_u64,
