@@ -136,12 +136,12 @@ impl Cluster {
         }
         self.met(from, of, &hello.member, hello.size, &hello.members);
         let leadership = *self.0.leadership.borrow();
-        let user =
-            hello.daemon.as_ref().and_then(|daemon| self.leader().metrics.user_of(daemon, from));
         let known = self.members().remove(&from).map(|view| view.member);
-        let namesake = self.live_namesake(from, &hello.member.name);
+        let others = match hello.join && leadership.local {
+            true => self.in_conflict(from, &hello),
+            false => Others::default(),
+        };
         let mut members = self.members_with_addresses();
-        let others = Others { user, namesake };
         match admission(&hello, self.cluster_id(), leadership.local, others, known.as_ref()) {
             Admission::OtherCluster => return Err(Refusal::OtherCluster(self.cluster_id())),
             Admission::DaemonTaken(by) => return Err(Refusal::DaemonTaken(by)),
@@ -164,6 +164,14 @@ impl Cluster {
             members,
             admitted,
         })
+    }
+
+    fn in_conflict(&self, from: PeerId, hello: &Hello) -> Others {
+        let daemon = hello.daemon.as_ref();
+        Others {
+            user: daemon.and_then(|daemon| self.leader().metrics.user_of(daemon, from)),
+            namesake: self.live_namesake(from, &hello.member.name),
+        }
     }
 }
 
