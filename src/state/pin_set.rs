@@ -116,6 +116,12 @@ impl PinSet {
         &self.derived.allocations
     }
 
+    /// Number of pins allocated to a peer, leaving allocations included.
+    #[must_use]
+    pub fn copies_of(&self, peer: PeerId) -> u64 {
+        self.derived.allocations.get(&peer).copied().unwrap_or_default()
+    }
+
     /// The waiting claims, if any.
     #[must_use]
     pub fn waiting(&self) -> Option<Waiting> {

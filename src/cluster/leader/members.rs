@@ -15,13 +15,11 @@ use tokio::{task::yield_now, time::sleep};
 
 use super::{
     Leader,
-    membership::{
-        Change, Fate, LIVE_TIME, Seat, Seats, live_namesake, next_membership, seats, successors,
-    },
+    membership::{Change, Seat, Seats, live_namesake, next_membership, successors},
 };
 use crate::{
     allocate,
-    cluster::{Cluster, FatalError, SubmitError, serve::refusal},
+    cluster::{Cluster, FatalError, MemberView, SubmitError, serve::refusal},
     state::{Op, Outcome},
     types::{Cid, Depart, PeerId, Refusal},
 };
@@ -83,8 +81,7 @@ impl Cluster {
         if outcomes == [Outcome::Changed] {
             tracing::info!(%peer, departs, "a member was asked to leave, or to stay after all");
         }
-        let on = self.state().read(|pins| pins.allocations_by_peer().get(&peer).copied());
-        Ok(on.unwrap_or_default())
+        Ok(self.copies_of(peer))
     }
 
     /// Another member that is live and has this name.
@@ -94,10 +91,8 @@ impl Cluster {
     }
 
     fn seats(&self, leader: &Leader) -> Seats {
-        let (members, metrics) = (self.members(), leader.metrics.valid());
-        let zones = metrics.into_iter().filter_map(|(peer, mut metrics)| {
-            Some((peer, metrics.tags.remove(allocate::ZONE_TAG)?))
-        });
+        let (members, mut metrics) = (self.members(), leader.metrics.valid());
+        let mut zone = |peer| metrics.get_mut(&peer)?.tags.remove(allocate::ZONE_TAG);
         let answered = self.consensus().answered();
         let silent = |peer| match answered.get(&peer) {
             _ if peer == self.id() => Duration::ZERO,
@@ -106,14 +101,25 @@ impl Cluster {
         };
         let lags = members.keys().filter_map(|peer| Some((*peer, self.consensus().lag(*peer)?)));
         let caught_up = caught_up(self.id(), lags.collect());
-        let fate = |peer| {
-            self.state().read(|pins| match pins.is_removed(peer) {
-                true => Fate::Removed,
-                false if pins.departing().contains(&peer) => Fate::Departs,
-                false => Fate::Stays,
-            })
-        };
-        seats(&members, &zones.collect(), silent, &caught_up, fate)
+        self.state().read(|pins| {
+            let seat = |(peer, view): (PeerId, MemberView)| {
+                let seat = Seat {
+                    name: view.member.name,
+                    zone: zone(peer),
+                    votes: view.voter,
+                    silent: silent(peer),
+                    caught_up: caught_up.contains(&peer),
+                    departs: pins.departing().contains(&peer),
+                    removed: pins.is_removed(peer),
+                };
+                (peer, seat)
+            };
+            members.into_iter().map(seat).collect()
+        })
+    }
+
+    fn copies_of(&self, peer: PeerId) -> u64 {
+        self.state().read(|pins| pins.copies_of(peer))
     }
 
     async fn change_members(&self, change: Change, seats: &Seats) {
@@ -140,8 +146,7 @@ impl Cluster {
                 continue;
             }
             self.transfer(lost, successor, term).await?;
-            let outcomes = self.submit(term, vec![Op::Remove { peer: lost, term }]).await?;
-            if outcomes == [Outcome::Changed] {
+            if self.remove_from_state(lost, term).await? {
                 let name = &seats[&lost].name;
                 tracing::info!(%lost, %successor, name, "a lost peer has a successor");
             }
@@ -151,22 +156,24 @@ impl Cluster {
 
     /// Removes the departing peers that neither vote nor have copies any more.
     async fn release_departed(&self, seats: &Seats, term: u64) -> Result<(), SubmitError> {
-        let has_copies =
-            |peer| self.state().read(|pins| pins.allocations_by_peer().contains_key(peer));
         let mut ready = seats.iter().filter(|(peer, seat)| {
-            seat.departs && !seat.votes && !seat.removed && !has_copies(peer)
+            seat.departs && !seat.votes && !seat.removed && self.copies_of(**peer) == 0
         });
         let Some((peer, seat)) = ready.next() else { return Ok(()) };
-        let outcomes = self.submit(term, vec![Op::Remove { peer: *peer, term }]).await?;
-        if outcomes == [Outcome::Changed] {
+        if self.remove_from_state(*peer, term).await? {
             tracing::info!(%peer, name = seat.name, "a departing peer has given all its copies away");
         }
         Ok(())
     }
 
+    /// Whether this removed it: it may be removed already.
+    async fn remove_from_state(&self, peer: PeerId, term: u64) -> Result<bool, SubmitError> {
+        Ok(self.submit(term, vec![Op::Remove { peer, term }]).await? == [Outcome::Changed])
+    }
+
     async fn transfer(&self, from: PeerId, to: PeerId, term: u64) -> Result<(), SubmitError> {
         let mut after: Option<Cid> = None;
-        while self.state().read(|pins| pins.allocations_by_peer().contains_key(&from)) {
+        while self.copies_of(from) > 0 {
             let page = self.state().read(|pins| {
                 let page = pins.page_after(after, PAGE_LEN)?;
                 let is_needed = pins.allocated_in(&page, from).next().is_some();
@@ -195,7 +202,7 @@ fn check_departure(peer: PeerId, departs: bool, seats: &Seats) -> Result<(), Ref
         return Err(Refusal::Invalid(format!("peer {peer} is no member of the cluster")));
     }
     let stays = |(other, seat): (&PeerId, &Seat)| {
-        *other != peer && !seat.departs && !seat.removed && seat.silent < LIVE_TIME
+        *other != peer && !seat.departs && !seat.removed && seat.is_live()
     };
     if departs && !seats.iter().any(stays) {
         return Err(Refusal::Invalid(format!(
@@ -214,7 +221,7 @@ fn caught_up(leader: PeerId, mut lags: BTreeMap<PeerId, u64>) -> BTreeSet<PeerId
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::membership::LIVE_TIME, *};
 
     fn peer(n: u8) -> PeerId {
         PeerId([n; 32])

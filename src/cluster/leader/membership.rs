@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{cluster::MemberView, types::PeerId};
+use crate::types::PeerId;
 
 /// Most voters: more of them slow each write down and survive hardly more failures.
 const VOTERS_MAX: usize = 5;
@@ -42,14 +42,6 @@ pub(super) struct Seat {
     pub(super) removed: bool,
 }
 
-/// What the state says of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Stays,
-    Departs,
-    Removed,
-}
-
 /// One change of the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -62,7 +54,7 @@ pub(super) enum Change {
 pub(super) type Seats = BTreeMap<PeerId, Seat>;
 
 impl Seat {
-    fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         self.silent < LIVE_TIME
     }
 }
@@ -170,29 +162,6 @@ fn voters(seats: &Seats) -> BTreeSet<PeerId> {
 fn has_live_majority(seats: &Seats, voters: &BTreeSet<PeerId>) -> bool {
     let live = voters.iter().filter(|peer| seats[*peer].is_live()).count();
     live * 2 > voters.len()
-}
-
-/// The seats of the present members.
-pub(super) fn seats(
-    members: &BTreeMap<PeerId, MemberView>,
-    zones: &BTreeMap<PeerId, String>,
-    silent: impl Fn(PeerId) -> Duration,
-    caught_up: &BTreeSet<PeerId>,
-    is: impl Fn(PeerId) -> Fate,
-) -> Seats {
-    let seat = |(peer, view): (&PeerId, &MemberView)| {
-        let seat = Seat {
-            name: view.member.name.clone(),
-            zone: zones.get(peer).cloned(),
-            votes: view.voter,
-            silent: silent(*peer),
-            caught_up: caught_up.contains(peer),
-            departs: is(*peer) == Fate::Departs,
-            removed: is(*peer) == Fate::Removed,
-        };
-        (*peer, seat)
-    };
-    members.iter().map(seat).collect()
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl PinSet {
         if self.is_removed(peer) {
             return Ok(Outcome::Unchanged);
         }
-        if self.allocations_by_peer().contains_key(&peer) {
+        if self.copies_of(peer) > 0 {
             return Err(Refused::HasCopies);
         }
         self.beside.departing.remove(&peer);
