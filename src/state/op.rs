@@ -198,6 +198,12 @@ pub enum Outcome {
     Refused(#[n(0)] Refused),
 }
 
+impl Outcome {
+    pub(super) fn of_change(changed: bool) -> Self {
+        if changed { Self::Changed } else { Self::Unchanged }
+    }
+}
+
 /// The result of an op, and its pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {

@@ -208,17 +208,14 @@ impl PinSet {
                 self.claim(position, *cid, owner, options, candidates, *at, *fence)
             }
             Op::Release { cid, owner, at, fence } => self.release(term, *cid, owner, *at, *fence),
-            Op::Allocate { cid, candidates } => {
-                let (candidates, departing) =
-                    (self.not_removed(candidates), self.departing().clone());
-                self.change_allocations(*cid, |pin| {
-                    allocate(pin, &candidates, &departing, position)
-                })
+            Op::Allocate { cid, candidates } => self.change_allocations(*cid, |pin, beside| {
+                Ok(Outcome::of_change(top_up(pin, candidates, beside, position)))
+            }),
+            Op::Leave { cid, peers } => {
+                self.change_allocations(*cid, |pin, _| Ok(Outcome::of_change(leave(pin, peers))))
             }
-            Op::Leave { cid, peers } => self.change_allocations(*cid, |pin| leave(pin, peers)),
             Op::LetGo { cid, peer, confirmed } => {
-                let departs = self.departing().contains(peer);
-                self.change_allocations(*cid, |pin| let_go(pin, *peer, departs, confirmed))
+                self.change_allocations(*cid, |pin, beside| let_go(pin, *peer, beside, confirmed))
             }
             Op::Gone { cid, uid, ruling, at, fence } => {
                 self.gone(term, *cid, uid, *ruling, *at, *fence)
@@ -250,7 +247,6 @@ impl PinSet {
         fence: Option<Fence>,
     ) -> Result<Outcome, Refused> {
         check_term(position.term, fence)?;
-        let (candidates, departing) = (self.not_removed(candidates), self.departing().clone());
         let generation = fence.map_or(0, |f| f.generation);
         if let Owner::Object(uid) = owner
             && self.cid_of(uid).is_some_and(|claimed| claimed != cid)
@@ -292,7 +288,7 @@ impl PinSet {
             pin.claims.retain(|of| of == owner || !ownerless(of));
         }
         let adopted = pin.claims.len() < before;
-        let grown = top_up(pin, &candidates, &departing, position);
+        let grown = top_up(pin, candidates, &self.beside, position);
         self.derived.put_in(cid, pin);
         if let Owner::Object(uid) = owner {
             self.objects.insert(uid.clone(), (&cid).into());
@@ -300,7 +296,7 @@ impl PinSet {
                 self.beside.window.gain();
             }
         }
-        Ok(if same && !adopted && !grown { Outcome::Unchanged } else { Outcome::Changed })
+        Ok(Outcome::of_change(!same || adopted || grown))
     }
 
     fn release(
@@ -413,11 +409,11 @@ impl PinSet {
     fn change_allocations(
         &mut self,
         cid: Cid,
-        change: impl FnOnce(&mut Pin) -> Result<Outcome, Refused>,
+        change: impl FnOnce(&mut Pin, &Beside) -> Result<Outcome, Refused>,
     ) -> Result<Outcome, Refused> {
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
         self.derived.take_out(pin);
-        let outcome = change(pin);
+        let outcome = change(pin, &self.beside);
         self.derived.put_in(cid, pin);
         outcome
     }
@@ -428,39 +424,29 @@ fn only_live_objects_want(pin: &Pin) -> bool {
     pin.goes_with_objects() && waiting_uid(pin).is_none()
 }
 
-fn allocate(
-    pin: &mut Pin,
-    candidates: &[PeerId],
-    departing: &BTreeSet<PeerId>,
-    position: LogPosition,
-) -> Result<Outcome, Refused> {
-    let grown = top_up(pin, candidates, departing, position);
-    Ok(if grown { Outcome::Changed } else { Outcome::Unchanged })
-}
-
-fn leave(pin: &mut Pin, peers: &[PeerId]) -> Result<Outcome, Refused> {
-    let mut outcome = Outcome::Unchanged;
+fn leave(pin: &mut Pin, peers: &[PeerId]) -> bool {
+    let mut changed = false;
     for allocation in &mut pin.allocations {
         if peers.contains(&allocation.peer) && !allocation.leaving {
             allocation.leaving = true;
-            outcome = Outcome::Changed;
+            changed = true;
         }
     }
-    Ok(outcome)
+    changed
 }
 
 /// A member that departs may go when all others hold the pin, however many copies it needs.
 fn let_go(
     pin: &mut Pin,
     peer: PeerId,
-    departs: bool,
+    beside: &Beside,
     confirmed: &[Allocation],
 ) -> Result<Outcome, Refused> {
     let Some(index) = pin.allocations.iter().position(|a| a.peer == peer && a.leaving) else {
         return Ok(Outcome::Unchanged);
     };
     let confirmed = pin.allocations.iter().filter(|a| !a.leaving && confirmed.contains(a)).count();
-    let holders = pin.holders().count();
+    let (holders, departs) = (pin.holders().count(), beside.departing.contains(&peer));
     if confirmed < pin.replication().needed_beside(holders, departs) {
         return Err(Refused::TooFewConfirmed);
     }
@@ -473,27 +459,19 @@ fn check_decided_in(term: u64, decided_in: u64) -> Result<(), Refused> {
 }
 
 fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {
-    match fence {
-        Some(fence) if fence.term != term => Err(Refused::OtherTerm),
-        _ => Ok(()),
-    }
+    fence.map_or(Ok(()), |fence| check_decided_in(term, fence.term))
 }
 
 /// Allocates candidates while there are fewer holders than wanted. A leaving candidate becomes a holder
-/// again.
-fn top_up(
-    pin: &mut Pin,
-    candidates: &[PeerId],
-    departing: &BTreeSet<PeerId>,
-    position: LogPosition,
-) -> bool {
-    let mut holders = pin.holders().filter(|holder| !departing.contains(holder)).count();
+/// again; a removed one gets nothing.
+fn top_up(pin: &mut Pin, candidates: &[PeerId], beside: &Beside, position: LogPosition) -> bool {
+    let mut holders = pin.holders().filter(|holder| !beside.departing.contains(holder)).count();
     let wanted = pin.replication().wanted(usize::MAX);
     let mut changed = false;
     if pin.allocations.is_empty() {
         pin.allocations.reserve_exact(wanted.min(candidates.len()));
     }
-    for candidate in candidates {
+    for candidate in candidates.iter().filter(|peer| !beside.removed.contains(**peer)) {
         if holders >= wanted {
             break;
         }

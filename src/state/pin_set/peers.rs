@@ -34,7 +34,7 @@ pub struct Page {
 }
 
 impl Removed {
-    fn contains(&self, peer: PeerId) -> bool {
+    pub(super) fn contains(&self, peer: PeerId) -> bool {
         self.0.contains(&peer)
     }
 
@@ -76,10 +76,6 @@ impl PinSet {
         Some(Page { after, last })
     }
 
-    pub(super) fn not_removed(&self, candidates: &[PeerId]) -> Vec<PeerId> {
-        candidates.iter().filter(|peer| !self.is_removed(**peer)).copied().collect()
-    }
-
     pub(super) fn transfer(
         &mut self,
         position: LogPosition,
@@ -96,12 +92,12 @@ impl PinSet {
         }
         let cids: Vec<Cid> = self.allocated_in(&page, from).collect();
         for cid in &cids {
-            self.change_allocations(*cid, |pin| {
+            self.change_allocations(*cid, |pin, _| {
                 hand_over(pin, from, to, position.index + 1);
                 Ok(Outcome::Changed)
             })?;
         }
-        Ok(if cids.is_empty() { Outcome::Unchanged } else { Outcome::Changed })
+        Ok(Outcome::of_change(!cids.is_empty()))
     }
 
     pub(super) fn remove(
@@ -137,7 +133,7 @@ impl PinSet {
             true => self.beside.departing.insert(peer),
             false => self.beside.departing.remove(&peer),
         };
-        Ok(if changed { Outcome::Changed } else { Outcome::Unchanged })
+        Ok(Outcome::of_change(changed))
     }
 }
 
