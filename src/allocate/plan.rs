@@ -151,9 +151,9 @@ pub fn plan(need: &Need<'_>, fleet: &Fleet, confirmed: &BTreeSet<PeerId>) -> Pla
     }
     let confirmed: Vec<Allocation> =
         need.holders().filter(|holder| confirmed.contains(&holder.peer)).copied().collect();
-    let may_go = |peer: &PeerId| match fleet.departing.contains(peer) {
-        true => confirmed.len() >= need.replication.needed_beside(fleet.members, true),
-        false => confirmed.len() >= need.replication.needed(fleet.members),
+    let may_go = |peer: &PeerId| {
+        let departs = fleet.departing.contains(peer);
+        confirmed.len() >= need.replication.needed_beside(fleet.members, departs)
     };
     plan.let_go = need.leaving().filter(may_go).collect();
     if !plan.let_go.is_empty() {
