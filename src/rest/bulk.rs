@@ -18,7 +18,7 @@ use axum::{
 use futures::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de};
 
-use super::{Api, error::ApiError, pins::Given, query::Parameters};
+use super::{Api, error::ApiError, pins::Given, query::Parameters, view::write_line};
 use crate::types::{Cid, PinRequest, Replication, Write};
 
 /// The content type of request and answer.
@@ -61,15 +61,6 @@ pub(super) struct Answer {
     pub(super) error: Option<ApiError>,
 }
 
-impl Answer {
-    /// Appends it to the answer of the whole request.
-    pub(super) fn write(&self, text: &mut Vec<u8>) -> io::Result<()> {
-        serde_json::to_writer(&mut *text, self)?;
-        text.push(b'\n');
-        Ok(())
-    }
-}
-
 /// An acknowledged pin is answered with its CID, another with an error. An incomplete request breaks
 /// the answer off.
 async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<Bytes> {
@@ -95,7 +86,7 @@ async fn pin_group(api: Api, lines: Vec<io::Result<(u64, Line)>>) -> io::Result<
     }
     let mut text = Vec::with_capacity(answers.len() * ANSWER_LEN);
     for answer in answers {
-        answer.write(&mut text)?;
+        write_line(&mut text, &answer)?;
     }
     Ok(text.into())
 }

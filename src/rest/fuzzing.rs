@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{
     bulk::{Answer, LINE_LEN_MAX, Line, Lines, parse},
     query::{Parameters, parse_cid},
+    view::write_line,
 };
 use crate::types::{Factor, PinRequest, Replication};
 
@@ -74,7 +75,7 @@ fn answer(line: u64, content: Line) -> bool {
         Err(error) => (None, Some(error)),
     };
     let (mut text, asks) = (Vec::new(), error.is_none());
-    Answer { line, cid, error }.write(&mut text).unwrap();
+    write_line(&mut text, &Answer { line, cid, error }).unwrap();
     assert_eq!(text.iter().position(|byte| *byte == b'\n'), Some(text.len() - 1));
     assert!(text.len() < 8 * LINE_LEN_MAX);
     let again: Value = serde_json::from_slice(&text).unwrap();

@@ -95,7 +95,9 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics, hosts: Ho
 
 async fn id(State(api): State<Api>) -> Json<IdView> {
     let source = &api.source;
-    Json(view::id(source.id(), source.member(), &source.members(), &source.local_metrics()))
+    let metrics = source.local_metrics();
+    let (members, daemon) = (source.members(), metrics.daemon.as_ref());
+    Json(view::id(source.id(), source.member(), &members, daemon, &metrics.addresses))
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -22,9 +22,8 @@ pub(super) async fn list(
     for (peer, listed) in source.roster() {
         let Some(member) = members.get(&peer) else { continue };
         let view = view::listed(source.id(), peer, member, &members, daemons.get(&peer), listed);
-        serde_json::to_writer(&mut lines, &view)
+        view::write_line(&mut lines, &view)
             .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        lines.push(b'\n');
     }
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from(lines)).into_response())
 }

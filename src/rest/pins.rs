@@ -185,9 +185,8 @@ impl Pages {
             };
             let mut text = Vec::new();
             for view in views.iter().filter(|view| view.matches(&self.query.filter)) {
-                serde_json::to_writer(&mut text, view)
+                view::write_line(&mut text, view)
                     .map_err(|error| UseCaseError::Failed(error.to_string()))?;
-                text.push(b'\n');
             }
             if !text.is_empty() {
                 return Ok(Some(text.into()));

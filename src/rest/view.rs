@@ -1,13 +1,18 @@
 //! The JSON of IPFS Cluster 1.1 (its `api/types.go`), built from our types. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use serde::Serialize;
 
-use crate::cluster::Listed;
-use crate::types::{
-    Cid, DaemonInfo, Factor, GcReport, GcResult, Member, Metrics, Owner, PeerId, Pin, PinEntry,
-    PinState, PinStatus, Timestamp,
+use crate::{
+    cluster::Listed,
+    types::{
+        Cid, DaemonInfo, Factor, GcReport, GcResult, Member, Owner, PeerId, Pin, PinEntry,
+        PinState, PinStatus, Timestamp,
+    },
 };
 
 /// Go's zero time: no time is known.
@@ -195,6 +200,13 @@ struct KeyErrorView {
     error: String,
 }
 
+/// Appends an object as one line of JSON.
+pub(super) fn write_line(lines: &mut Vec<u8>, object: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *lines, object)?;
+    lines.push(b'\n');
+    Ok(())
+}
+
 /// A pin with the options of its REST claim; without one, those of the whole pin.
 pub(super) fn pin(cid: Cid, pin: &Pin) -> PinView {
     let claim = pin.claims.get(&Owner::Rest);
@@ -349,12 +361,13 @@ pub(super) fn id(
     own: PeerId,
     member: &Member,
     members: &BTreeMap<PeerId, Member>,
-    metrics: &Metrics,
+    daemon: Option<&DaemonInfo>,
+    addresses: &[String],
 ) -> IdView {
     let with_id = |peer: PeerId, addresses: &[String]| {
         addresses.iter().map(|address| format!("{address}/p2p/{peer}")).collect::<Vec<_>>()
     };
-    let ipfs = match &metrics.daemon {
+    let ipfs = match daemon {
         Some(daemon) => {
             DaemonView { id: daemon.id.clone(), addresses: daemon.addresses.clone(), error: "" }
         }
@@ -366,7 +379,7 @@ pub(super) fn id(
     };
     IdView {
         id: own,
-        addresses: with_id(own, &metrics.addresses),
+        addresses: with_id(own, addresses),
         cluster_peers: members.keys().copied().collect(),
         cluster_peers_addresses: members
             .iter()
@@ -390,13 +403,8 @@ pub(super) fn listed(
     daemon: Option<&DaemonInfo>,
     listed: Listed,
 ) -> ListedView {
-    let metrics = Metrics {
-        daemon: daemon.cloned(),
-        addresses: member.addresses.clone(),
-        ..Metrics::default()
-    };
     let Listed { votes, departs, copies } = listed;
-    let mut view = id(peer, member, members, &metrics);
+    let mut view = id(peer, member, members, daemon, &member.addresses);
     if peer != own {
         (view.version, view.commit) = ("", "");
     }
