@@ -157,6 +157,12 @@ impl Caller {
         let answer = self.ask_as(None, leader, Request::Hello(hello)).await;
         assert!(matches!(&answer, Ok(Response::Hello(reply)) if reply.admitted), "{answer:?}");
     }
+
+    /// Joins through the first host, which leads; all of them know it then.
+    async fn join_known(&self, hosts: &[Host]) {
+        self.join(&hosts[0], "pod-9").await;
+        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+    }
 }
 
 fn questions() -> Vec<Request> {
@@ -187,8 +193,7 @@ fn a_peer_checks_the_caller_and_its_own_leadership_before_it_answers() {
                 assert_eq!(answer, Ok(refused), "{request:?} of {foreign:?}");
             }
         }
-        caller.join(leader, "pod-9").await;
-        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        caller.join_known(&hosts).await;
         for request in questions() {
             let answer = caller.ask(other, request.clone()).await;
             let not_leader = Response::Refused(Refusal::NotLeader(Some(leader.id)));
@@ -399,8 +404,7 @@ fn a_message_that_no_member_would_send_ends_no_leadership() {
             let chunk = SnapshotChunk { vote, transfer: 1, offset: 0, data, last: false };
             assert_eq!(caller.ask(host, Request::Snapshot(chunk)).await, not_member);
         }
-        caller.join(leader, "pod-9").await;
-        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        caller.join_known(&hosts).await;
         for request in [append(u64::MAX, peer(9)), append(9, leader.id)] {
             let answer = caller.ask(other, request.clone()).await;
             let refused = matches!(answer, Response::Refused(Refusal::Invalid(_)));
@@ -419,8 +423,7 @@ fn a_deposed_leader_learns_of_its_successor_and_changes_nothing() {
         let hosts = three(&network).await;
         let [leader, other, _] = &hosts;
         let caller = Caller::new(9, &network);
-        caller.join(leader, "pod-9").await;
-        until(|| hosts.iter().all(|host| cluster(host).members().contains_key(&peer(9)))).await;
+        caller.join_known(&hosts).await;
         let vote = Vote { term: 0, candidate: peer(9), committed: true };
         let newer = Vote { term: 1, candidate: leader.id, committed: true };
         let unknown =
