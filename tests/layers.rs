@@ -193,7 +193,6 @@ const MACHINE_DATA: &[&str] = &[
     "ipfs::IpfsError",
     "tracker::ledger",
     "tracker::ledger::Change",
-    "tracker::ledger::Entry",
     "tracker::ledger::Origin",
 ];
 

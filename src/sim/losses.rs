@@ -1,5 +1,6 @@
 //! Peers of some worlds lose their disks for good, with or without their daemon's volume, or are asked to
-//! leave. Each comes back as another peer of the same name. The choices are drawn from a separate stream, as in [`super::more`].
+//! leave. Each comes back as another peer of the same name. The choices are drawn from a separate stream,
+//! as in [`super::more`].
 //!
 //! A cluster survives the loss of one disk at a time: the next one is lost only when the successor of the
 //! last one is a voter and the lost peer is no member.
