@@ -17,7 +17,7 @@ use crate::{
     rest,
     rpc::frame,
     tracker::LedgerEntry,
-    types::{Cid, Envelope, PeerId, RaftMessage, Request, Response},
+    types::{Cid, CidError, Envelope, PeerId, RaftMessage, Request, Response},
 };
 
 /// Reads bytes as one kind of input; returns how many valid ones they contain.
@@ -92,7 +92,11 @@ fn ids(bytes: &[u8]) -> usize {
     let mut taken = 0;
     if let Ok(cid) = Cid::from_bytes(bytes) {
         assert_eq!(cid.to_bytes(), bytes);
-        assert_eq!(cid.to_string().parse(), Ok(cid));
+        match cid.to_string().parse::<Cid>() {
+            // Only as text: a log or a list may have it.
+            Err(CidError::IpnsKey(_)) => {}
+            parsed => assert_eq!(parsed, Ok(cid)),
+        }
         taken += 1;
     }
     if let Ok(peer) = PeerId::from_bytes(bytes) {
