@@ -3,11 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use pinkeeper::types::Cid;
 use pinkeeper_e2e::{
     peer::{PeerProcess, leader_of},
     stand_in_kubo::StandInKubo,
-    trio::{FORM_DEADLINE, next_of, number, whole},
+    trio::{FORM_DEADLINE, next_of, whole},
 };
 use serde_json::{Value, json};
 
@@ -70,16 +69,30 @@ impl Cluster {
         Ok(address.trim_end_matches('/').parse()?)
     }
 
-    /// Whether all three peers have pinned it, as the leader says.
-    pub(crate) async fn is_pinned(&self, cid: &Cid) -> anyhow::Result<bool> {
-        let statuses = self.peers[self.leader()?].statuses(cid).await?;
-        Ok(number(&statuses, "pinned") == 3)
-    }
-
     /// Whether some peer has a pin that it has not pinned yet, as the leader says. That costs it much
     /// less than [`Self::all_pinned`] when hardly any is left, since it writes only these.
     pub(crate) async fn has_unfinished(&self) -> anyhow::Result<bool> {
         Ok(!self.peers[self.leader()?].pins_with(NOT_PINNED).await?.is_empty())
+    }
+
+    /// Whether each peer tracks so many pins or more and has pinned all of them, by its own metrics. A list
+    /// would cost the leader much more.
+    pub(crate) async fn have_pinned(&self, least: usize) -> anyhow::Result<bool> {
+        for peer in &self.peers {
+            let (_, metrics) = peer.health("metrics").await?;
+            let counts = metrics.lines().filter_map(|line| {
+                let (status, count) =
+                    line.strip_prefix("pinkeeper_pins{status=\"")?.split_once("\"} ")?;
+                Some((status, count.parse::<usize>().ok()?))
+            });
+            let (pinned, others): (Vec<_>, Vec<_>) =
+                counts.partition(|(status, _)| *status == "pinned");
+            let sum = |of: &[(&str, usize)]| of.iter().map(|(_, count)| count).sum::<usize>();
+            if sum(&pinned) < least || sum(&others) > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether every pin is pinned by all three peers, as the leader says of each.
