@@ -5,6 +5,7 @@
 //! - Nothing changes without a live majority of the old voters and of the new ones.
 //! - A dead voter is replaced, never just dropped: without a live learner to replace it, it stays, unless its
 //!   successor votes already.
+//! - The number of voters is odd, unless the leader departs and needs another voter.
 //! - A departing voter loses its vote before it is removed. The leader hands over first, and the last voter
 //!   stays.
 //! - Only a peer that does not vote and has been removed from the state leaves the membership.
@@ -99,7 +100,8 @@ pub(super) fn next_membership(
 }
 
 /// The present voters with dead and departing ones replaced, and more of them up to the largest odd number
-/// that the live members allow. A departing one goes without a replacement, too.
+/// that the live members allow. A departing one goes without a replacement, too; if the number is even
+/// then, another one stops voting.
 fn next_voters(own: PeerId, seats: &Seats, now: &BTreeSet<PeerId>) -> BTreeSet<PeerId> {
     let succeeded = successors(seats);
     let is_dead = |peer: &PeerId| {
@@ -143,7 +145,23 @@ fn next_voters(own: PeerId, seats: &Seats, now: &BTreeSet<PeerId>) -> BTreeSet<P
         free.remove(&by);
         next.insert(by);
     }
+    // An even number survives no more losses than one less, and of two each one is needed.
+    if next.len().is_multiple_of(2)
+        && let Some(least) = least_useful(own, seats, &next)
+    {
+        next.remove(&least);
+    }
     next
+}
+
+/// The voter that is heard least; of live ones, one of the zone with the most voters. Not the leader.
+fn least_useful(own: PeerId, seats: &Seats, voters: &BTreeSet<PeerId>) -> Option<PeerId> {
+    let in_zone = |peer: &PeerId| match &seats[peer].zone {
+        None => 1,
+        zone => voters.iter().filter(|voter| seats[*voter].zone == *zone).count(),
+    };
+    let rank = |peer: &&PeerId| (!seats[*peer].is_live(), in_zone(peer), **peer);
+    voters.iter().filter(|peer| **peer != own).max_by_key(rank).copied()
 }
 
 /// The free member whose zone has the fewest of these voters. A member without a zone is its own zone.
