@@ -167,6 +167,11 @@ pub struct PinAllocation {
     /// state is the progress of this copy.
     pub state: AllocationState,
 
+    /// leaving is true for a copy that is kept only until enough other copies are confirmed, as
+    /// when it moves to another peer. While it is Pinned it counts for Ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
+
     /// since is when the copy entered this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
@@ -198,8 +203,6 @@ pub enum AllocationState {
     DaemonDown,
     /// The leader has heard nothing of the peer for longer than the grace.
     PeerDown,
-    /// Kept only until enough other copies are confirmed.
-    Leaving,
 }
 
 /// Reasons of a Pin's conditions; all conditions of a Pin have the same reason.

@@ -236,7 +236,8 @@ impl Seen {
                 return Some(format!("and {} is no peer", copy["peer"]));
             };
             let leaves = self.leaves(pod, &cid, holder).is_some_and(|at| now > at + REPORT_MAX);
-            if copy["state"] == "Leaving" {
+            let shown_leaving = copy["leaving"] == true;
+            if shown_leaving {
                 self.trace.meet("a copy is shown as leaving");
                 if leaves {
                     self.trace.meet("a copy leaves for long");
@@ -245,8 +246,8 @@ impl Seen {
             if copy["state"] != "Pinned" {
                 continue;
             }
-            if leaves {
-                return Some(format!("and the copy of pod-{holder} is leaving"));
+            if leaves && !shown_leaving {
+                return Some(format!("and the copy of pod-{holder} is not shown as leaving"));
             }
             confirmed += 1;
             let since = |then: &BTreeMap<(usize, Cid), Instant>| then.get(&(holder, cid)).copied();

@@ -112,7 +112,8 @@ pub fn judge(object: &PinObject, view: View<'_>) -> Option<Verdict> {
         allocations: copies.into_iter().take(crd::ALLOCATIONS_LEN_MAX).collect(),
     };
     let Graces { held, ends: recheck, .. } = graces;
-    Some(Verdict { status, reason, settled: reason.is_ready() && full, recheck, held })
+    let moves = status.allocations.iter().any(|copy| copy.leaving);
+    Some(Verdict { status, reason, settled: reason.is_ready() && full && !moves, recheck, held })
 }
 
 fn stalled(object: &PinObject, reason: PinReason, message: &str, now: Timestamp) -> Verdict {
@@ -146,15 +147,9 @@ fn copies(
             allocation.at_entry <= view.entries_at_start || peer.is_some_and(|peer| peer.reported);
         let of_this = allocation.at_entry <= observed && is_known;
         let before = before.iter().find(|copy| copy.peer == name && of_this);
-        // A leaving copy may have been taken back.
-        let left = before.filter(|copy| copy.state == AllocationState::Leaving);
-        let before = before.filter(|_| allocation.leaving || left.is_none());
         let report = view.reports.get(&allocation.peer).map(|report| (allocation.peer, report));
-        let mut copy = copy(name, peer, before, report, view.now.wall, graces);
-        if allocation.leaving {
-            let since = left.and_then(|left| left.since.clone()).or(copy.since);
-            copy = PinAllocation { state: AllocationState::Leaving, since, ..copy };
-        }
+        let copy = copy(name, peer, before, report, view.now.wall, graces);
+        let copy = PinAllocation { leaving: allocation.leaving, ..copy };
         if copies.get(&copy.peer).is_none_or(|other| worth(&copy) > worth(other)) {
             copies.insert(copy.peer.clone(), copy);
         }
@@ -162,13 +157,10 @@ fn copies(
     copies.into_values().collect()
 }
 
-/// Rank for choosing between two identities: a confirmed copy first, a leaving one last.
-fn worth(copy: &PinAllocation) -> u8 {
-    match copy.state {
-        AllocationState::Leaving => 0,
-        AllocationState::Pinned => 2,
-        _ => 1,
-    }
+/// Rank for choosing between two identities: one that stays before one that leaves, then a confirmed
+/// copy.
+fn worth(copy: &PinAllocation) -> (bool, bool) {
+    (!copy.leaving, copy.state == AllocationState::Pinned)
 }
 
 /// One copy: the peer's report, or the last written state if there is no report.
@@ -184,7 +176,8 @@ fn copy(
         // A state keeps its first written time: a restarted peer reports a later one.
         let first = before.filter(|copy| copy.state == state).and_then(|copy| copy.since.clone());
         let since = Some(first.unwrap_or_else(|| whole_seconds(since)));
-        PinAllocation { peer: name.clone(), state, since, message: bounded(message) }
+        let message = bounded(message);
+        PinAllocation { peer: name.clone(), state, leaving: false, since, message }
     };
     let Some(peer) = peer else {
         return shown(AllocationState::PeerDown, now, "the peer is no longer a member");
@@ -253,7 +246,8 @@ fn state_of(state: PinState) -> AllocationState {
 }
 
 fn reason(copies: &[PinAllocation], count: &Count) -> PinReason {
-    let in_state = |state| copies.iter().filter(|copy| copy.state == state).count();
+    let in_state =
+        |state| copies.iter().filter(|copy| copy.state == state && !copy.leaving).count();
     let working = in_state(AllocationState::Queued) + in_state(AllocationState::Pinning);
     if count.confirmed >= count.min {
         PinReason::Pinned

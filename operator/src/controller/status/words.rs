@@ -68,9 +68,7 @@ pub(super) fn not_enough(count: &Count, obstacles: &str) -> String {
 /// Why peers without a copy can take none, for example " (a: its daemon does not answer, and 2
 /// more)".
 pub(super) fn obstacles(copies: &[PinAllocation], peers: &BTreeMap<PeerId, PeerView>) -> String {
-    let holds = |name: &str| {
-        copies.iter().any(|copy| copy.peer == name && copy.state != AllocationState::Leaving)
-    };
+    let holds = |name: &str| copies.iter().any(|copy| copy.peer == name && !copy.leaving);
     let mut told: Vec<String> = peers
         .values()
         .filter(|peer| !holds(&peer.name))
@@ -93,6 +91,7 @@ fn trouble(copies: &[PinAllocation], only: Option<AllocationState>) -> Option<St
     };
     let mut seen: Vec<&PinAllocation> = copies
         .iter()
+        .filter(|copy| !copy.leaving)
         .filter(|copy| match only {
             Some(state) => copy.state == state,
             None => in_trouble(copy.state),

@@ -3,9 +3,9 @@
 use super::*;
 
 /// All states that can be written of a copy.
-const WRITTEN: [AllocationState; 8] = {
+const WRITTEN: [AllocationState; 7] = {
     use AllocationState::*;
-    [Queued, Pinning, Pinned, ContentNotFound, PinError, DaemonDown, PeerDown, Leaving]
+    [Queued, Pinning, Pinned, ContentNotFound, PinError, DaemonDown, PeerDown]
 };
 /// All states that a peer can report, and how they are shown.
 const REPORTED: [(PinState, AllocationState); 10] = {
@@ -32,51 +32,50 @@ fn states(verdict: &Verdict) -> Vec<AllocationState> {
     verdict.status.allocations.iter().map(|copy| copy.state).collect()
 }
 
+/// The copies of a status that leave, by name.
+fn leaving(verdict: &Verdict) -> Vec<bool> {
+    verdict.status.allocations.iter().map(|copy| copy.leaving).collect()
+}
+
 #[test]
-fn a_copy_that_leaves_is_no_copy() {
-    use AllocationState as A;
+fn a_copy_that_leaves_counts_only_as_long_as_it_is_confirmed_and_needed() {
     use PinState::{DaemonDown, NotFound, Pinned, Pinning, Queued};
-    // Reports, indexes of leaving copies, replicas, minReplicas, reason, confirmed copies, shown
-    // states.
-    type Case<'a> = (&'a [PinState], &'a [usize], i32, i32, PinReason, &'a str, &'a [A]);
+    // Reports, indexes of leaving copies, replicas, minReplicas, reason, confirmed copies.
+    type Case<'a> = (&'a [PinState], &'a [usize], i32, i32, PinReason, &'a str);
     let cases: &[Case<'_>] = &[
-        (&[Pinned], &[0], 1, 1, PinReason::NotEnoughPeers, "0/1", &[A::Leaving]),
-        (&[Pinned, Pinned], &[0], 1, 1, PinReason::Pinned, "1/1", &[A::Leaving, A::Pinned]),
-        (&[Pinned, Pinned], &[1], 2, 1, PinReason::Pinned, "1/2", &[A::Pinned, A::Leaving]),
-        (&[Pinned, Pinned], &[0], 2, 2, PinReason::NotEnoughPeers, "1/2", &[A::Leaving, A::Pinned]),
-        (&[Pinned, Queued], &[0], 1, 1, PinReason::Queued, "0/1", &[A::Leaving, A::Queued]),
-        (&[Pinned, Pinning], &[0], 1, 1, PinReason::Pinning, "0/1", &[A::Leaving, A::Pinning]),
-        (
-            &[Pinned, NotFound],
-            &[0],
-            1,
-            1,
-            PinReason::ContentNotFound,
-            "0/1",
-            &[A::Leaving, A::ContentNotFound],
-        ),
-        (&[NotFound, Pinned], &[0], 1, 1, PinReason::Pinned, "1/1", &[A::Leaving, A::Pinned]),
-        (&[DaemonDown, Pinned], &[0], 1, 1, PinReason::Pinned, "1/1", &[A::Leaving, A::Pinned]),
-        (&[Pinning, Queued], &[0], 1, 1, PinReason::Queued, "0/1", &[A::Leaving, A::Queued]),
+        (&[Pinned], &[0], 1, 1, PinReason::Pinned, "1/1"),
+        (&[Pinned, Pinned], &[0], 1, 1, PinReason::Pinned, "1/1"),
+        (&[Pinned, Pinned], &[1], 2, 1, PinReason::Pinned, "2/2"),
+        (&[Pinned, Pinned, Pinned], &[0, 1], 2, 1, PinReason::Pinned, "2/2"),
+        (&[Pinned, Queued], &[0], 1, 1, PinReason::Pinned, "1/1"),
+        (&[Pinned, Pinned, Pinning], &[0], 2, 2, PinReason::Pinned, "2/2"),
+        (&[Pinned, NotFound], &[0], 1, 1, PinReason::Pinned, "1/1"),
+        (&[NotFound, Pinned], &[0], 1, 1, PinReason::Pinned, "1/1"),
+        (&[DaemonDown, Pinned], &[0], 1, 1, PinReason::Pinned, "1/1"),
+        (&[DaemonDown, Pinned], &[0], 2, 2, PinReason::NotEnoughPeers, "1/2"),
+        (&[Pinning, Queued], &[0], 1, 1, PinReason::Queued, "0/1"),
+        (&[NotFound, Queued], &[0], 1, 1, PinReason::Queued, "0/1"),
+        (&[DaemonDown, Pinning], &[0], 1, 1, PinReason::Pinning, "0/1"),
     ];
-    for (reports, leaving, replicas, min, reason, confirmed, expected) in cases {
-        let what = format!("{reports:?} {leaving:?} {min}/{replicas}");
+    for (reports, leaves, replicas, min, reason, confirmed) in cases {
+        let what = format!("{reports:?} {leaves:?} {min}/{replicas}");
         let mut world = World::new(3, reports);
-        leaving.iter().for_each(|n| world.pin.allocations[*n].leaving = true);
+        leaves.iter().for_each(|n| world.pin.allocations[*n].leaving = true);
         let verdict = world.judge(&object(*replicas, *min), NOW);
-        assert_eq!((verdict.reason, &states(&verdict)[..]), (*reason, *expected), "{what}");
+        assert_eq!(verdict.reason, *reason, "{what}");
+        let shown: Vec<bool> = (0..reports.len()).map(|n| leaves.contains(&n)).collect();
+        assert_eq!(leaving(&verdict), shown, "{what}");
         assert_eq!(verdict.status.copies.as_deref(), Some(*confirmed), "{what}");
-        let ready = expected.iter().filter(|state| **state == A::Pinned).count();
-        assert_eq!(verdict.status.ready_replicas, i32::try_from(ready).ok(), "{what}");
-        let under = i32::try_from(ready).unwrap() < *replicas;
-        assert_eq!(verdict.settled, reason.is_ready() && !under, "{what}");
+        let staying = i32::try_from(reports.len() - leaves.len()).ok();
+        assert_eq!(verdict.status.replicas, staying, "{what}");
+        assert!(!verdict.settled, "{what}: the leaving copy will go");
         let text = message(&verdict.status);
         assert!(!text.contains("on p-1: "), "who leaves is no trouble: {text}");
     }
 }
 
 #[test]
-fn whatever_is_known_of_a_copy_that_leaves_it_leaves() {
+fn a_leaving_copy_has_the_state_that_another_one_would_have() {
     for before in WRITTEN {
         for silent in [None, Some(NOW)] {
             for report in [None, Some(report(PinState::Pinned, 0))] {
@@ -84,14 +83,15 @@ fn whatever_is_known_of_a_copy_that_leaves_it_leaves() {
                 let object = object(1, 1);
                 let mut object = written(&object, world.judge(&object, NOW));
                 object.status.as_mut().unwrap().allocations[0].state = before;
-                world.pin.allocations[0].leaving = true;
                 world.reports = report.clone().map(|report| (id(1), report)).into_iter().collect();
                 let peer = world.peers.get_mut(&id(1)).unwrap();
                 (peer.silent, peer.reported) = (silent, report.is_some());
                 for at in [after(STEP), after(GRACE * 2)] {
+                    world.pin.allocations[0].leaving = false;
+                    let stays = states(&world.judge(&object, at));
+                    world.pin.allocations[0].leaving = true;
                     let verdict = world.judge(&object, at);
-                    assert_eq!(states(&verdict), [AllocationState::Leaving], "{before:?}");
-                    assert_eq!(verdict.status.copies.as_deref(), Some("0/1"));
+                    assert_eq!((states(&verdict), leaving(&verdict)), (stays, vec![true]));
                 }
             }
         }
@@ -109,24 +109,8 @@ fn a_copy_that_stays_after_all_is_said_to_leave_no_more() {
     world.reports.remove(&id(1));
     world.peers.get_mut(&id(1)).unwrap().reported = false;
     let verdict = world.judge(&object, NOW);
-    assert_eq!(states(&verdict), [AllocationState::Queued, AllocationState::Pinned]);
-    assert_eq!(verdict.reason, PinReason::Pinning, "there are enough peers");
-}
-
-#[test]
-fn a_copy_that_leaves_is_written_once() {
-    let mut world = World::new(2, &[PinState::Pinned; 2]);
-    world.pin.allocations[0].leaving = true;
-    let object = object(1, 1);
-    let object = written(&object, world.judge(&object, NOW));
-    // Its daemon was away for a moment.
-    let since = Timestamp(WALL.0 + YEAR_MS);
-    world.reports.insert(id(1), Report { since, ..report(PinState::Pinned, 0) });
-    let verdict = world.judge(&object, after(GRACE));
-    assert_eq!(difference(object.status.as_ref(), &verdict.status), Difference::None);
-    world.reports.remove(&id(1));
-    let verdict = world.judge(&object, after(GRACE));
-    assert_eq!(difference(object.status.as_ref(), &verdict.status), Difference::None);
+    assert_eq!(states(&verdict), [AllocationState::Pinned; 2]);
+    assert_eq!((leaving(&verdict), verdict.reason), (vec![false; 2], PinReason::Pinned));
 }
 
 #[test]
@@ -333,9 +317,7 @@ fn whoever_has_told_everything_and_nothing_of_a_copy_does_not_hold_it() {
         assert_eq!(states(&world.judge(&object, NOW)), [AllocationState::Queued], "{before:?}");
         // Until its reports are complete, the written state stays.
         world.peers.get_mut(&id(1)).unwrap().reported = false;
-        let stays =
-            if before == AllocationState::Leaving { AllocationState::Queued } else { before };
-        assert_eq!(states(&world.judge(&object, NOW)), [stays], "{before:?}");
+        assert_eq!(states(&world.judge(&object, NOW)), [before], "{before:?}");
     }
 }
 
