@@ -9,7 +9,7 @@ mod plan;
 
 use std::{cmp::Reverse, fmt};
 
-pub use plan::{Fleet, Need, Plan, plan};
+pub use plan::{Fleet, Move, Need, Plan, Sight, plan};
 use sha2::{Digest, Sha256};
 
 use crate::types::{Cid, Metrics, PeerId, SpaceLimit};

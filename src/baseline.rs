@@ -11,15 +11,15 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use crate::{
     consensus,
-    state::{Beside, Fence, Found, Op, Page, PinSet, Ruling},
+    state::{Away, Beside, Fence, Found, Op, Page, PinSet, Ruling},
     types::{
         Allocation, Append, AppendReply, Cid, Claim, ClaimName, ClaimOptions, ClusterId,
-        DaemonInfo, Depart, Entry, EntryBody, Envelope, FIRST_LEVEL, Factor, GcProgress, GcReport,
-        GcState, Hello, HelloReply, LogPosition, Member, Metrics, MetricsReply, ObjectKey, OnePin,
-        Owner, PeerId, Pin, PinEntry, PinRequest, PinState, PinStatus, PinsAfter, Question,
-        RaftMessage, RaftReply, ReadIndex, Refusal, Replication, Request, Response, Run, RunGc,
-        RunGcHere, SnapshotChunk, SnapshotReply, SpaceLimit, StatusBatch, StatusReply, Timestamp,
-        Uid, Vote, Write, Writes, encoding,
+        ConfirmNow, DaemonInfo, Depart, Entry, EntryBody, Envelope, FIRST_LEVEL, Factor,
+        GcProgress, GcReport, GcState, Hello, HelloReply, LogPosition, Member, Metrics,
+        MetricsReply, ObjectKey, OnePin, Owner, PeerId, Pin, PinEntry, PinRequest, PinState,
+        PinStatus, PinsAfter, Question, RaftMessage, RaftReply, ReadIndex, Refusal, Replication,
+        Request, Response, Run, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, SpaceLimit,
+        StatusBatch, StatusReply, Timestamp, Uid, Vote, Write, Writes, encoding,
     },
 };
 
@@ -106,6 +106,7 @@ fn ops() -> Vec<Op> {
     }
     let digest = pins.waiting().unwrap().digest;
     let page = Page { after: None, last: cid };
+    let away = Away { seconds: 60, absences: 2, back_seconds: 3, zone: Some("a".to_owned()) };
     vec![
         claim,
         Op::Release { cid, owner: Owner::Rest, at, fence: None },
@@ -118,6 +119,9 @@ fn ops() -> Vec<Op> {
         Op::Transfer { from: PeerId([1; 32]), to: PeerId([2; 32]), page, term: 3 },
         Op::Remove { peer: PeerId([1; 32]), term: 3 },
         Op::Depart { peer: PeerId([2; 32]), departs: true, term: 3 },
+        Op::Move { cid, from: PeerId([1; 32]), candidates: peers() },
+        Op::Stay { cid, peer: PeerId([1; 32]) },
+        Op::Away { peer: PeerId([2; 32]), away: Some(away), term: 3 },
     ]
 }
 
@@ -223,6 +227,7 @@ fn requests() -> Vec<Sample> {
         of("request collect", RunGc { run: RUN, only: Some(to) }.into_request()),
         of("request depart", Depart { peer: to, departs: true }.into_request()),
         of("request collect here", Request::RunGcHere(RunGcHere { run: RUN })),
+        of("request confirm now", ConfirmNow { cids: vec![cid()] }.into_request()),
     ]
 }
 
@@ -293,6 +298,7 @@ fn responses() -> Vec<Sample> {
         sample("response position", &Response::Position(Some(500))),
         sample("response pins", &Response::Pins(vec![entry])),
         sample("response copies", &Response::Copies(9)),
+        sample("response held", &Response::Held(vec![cid()])),
         sample("response collecting", &Response::GcHere(GcProgress::Running)),
         sample("response collected here", &Response::GcHere(GcProgress::Ended(collected))),
         sample("response collected", &Response::Gc(GcProgress::Ended(all.into()))),

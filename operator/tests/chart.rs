@@ -190,6 +190,8 @@ fn values_are_checked() {
         "gc.watermarkPercent=101",
         "gc.pause=often",
         "gc.timeout=0m",
+        "movement.after=never",
+        "movement.zoneAfter=0h",
         "kubo.storageMax=lots",
         "rest.hosts[0]=a:9094",
         "kubo.config=x",
@@ -547,6 +549,8 @@ fn the_peer_understands_its_configuration() {
         "gc.watermarkPercent=85",
         "gc.pause=6h",
         "gc.timeout=10m",
+        "movement.after=2m",
+        "movement.zoneAfter=3h",
         "rest.hosts[0]=pins.example.org",
         r"logging.level=info\,pinkeeper=debug",
         "logging.format=text",
@@ -560,6 +564,8 @@ fn the_peer_understands_its_configuration() {
     assert_eq!(other.rest_hosts, Some(vec!["pins.example.org".to_owned().try_into().unwrap()]));
     assert_eq!(other.gc_pause, Some(Period(Duration::from_secs(6 * 3600))));
     assert_eq!(other.gc_timeout, Some(Period(Duration::from_secs(600))));
+    assert_eq!(other.move_after, Some(Period(Duration::from_secs(120))));
+    assert_eq!(other.move_zone_after, Some(Period(Duration::from_secs(3 * 3600))));
     assert_eq!(other.log_level, Some("info,pinkeeper=debug".parse().unwrap()));
     assert_eq!(other.log_format, Some(LogFormat::Text));
 }

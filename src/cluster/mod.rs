@@ -27,7 +27,7 @@ use self::{
     writes::QueuedWrite,
 };
 pub use self::{
-    leader::{GcPolicy, Reports},
+    leader::{GcPolicy, MovePolicy, Reports},
     member::{AddressBook, ReadBarrier},
     use_cases::{Listed, UseCaseError},
 };
@@ -176,6 +176,8 @@ pub struct Parts {
     pub join: JoinPolicy,
     /// When the leader begins collections without a request; absent: never.
     pub gc: Option<GcPolicy>,
+    /// When copies of absent members move to others.
+    pub moves: MovePolicy,
 }
 
 impl std::fmt::Debug for Parts {

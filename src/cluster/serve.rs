@@ -16,8 +16,8 @@ use crate::{
     consensus::ProposeError,
     rpc::Inbound,
     types::{
-        CallerPolicy, ClusterId, Envelope, LeaderRequest, Metrics, MetricsReply, OnePin, PeerId,
-        PinsAfter, ReadIndex, Refusal, Request, Response, RunGc, RunGcHere, Writes,
+        CallerPolicy, ClusterId, ConfirmNow, Envelope, LeaderRequest, Metrics, MetricsReply,
+        OnePin, PeerId, PinsAfter, ReadIndex, Refusal, Request, Response, RunGc, RunGcHere, Writes,
     },
 };
 
@@ -90,6 +90,9 @@ impl Cluster {
             }
             Request::RunGcHere(RunGcHere { run }) => {
                 self.run_gc_here(from, run).await.map(Response::GcHere)
+            }
+            Request::ConfirmNow(ConfirmNow { cids }) => {
+                self.confirm_here(from, cids).await.map(Response::Held)
             }
             Request::Leader(request) => self.answer_as_leader(from, request).await,
         }

@@ -61,6 +61,8 @@ pub struct Listed {
     pub departs: bool,
     /// Pins allocated to it, leaving ones included.
     pub copies: u64,
+    /// How long it has been away, as the leaders have counted; 0 if it is not.
+    pub away: Duration,
 }
 
 impl Cluster {
@@ -163,14 +165,26 @@ impl Cluster {
     /// All members, with what a list of them shows.
     #[must_use]
     pub fn roster(&self) -> BTreeMap<PeerId, Listed> {
-        let (copies, departing) = self
-            .state()
-            .read(|pins| (pins.allocations_by_peer().clone(), pins.departing().clone()));
-        let listed = |(peer, view): (PeerId, MemberView)| {
-            let copies = copies.get(&peer).copied().unwrap_or_default();
-            (peer, Listed { votes: view.voter, departs: departing.contains(&peer), copies })
-        };
-        self.members().into_iter().map(listed).collect()
+        let members = self.members();
+        self.state().read(|pins| {
+            let seconds = |peer: &PeerId| pins.away().get(peer).map_or(0, |away| away.seconds);
+            let listed = |(peer, view): (PeerId, MemberView)| {
+                let listed = Listed {
+                    votes: view.voter,
+                    departs: pins.departing().contains(&peer),
+                    copies: pins.copies_of(peer),
+                    away: Duration::from_secs(seconds(&peer).into()),
+                };
+                (peer, listed)
+            };
+            members.into_iter().map(listed).collect()
+        })
+    }
+
+    /// Number of pins with a leaving peer.
+    #[must_use]
+    pub fn pins_leaving(&self) -> usize {
+        self.state().read(|pins| pins.moving_len())
     }
 
     /// Collects the garbage of all daemons, one after the other, or with `local` of this peer's only.

@@ -5,8 +5,6 @@
 //! batches may be under way, so that one is gathered while another is written. Each write has its own
 //! answer, and its caller decides whether to try again.
 
-use std::collections::BTreeSet;
-
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -15,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cluster, FatalError, serve::refusal};
 use crate::{
-    allocate::{self, Fleet, Need},
+    allocate::{self, Fleet, Need, Sight},
     state::{Applied, Op, Outcome, PinSet, Refused},
     types::{Cid, Owner, Pin, PinRequest, Refusal, Replication, Write, Writes},
 };
@@ -118,7 +116,7 @@ impl Cluster {
         let PinRequest { cid, options } = request;
         let (holders, plan) = self.state().read(|pins| {
             let need = Need::with_claim(&cid, pins.get(&cid), options.replication);
-            (need.holders().count(), allocate::plan(&need, fleet, &BTreeSet::new()))
+            (need.holders().count(), allocate::plan(&need, fleet, &Sight::default()))
         });
         let possible = holders + plan.add.len();
         check_peers(&cid, options.replication, possible, fleet.members())?;

@@ -39,6 +39,10 @@ const CONCURRENT_PINS_MAX: usize = 1024;
 const GC_PAUSE: Duration = Duration::from_secs(3600);
 /// A collection walks all pinned content, and pins wait for it.
 const GC_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// The copies of a member that is away for so long move to others.
+const MOVE_AFTER: Duration = Duration::from_secs(300);
+/// The same while all members of a zone are away.
+const MOVE_ZONE_AFTER: Duration = Duration::from_secs(3600);
 /// Most tags of one peer: they are sent with every push of its metrics.
 const TAGS_MAX: usize = 64;
 /// Longest name, tag name or tag value, in characters.
@@ -97,6 +101,10 @@ pub struct PeerOptions {
     pub gc_pause: Option<Period>,
     /// Deadline of a collection.
     pub gc_timeout: Option<Period>,
+    /// Absence of a member after which its copies move to others.
+    pub move_after: Option<Period>,
+    /// The same while all members of a zone are away.
+    pub move_zone_after: Option<Period>,
     /// Labels for placement.
     pub tags: Option<BTreeMap<String, String>>,
     /// Log level, or levels by module.
@@ -136,7 +144,7 @@ const fn key(name: &'static str, spelling: Spelling, help: &'static str) -> Key 
 }
 
 /// Every key of [`PeerOptions`], so that flags and variables match the file.
-pub const KEYS: [Key; 26] = [
+pub const KEYS: [Key; 28] = [
     key("name", Spelling::Text, "name of the peer, for people"),
     key("data_dir", Spelling::Text, "folder of the identity, the log and the state"),
     key("ledger_dir", Spelling::Text, "folder of the ledger (default: the data folder)"),
@@ -188,6 +196,8 @@ pub const KEYS: [Key; 26] = [
     ),
     key("gc_pause", Spelling::Text, "time between two such collections of a daemon (default: 1h)"),
     key("gc_timeout", Spelling::Text, "time a garbage collection may take (default: 30m)"),
+    key("move_after", Spelling::Text, "absence after which a peer's copies move (default: 5m)"),
+    key("move_zone_after", Spelling::Text, "the same while a whole zone is away (default: 1h)"),
     key("tags", Spelling::Map, "labels for placement, as in zone=a,disk=ssd"),
     key("log_level", Spelling::Text, "log level or filter, as in info,pinkeeper::rpc=debug"),
     key("log_format", Spelling::Text, "format of log lines: text or json"),
@@ -238,6 +248,10 @@ pub struct PeerConfig {
     pub gc_pause: Duration,
     /// Deadline of a collection.
     pub gc_timeout: Duration,
+    /// Absence of a member after which its copies move to others.
+    pub move_after: Duration,
+    /// The same while all members of a zone are away.
+    pub move_zone_after: Duration,
     /// Labels for placement.
     pub tags: BTreeMap<String, String>,
     /// Log level, or levels by module.
@@ -388,6 +402,8 @@ impl PeerOptions {
             gc_watermark: self.gc_watermark.or(other.gc_watermark),
             gc_pause: self.gc_pause.or(other.gc_pause),
             gc_timeout: self.gc_timeout.or(other.gc_timeout),
+            move_after: self.move_after.or(other.move_after),
+            move_zone_after: self.move_zone_after.or(other.move_zone_after),
             tags: self.tags.or(other.tags),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
@@ -454,6 +470,8 @@ impl PeerConfig {
             gc_watermark: gc_watermark(given.gc_watermark.unwrap_or(0))?,
             gc_pause: given.gc_pause.map_or(GC_PAUSE, |period| period.0),
             gc_timeout: given.gc_timeout.map_or(GC_TIMEOUT, |period| period.0),
+            move_after: given.move_after.map_or(MOVE_AFTER, |period| period.0),
+            move_zone_after: given.move_zone_after.map_or(MOVE_ZONE_AFTER, |period| period.0),
             tags,
             log_level: given.log_level.unwrap_or_default(),
             log_format: given.log_format.unwrap_or_default(),

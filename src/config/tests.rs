@@ -80,6 +80,8 @@ replication_max: 3
 gc_watermark: 90
 gc_pause: 2h
 gc_timeout: 10m
+move_after: 3m
+move_zone_after: 2h
 tags: {zone: a}
 log_level: debug
 log_format: json
@@ -92,6 +94,8 @@ log_format: json
     assert_eq!(config.replication.max, Factor::Count(3));
     assert_eq!((config.gc_watermark, config.gc_pause), (Some(90), Duration::from_secs(7200)));
     assert_eq!(config.gc_timeout, Duration::from_secs(600));
+    let moves = [config.move_after, config.move_zone_after];
+    assert_eq!(moves.map(|after| after.as_secs()), [180, 7200]);
     assert_eq!(config.log_format, LogFormat::Json);
 
     let flags = from_text("name", "b").unwrap().or(from_text("tags", "zone=b, disk=ssd").unwrap());
@@ -113,6 +117,8 @@ fn every_key_can_be_a_flag_and_every_field_is_a_key() {
         ("pin_stall_timeout", "1h"),
         ("gc_pause", "2h"),
         ("gc_timeout", "5m"),
+        ("move_after", "7m"),
+        ("move_zone_after", "90m"),
         ("log_level", "warn"),
         ("log_format", "text"),
         ("tags", "a=b"),

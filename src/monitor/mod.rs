@@ -69,6 +69,16 @@ impl Monitor {
             .collect()
     }
 
+    /// The last known value of a tag, by peer, also of peers that are down.
+    #[must_use]
+    pub fn last_tags(&self, tag: &str) -> BTreeMap<PeerId, String> {
+        let latest = self.latest.lock();
+        let value = |(peer, (metrics, _)): (&PeerId, &(Metrics, Instant))| {
+            Some((*peer, metrics.tags.get(tag)?.clone()))
+        };
+        latest.iter().filter_map(value).collect()
+    }
+
     /// Notes that a peer has just collected garbage, which its latest metrics do not show yet.
     pub fn collected(&self, peer: &PeerId) {
         let mut latest = self.latest.lock();

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, Cluster, FatalError, GcPolicy, JoinPolicy, Parts, ReadBarrier},
+    cluster::{
+        AddressBook, Cluster, FatalError, GcPolicy, JoinPolicy, MovePolicy, Parts, ReadBarrier,
+    },
     consensus::{BoundLog, Checkpoints, Consensus, OpenError, Stores, Timing},
     ipfs::SharedIpfs,
     monitor::informer::Sources,
@@ -63,6 +65,8 @@ pub struct Assembly<L> {
     pub join: JoinPolicy,
     /// When garbage is collected automatically; absent: never.
     pub gc: Option<GcPolicy>,
+    /// When copies of absent members move to others.
+    pub moves: MovePolicy,
 }
 
 impl<L> std::fmt::Debug for Assembly<L> {
@@ -122,6 +126,7 @@ impl Peer {
             clock,
             join,
             gc,
+            moves,
         } = assembly;
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -171,6 +176,7 @@ impl Peer {
             clock,
             join,
             gc,
+            moves,
         };
         let cluster = Cluster::start(parts, inbound, &mut tasks, &token);
         Ok(Self { cluster, tracker, consensus, tasks, token, network: None, folder: None })

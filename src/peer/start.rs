@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::{AssembleError, Assembly, Peer};
 use crate::{
     clock::Clock,
-    cluster::{AddressBook, FatalError, FoundError, GcPolicy, JoinPolicy, new_cluster_id},
+    cluster::{
+        AddressBook, FatalError, FoundError, GcPolicy, JoinPolicy, MovePolicy, new_cluster_id,
+    },
     config::PeerConfig,
     consensus::{Checkpoints, DiskLog, OpenError, StateStore, Stores, Timing},
     files::{self, FolderLock, LockError},
@@ -226,6 +228,7 @@ async fn open(
             watermark_percent,
             pause_minutes: u32::try_from(config.gc_pause.as_secs() / 60).unwrap_or(u32::MAX),
         }),
+        moves: MovePolicy { after: config.move_after, zone_after: config.move_zone_after },
     };
     let mut peer = Peer::assemble(assembly).await?;
     peer.network = Some((task, network));

@@ -58,7 +58,9 @@ pub(super) struct PeerGauges {
     failures: Family<Reason, Counter>,
     ready: Gauge,
     members: Gauge,
+    members_away: Gauge,
     voters: Gauge,
+    pins_leaving: Gauge,
     daemon_up: Gauge,
     pins: Gauge<u64, AtomicU64>,
     pin_queue: Gauge<u64, AtomicU64>,
@@ -80,7 +82,11 @@ impl PeerGauges {
         let help = "The level of this peer's program";
         registry.register("program_level", help, self.program_level.clone());
         registry.register("members", "Members of the cluster", self.members.clone());
+        let help = "Members that the leader does not hear, or whose daemon is away";
+        registry.register("members_away", help, self.members_away.clone());
         registry.register("voters", "Members that vote", self.voters.clone());
+        let help = "Pins with a copy that leaves, for example because it moves to another peer";
+        registry.register("pins_leaving", help, self.pins_leaving.clone());
         registry.register("daemon_up", "The daemon answers", self.daemon_up.clone());
         registry.register(
             "pins_held",
@@ -159,6 +165,9 @@ impl PeerGauges {
         let metrics = source.local_metrics();
         self.ready.set(i64::from(source.readiness().is_ok()));
         self.members.set(i64::try_from(source.members().len()).unwrap_or(i64::MAX));
+        let away = source.roster().values().filter(|listed| !listed.away.is_zero()).count();
+        self.members_away.set(i64::try_from(away).unwrap_or(i64::MAX));
+        self.pins_leaving.set(i64::try_from(source.pins_leaving()).unwrap_or(i64::MAX));
         self.voters.set(i64::try_from(source.voters()).unwrap_or(i64::MAX));
         self.daemon_up.set(i64::from(metrics.daemon.is_some()));
         self.pins.set(metrics.pins);

@@ -81,6 +81,7 @@ fn api(source: Source, replication: Replication, metrics: RestMetrics, hosts: Ho
     Router::new()
         .route("/id", get(id))
         .route("/health", get(async || StatusCode::NO_CONTENT))
+        .route("/health/alerts", get(peers::alerts))
         .route("/pins", get(pins::list).post(bulk::pin_all))
         .route("/pins/{cid}", get(pins::status).post(pins::pin).delete(pins::unpin))
         .route("/peers", get(peers::list))

@@ -1,14 +1,20 @@
-//! The handlers of `/peers`.
+//! The handlers of `/peers`, and of the members that are away.
 
 use axum::{
+    Json,
     body::Body,
     extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 
-use super::{Api, error::ApiError, pins::Given, view};
-use crate::types::PeerId;
+use super::{
+    Api,
+    error::ApiError,
+    pins::Given,
+    view::{self, AlertView},
+};
+use crate::{clock::Clock, types::PeerId};
 
 /// All members as this peer knows them, one JSON object a line, as in IPFS Cluster.
 pub(super) async fn list(
@@ -26,6 +32,15 @@ pub(super) async fn list(
             .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     }
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from(lines)).into_response())
+}
+
+/// The members that are away, as a JSON array, as in IPFS Cluster.
+pub(super) async fn alerts(
+    State(api): State<Api>,
+    Given(given): Given,
+) -> Result<Json<Vec<AlertView>>, ApiError> {
+    given.none()?;
+    Ok(Json(view::alerts(&api.source.roster(), Clock::System.now())))
 }
 
 /// Has a member leave, or stay after all with `cancel=true`.

@@ -91,6 +91,11 @@ impl Source {
         ask!(self, peer => peer.levels())
     }
 
+    /// Number of pins with a leaving peer.
+    pub(super) fn pins_leaving(&self) -> usize {
+        ask!(self, peer => peer.pins_leaving())
+    }
+
     /// Why the peer is not ready, if it is not.
     pub(super) fn readiness(&self) -> Result<(), String> {
         ask!(self, peer => peer.readiness())

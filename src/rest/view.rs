@@ -11,7 +11,7 @@ use crate::{
     cluster::Listed,
     types::{
         Cid, DaemonInfo, Factor, GcReport, GcResult, Member, Owner, PeerId, Pin, PinEntry,
-        PinState, PinStatus, Timestamp,
+        PinState, PinStatus, Timestamp, millis,
     },
 };
 
@@ -150,6 +150,22 @@ pub(super) struct ListedView {
     voter: bool,
     departing: bool,
     allocations: u64,
+    /// How long it has been away; 0 if it is not.
+    away_seconds: u64,
+}
+
+/// A member that is away (Go's `Alert`: a metric that has expired, and when that was noticed).
+#[derive(Debug, Serialize)]
+pub(super) struct AlertView {
+    name: &'static str,
+    peer: PeerId,
+    value: String,
+    expire: i64,
+    valid: bool,
+    weight: i64,
+    partitionable: bool,
+    received_at: i64,
+    triggered_at: String,
 }
 
 /// A peer (Go's `ID`).
@@ -403,10 +419,36 @@ pub(super) fn listed(
     daemon: Option<&DaemonInfo>,
     listed: Listed,
 ) -> ListedView {
-    let Listed { votes, departs, copies } = listed;
+    let Listed { votes, departs, copies, away } = listed;
     let mut view = id(peer, member, members, daemon, &member.addresses);
     if peer != own {
         (view.version, view.commit) = ("", "");
     }
-    ListedView { peer: view, voter: votes, departing: departs, allocations: copies }
+    let away_seconds = away.as_secs();
+    ListedView { peer: view, voter: votes, departing: departs, allocations: copies, away_seconds }
+}
+
+/// The members that are away. The state knows for how long, not since when: the times are by this
+/// peer's clock.
+pub(super) fn alerts(roster: &BTreeMap<PeerId, Listed>, now: Timestamp) -> Vec<AlertView> {
+    let alert = |(peer, listed): (&PeerId, &Listed)| {
+        let away = millis(listed.away);
+        let since = Timestamp(now.0.saturating_sub(away));
+        AlertView {
+            name: "ping",
+            peer: *peer,
+            value: String::new(),
+            expire: nanoseconds(since),
+            valid: false,
+            weight: 0,
+            partitionable: false,
+            received_at: nanoseconds(since),
+            triggered_at: since.to_string(),
+        }
+    };
+    roster.iter().filter(|(_, listed)| !listed.away.is_zero()).map(alert).collect()
+}
+
+fn nanoseconds(time: Timestamp) -> i64 {
+    i64::try_from(time.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }

@@ -3,13 +3,13 @@
 //! An answer must be true at some position between request and answer. A request without an answer may
 //! take effect at any later time.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use super::{judge::Judge, trace::Trace};
 use crate::{
-    allocate::{self, Need},
+    allocate::{self, Need, Sight},
     cluster::{Cluster, UseCaseError},
     state::{Fence, Found, Limits, Lost, Op, PinSet, Ruling, WaitingDigest},
     types::{Cid, ClaimOptions, Owner, Pin, PinEntry, PinRequest, Timestamp, Uid},
@@ -182,7 +182,7 @@ impl Client {
         let mut fleet = self.cluster.fleet();
         let plan = self.cluster.state().read(|pins| {
             let need = Need::with_claim(&cid, pins.get(&cid), options.replication);
-            allocate::plan(&need, &fleet, &BTreeSet::new())
+            allocate::plan(&need, &fleet, &Sight::default())
         });
         self.cluster.reserve(&mut fleet, &plan);
         let (owner, fence) = (object.owner(), Some(fence));

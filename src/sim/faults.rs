@@ -185,6 +185,7 @@ impl World {
     /// Ends all faults: from here on everything works.
     pub(super) fn heal(&mut self) {
         self.trace.note("faults end");
+        self.absences.end();
         self.network.heal();
         for n in 0..self.hosts.len() {
             let daemon = &self.hosts[n].daemon;

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
+    time::Duration,
 };
 
 use minicbor::Encode;
@@ -17,6 +18,26 @@ use crate::{
     types::{Cid, LogPosition, PeerId, Pin, encoding},
 };
 
+/// What the world knows besides the logs.
+pub struct Facts<'a> {
+    /// When a peer's daemon last confirmed a pin that it was not asked to remove since.
+    pub confirmed: &'a dyn Fn(PeerId, &Cid) -> Option<Instant>,
+    /// When an entry was first written to a log.
+    pub proposed: &'a dyn Fn(LogPosition) -> Option<Instant>,
+}
+
+impl std::fmt::Debug for Facts<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Facts").finish_non_exhaustive()
+    }
+}
+
+/// Longest time from a daemon's answer to the release that relies on it: a call between peers takes no
+/// longer.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(6);
+/// An entry may be applied so much later than it was decided, and the next one at once.
+const LATE_MAX: Duration = Duration::from_secs(30);
+
 /// The history; positions are counts of entries.
 #[derive(Debug)]
 pub struct History {
@@ -26,6 +47,11 @@ pub struct History {
     versions: BTreeMap<Cid, Vec<(u64, Option<Pin>)>>,
     /// When the last entry was first applied, and the number of entries before that instant.
     last: (Instant, u64),
+    /// Copies move off a member that has been away for so long.
+    grace: Duration,
+    /// When each member's absence was last noted, and when it was last away beyond the grace.
+    noted: BTreeMap<PeerId, (Instant, Option<Instant>)>,
+    began: Instant,
     trace: Trace,
 }
 
@@ -66,6 +92,9 @@ impl History {
             entries: Vec::new(),
             versions: BTreeMap::new(),
             last: (Instant::now(), 0),
+            grace: Duration::ZERO,
+            noted: BTreeMap::new(),
+            began: Instant::now(),
             trace,
         }
     }
@@ -103,18 +132,22 @@ impl History {
         last.map_or_else(|| (0, beside_of(&PinSet::default())), |last| (last.hash, last.beside))
     }
 
+    /// Sets the grace of members that are away.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
     /// Adds the entries `from..until`, applied by a peer from its log, or, `by_snapshot`, as far as
     /// they are known.
     ///
     /// # Errors
-    /// When another peer applied another entry there, or an allocation was released although too few
-    /// other holders are `confirmed`.
+    /// When another peer applied another entry there, or a copy was given up too early.
     pub fn extend(
         &mut self,
         log: &SimLog,
         (from, until): (u64, u64),
         by_snapshot: bool,
-        confirmed: impl Fn(PeerId, &Cid) -> bool,
+        facts: &Facts<'_>,
     ) -> Result<(), String> {
         for index in from..until {
             let known = self.entries.get(usize::try_from(index).unwrap_or(usize::MAX));
@@ -129,7 +162,7 @@ impl History {
                         ));
                     }
                 }
-                (Some((position, ops)), None) => self.apply(position, ops, &confirmed)?,
+                (Some((position, ops)), None) => self.apply(position, ops, facts)?,
                 (None, _) => return Err(format!("entry {index} was applied but is in no log")),
             }
         }
@@ -140,7 +173,7 @@ impl History {
         &mut self,
         position: LogPosition,
         ops: Vec<Op>,
-        confirmed: impl Fn(PeerId, &Cid) -> bool,
+        facts: &Facts<'_>,
     ) -> Result<(), String> {
         if self.last.0 != Instant::now() {
             self.last = (Instant::now(), self.len());
@@ -153,6 +186,7 @@ impl History {
             self.pins.touched(op, &mut cids);
             let before = cids.into_iter().map(|cid| (cid, self.pins.get(&cid).cloned()));
             let before: Vec<(Cid, Option<Pin>)> = before.collect();
+            self.check_absence(op)?;
             let outcome = self.pins.apply(position, op);
             outcomes.push(outcome);
             if let Outcome::Refused(why) = outcome {
@@ -168,9 +202,12 @@ impl History {
                 }
                 hash ^= hash_of(&cid, before.as_ref()) ^ hash_of(&cid, after);
                 self.versions.entry(cid).or_default().push((count, after.cloned()));
-                if let (Op::LetGo { peer, .. }, Some(pin)) = (op, before) {
-                    let departs = self.pins.departing().contains(peer);
-                    may_let_go(&cid, &pin, *peer, departs, &confirmed)?;
+                match (op, before) {
+                    (Op::LetGo { peer, .. }, Some(pin)) => {
+                        self.may_let_go(&cid, &pin, *peer, position, facts)?;
+                    }
+                    (Op::Move { from, .. }, _) => self.may_move(&cid, *from, facts)?,
+                    _ => {}
                 }
             }
         }
@@ -216,22 +253,56 @@ impl History {
         let at_first = later.checked_sub(1).and_then(|n| versions[n].1.as_ref());
         so(at_first) || versions[later..].iter().any(|(_, pin)| so(pin.as_ref()))
     }
-}
 
-/// Whether a peer may release a pin: enough others must be confirmed.
-fn may_let_go(
-    cid: &Cid,
-    pin: &Pin,
-    peer: PeerId,
-    departs: bool,
-    confirmed: impl Fn(PeerId, &Cid) -> bool,
-) -> Result<(), String> {
-    let others = pin.holders().filter(|holder| confirmed(*holder, cid)).count();
-    let needed = pin.replication().needed_beside(pin.holders().count(), departs);
-    if others < needed {
-        return Err(format!(
-            "{cid} was released on {peer} while {others} others hold it, {needed} must"
-        ));
+    /// Checks that a peer may release a pin: enough others must have confirmed it just before.
+    fn may_let_go(
+        &self,
+        cid: &Cid,
+        pin: &Pin,
+        peer: PeerId,
+        position: LogPosition,
+        facts: &Facts<'_>,
+    ) -> Result<(), String> {
+        let proposed = (facts.proposed)(position).unwrap_or_else(Instant::now);
+        let confirmed = |holder: &PeerId| {
+            (facts.confirmed)(*holder, cid).is_some_and(|at| at + ANSWER_AGE_MAX >= proposed)
+        };
+        let others = pin.holders().filter(confirmed).count();
+        let departs = self.pins.departing().contains(&peer);
+        let needed = pin.replication().needed_beside(pin.holders().count(), departs);
+        if others < needed {
+            return Err(format!(
+                "{cid} was released on {peer} while {others} others hold it, {needed} must"
+            ));
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Checks that a copy may move to another peer: it fails, or its peer departs or was away for long.
+    fn may_move(&self, cid: &Cid, from: PeerId, facts: &Facts<'_>) -> Result<(), String> {
+        let gone = self.noted.get(&from).and_then(|(_, gone)| *gone);
+        let was_gone = gone.is_some_and(|at| at.elapsed() < LATE_MAX);
+        let holds = (facts.confirmed)(from, cid).is_some();
+        if was_gone || !holds || self.pins.departing().contains(&from) {
+            return Ok(());
+        }
+        Err(format!("{cid} moves off {from}, which holds it and was not away for long"))
+    }
+
+    /// Checks that an absence is not counted as longer than it was.
+    fn check_absence(&mut self, op: &Op) -> Result<(), String> {
+        let Op::Away { peer, away, .. } = op else { return Ok(()) };
+        let known = self.pins.away().get(peer).map_or(0, |away| away.seconds);
+        let (before, mut gone) = self.noted.get(peer).copied().unwrap_or((self.began, None));
+        let now = away.as_ref().map_or(0, |away| away.seconds);
+        let counted = Duration::from_secs(now.saturating_sub(known).into());
+        if counted > before.elapsed() + LATE_MAX {
+            return Err(format!("{counted:?} of an absence of {peer} in {:?}", before.elapsed()));
+        }
+        if Duration::from_secs(now.max(known).into()) >= self.grace {
+            gone = Some(Instant::now());
+        }
+        self.noted.insert(*peer, (Instant::now(), gone));
+        Ok(())
+    }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, SimulatedClock},
-    cluster::{AddressBook, FatalError, GcPolicy, JoinPolicy},
+    cluster::{AddressBook, FatalError, GcPolicy, JoinPolicy, MovePolicy},
     consensus::{Checkpoints, StateStore, StoreError, Stores, Timing},
     ipfs::fake::StandInDaemon,
     peer::{AssembleError, Assembly, Peer},
@@ -35,6 +35,9 @@ const TIMING: Timing = Timing {
     election_min: Duration::from_millis(300),
     election_max: Duration::from_millis(500),
 };
+/// As by default.
+const MOVES: MovePolicy =
+    MovePolicy { after: Duration::from_secs(300), zone_after: Duration::from_secs(3600) };
 /// Initial time of all hosts' clocks.
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -76,6 +79,8 @@ pub struct Host {
     pub program: Program,
     /// When garbage is collected automatically, from the next start on.
     pub gc: Option<GcPolicy>,
+    /// When copies of absent members move to others, from the next start on.
+    pub moves: MovePolicy,
     /// The running process; absent after a crash and before the start.
     pub peer: Option<Peer>,
     /// What a former peer on this volume pinned: it stays, unless it is wanted and released here.
@@ -116,6 +121,7 @@ impl Host {
             checkpoints: Checkpoints::default(),
             program: Program::default(),
             gc: None,
+            moves: MOVES,
             peer: None,
             former: BTreeSet::new(),
             network,
@@ -163,6 +169,7 @@ impl Host {
             clock: Clock::Simulated(self.clock.clone()),
             join,
             gc: self.gc,
+            moves: self.moves,
         };
         self.peer = Some(Peer::assemble(assembly).await?);
         Ok(())

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    history::{History, beside_of, hash_of},
+    history::{Facts, History, beside_of, hash_of},
     host::Host,
     log::SimLog,
     trace::Trace,
@@ -30,6 +31,10 @@ use crate::{
     state::{Changed, PinSet, SharedState},
     types::{Cid, PeerId, PinState},
 };
+
+/// Longest time from a daemon's answer to its arrival. While the leader asks it before a release, the
+/// peer still believes its own last answer.
+const ARRIVES_MAX: Duration = Duration::from_secs(5);
 
 /// The judge; clones share it.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct Watched {
     pub history: History,
     replicas: BTreeMap<PeerId, Replica>,
     daemons: BTreeMap<PeerId, StandInDaemon>,
+    /// The logs of all lives of the peers.
+    logs: Vec<SimLog>,
     violation: Option<String>,
     trace: Trace,
 }
@@ -82,6 +89,7 @@ impl Judge {
             history: History::new(trace.clone()),
             replicas: BTreeMap::new(),
             daemons: BTreeMap::new(),
+            logs: Vec::new(),
             violation: None,
             trace,
         })))
@@ -132,6 +140,7 @@ impl Judge {
             state,
         };
         replica.look_at_all(0);
+        watched.logs.push(host.log());
         watched.replicas.insert(id, replica);
         watched.observe();
     }
@@ -144,6 +153,11 @@ impl Judge {
         let replica = watched.replicas.remove(&id)?;
         replica.watcher.abort();
         replica.first
+    }
+
+    /// Copies of a member move only when it has been away for so long, or departs.
+    pub fn set_grace(&self, grace: Duration) {
+        self.lock().history.set_grace(grace);
     }
 
     /// Records a violation found elsewhere.
@@ -194,7 +208,7 @@ impl Judge {
                     continue;
                 }
                 match host.daemon.answer(&cid) {
-                    Some(answer) if answer.held || answer.at == Instant::now() => {}
+                    Some(answer) if answer.held || answer.at.elapsed() <= ARRIVES_MAX => {}
                     answer => {
                         let name = &host.member.name;
                         watched.accuse(format!(
@@ -269,10 +283,12 @@ impl Watched {
     fn compare(&mut self, id: PeerId) {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
         let range = (replica.compared, replica.state.entries());
-        let daemons = &self.daemons;
-        let confirmed =
-            |peer: PeerId, cid: &Cid| daemons.get(&peer).is_some_and(|d| d.has_confirmed(cid));
-        let extended = self.history.extend(&replica.log, range, replica.by_snapshot, confirmed);
+        let (daemons, logs) = (&self.daemons, &self.logs);
+        let facts = Facts {
+            confirmed: &|peer, cid| daemons.get(&peer)?.confirmed_at(cid),
+            proposed: &|position| logs.iter().filter_map(|log| log.appended_at(position)).min(),
+        };
+        let extended = self.history.extend(&replica.log, range, replica.by_snapshot, &facts);
         replica.by_snapshot = false;
         replica.compared = range.1;
         if range.1 > 0 {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Mutex as Turns, watch};
+use tokio::{
+    sync::{Mutex as Turns, watch},
+    time::Instant,
+};
 
 use super::disk::SimDisk;
 use crate::{
@@ -54,6 +57,8 @@ struct Halves {
     unsynced: VecDeque<Record>,
     /// Purged entries, for observers.
     purged: BTreeMap<u64, RaftEntry>,
+    /// When each position was first written in this life.
+    appended: BTreeMap<LogPosition, Instant>,
     /// Records ever written, and how many of them are synced.
     written: u64,
     synced: u64,
@@ -113,6 +118,12 @@ impl SimLog {
         Some((position_of(entry.log_id), ops_of(entry)))
     }
 
+    /// When the entry at a position was written, if that was in this life.
+    #[must_use]
+    pub fn appended_at(&self, position: LogPosition) -> Option<Instant> {
+        self.lock().appended.get(&position).copied()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Halves> {
         self.halves.lock()
     }
@@ -124,6 +135,9 @@ impl SimLog {
                 let Halves { volatile, purged, .. } = &mut *halves;
                 let gone = volatile.entries.range(..=index_of(upto));
                 purged.extend(gone.map(|(index, entry)| (*index, entry.clone())));
+            }
+            if let Record::Entry(entry) = &record {
+                halves.appended.entry(position_of(entry.log_id)).or_insert_with(Instant::now);
             }
             halves.volatile.apply(record.clone());
             halves.unsynced.push_back(record);

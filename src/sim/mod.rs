@@ -7,6 +7,7 @@
 //! Stand-ins: [`network`] for libp2p, [`log`] and [`disk`] for files (a crash loses unsynced data), and
 //! [`crate::ipfs::fake`] for Kubo.
 
+mod absences;
 pub mod clients;
 #[cfg(test)]
 pub(crate) mod damage;

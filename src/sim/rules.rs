@@ -111,7 +111,7 @@ impl Applied<'_> {
         if gone {
             return Some("an allocation was wrongly removed");
         }
-        let adds = matches!(self.op, Op::Claim { .. } | Op::Allocate { .. });
+        let adds = matches!(self.op, Op::Claim { .. } | Op::Allocate { .. } | Op::Move { .. });
         // The allocation of a peer's predecessor.
         let inherited = |peer: &PeerId| match self.op {
             Op::Transfer { from, to, .. } if to == peer => before.get(from),
@@ -124,11 +124,24 @@ impl Applied<'_> {
             }
             Some(was) if was == now => false,
             Some(was) if was.leaving => {
-                (!adds && inherited(peer).is_none()) || was.at_entry != now.at_entry
+                let stays = matches!(self.op, Op::Stay { peer: of, .. } if of == peer);
+                (!adds && !stays && inherited(peer).is_none()) || was.at_entry != now.at_entry
             }
-            Some(_) => !matches!(self.op, Op::Leave { peers, .. } if peers.contains(peer)),
+            Some(_) => match self.op {
+                Op::Leave { peers, .. } => !peers.contains(peer),
+                Op::Move { from, .. } => from != peer,
+                _ => true,
+            },
         });
-        wrong.then_some("an allocation was wrongly added or changed")
+        if wrong {
+            return Some("an allocation was wrongly added or changed");
+        }
+        let Op::Move { from, candidates, .. } = self.op else { return None };
+        let new: Vec<&PeerId> =
+            after_all.keys().filter(|peer| !before.contains_key(peer)).collect();
+        let moved = matches!(new[..], [to] if candidates.contains(to))
+            && after_all.get(from).is_some_and(|copy| copy.leaving);
+        (before != after_all && !moved).then_some("a copy left without a successor")
     }
 
     /// Rare situations that it reaches.
@@ -157,6 +170,8 @@ impl Applied<'_> {
             Op::Allow { .. } => met.push("allowed"),
             Op::Leave { .. } => met.push("leaves"),
             Op::Transfer { .. } => met.push("a successor takes over"),
+            Op::Move { .. } => met.push("a copy moves"),
+            Op::Stay { .. } => met.push("a leaving copy stays"),
             _ => {}
         }
         let Some(pin) = self.after else { return met };
@@ -203,5 +218,6 @@ pub(super) fn refused(why: Refused) -> &'static str {
         Refused::OtherDigest => "refused: another digest",
         Refused::HasCopies => "refused: has copies",
         Refused::Removed => "refused: removed",
+        Refused::NoCandidate => "refused: no candidate",
     }
 }

@@ -6,6 +6,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
+    absences::Absences,
     clients::{Client, Object},
     host::{Host, Make},
     judge::Judge,
@@ -46,6 +47,7 @@ pub struct World {
     pub(super) more: More,
     pub(super) storms: Storms,
     pub(super) losses: Losses,
+    pub(super) absences: Absences,
     pub(super) network: SimNetwork,
     pub(super) hosts: Vec<Host>,
     /// When a host without a process starts one.
@@ -75,11 +77,17 @@ impl World {
         let mut hosts: Vec<Host> = (0..count).map(|n| host(n, &mut random, &network)).collect();
         hosts.iter().for_each(|host| judge.watch_daemon(host));
         let (more, storms, losses) = (More::draw(seed), Storms::draw(seed), Losses::draw(seed));
-        hosts.iter_mut().for_each(|host| more.configure(host));
+        let absences = Absences::draw(seed);
+        for host in &mut hosts {
+            more.configure(host);
+            absences.configure(host);
+        }
+        judge.set_grace(absences.moves.after);
         // Most worlds are short, so that many can run.
         let longest = if random.random_bool(0.1) { FAULTS_MAX.as_secs() } else { 12 };
         let faults = Duration::from_secs(random.random_range(5..=longest));
         let faults = faults + more.longer() + storms.longer() + losses.longer();
+        let faults = faults + absences.longer();
         let mut world = Self {
             network,
             restarts: vec![Instant::now(); hosts.len()],
@@ -96,6 +104,7 @@ impl World {
             more,
             storms,
             losses,
+            absences,
         };
         for n in 0..world.hosts.len() {
             world.start(n).await;
@@ -113,6 +122,7 @@ impl World {
             self.step_more();
             self.step_storms();
             self.step_losses();
+            self.step_absences();
             let pause = self.random.random_range(1..300);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.supervise().await;

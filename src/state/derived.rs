@@ -3,10 +3,10 @@
 //! Invariant: every pin of the set counts here as it is. It is taken out before it changes, and put in
 //! afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::deletion_guard::WaitingSet;
-use crate::types::{Cid, Owner, PeerId, Pin, Uid};
+use crate::types::{Cid, Owner, PackedCid, PeerId, Pin, Uid};
 
 /// Numbers of pins, and the waiting claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,18 +17,26 @@ pub(super) struct Derived {
     pub(super) at_stake: u64,
     /// The waiting claims.
     pub(super) waiting: WaitingSet,
+    /// The pins with a leaving peer.
+    pub(super) moving: BTreeSet<PackedCid>,
 }
 
 impl Derived {
     pub(super) fn put_in(&mut self, cid: Cid, pin: &Pin) {
         self.count(pin, 1);
+        if is_moving(pin) {
+            self.moving.insert((&cid).into());
+        }
         if let Some(uid) = waiting_uid(pin) {
             self.waiting.insert(uid, cid);
         }
     }
 
-    pub(super) fn take_out(&mut self, pin: &Pin) {
+    pub(super) fn take_out(&mut self, cid: Cid, pin: &Pin) {
         self.count(pin, -1);
+        if is_moving(pin) {
+            self.moving.remove(&(&cid).into());
+        }
         if let Some(uid) = waiting_uid(pin) {
             self.waiting.remove(uid);
         }
@@ -46,6 +54,10 @@ impl Derived {
             self.at_stake = self.at_stake.saturating_add_signed(by);
         }
     }
+}
+
+fn is_moving(pin: &Pin) -> bool {
+    pin.allocations.iter().any(|allocation| allocation.leaving)
 }
 
 /// The UID of the deleted object whose claim waits, if any. A waiting claim is the only one of its pin.

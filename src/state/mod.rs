@@ -12,7 +12,7 @@ pub use self::{
         Found, Holds, Limit, Limits, Lost, NoDigest, Ruling, Waiting, WaitingDigest, Window,
     },
     op::{Applied, Fence, Op, Outcome, Refused},
-    pin_set::{Beside, Page, PinSet},
+    pin_set::{Away, Beside, Page, PinSet},
     shared::{Changed, SharedState},
 };
 

@@ -4,7 +4,7 @@ use minicbor::{Decode, Encode};
 
 use super::{
     deletion_guard::{Ruling, WaitingDigest},
-    pin_set::Page,
+    pin_set::{Away, Page},
 };
 use crate::types::{
     Allocation, Cid, ClaimOptions, FIRST_LEVEL, Owner, PeerId, Pin, Timestamp, Uid,
@@ -178,6 +178,43 @@ pub enum Op {
         #[n(2)]
         term: u64,
     },
+    /// Gives the copy of a holder to another peer: allocates the first candidate that has none, and makes
+    /// the holder leave. Refused without such a candidate.
+    #[n(12)]
+    Move {
+        /// The content.
+        #[n(0)]
+        cid: Cid,
+        /// The holder.
+        #[n(1)]
+        from: PeerId,
+        /// Peers that can take the copy, best first.
+        #[n(2)]
+        candidates: Vec<PeerId>,
+    },
+    /// Makes a leaving peer a holder again. It keeps its allocation.
+    #[n(13)]
+    Stay {
+        /// The content.
+        #[n(0)]
+        cid: Cid,
+        /// The leaving peer.
+        #[n(1)]
+        peer: PeerId,
+    },
+    /// What is known of the absences of a member changes.
+    #[n(14)]
+    Away {
+        /// The member.
+        #[n(0)]
+        peer: PeerId,
+        /// What is known from now on; absent: it was not away lately.
+        #[n(1)]
+        away: Option<Away>,
+        /// The term in which the deciding peer was leader.
+        #[n(2)]
+        term: u64,
+    },
     /// Changes nothing. An op of the next level, for tests of upgrades.
     #[cfg(any(test, feature = "simulation", feature = "next-level"))]
     #[n(8)]
@@ -253,6 +290,10 @@ pub enum Refused {
     #[error("the peer was removed from the cluster")]
     #[n(8)]
     Removed,
+    /// No candidate can take the copy.
+    #[error("no other peer can take the copy")]
+    #[n(9)]
+    NoCandidate,
 }
 
 impl Op {
@@ -275,12 +316,15 @@ impl Op {
             | Self::Allocate { cid, .. }
             | Self::Leave { cid, .. }
             | Self::LetGo { cid, .. }
+            | Self::Move { cid, .. }
+            | Self::Stay { cid, .. }
             | Self::Gone { cid, .. } => Some(*cid),
             Self::Allow { .. }
             | Self::Raise { .. }
             | Self::Transfer { .. }
             | Self::Remove { .. }
-            | Self::Depart { .. } => None,
+            | Self::Depart { .. }
+            | Self::Away { .. } => None,
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Self::Next => None,
         }

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use minicbor::{Decode, Encode};
 
-pub use self::peers::Page;
 use self::peers::Removed;
+pub use self::peers::{Away, Page};
 use super::{
     deletion_guard::{AtStake, Holds, Limits, Lost, Ruling, Waiting, WaitingDigest, Window},
     derived::{Derived, waiting_uid},
@@ -57,6 +57,10 @@ pub struct Beside {
     #[n(3)]
     #[cbor(default)]
     departing: BTreeSet<PeerId>,
+    /// The members that are away, or were lately.
+    #[n(4)]
+    #[cbor(default)]
+    away: BTreeMap<PeerId, Away>,
 }
 
 impl Default for Beside {
@@ -66,6 +70,7 @@ impl Default for Beside {
             level: FIRST_LEVEL,
             removed: Removed::default(),
             departing: BTreeSet::new(),
+            away: BTreeMap::new(),
         }
     }
 }
@@ -120,6 +125,17 @@ impl PinSet {
     #[must_use]
     pub fn copies_of(&self, peer: PeerId) -> u64 {
         self.derived.allocations.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// The pins with a leaving peer.
+    pub fn moving(&self) -> impl Iterator<Item = Cid> + '_ {
+        self.derived.moving.iter().map(PackedCid::cid)
+    }
+
+    /// Number of pins with a leaving peer.
+    #[must_use]
+    pub fn moving_len(&self) -> usize {
+        self.derived.moving.len()
     }
 
     /// The waiting claims, if any.
@@ -229,6 +245,15 @@ impl PinSet {
             Op::Depart { peer, departs, term: decided_in } => {
                 self.depart(term, *peer, *departs, *decided_in)
             }
+            Op::Move { cid, from, candidates } => self.change_allocations(*cid, |pin, beside| {
+                move_copy(pin, *from, candidates, beside, position)
+            }),
+            Op::Stay { cid, peer } => {
+                self.change_allocations(*cid, |pin, _| Ok(Outcome::of_change(stay(pin, *peer))))
+            }
+            Op::Away { peer, away, term: decided_in } => {
+                self.note_away(term, *peer, away.as_ref(), *decided_in)
+            }
             #[cfg(any(test, feature = "simulation", feature = "next-level"))]
             Op::Next => Ok(Outcome::Unchanged),
         };
@@ -272,7 +297,7 @@ impl PinSet {
         let only_live_objects_wanted = pin.is_some_and(only_live_objects_want);
         let pin = match entry {
             Entry::Occupied(pin) => {
-                self.derived.take_out(pin.get());
+                self.derived.take_out(cid, pin.get());
                 pin.into_mut()
             }
             Entry::Vacant(place) => {
@@ -315,7 +340,7 @@ impl PinSet {
         if fence.is_some_and(|f| f.generation < claim.generation) {
             return Err(Refused::OlderGeneration);
         }
-        self.derived.take_out(entry.get());
+        self.derived.take_out(cid, entry.get());
         let pin = entry.get_mut();
         let claim = pin.claims.remove(owner);
         if let Owner::Object(uid) = owner {
@@ -362,7 +387,7 @@ impl PinSet {
         match ruling {
             Ruling::Wait(found) if unpins => {
                 self.beside.window.count(at, found, true);
-                self.derived.take_out(pin);
+                self.derived.take_out(cid, pin);
                 if let Some(claim) = pin.claims.remove(&owner) {
                     pin.claims.insert(waiting, claim);
                 }
@@ -389,7 +414,7 @@ impl PinSet {
         let cids: Vec<Cid> = self.waiting_objects().map(|(_, cid)| *cid).collect();
         for cid in cids {
             if let Some(pin) = self.pins.remove(&cid) {
-                self.derived.take_out(&pin);
+                self.derived.take_out(cid, &pin);
             }
         }
         self.beside.window.begin_anew();
@@ -412,7 +437,7 @@ impl PinSet {
         change: impl FnOnce(&mut Pin, &Beside) -> Result<Outcome, Refused>,
     ) -> Result<Outcome, Refused> {
         let pin = self.pins.get_mut(&cid).ok_or(Refused::NoSuchPin)?;
-        self.derived.take_out(pin);
+        self.derived.take_out(cid, pin);
         let outcome = change(pin, &self.beside);
         self.derived.put_in(cid, pin);
         outcome
@@ -433,6 +458,33 @@ fn leave(pin: &mut Pin, peers: &[PeerId]) -> bool {
         }
     }
     changed
+}
+
+/// Makes a leaving peer a holder again.
+fn stay(pin: &mut Pin, peer: PeerId) -> bool {
+    let leaving = pin.allocations.iter_mut().find(|a| a.peer == peer && a.leaving);
+    leaving.map(|allocation| allocation.leaving = false).is_some()
+}
+
+/// Nothing leaves without a successor.
+fn move_copy(
+    pin: &mut Pin,
+    from: PeerId,
+    candidates: &[PeerId],
+    beside: &Beside,
+    position: LogPosition,
+) -> Result<Outcome, Refused> {
+    let Some(index) = pin.allocations.iter().position(|a| a.peer == from && !a.leaving) else {
+        return Ok(Outcome::Unchanged);
+    };
+    let can_take = |peer: &&PeerId| {
+        !pin.is_on(**peer) && !beside.removed.contains(**peer) && !beside.departing.contains(*peer)
+    };
+    let to = *candidates.iter().find(can_take).ok_or(Refused::NoCandidate)?;
+    pin.allocations[index].leaving = true;
+    let at_entry = position.index + 1;
+    pin.allocations.push(Allocation { peer: to, leaving: false, at_entry });
+    Ok(Outcome::Changed)
 }
 
 /// A member that departs may go when all others hold the pin, however many copies it needs.
@@ -465,7 +517,7 @@ fn check_term(term: u64, fence: Option<Fence>) -> Result<(), Refused> {
 /// Allocates candidates while there are fewer holders than wanted. A leaving candidate becomes a holder
 /// again; a removed one gets nothing.
 fn top_up(pin: &mut Pin, candidates: &[PeerId], beside: &Beside, position: LogPosition) -> bool {
-    let mut holders = pin.holders().filter(|holder| !beside.departing.contains(holder)).count();
+    let mut holders = pin.holders().count();
     let wanted = pin.replication().wanted(usize::MAX);
     let mut changed = false;
     if pin.allocations.is_empty() {

@@ -9,7 +9,7 @@ mod peers;
 mod random;
 
 use super::{
-    Applied, Fence, Found, Holds, Limits, Lost, Op, Outcome, Page, PinSet, Refused, Ruling,
+    Applied, Away, Fence, Found, Holds, Limits, Lost, Op, Outcome, Page, PinSet, Refused, Ruling,
     Waiting, Window,
 };
 use crate::types::{

@@ -67,6 +67,8 @@ pub(super) struct Driver {
     list: Option<mpsc::Receiver<ListPiece>>,
     /// Requests for a collection.
     collectors: mpsc::Receiver<Collector>,
+    /// CIDs that another question found missing.
+    misses: mpsc::Receiver<Vec<Cid>>,
     /// The request whose collection is under way.
     collector: Option<Collector>,
     /// Cancels that collection.
@@ -88,6 +90,7 @@ impl Driver {
         config: Config,
         ports: Ports,
         collectors: mpsc::Receiver<Collector>,
+        misses: mpsc::Receiver<Vec<Cid>>,
     ) -> Result<Self, LedgerError> {
         let ledger = ports.ledger.ledger();
         let (bound, entries) = (ledger.daemon()?, ledger.entries(ports.me)?);
@@ -117,6 +120,7 @@ impl Driver {
             flights: BTreeMap::new(),
             list: None,
             collectors,
+            misses,
             collector: None,
             gc_token: CancellationToken::new(),
             comparison: Some(None),
@@ -146,6 +150,7 @@ impl Driver {
                     self.collector = Some(collector);
                     self.feed(Event::RunGc);
                 }
+                Some(cids) = self.misses.recv() => self.feed(Event::Missing(cids)),
                 Some(event) = self.running.next() => self.finished(event),
             }
             self.drain();

@@ -87,9 +87,10 @@ impl Tracker {
         ports: Ports,
         token: CancellationToken,
     ) -> Result<(TrackerHandle, JoinHandle<()>), LedgerError> {
-        let (collectors, asked) = mpsc::channel(1);
-        let driver = driver::Driver::new(config, ports, asked)?;
-        let handle = TrackerHandle { shared: driver.shared(), collectors };
+        let (collectors, collections) = mpsc::channel(1);
+        let (missed, misses) = mpsc::channel(MISSES_MAX);
+        let driver = driver::Driver::new(config, ports, collections, misses)?;
+        let handle = TrackerHandle { shared: driver.shared(), collectors, missed };
         Ok((handle, tokio::spawn(driver.run(token))))
     }
 }
@@ -99,10 +100,13 @@ impl Tracker {
 pub struct TrackerHandle {
     shared: Arc<Shared>,
     collectors: mpsc::Sender<driver::Collector>,
+    missed: mpsc::Sender<Vec<Cid>>,
 }
 
 /// Batches of changes a slow subscriber may lag behind before it gets `Lagged`.
 const CHANGES_MAX: usize = 1024;
+/// Bound on lists of CIDs that the tracker has not asked about again yet.
+const MISSES_MAX: usize = 16;
 /// Statuses read under one lock, so that readers never block the driver for long.
 const PAGE_LEN: usize = 1024;
 
@@ -186,6 +190,12 @@ impl TrackerHandle {
         let (sender, result) = oneshot::channel();
         self.collectors.send(sender).await.map_err(|_| stopping())?;
         result.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Makes the tracker ask its daemon about CIDs that another question found missing. Calls that come too
+    /// fast have no effect: the next list finds them.
+    pub fn are_missing(&self, cids: Vec<Cid>) {
+        let _ = self.missed.try_send(cids);
     }
 
     /// State of the daemon's garbage, for peer metrics.

@@ -41,6 +41,9 @@ pub enum Request {
     /// A request of the leader to any member: collect garbage.
     #[n(4)]
     RunGcHere(#[n(0)] RunGcHere),
+    /// A request of the leader to any member: ask the daemon whether it still holds pins.
+    #[n(5)]
+    ConfirmNow(#[n(0)] ConfirmNow),
 }
 
 /// Requests of members to the leader. Other members refuse them.
@@ -111,6 +114,9 @@ pub enum Response {
     /// To [`Depart`]: the number of copies that the member has.
     #[n(11)]
     Copies(#[n(0)] u64),
+    /// To [`ConfirmNow`]: those of the CIDs that the daemon holds.
+    #[n(12)]
+    Held(#[n(0)] Vec<Cid>),
 }
 
 /// Why a peer refused a request.
@@ -451,6 +457,15 @@ pub struct RunGcHere {
     pub run: Run,
 }
 
+/// Asks which of these CIDs the daemon beside the receiver holds now; at most
+/// [`ASK_LEN_MAX`](crate::ipfs::ASK_LEN_MAX).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ConfirmNow {
+    /// The CIDs.
+    #[n(0)]
+    pub cids: Vec<Cid>,
+}
+
 /// The stream that a request travels on. Lanes are separate, so that a snapshot never delays a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -481,7 +496,9 @@ impl Request {
         match self {
             Self::Raft(_) => Lane::Raft,
             Self::Snapshot(_) => Lane::Bulk,
-            Self::Hello(_) | Self::Leader(_) | Self::RunGcHere(_) => Lane::Control,
+            Self::Hello(_) | Self::Leader(_) | Self::RunGcHere(_) | Self::ConfirmNow(_) => {
+                Lane::Control
+            }
         }
     }
 
@@ -491,7 +508,7 @@ impl Request {
         match self {
             Self::Hello(_) => CallerPolicy::Anybody,
             Self::Raft(_) | Self::Snapshot(_) => CallerPolicy::Known,
-            Self::Leader(_) | Self::RunGcHere(_) => CallerPolicy::Members,
+            Self::Leader(_) | Self::RunGcHere(_) | Self::ConfirmNow(_) => CallerPolicy::Members,
         }
     }
 }
@@ -533,12 +550,13 @@ mod tests {
             leader(LeaderRequest::PinsAfter(PinsAfter { after: None })),
             leader(LeaderRequest::RunGc(collect)),
             (Request::RunGcHere(RunGcHere { run }), members, Lane::Control),
+            (Request::ConfirmNow(ConfirmNow { cids: vec![cid] }), members, Lane::Control),
         ];
         let mut kinds = BTreeSet::new();
         for (request, policy, lane) in table {
             assert_eq!((request.policy(), request.lane()), (policy, lane), "{request:?}");
             kinds.extend(encoding::to_vec(&request).get(1).copied());
         }
-        assert!(kinds.into_iter().eq(0..5), "a kind of request is missing");
+        assert!(kinds.into_iter().eq(0..6), "a kind of request is missing");
     }
 }

@@ -26,9 +26,9 @@ pub use self::{
     gc::{GcCounters, GcProgress, GcReport, GcResult, GcResults, GcState, Run},
     level::{FIRST_LEVEL, Program, TooOld},
     message::{
-        CallerPolicy, Depart, Envelope, Hello, HelloReply, Lane, LeaderRequest, Metrics,
-        MetricsReply, OnePin, PinEntry, PinRequest, PinsAfter, ReadIndex, Refusal, Request,
-        Response, RunGc, RunGcHere, SpaceLimit, StatusBatch, StatusReply, Write, Writes,
+        CallerPolicy, ConfirmNow, Depart, Envelope, Hello, HelloReply, Lane, LeaderRequest,
+        Metrics, MetricsReply, OnePin, PinEntry, PinRequest, PinsAfter, ReadIndex, Refusal,
+        Request, Response, RunGc, RunGcHere, SpaceLimit, StatusBatch, StatusReply, Write, Writes,
     },
     peer::{ClusterId, DaemonInfo, Member, PeerId, PeerIdError},
     pin::{

@@ -3,10 +3,10 @@
 //! The asking peer gets an answer of that type, or an error if the other peer answered something else.
 
 use super::{
-    Depart, GcProgress, GcResult, GcResults, Hello, HelloReply, LeaderRequest, Metrics,
-    MetricsReply, OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply, ReadIndex, Refusal,
-    Request, Response, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch, StatusReply,
-    Writes,
+    Cid, ConfirmNow, Depart, GcProgress, GcResult, GcResults, Hello, HelloReply, LeaderRequest,
+    Metrics, MetricsReply, OnePin, Pin, PinEntry, PinsAfter, RaftMessage, RaftReply, ReadIndex,
+    Refusal, Request, Response, RunGc, RunGcHere, SnapshotChunk, SnapshotReply, StatusBatch,
+    StatusReply, Writes,
 };
 
 /// A question of one peer to another.
@@ -85,6 +85,7 @@ question!(Question, Request: Hello, Hello, HelloReply, Hello);
 question!(Question, Request: RaftMessage, Raft, RaftReply, Raft);
 question!(Question, Request: SnapshotChunk, Snapshot, SnapshotReply, Snapshot);
 question!(Question, Request: RunGcHere, RunGcHere, GcProgress<GcResult>, GcHere);
+question!(Question, Request: ConfirmNow, ConfirmNow, Vec<Cid>, Held);
 
 question!(LeaderQuestion, LeaderRequest: StatusBatch, Statuses, StatusReply, Statuses);
 question!(LeaderQuestion, LeaderRequest: Metrics, Metrics, MetricsReply, Metrics);

@@ -49,6 +49,8 @@ concurrent_pins: {{ .Values.concurrentPins }}
 gc_watermark: {{ .Values.gc.watermarkPercent }}
 gc_pause: {{ .Values.gc.pause }}
 gc_timeout: {{ .Values.gc.timeout }}
+move_after: {{ .Values.movement.after }}
+move_zone_after: {{ .Values.movement.zoneAfter }}
 log_level: {{ .Values.logging.level | quote }}
 log_format: {{ .Values.logging.format }}
 {{- end -}}

@@ -14,7 +14,7 @@ use kube::{
 };
 use pinkeeper::{
     clock::Clock,
-    cluster::{AddressBook, JoinPolicy},
+    cluster::{AddressBook, JoinPolicy, MovePolicy},
     consensus::{Checkpoints, DiskLog, StateStore, Stores, Timing},
     ipfs::{Ipfs, fake::StandInDaemon},
     peer::{Assembly, Peer},
@@ -236,6 +236,10 @@ impl World {
             clock: Clock::System,
             join: JoinPolicy::Wait,
             gc: None,
+            moves: MovePolicy {
+                after: Duration::from_secs(300),
+                zone_after: Duration::from_secs(3600),
+            },
         };
         let peer = Peer::assemble(assembly).await.unwrap();
         let settings = Settings {

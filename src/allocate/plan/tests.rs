@@ -42,6 +42,11 @@ fn allocations(holders: &[u8], leaving: &[u8]) -> Vec<Allocation> {
     holding.chain(leaving.iter().map(|n| allocation(n, true))).collect()
 }
 
+/// All have reported, and these hold it.
+fn seen(confirmed: &[u8]) -> Sight {
+    Sight { confirmed: peers(confirmed), is_complete: true, ..Sight::default() }
+}
+
 /// The plan for a pin with these holders and leaving peers, of which these hold it.
 fn planned(
     replication: Replication,
@@ -52,14 +57,14 @@ fn planned(
 ) -> Plan {
     let allocations = allocations(holders, leaving);
     let need = Need { cid: &cid(), allocations: &allocations, replication };
-    let plan = plan(&need, &fleet(takers), &peers(confirmed));
+    let plan = plan(&need, &fleet(takers), &seen(confirmed));
     assert!(!need.is_met(&fleet(takers)) || plan.is_empty(), "{need:?}: {plan:?}");
     plan
 }
 
 impl Plan {
     fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.leave.is_empty() && self.let_go.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -102,7 +107,7 @@ fn missing_holders_are_added() {
         let case = format!("{replication:?} {holders:?} {leaving:?} {takers:?}");
         assert_eq!(BTreeSet::from_iter(plan.add.clone()), peers(add), "{case}");
         assert_eq!((plan.missing, plan.leave.len()), (*missing, 0), "{case}");
-        assert_eq!(plan.added().len(), add.len().min(*missing), "{case}");
+        assert_eq!(plan.added().count(), add.len().min(*missing), "{case}");
     }
 }
 
@@ -185,7 +190,8 @@ fn reserved_copies_count() {
     let mut fleet = fleet(&[1, 2]);
     let first = fleet.best(&cid(), &[])[0];
     let mut next = |reserved: &[PeerId]| {
-        fleet.reserve(reserved);
+        let (add, missing) = (reserved.to_vec(), reserved.len());
+        fleet.reserve(&Plan { add, missing, ..Plan::default() });
         fleet.best(&cid(), &[])[0]
     };
     assert_eq!(next(&[]), first, "nothing was reserved");
@@ -195,8 +201,17 @@ fn reserved_copies_count() {
     assert_eq!(next(&[first, other]), first);
 }
 
+/// The fleet of members 1 to 5 with departing ones, gone ones, those with room for moves, and those that can
+/// take content at all.
+fn fleet_with(departing: &[u8], gone: &[u8], room: &[u8], takers: &[u8]) -> Fleet {
+    let metrics = takers.iter().map(|n| (peer(*n), metrics(None, u64::MAX))).collect();
+    let all = peers(&[1, 2, 3, 4, 5]);
+    let fleet = Fleet::new(&all, &peers(departing), &metrics, &BTreeMap::new());
+    fleet.with_moves(peers(gone), room.iter().map(|n| (peer(*n), 1)).collect())
+}
+
 #[test]
-fn a_departing_member_gives_its_copies_to_others_first() {
+fn a_departing_member_leaves_when_all_others_have_a_copy() {
     // Wanted, holders, leaving, departing, takers, confirmed; missing, those that leave and that let go.
     type Row<'a> = (
         (Replication, &'a [u8], &'a [u8]),
@@ -204,15 +219,13 @@ fn a_departing_member_gives_its_copies_to_others_first() {
         (usize, &'a [u8], &'a [u8]),
     );
     let table: &[Row<'_>] = &[
-        // Another member takes its copy before it leaves, and is confirmed before it lets go.
-        ((copies(1, 2), &[1, 3], &[]), (&[3], &[1, 4], &[1, 3]), (1, &[], &[])),
+        // It keeps its copy until that has moved, and lets go once enough others are confirmed.
+        ((copies(1, 2), &[1, 3], &[]), (&[3], &[1, 4], &[1, 3]), (0, &[], &[])),
         ((copies(1, 2), &[1, 3, 4], &[]), (&[3], &[1, 4], &[1, 3]), (0, &[3], &[])),
         ((copies(2, 2), &[1, 4], &[3]), (&[3], &[1, 4], &[1, 3]), (0, &[], &[])),
         ((copies(2, 2), &[1, 4], &[3]), (&[3], &[1, 4], &[1, 4]), (0, &[], &[3])),
-        // No member has space: it keeps its copy.
-        ((copies(1, 2), &[1, 3], &[]), (&[3], &[], &[1, 3]), (1, &[], &[])),
         // All that stay have one, although fewer than wanted or needed.
-        ((copies(5, 5), &[1, 2, 3, 4, 5], &[]), (&[5], &[], &[1, 2, 3, 4, 5]), (1, &[5], &[])),
+        ((copies(5, 5), &[1, 2, 3, 4, 5], &[]), (&[5], &[], &[1, 2, 3, 4, 5]), (0, &[5], &[])),
         ((copies(5, 5), &[1, 2, 3, 4], &[5]), (&[5], &[], &[1, 2, 3]), (1, &[], &[])),
         ((copies(5, 5), &[1, 2, 3, 4], &[5]), (&[5], &[], &[1, 2, 3, 4]), (1, &[], &[5])),
         ((EVERYWHERE, &[1, 2, 3, 4, 5], &[]), (&[5], &[], &[]), (0, &[5], &[])),
@@ -224,15 +237,97 @@ fn a_departing_member_gives_its_copies_to_others_first() {
     ];
     for (pin, (departing, takers, confirmed), (missing, leave, let_go)) in table {
         let (replication, holders, leaving) = *pin;
-        let metrics = takers.iter().map(|n| (peer(*n), metrics(None, u64::MAX))).collect();
-        let all = peers(&[1, 2, 3, 4, 5]);
-        let fleet = Fleet::new(&all, &peers(departing), &metrics, &BTreeMap::new());
+        let fleet = fleet_with(departing, &[], &[], takers);
         let allocations = allocations(holders, leaving);
         let need = Need { cid: &cid(), allocations: &allocations, replication };
-        let plan = plan(&need, &fleet, &peers(confirmed));
+        let plan = plan(&need, &fleet, &seen(confirmed));
         assert_eq!(plan.missing, *missing, "{pin:?} {departing:?}");
         assert!(plan.add.iter().all(|taker| !fleet.departing.contains(taker)));
         let found = (plan.leave, plan.let_go);
         assert_eq!(found, (peers(leave), peers(let_go)), "{pin:?} {departing:?} {confirmed:?}");
+    }
+}
+
+#[test]
+fn copies_move_to_members_with_room() {
+    // Holders, leaving, departing, gone, failing, members with room; the moves.
+    type Row<'a> =
+        ((&'a [u8], &'a [u8]), (&'a [u8], &'a [u8], &'a [u8]), &'a [u8], &'a [(u8, &'a [u8])]);
+    let table: &[Row<'_>] = &[
+        ((&[1, 2], &[]), (&[], &[], &[]), &[3, 4, 5], &[]),
+        ((&[1, 2], &[]), (&[2], &[], &[]), &[3], &[(2, &[3])]),
+        ((&[1, 2], &[]), (&[], &[2], &[]), &[3], &[(2, &[3])]),
+        ((&[1, 2], &[]), (&[], &[], &[2]), &[3], &[(2, &[3])]),
+        // No other member has room, or can take it.
+        ((&[1, 2], &[]), (&[], &[2], &[]), &[], &[]),
+        ((&[1, 2], &[]), (&[], &[2], &[]), &[1, 2], &[]),
+        ((&[1, 2], &[]), (&[3], &[2, 4], &[]), &[3], &[]),
+        // It gave its copy away before, so it does not get it back.
+        ((&[1, 2], &[3]), (&[], &[2], &[]), &[3], &[]),
+        ((&[1, 2], &[3]), (&[], &[3], &[]), &[4], &[]),
+        // Two of one pin go to two members.
+        ((&[1, 2], &[]), (&[1], &[2], &[]), &[3], &[(1, &[3])]),
+        // One too many leaves instead.
+        ((&[1, 2, 3], &[]), (&[], &[2], &[]), &[4], &[]),
+        ((&[1, 2, 3], &[]), (&[], &[], &[2]), &[4], &[]),
+    ];
+    for (copies_now, (departing, gone, failing), room, expected) in table {
+        let (holders, leaving) = *copies_now;
+        let fleet = fleet_with(departing, gone, room, &[1, 2, 3, 4, 5]);
+        let allocations = allocations(holders, leaving);
+        let need = Need { cid: &cid(), allocations: &allocations, replication: copies(1, 2) };
+        let mut sight = Sight { failing: peers(failing), ..seen(&[1, 3]) };
+        let found = plan(&need, &fleet, &sight).moves;
+        let expected: Vec<Move> =
+            expected.iter().map(|(from, to)| Move { from: peer(*from), to: peers(to) }).collect();
+        assert_eq!(found, expected, "{copies_now:?} {departing:?} {gone:?} {failing:?} {room:?}");
+        sight.failed = peers(room);
+        assert_eq!(plan(&need, &fleet, &sight).moves, [], "they failed to get it before");
+        sight.failed.clear();
+        sight.is_complete = false;
+        assert_eq!(plan(&need, &fleet, &sight).moves, [], "a holder has not reported yet");
+    }
+}
+
+#[test]
+fn a_move_uses_up_the_room_of_its_receiver() {
+    let mut fleet = fleet_with(&[], &[2], &[3], &[3]);
+    let allocations = allocations(&[1, 2], &[]);
+    let need = Need { cid: &cid(), allocations: &allocations, replication: copies(1, 2) };
+    let first = plan(&need, &fleet, &seen(&[]));
+    assert_eq!(first.added().collect::<Vec<_>>(), [peer(3)]);
+    fleet.reserve(&first);
+    assert_eq!(plan(&need, &fleet, &seen(&[])).moves, []);
+}
+
+#[test]
+fn a_leaving_peer_stays_while_its_successor_does_not_hold_the_content() {
+    // Wanted, holders, leaving, gone, confirmed; those that stay, those that leave.
+    type Row<'a> = (Replication, (&'a [u8], &'a [u8]), &'a [u8], &'a [u8], (&'a [u8], &'a [u8]));
+    let table: &[Row<'_>] = &[
+        (copies(1, 2), (&[1, 4], &[2]), &[], &[1, 2], (&[2], &[])),
+        (copies(1, 2), (&[1, 4], &[2]), &[], &[1, 2, 4], (&[], &[])),
+        (copies(1, 2), (&[1, 4], &[2]), &[], &[1], (&[], &[])),
+        (copies(1, 2), (&[1, 4], &[2]), &[2], &[1, 2], (&[], &[])),
+        // Not more than holders that lack it.
+        (copies(1, 2), (&[1, 4], &[2, 3]), &[], &[1, 2, 3], (&[2], &[])),
+        (copies(1, 2), (&[4, 5], &[2, 3]), &[], &[2, 3], (&[2, 3], &[])),
+        // Then the one that lacks it is one too many.
+        (copies(1, 2), (&[1, 4, 2], &[]), &[], &[1, 2], (&[], &[4])),
+        // A missing holder is added, and a leaving peer is one of the candidates.
+        (copies(1, 3), (&[1, 4], &[2]), &[], &[1, 2], (&[], &[])),
+    ];
+    for (replication, copies_now, gone, confirmed, (stay, leave)) in table {
+        let (holders, leaving) = *copies_now;
+        let fleet = fleet_with(&[], gone, &[], &[1, 2, 3, 4, 5]);
+        let allocations = allocations(holders, leaving);
+        let need = Need { cid: &cid(), allocations: &allocations, replication: *replication };
+        let case = format!("{copies_now:?} {gone:?} {confirmed:?}");
+        let found = plan(&need, &fleet, &seen(confirmed));
+        assert_eq!((found.stay, found.leave), (peers(stay), peers(leave)), "{case}");
+        let early = Sight { is_complete: false, ..seen(confirmed) };
+        let found = plan(&need, &fleet, &early);
+        assert!(found.stay.is_empty() && found.leave.is_empty(), "{case}: reports are missing");
+        assert!(found.let_go.is_empty(), "{case}: reports are missing");
     }
 }

@@ -118,7 +118,7 @@ impl Cluster {
         })
     }
 
-    fn copies_of(&self, peer: PeerId) -> u64 {
+    pub(super) fn copies_of(&self, peer: PeerId) -> u64 {
         self.state().read(|pins| pins.copies_of(peer))
     }
 

@@ -5,13 +5,17 @@
 //!
 //! Nothing here is on disk. Everything that must survive a change of the leader is in the log.
 
+mod absences;
 mod gc;
 mod levels;
 mod members;
 mod membership;
 mod placement;
 mod reconciler;
+mod release;
+mod relocation;
 mod reports;
+mod sight;
 
 use std::sync::Arc;
 
@@ -23,8 +27,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::members::LAG_MAX;
-pub use self::{gc::GcPolicy, reports::Reports};
-use self::{levels::Levels, placement::Proposed};
+pub use self::{absences::MovePolicy, gc::GcPolicy, reports::Reports};
+use self::{levels::Levels, placement::Proposed, release::Releases};
 use super::{Cluster, FatalError, runs::Runs, until};
 use crate::{
     monitor::Monitor,
@@ -46,6 +50,8 @@ pub(super) struct Leader {
     departures: tokio::sync::Mutex<()>,
     /// Recently proposed allocations.
     proposed: Mutex<Proposed>,
+    /// The pins with leaving peers that may let go.
+    releases: Releases,
     /// Rounds of garbage collection, over all members or only the given one.
     gc_rounds: Runs<Option<PeerId>, GcResults>,
 }
@@ -59,6 +65,7 @@ impl Default for Leader {
             levels: Levels::default(),
             departures: tokio::sync::Mutex::default(),
             proposed: Mutex::default(),
+            releases: Releases::default(),
             gc_rounds: Runs::default(),
         }
     }
@@ -91,6 +98,9 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         tasks.spawn(until(token.clone(), self.clone().reconcile(leader.clone())));
         tasks.spawn(until(token.clone(), self.clone().keep_members(leader.clone(), term)));
+        tasks.spawn(until(token.clone(), self.clone().count_absences(leader.clone(), term)));
+        tasks.spawn(until(token.clone(), self.clone().relocate(leader.clone(), term)));
+        tasks.spawn(until(token.clone(), self.clone().release_copies(leader.clone(), term)));
         tasks.spawn(until(token.clone(), self.clone().lead_gc(leader.clone())));
         tasks.spawn(until(token.clone(), self.clone().raise_level(leader, term)));
         let mut leadership = self.leadership();

@@ -43,7 +43,7 @@ impl Cluster {
     /// On the leader: counts the copies of a plan that is about to be proposed, in this fleet and in
     /// those of the next second.
     pub fn reserve(&self, fleet: &mut Fleet, plan: &Plan) {
-        fleet.reserve(plan.added());
+        fleet.reserve(plan);
         self.proposed(|proposed| proposed.reserve(plan.added()));
     }
 
@@ -71,10 +71,10 @@ fn obstacles(
 }
 
 impl Proposed {
-    fn reserve(&mut self, peers: &[PeerId]) {
+    fn reserve(&mut self, peers: impl IntoIterator<Item = PeerId>) {
         self.expire();
         for peer in peers {
-            *self.counts.entry(*peer).or_default() += 1;
+            *self.counts.entry(peer).or_default() += 1;
         }
     }
 
@@ -141,12 +141,12 @@ mod tests {
             proposed.add_to(&mut allocations);
             allocations
         };
-        proposed.reserve(&[peer(1), peer(2)]);
-        proposed.reserve(&[peer(2)]);
+        proposed.reserve([peer(1), peer(2)]);
+        proposed.reserve([peer(2)]);
         assert_eq!(now(&mut proposed), [(peer(1), 6), (peer(2), 2)].into());
         tokio::time::advance(PROPOSED_TTL + Duration::from_millis(1)).await;
         assert_eq!(now(&mut proposed), [(peer(1), 5)].into(), "the proposal is applied by now");
-        proposed.reserve(&[peer(2)]);
+        proposed.reserve([peer(2)]);
         assert_eq!(now(&mut proposed), [(peer(1), 5), (peer(2), 1)].into());
     }
 }

@@ -3,20 +3,16 @@
 //! It is level-triggered: it compares the present with the wanted and proposes the difference, so it
 //! depends on no event. Applying a proposal twice changes nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
-use super::{Leader, Reports};
+use super::{Leader, sight::with_daemon};
 use crate::{
     allocate::{self, Fleet, Need, Plan},
-    cluster::{Cluster, FatalError, MemberView, SubmitError},
+    cluster::{Cluster, FatalError, SubmitError},
     state::{Changed, Op},
-    types::{Cid, Metrics, PackedCid, PeerId, Pin, PinState, PinStatus},
+    types::{Cid, PackedCid, PeerId, Pin},
 };
 
 /// Time between two checks of changed pins.
@@ -108,15 +104,16 @@ impl Cluster {
     async fn settle_batch(&self, cids: Vec<Cid>) -> Result<(), SubmitError> {
         // Read before the reports, so that reports of an earlier term are never used in a later one.
         let term = self.0.leadership.borrow().term;
-        let (mut fleet, reports) = (self.fleet(), self.reports());
-        let present = present(self.with_daemon(), &reports);
-        let mut ops = Vec::new();
+        let leader = self.leader();
+        let (mut fleet, senses) = (self.fleet(), self.senses(&leader));
+        let (mut ops, mut released) = (Vec::new(), Vec::new());
         for (cid, pin) in self.unsettled(&fleet, &cids) {
-            let confirmed = confirmed_by(&reports.of_pin(&cid).of(Some(&pin)), &present);
-            let plan = allocate::plan(&Need::of(&cid, &pin), &fleet, &confirmed);
+            let plan = allocate::plan(&Need::of(&cid, &pin), &fleet, &senses.of(&cid, &pin));
             self.reserve(&mut fleet, &plan);
+            released.extend((!plan.let_go.is_empty()).then_some(cid));
             ops.extend(ops_of(cid, plan));
         }
+        leader.releases.add(released);
         if ops.is_empty() {
             tokio::task::yield_now().await;
             return Ok(());
@@ -149,36 +146,9 @@ impl Work {
     }
 }
 
-/// The members whose daemon is up.
-fn with_daemon(
-    metrics: &BTreeMap<PeerId, Metrics>,
-    members: &BTreeMap<PeerId, MemberView>,
-) -> BTreeSet<PeerId> {
-    metrics
-        .iter()
-        .filter(|(peer, metrics)| metrics.daemon.is_some() && members.contains_key(peer))
-        .map(|(peer, _)| *peer)
-        .collect()
-}
-
-/// The peers whose reports may let a copy go: their metrics have not expired, their daemon is up, and
-/// their full set is complete. The reports of other peers may be outdated.
-struct Present(BTreeSet<PeerId>);
-
-fn present(mut with_daemon: BTreeSet<PeerId>, reports: &Reports) -> Present {
-    with_daemon.retain(|peer| reports.has_full_set(peer));
-    Present(with_daemon)
-}
-
-/// The present peers that report the pin as pinned.
-fn confirmed_by(statuses: &BTreeMap<PeerId, PinStatus>, present: &Present) -> BTreeSet<PeerId> {
-    let pinned = statuses.iter().filter(|(_, status)| status.state == PinState::Pinned);
-    pinned.map(|(peer, _)| *peer).filter(|peer| present.0.contains(peer)).collect()
-}
-
-/// The ops that carry out a plan.
+/// The ops that carry out a plan; moves and releases are other tasks'.
 fn ops_of(cid: Cid, plan: Plan) -> Vec<Op> {
-    let Plan { add, missing: _, leave, let_go: leaving, confirmed } = plan;
+    let Plan { add, leave, stay, .. } = plan;
     let mut ops = Vec::new();
     if !add.is_empty() {
         ops.push(Op::Allocate { cid, candidates: add });
@@ -186,8 +156,7 @@ fn ops_of(cid: Cid, plan: Plan) -> Vec<Op> {
     if !leave.is_empty() {
         ops.push(Op::Leave { cid, peers: leave });
     }
-    let let_go = |peer| Op::LetGo { cid, peer, confirmed: confirmed.clone() };
-    ops.extend(leaving.into_iter().map(let_go));
+    ops.extend(stay.into_iter().map(|peer| Op::Stay { cid, peer }));
     ops
 }
 

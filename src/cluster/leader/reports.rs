@@ -4,18 +4,26 @@
 //! full set. A missing report means "not reported", never "not pinned". Peers do not report newly
 //! queued pins; the leader treats an unreported allocation as queued.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
     state::Changed,
-    types::{Cid, CidMap, PeerId, Pin, PinState, PinStatus, StatusBatch, StatusReply},
+    types::{Cid, CidMap, PackedCid, PeerId, Pin, PinState, PinStatus, StatusBatch, StatusReply},
 };
 
 /// A subscriber that is more than this many batches of changes behind must check everything.
 const CHANGES_MAX: usize = 1024;
+
+/// Bound on the pins that one peer fails to make and that are remembered.
+const FAILING_MAX: usize = 16 * 1024;
+/// A peer that failed to make a pin is not asked for it again within this time.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// The reports of all peers to this leader in its term.
 #[derive(Debug)]
@@ -45,6 +53,10 @@ struct Reported {
     statuses: CidMap<Report>,
     /// The part of the full set that has arrived, until it is complete.
     arriving: CidMap<Report>,
+    /// The pins that the daemon refuses or fails to pin, and since when.
+    failing: BTreeMap<PackedCid, Instant>,
+    /// When it last failed to pin one, also after it is not wanted there any more.
+    failed: BTreeMap<PackedCid, Instant>,
 }
 
 impl Default for Reports {
@@ -70,6 +82,38 @@ impl Reports {
         self.lock().get(peer).is_some_and(|reported| reported.complete)
     }
 
+    /// The peers whose daemon has refused or failed to pin a CID for so long.
+    #[must_use]
+    pub fn failing(&self, cid: &Cid, time: Duration) -> BTreeSet<PeerId> {
+        let cid = PackedCid::from(cid);
+        let peers = self.lock();
+        let fails = |reported: &Reported| {
+            reported.failing.get(&cid).is_some_and(|since| since.elapsed() >= time)
+        };
+        peers.iter().filter(|(_, reported)| fails(reported)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// The peers whose daemon has refused or failed to pin a CID lately.
+    #[must_use]
+    pub fn failed(&self, cid: &Cid) -> BTreeSet<PeerId> {
+        let cid = PackedCid::from(cid);
+        let peers = self.lock();
+        let failed = |reported: &Reported| {
+            reported.failed.get(&cid).is_some_and(|at| at.elapsed() < FORGIVEN_AFTER)
+        };
+        peers.iter().filter(|(_, reported)| failed(reported)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Pins that a daemon has refused or failed to pin for so long, at most `most`; random ones, if there
+    /// are more.
+    #[must_use]
+    pub fn all_failing(&self, time: Duration, most: usize) -> Vec<Cid> {
+        let peers = self.lock();
+        let all = peers.values().flat_map(|reported| &reported.failing);
+        let long = all.filter(|(_, since)| since.elapsed() >= time);
+        long.take(most).map(|(cid, _)| cid.cid()).collect()
+    }
+
     /// Receives changes from now on. Subscribe before you read the reports, so that none is missed.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
@@ -81,7 +125,7 @@ impl Reports {
         let changed = {
             let mut peers = self.lock();
             if batch.sequence == 0 {
-                let known = peers.remove(&from).map(|known| known.statuses).unwrap_or_default();
+                let known = peers.remove(&from);
                 peers.insert(from, Reported::begin(batch.stream, known));
             }
             let Some(reported) = peers.get_mut(&from) else { return StatusReply::SendAll };
@@ -124,9 +168,35 @@ impl PinReports {
 }
 
 impl Reported {
-    fn begin(stream: u64, statuses: CidMap<Report>) -> Self {
+    /// A full set begins; what was reported before is shown until it is complete.
+    fn begin(stream: u64, before: Option<Self>) -> Self {
+        let (statuses, failing, failed) = before
+            .map(|before| (before.statuses, before.failing, before.failed))
+            .unwrap_or_default();
         let arriving = CidMap::default();
-        Self { stream, next_sequence: 0, complete: false, statuses, arriving }
+        Self { stream, next_sequence: 0, complete: false, statuses, arriving, failing, failed }
+    }
+
+    fn note_failing(&mut self, cid: &Cid, status: Option<&PinStatus>) {
+        use PinState::{Failed, NotFound, Pinned, UnpinFailed, Unpinnable, Unpinning};
+        let cid = PackedCid::from(cid);
+        match status.map(|status| status.state) {
+            Some(Failed | Unpinnable) => {
+                if self.failed.len() >= FAILING_MAX {
+                    self.failed.retain(|_, at| at.elapsed() < FORGIVEN_AFTER);
+                }
+                if self.failed.len() < FAILING_MAX && self.failing.len() < FAILING_MAX {
+                    self.failed.insert(cid.clone(), Instant::now());
+                    self.failing.entry(cid).or_insert_with(Instant::now);
+                }
+            }
+            // Elsewhere it would not be found either.
+            None | Some(Pinned | NotFound | Unpinning | UnpinFailed) => {
+                self.failing.remove(&cid);
+            }
+            // It is tried again, or will be: the time goes on.
+            Some(_) => {}
+        }
     }
 
     fn take(&mut self, batch: StatusBatch) -> Option<Changed> {
@@ -138,6 +208,7 @@ impl Reported {
             }
             let cids: Vec<Cid> = batch.statuses.iter().map(|(cid, _)| *cid).collect();
             for (cid, status) in batch.statuses {
+                self.note_failing(&cid, status.as_ref());
                 match status {
                     Some(status) => self.statuses.insert(&cid, Report { status, entries }),
                     None => self.statuses.remove(&cid),
@@ -146,6 +217,7 @@ impl Reported {
             return Some(Changed::Cids(cids.into()));
         }
         for (cid, status) in batch.statuses {
+            self.note_failing(&cid, status.as_ref());
             if let Some(status) = status {
                 self.arriving.insert(&cid, Report { status, entries });
             }
@@ -154,6 +226,8 @@ impl Reported {
             return None;
         }
         self.statuses = std::mem::take(&mut self.arriving);
+        let known = &self.statuses;
+        self.failing.retain(|cid, _| known.get(&cid.cid()).is_some());
         self.complete = true;
         Some(Changed::Everything)
     }

@@ -29,7 +29,7 @@ impl Cluster {
 }
 
 /// A peer obeys only the leader that it knows.
-fn check_from_leader(from: PeerId, leader: Option<PeerId>) -> Result<(), Refusal> {
+pub(super) fn check_from_leader(from: PeerId, leader: Option<PeerId>) -> Result<(), Refusal> {
     if leader == Some(from) { Ok(()) } else { Err(Refusal::NotLeader(leader)) }
 }
 

@@ -6,6 +6,7 @@ mod acquaint;
 mod addresses;
 mod barrier;
 mod candidacy;
+mod confirm;
 mod gc;
 mod join;
 mod report;

@@ -374,8 +374,14 @@ impl StandInDaemon {
     /// daemon do not count for long.
     #[must_use]
     pub fn has_confirmed(&self, cid: &Cid) -> bool {
+        self.confirmed_at(cid).is_some()
+    }
+
+    /// The time of the last such confirmation.
+    #[must_use]
+    pub fn confirmed_at(&self, cid: &Cid) -> Option<Instant> {
         let world = self.world();
-        world.confirmed.get(cid).is_some_and(|at| world.counts(*at))
+        world.confirmed.get(cid).copied().filter(|at| world.counts(*at))
     }
 
     /// Forgets all answers, as for a new requester.

@@ -469,7 +469,10 @@ async fn members_are_listed_and_can_be_asked_to_leave() {
         (field("voter"), field("departing")),
         (vec![true.into(), false.into()], vec![false.into(), true.into()])
     );
-    assert_eq!(field("allocations"), [7, 3]);
+    assert_eq!(
+        (field("allocations"), field("away_seconds")),
+        (vec![7.into(), 3.into()], vec![0.into(), 90.into()])
+    );
     assert_eq!(lines[1]["ipfs"]["id"], "12D3Other");
     assert_eq!(
         (lines[0]["version"].as_str(), lines[1]["version"].as_str()),
@@ -492,6 +495,22 @@ async fn members_are_listed_and_can_be_asked_to_leave() {
     assert!(server.cluster.told().departures.is_empty());
     server.cluster.told().error = Some(UseCaseError::Unavailable("no leader".to_owned()));
     assert_eq!(server.ask(Method::DELETE, &format!("/peers/{B}")).await.0, 503);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_away_is_an_alert() {
+    let server = Server::start().await;
+    let (status, text) = server.ask(Method::GET, "/health/alerts").await;
+    assert_eq!(status, 200);
+    let alerts: Value = serde_json::from_str(&text).unwrap();
+    let [alert] = &alerts.as_array().unwrap()[..] else { panic!("{alerts}") };
+    assert_eq!((&alert["name"], &alert["peer"]), (&"ping".into(), &B.to_string().into()));
+    assert_eq!(alert["valid"], false);
+    let since: jiff::Timestamp = alert["triggered_at"].as_str().unwrap().parse().unwrap();
+    let ago = jiff::Timestamp::now().duration_since(since).as_secs();
+    assert!((90..150).contains(&ago), "{ago}");
+    assert_eq!(server.ask(Method::GET, "/health/alerts?x=1").await.0, 400);
     server.stop().await;
 }
 

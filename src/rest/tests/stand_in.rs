@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// How long the second member has been away.
+const AWAY: Duration = Duration::from_secs(90);
+
 #[derive(Clone, Debug)]
 pub(in crate::rest) struct StandIn {
     id: PeerId,
@@ -147,8 +150,8 @@ impl StandIn {
     /// The other peer departs, with three copies.
     pub(in crate::rest) fn roster(&self) -> BTreeMap<PeerId, Listed> {
         let listed = |peer: &PeerId| match *peer == self.id {
-            true => Listed { votes: true, departs: false, copies: 7 },
-            false => Listed { votes: false, departs: true, copies: 3 },
+            true => Listed { votes: true, departs: false, copies: 7, away: Duration::ZERO },
+            false => Listed { votes: false, departs: true, copies: 3, away: AWAY },
         };
         self.members.keys().map(|peer| (*peer, listed(peer))).collect()
     }
@@ -161,6 +164,10 @@ impl StandIn {
         let mut told = self.checked()?;
         told.departures.push((peer, departs));
         Ok(3)
+    }
+
+    pub(in crate::rest) fn pins_leaving(&self) -> usize {
+        4
     }
 
     pub(in crate::rest) fn levels(&self) -> (u32, u32) {

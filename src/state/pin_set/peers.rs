@@ -4,7 +4,7 @@
 //! Invariant: a removed peer has no allocation, and gets none again, unless it is forgotten
 //! ([`REMOVED_MAX`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 
@@ -33,6 +33,24 @@ pub struct Page {
     pub last: Cid,
 }
 
+/// The absences of a member. Leaders add them up by their monotonic clocks, so that no wall clock and no
+/// change of the leader shortens or prolongs them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Away {
+    /// Seconds that it has been away so far; 0 when it is back.
+    #[n(0)]
+    pub seconds: u32,
+    /// Number of absences lately.
+    #[n(1)]
+    pub absences: u8,
+    /// Seconds since it was back.
+    #[n(2)]
+    pub back_seconds: u32,
+    /// Its zone.
+    #[n(3)]
+    pub zone: Option<String>,
+}
+
 impl Removed {
     pub(super) fn contains(&self, peer: PeerId) -> bool {
         self.0.contains(&peer)
@@ -51,6 +69,12 @@ impl PinSet {
     #[must_use]
     pub fn is_removed(&self, peer: PeerId) -> bool {
         self.beside.removed.contains(peer)
+    }
+
+    /// The members that are away, or were lately.
+    #[must_use]
+    pub fn away(&self) -> &BTreeMap<PeerId, Away> {
+        &self.beside.away
     }
 
     /// The members that give their copies away.
@@ -114,7 +138,29 @@ impl PinSet {
             return Err(Refused::HasCopies);
         }
         self.beside.departing.remove(&peer);
+        self.beside.away.remove(&peer);
         self.beside.removed.add(peer);
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn note_away(
+        &mut self,
+        term: u64,
+        peer: PeerId,
+        away: Option<&Away>,
+        decided_in: u64,
+    ) -> Result<Outcome, Refused> {
+        check_decided_in(term, decided_in)?;
+        if self.is_removed(peer) {
+            return Err(Refused::Removed);
+        }
+        if self.beside.away.get(&peer) == away {
+            return Ok(Outcome::Unchanged);
+        }
+        match away {
+            Some(away) => self.beside.away.insert(peer, away.clone()),
+            None => self.beside.away.remove(&peer),
+        };
         Ok(Outcome::Changed)
     }
 

@@ -141,7 +141,7 @@ fn a_departing_peer_keeps_its_copies_until_all_others_hold_them() {
     pins.apply(AT, &depart(3, true));
     let one = confirmed(&pins, &[1]);
     assert_eq!(pins.apply(AT, &let_go(one)), few);
-    // It does not count as one that has a copy: another one is added beside it.
+    // It is no holder any more: another one is added beside it.
     let add = Op::Allocate { cid: cid(1), candidates: vec![peer(4)] };
     assert_eq!(pins.clone().apply(AT, &add), Outcome::Changed);
     assert_eq!(pins.apply(AT, &let_go(both)), Outcome::Changed);
@@ -151,15 +151,72 @@ fn a_departing_peer_keeps_its_copies_until_all_others_hold_them() {
 }
 
 #[test]
-fn a_departing_peer_does_not_count_as_a_holder() {
+fn a_copy_moves_to_the_first_candidate_that_can_take_it() {
+    let at = LogPosition { index: 8, ..AT };
+    // Peers 1 and 3 hold it, 4 leaves, 5 departs, 6 was removed. Candidates; the peer that takes it over.
+    let table: &[(&[u8], Option<u8>)] = &[
+        (&[2], Some(2)),
+        (&[1, 3, 4, 5, 6, 7, 2], Some(7)),
+        (&[], None),
+        (&[1, 3, 4, 5, 6], None),
+    ];
+    let before = vec![allocation(1, 1), allocation(3, 1), leaving(4, 1)];
+    for (candidates, takes) in table {
+        let mut pins = PinSet::default();
+        put(&mut pins, 1, before.clone());
+        pins.apply(AT, &Op::Depart { peer: peer(5), departs: true, term: TERM });
+        pins.apply(AT, &remove(6));
+        let candidates = candidates.iter().map(|n| peer(*n)).collect();
+        let outcome = pins.apply(at, &Op::Move { cid: cid(1), from: peer(1), candidates });
+        let Some(to) = takes else {
+            assert_eq!(outcome, Outcome::Refused(Refused::NoCandidate));
+            assert_eq!(allocations(&pins, 1), before, "nothing leaves without a successor");
+            continue;
+        };
+        let after = vec![leaving(1, 1), allocation(3, 1), leaving(4, 1), allocation(*to, 9)];
+        assert_eq!((outcome, allocations(&pins, 1)), (Outcome::Changed, after));
+        assert_eq!(pins.moving().collect::<Vec<_>>(), [cid(1)]);
+    }
+}
+
+#[test]
+fn only_a_holder_moves_and_only_a_leaving_peer_stays() {
     let mut pins = PinSet::default();
-    pins.apply(AT, &claim(1, Owner::Rest, 1, 2, false, 0));
-    assert_eq!(holders(&pins, 1), [peer(1), peer(2)]);
-    let add = Op::Allocate { cid: cid(1), candidates: vec![peer(3), peer(4)] };
-    assert_eq!(pins.apply(AT, &add), Outcome::Unchanged);
-    pins.apply(AT, &Op::Depart { peer: peer(2), departs: true, term: TERM });
-    assert_eq!(pins.apply(AT, &add), Outcome::Changed);
-    assert_eq!(holders(&pins, 1), [peer(1), peer(2), peer(3)]);
-    pins.apply(AT, &Op::Depart { peer: peer(2), departs: false, term: TERM });
-    assert_eq!(pins.apply(AT, &add), Outcome::Unchanged, "there is one too many now");
+    put(&mut pins, 1, vec![allocation(1, 1), leaving(2, 1)]);
+    let moved = |from| Op::Move { cid: cid(1), from: peer(from), candidates: vec![peer(3)] };
+    let stay = |n| Op::Stay { cid: cid(1), peer: peer(n) };
+    for op in [moved(2), moved(9), stay(1), stay(9)] {
+        assert_eq!(pins.apply(AT, &op), Outcome::Unchanged, "{op:?}");
+    }
+    let none = Op::Stay { cid: cid(7), peer: peer(2) };
+    assert_eq!(pins.apply(AT, &none), Outcome::Refused(Refused::NoSuchPin));
+    assert_eq!(pins.apply(AT, &stay(2)), Outcome::Changed);
+    assert_eq!(allocations(&pins, 1), [allocation(1, 1), allocation(2, 1)]);
+    assert_eq!(pins.moving().count(), 0);
+}
+
+#[test]
+fn absences_are_noted_in_the_term_they_were_decided_in_and_go_with_the_peer() {
+    let away = |seconds| Away { seconds, absences: 1, ..Away::default() };
+    let note = |away, term| Op::Away { peer: peer(1), away, term };
+    let mut pins = PinSet::default();
+    let steps = [
+        (note(Some(away(30)), TERM - 1), Outcome::Refused(Refused::OtherTerm)),
+        (note(None, TERM), Outcome::Unchanged),
+        (note(Some(away(30)), TERM), Outcome::Changed),
+        (note(Some(away(30)), TERM), Outcome::Unchanged),
+        (note(Some(away(60)), TERM), Outcome::Changed),
+    ];
+    for (op, outcome) in steps {
+        assert_eq!(pins.apply(AT, &op), outcome, "{op:?}");
+    }
+    assert_eq!(pins.away(), &[(peer(1), away(60))].into());
+    let mut restored = PinSet::default();
+    restored.restore_beside(pins.beside().clone());
+    assert_eq!(restored, pins);
+    assert_eq!(pins.apply(AT, &note(None, TERM)), Outcome::Changed);
+    pins.apply(AT, &note(Some(away(90)), TERM));
+    pins.apply(AT, &remove(1));
+    assert!(pins.away().is_empty());
+    assert_eq!(pins.apply(AT, &note(Some(away(90)), TERM)), Outcome::Refused(Refused::Removed));
 }

@@ -29,6 +29,17 @@ fn any_op() -> impl Strategy<Value = Op> {
             term: TERM,
         }),
         (0..4_u8, peers()).prop_map(|(n, peers)| Op::Leave { cid: cid(n), peers }),
+        (0..4_u8, 1..5_u8, peers()).prop_map(|(n, from, candidates)| Op::Move {
+            cid: cid(n),
+            from: peer(from),
+            candidates,
+        }),
+        (0..4_u8, 1..5_u8).prop_map(|(n, of)| Op::Stay { cid: cid(n), peer: peer(of) }),
+        (1..5_u8, proptest::option::of(0..3_u32)).prop_map(|(n, seconds)| Op::Away {
+            peer: peer(n),
+            away: seconds.map(|seconds| Away { seconds, ..Away::default() }),
+            term: TERM,
+        }),
         (0..4_u8, 1..5_u8, copies).prop_map(|(n, leaving, confirmed)| Op::LetGo {
             cid: cid(n),
             peer: peer(leaving),
@@ -50,6 +61,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
     let mut counts: BTreeMap<PeerId, u64> = BTreeMap::new();
     let mut claimed = BTreeMap::new();
     let mut waits = BTreeMap::new();
+    let mut moving = Vec::new();
     for (cid, pin) in pins.iter() {
         prop_assert!(!pin.claims.is_empty(), "a pin without a claim");
         for (n, allocation) in pin.allocations.iter().enumerate() {
@@ -58,6 +70,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
             prop_assert!(!pins.is_removed(allocation.peer), "a removed peer has a copy");
             *counts.entry(allocation.peer).or_default() += 1;
         }
+        moving.extend(pin.allocations.iter().any(|copy| copy.leaving).then_some(cid));
         for owner in pin.claims.owners() {
             if let Owner::Object(uid) = owner {
                 prop_assert!(claimed.insert(uid.clone(), cid).is_none(), "two CIDs of one object");
@@ -69,6 +82,7 @@ fn check(pins: &PinSet) -> Result<(), TestCaseError> {
         }
     }
     prop_assert_eq!(&counts, pins.allocations_by_peer());
+    prop_assert_eq!(moving, pins.moving().collect::<Vec<_>>());
     let known: BTreeMap<Uid, Cid> = pins.objects().map(|(uid, cid)| (uid.clone(), cid)).collect();
     prop_assert_eq!(claimed, known);
     let known: BTreeMap<Uid, Cid> =

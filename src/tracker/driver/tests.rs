@@ -69,7 +69,8 @@ impl Bench {
             barrier: Arc::new(|| std::future::pending().boxed()),
             clock: Clock::Simulated(SimulatedClock::new(Timestamp(0))),
         };
-        let driver = Driver::new(Config::default(), ports, mpsc::channel(1).1).unwrap();
+        let driver =
+            Driver::new(Config::default(), ports, mpsc::channel(1).1, mpsc::channel(1).1).unwrap();
         Self { driver, daemon, state }
     }
 

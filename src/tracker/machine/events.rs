@@ -32,6 +32,8 @@ pub enum Event {
     },
     /// The wish for each of these CIDs may have changed; the flag says whether it is wanted here now.
     Desired(Vec<(Cid, bool)>),
+    /// The daemon was asked elsewhere and does not hold these.
+    Missing(Vec<Cid>),
     /// Some changes were missed; the current wishes will follow.
     ChangesMissed,
     /// Answer to [`Action::Probe`]: the daemon's ID.

@@ -185,6 +185,16 @@ impl Machine {
         }
     }
 
+    /// Asks again about pins that the daemon should hold.
+    pub(super) fn are_missing(&mut self, cids: &[Cid]) {
+        for cid in cids {
+            let entry = self.entries.get(cid);
+            if entry.is_some_and(|entry| entry.wanted && entry.phase() == Phase::Pinned) {
+                self.enqueue(*cid, Turn::Again);
+            }
+        }
+    }
+
     /// Forgets what a former peer pinned and the daemon no longer holds: a later pin of it is foreign.
     fn forget_former(&mut self, list: u32) {
         let gone = self.entries.find(|entry| {

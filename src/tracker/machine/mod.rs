@@ -120,6 +120,7 @@ impl Machine {
                 self.desired_range(after, until, &wanted);
             }
             Event::Desired(cids) => self.changed(&cids),
+            Event::Missing(cids) => self.are_missing(&cids),
             Event::ChangesMissed => self.doubt_all(),
             Event::Probed(result) => self.probed(result),
             Event::Bound(result) => self.was_bound(result),

@@ -3,10 +3,8 @@
 //! Invariant: nothing is proposed if the state already matches the object and no further peer could
 //! be allocated. So a restarted controller writes nothing.
 
-use std::collections::BTreeSet;
-
 use pinkeeper::{
-    allocate::{self, Fleet, Need, Plan},
+    allocate::{self, Fleet, Need, Plan, Sight},
     state::{Fence, Op, PinSet},
     types::{Cid, ClaimName, ClaimOptions, Factor, Owner, Pin, Replication, Timestamp, Uid},
 };
@@ -66,7 +64,7 @@ pub fn decide(object: &PinObject, pin: Option<&Pin>, basis: Basis, fleet: &Fleet
     let same = claim
         .is_some_and(|claim| claim.options == options && claim.generation == object.generation);
     let need = Need::with_claim(cid, pin, replication);
-    let plan = allocate::plan(&need, fleet, &BTreeSet::new());
+    let plan = allocate::plan(&need, fleet, &Sight::default());
     if same && plan.add.is_empty() {
         return Decision::Same;
     }
@@ -104,6 +102,8 @@ pub fn missing(pins: &PinSet, objects: &Objects) -> Vec<Missing> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use pinkeeper::{
         state::Outcome,
         types::{LogPosition, PeerId},
