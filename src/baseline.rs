@@ -118,7 +118,7 @@ fn ops() -> Vec<Op> {
         Op::Raise { level: FIRST_LEVEL + 1, term: 3 },
         Op::Transfer { from: PeerId([1; 32]), to: PeerId([2; 32]), page, term: 3 },
         Op::Remove { peer: PeerId([1; 32]), term: 3 },
-        Op::Depart { peer: PeerId([2; 32]), departs: true, term: 3 },
+        Op::Depart { peer: PeerId([2; 32]), departs: true, term: 3, scaled_in: true },
         Op::Move { cid, from: PeerId([1; 32]), candidates: peers() },
         Op::Stay { cid, peer: PeerId([1; 32]) },
         Op::Away { peer: PeerId([2; 32]), away: Some(away), term: 3 },
@@ -225,7 +225,7 @@ fn requests() -> Vec<Sample> {
         of("request one pin", OnePin { cid: cid() }.into_request()),
         of("request pins after", PinsAfter { after: Some(cid()) }.into_request()),
         of("request collect", RunGc { run: RUN, only: Some(to) }.into_request()),
-        of("request depart", Depart { peer: to, departs: true }.into_request()),
+        of("request depart", Depart { peer: to, departs: true, scaled_in: true }.into_request()),
         of("request collect here", Request::RunGcHere(RunGcHere { run: RUN })),
         of("request confirm now", ConfirmNow { cids: vec![cid()] }.into_request()),
     ]

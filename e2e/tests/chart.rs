@@ -9,12 +9,12 @@
 mod phases;
 
 use futures::{FutureExt as _, future::LocalBoxFuture};
-use phases::{Trial, content, crashes, deletion, doors, objects, say, setup};
+use phases::{Trial, content, crashes, deletion, doors, objects, say, scale, setup};
 use tokio::time::Instant;
 
 type Phase = for<'a> fn(&'a Trial) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
-const PHASES: [(&str, Phase); 15] = [
+const PHASES: [(&str, Phase); 16] = [
     ("a. three restricted pods form one cluster", |t| setup::forms_a_cluster(t).boxed_local()),
     ("b. a folder of files is kept twice, and truthfully so", |t| {
         content::a_folder(t).boxed_local()
@@ -32,6 +32,7 @@ const PHASES: [(&str, Phase); 15] = [
     ("h. bad input", |t| objects::bad_input(t).boxed_local()),
     ("h. more copies than peers", |t| objects::more_copies_than_peers(t).boxed_local()),
     ("j. reached from outside", |t| doors::a_stranger_fetches_a_pin(t).boxed_local()),
+    ("k. scaled in and out", |t| scale::in_and_out(t).boxed_local()),
 ];
 
 #[tokio::test]

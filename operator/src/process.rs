@@ -9,9 +9,9 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Arg, ArgMatches, Command, FromArgMatches, parser::ValueSource};
 use pinkeeper::{
     clock::Clock,
-    cluster::{FoundError, JoinPolicy},
+    cluster::{FatalError, FoundError, JoinPolicy},
     config::{ConfigError, KEYS, PeerConfig, PeerOptions},
-    peer::{Peer, StartError},
+    peer::{self, Peer, StartError},
     state::{Limit, Limits},
     telemetry,
 };
@@ -40,6 +40,9 @@ pub enum ProcessError {
     /// The peer or a controller failed.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The folder of a removed identity was not marked.
+    #[error("this peer was removed from its cluster, but its data folder cannot be marked")]
+    Mark(#[source] std::io::Error),
     /// The operating system refused a signal handler.
     #[error("cannot handle signals")]
     Signals(#[from] std::io::Error),
@@ -61,7 +64,7 @@ impl ProcessError {
             }
             Self::Config(_) | Self::Start(_) | Self::Kubernetes(_) => true,
             Self::Run(error) => error.exit_code() == ConfigError::EXIT_CODE,
-            Self::Signals(_) => false,
+            Self::Signals(_) | Self::Mark(_) => false,
         }
     }
 }
@@ -235,6 +238,7 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
     let mut registry = telemetry::registry();
     counters.register(&mut registry);
     let client = run::client().await?;
+    let data_dir = config.data_dir.clone();
     let peer = Peer::start(config, JoinPolicy::Wait, registry).await?;
     let settings = Settings {
         namespace: args.namespace,
@@ -245,7 +249,19 @@ pub async fn run(args: RunArgs) -> Result<(), ProcessError> {
         limits: args.guard.into(),
     };
     let context = Context::new(client, peer.cluster.clone(), Clock::System, settings, counters);
-    Ok(run::run(peer, context, &token).await?)
+    match run::run(peer, context, &token).await {
+        Err(RunError::Peer(FatalError::Removed)) => {
+            // The pod may come back as another peer, also on this volume.
+            peer::mark_removed(&data_dir).map_err(ProcessError::Mark)?;
+            // A pod that was scaled in ends as it should.
+            if token.is_cancelled() {
+                Ok(())
+            } else {
+                Err(RunError::Peer(FatalError::Removed).into())
+            }
+        }
+        ended => Ok(ended?),
+    }
 }
 
 /// The multiaddrs of a peer at these addresses, in the form of the setting `announce`.

@@ -3,14 +3,15 @@
 //! Invariants: every task is owned here and has ended when [`run`] returns. The controllers end
 //! before the peer, so that a stopping peer proposes nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use kube::{Client, Config};
 use pinkeeper::{
     cluster::{FatalError, new_cluster_id},
     peer::Peer,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,6 +19,11 @@ use crate::{
     founding::{self, FoundingError},
     kubernetes::{self, Context},
 };
+
+/// How often a pod that stops looks whether it is still scaled in.
+const SCALE_EVERY: Duration = Duration::from_secs(2);
+/// A pod that stops asks the API server so often before it takes it for a restart.
+const SCALE_ASKS_MAX: u32 = 3;
 
 /// Why the process failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,11 +81,12 @@ pub async fn run(
     context: Context,
     token: &CancellationToken,
 ) -> Result<(), RunError> {
-    let stop = token.child_token();
+    // The controllers go on while this peer leaves.
+    let stop = CancellationToken::new();
     let mut tasks = controllers(&context, &stop);
     let ended = tokio::select! {
         biased;
-        () = token.cancelled() => Ok(()),
+        () = token.cancelled() => leave_if_scaled_in(&mut peer, &context).boxed().await,
         error = peer.failed() => Err(error.into()),
         Some(ended) = tasks.join_next() => match ended {
             Ok(Err(error)) => Err(error),
@@ -93,7 +100,44 @@ pub async fn run(
     peer.stop().await;
     tracing::info!("pinkeeper stopped");
     // A failure while stopping on request does not count.
-    if token.is_cancelled() { Ok(()) } else { ended }
+    match ended {
+        Err(RunError::Peer(FatalError::Removed)) => ended,
+        _ if token.is_cancelled() => Ok(()),
+        ended => ended,
+    }
+}
+
+/// Gives this peer's copies to others if its pod is not wanted any more, and returns when it is removed
+/// from the cluster, or wanted again. Kubernetes waits for the end of the grace period at most.
+async fn leave_if_scaled_in(peer: &mut Peer, context: &Context) -> Result<(), RunError> {
+    let own = context.cluster.id();
+    let mut told = false;
+    let mut asked = 0;
+    loop {
+        let scaled_in = peers::is_scaled_in(context).await;
+        let departs = context.cluster.state().read(|pins| pins.departing().contains(&own));
+        asked += 1;
+        match scaled_in {
+            Some(true) => {}
+            // The API server does not answer: what is agreed already goes on.
+            None if departs => {}
+            None if asked < SCALE_ASKS_MAX => {}
+            Some(false) | None => return Ok(()),
+        }
+        if scaled_in == Some(true) {
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!("this pod is scaled in: it ends when others have its copies");
+            }
+            if let Err(error) = context.cluster.scale(own, true).await {
+                tracing::debug!(%error, "the leader does not know yet that this pod leaves");
+            }
+        }
+        tokio::select! {
+            biased;
+            error = peer.failed() => return Err(error.into()),
+            () = sleep(SCALE_EVERY) => {}
+        }
+    }
 }
 
 fn controllers(context: &Context, stop: &CancellationToken) -> JoinSet<Result<(), RunError>> {

@@ -159,7 +159,15 @@ impl Cluster {
     /// # Errors
     /// When it is no member or the last one, and see [`UseCaseError`].
     pub async fn depart(&self, peer: PeerId, departs: bool) -> Result<u64, UseCaseError> {
-        self.ask_leader(Depart { peer, departs }).await
+        self.ask_leader(Depart { peer, departs, scaled_in: false }).await
+    }
+
+    /// The same for a pod that was scaled in, or is wanted again. What a person asked for goes on.
+    ///
+    /// # Errors
+    /// As [`Self::depart`].
+    pub async fn scale(&self, peer: PeerId, departs: bool) -> Result<u64, UseCaseError> {
+        self.ask_leader(Depart { peer, departs, scaled_in: true }).await
     }
 
     /// All members, with what a list of them shows.

@@ -3,6 +3,7 @@
 //! [`Peer::start`] builds a process: disks, libp2p, Kubo and HTTP servers from a configuration.
 //! [`Peer::assemble`] takes these as parameters, so that a world can supply simulated ones.
 
+mod left;
 mod start;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
@@ -27,7 +28,7 @@ use crate::{
     types::{Member, PeerId, Program},
 };
 
-pub use self::start::StartError;
+pub use self::{left::mark as mark_removed, start::StartError};
 
 /// The parts of a peer. Processes supply disks, libp2p and Kubo; worlds supply simulated ones.
 pub struct Assembly<L> {

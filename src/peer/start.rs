@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::mpsc, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{AssembleError, Assembly, Peer};
+use super::{AssembleError, Assembly, Peer, left};
 use crate::{
     clock::Clock,
     cluster::{
@@ -66,6 +67,9 @@ pub enum StartError {
         /// The process, if known.
         source: LockError,
     },
+    /// The data of a removed identity cannot be put aside.
+    #[error("the data of a removed identity cannot be put aside")]
+    Aside(#[source] io::Error),
     /// The key on disk cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -174,6 +178,11 @@ async fn open(
 ) -> Result<(Peer, Bootstrap), StartError> {
     check_space(&config.data_dir)?;
     let locks = lock_folders(&config)?;
+    if left::put_aside(&config.data_dir).map_err(StartError::Aside)? {
+        tracing::info!(
+            "the data of a removed identity was put aside; this peer joins as another one"
+        );
+    }
     let known = Identity::load(&config.data_dir)?.is_some();
     let stores = open_stores(&config, known)?;
     // Created after the stores: an identity without stores means that they were lost.

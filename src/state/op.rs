@@ -177,6 +177,11 @@ pub enum Op {
         /// The term in which the deciding peer was leader.
         #[n(2)]
         term: u64,
+        /// Because its pod was scaled in, or is wanted again. A departure that a person asked for does
+        /// not end when the pod is wanted again.
+        #[n(3)]
+        #[cbor(default)]
+        scaled_in: bool,
     },
     /// Gives the copy of a holder to another peer: allocates the first candidate that has none, and makes
     /// the holder leave. Refused without such a candidate.

@@ -61,6 +61,10 @@ pub struct Beside {
     #[n(4)]
     #[cbor(default)]
     away: BTreeMap<PeerId, Away>,
+    /// The departing members whose pods were scaled in.
+    #[n(5)]
+    #[cbor(default)]
+    scaled_in: BTreeSet<PeerId>,
 }
 
 impl Default for Beside {
@@ -71,6 +75,7 @@ impl Default for Beside {
             removed: Removed::default(),
             departing: BTreeSet::new(),
             away: BTreeMap::new(),
+            scaled_in: BTreeSet::new(),
         }
     }
 }
@@ -242,8 +247,8 @@ impl PinSet {
                 self.transfer(position, (*from, *to), *page, *decided_in)
             }
             Op::Remove { peer, term: decided_in } => self.remove(term, *peer, *decided_in),
-            Op::Depart { peer, departs, term: decided_in } => {
-                self.depart(term, *peer, *departs, *decided_in)
+            Op::Depart { peer, departs, term: decided_in, scaled_in } => {
+                self.depart(term, *peer, (*departs, *scaled_in), *decided_in)
             }
             Op::Move { cid, from, candidates } => self.change_allocations(*cid, |pin, beside| {
                 move_copy(pin, *from, candidates, beside, position)

@@ -406,6 +406,10 @@ pub struct Depart {
     /// Whether it is to leave.
     #[n(1)]
     pub departs: bool,
+    /// Because its pod was scaled in, or is wanted again.
+    #[n(2)]
+    #[cbor(default)]
+    pub scaled_in: bool,
 }
 
 /// Asks for one pin.

@@ -56,7 +56,11 @@ impl Release {
         .await
     }
 
-    async fn all_pods(&self) -> anyhow::Result<Pods> {
+    /// All pods, also those on their way out.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn all_pods(&self) -> anyhow::Result<Pods> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.namespace);
         let selector = format!("app.kubernetes.io/instance={}", self.name);
         let pods = api.list(&ListParams::default().labels(&selector)).await?;

@@ -143,7 +143,8 @@ fn unpins_waiting(peer: &ClusterPeer) -> Option<String> {
     conditions.iter().find(|c| c.type_ == "UnpinsWaiting").map(|c| c.message.clone())
 }
 
-async fn scale(trial: &Trial, pods: usize) -> anyhow::Result<()> {
+/// Has the StatefulSet want so many pods.
+pub async fn scale(trial: &Trial, pods: usize) -> anyhow::Result<()> {
     let set = format!("statefulset/{}", trial.release.fullname);
     let replicas = format!("--replicas={pods}");
     trial

@@ -6,6 +6,7 @@ pub mod crashes;
 pub mod deletion;
 pub mod doors;
 pub mod objects;
+pub mod scale;
 pub mod setup;
 
 use std::{

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::yield_now, time::sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 use super::{
     Leader,
@@ -28,6 +31,9 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 /// Pins of one page, so that applying it takes milliseconds.
 const PAGE_LEN: usize = 2_000;
+/// A departing peer without copies unpins what it had for at most this time before it is removed: once
+/// removed it cannot ask whether a pin is wanted.
+const UNPIN_TIME: Duration = Duration::from_secs(60);
 /// A learner may be this many entries behind when it becomes a voter, and a voter this many behind the
 /// best one when it takes leadership over. It receives the missing entries first.
 pub(in crate::cluster) const LAG_MAX: u64 = 100;
@@ -38,6 +44,7 @@ impl Cluster {
         leader: Arc<Leader>,
         term: u64,
     ) -> Result<(), FatalError> {
+        let mut empty = BTreeMap::new();
         loop {
             sleep(LOOK).await;
             if !self.0.leadership.borrow().local {
@@ -52,7 +59,9 @@ impl Cluster {
                 }
                 None => {
                     let succeeded = self.succeed(&seats, term).await;
-                    if let Err(error) = succeeded.and(self.release_departed(&seats, term).await) {
+                    self.note_empty(&leader, &seats, &mut empty);
+                    let removed = self.release_departed(&seats, &empty, term).await;
+                    if let Err(error) = succeeded.and(removed) {
                         tracing::debug!(%error, "a peer that goes was not removed");
                     }
                 }
@@ -63,7 +72,7 @@ impl Cluster {
     /// On the leader: notes that a member leaves or stays; see [`Cluster::depart`].
     pub(in crate::cluster) async fn depart_as_leader(
         &self,
-        Depart { peer, departs }: Depart,
+        Depart { peer, departs, scaled_in }: Depart,
     ) -> Result<u64, Refusal> {
         let term = self.0.leadership.borrow().term;
         let leader = self.leader();
@@ -73,7 +82,7 @@ impl Cluster {
             return Ok(0);
         }
         check_departure(peer, departs, &self.seats(&leader))?;
-        let ops = vec![Op::Depart { peer, departs, term }];
+        let ops = vec![Op::Depart { peer, departs, term, scaled_in }];
         let outcomes = self.submit(term, ops).await.map_err(refusal)?;
         if let [Outcome::Refused(why)] = outcomes[..] {
             return Err(Refusal::Invalid(why.to_string()));
@@ -154,12 +163,42 @@ impl Cluster {
         Ok(())
     }
 
-    /// Removes the departing peers that neither vote nor have copies any more.
-    async fn release_departed(&self, seats: &Seats, term: u64) -> Result<(), SubmitError> {
-        let mut ready = seats.iter().filter(|(peer, seat)| {
+    /// Since when departing peers have no copies. Those that have unpinned everything count as empty for
+    /// long.
+    fn note_empty(
+        &self,
+        leader: &Leader,
+        seats: &Seats,
+        empty: &mut BTreeMap<PeerId, Option<Instant>>,
+    ) {
+        let is_empty = |(peer, seat): &(&PeerId, &Seat)| {
             seat.departs && !seat.votes && !seat.removed && self.copies_of(**peer) == 0
-        });
-        let Some((peer, seat)) = ready.next() else { return Ok(()) };
+        };
+        let now: BTreeSet<PeerId> = seats.iter().filter(is_empty).map(|(peer, _)| *peer).collect();
+        empty.retain(|peer, _| now.contains(peer));
+        let metrics = leader.metrics.valid();
+        for peer in now {
+            let unpins = metrics.get(&peer).is_some_and(|metrics| metrics.daemon.is_some())
+                && leader.reports.tracked(&peer) > 0;
+            let since = empty.entry(peer).or_insert_with(|| Some(Instant::now()));
+            if !unpins {
+                *since = None;
+            }
+        }
+    }
+
+    /// Removes the departing peers that neither vote nor have copies any more, once they have unpinned
+    /// what they had.
+    async fn release_departed(
+        &self,
+        seats: &Seats,
+        empty: &BTreeMap<PeerId, Option<Instant>>,
+        term: u64,
+    ) -> Result<(), SubmitError> {
+        let is_ready = |since: &Option<Instant>| since.is_none_or(|at| at.elapsed() > UNPIN_TIME);
+        let mut ready = empty.iter().filter(|(_, since)| is_ready(since));
+        let Some((peer, _)) = ready.next() else { return Ok(()) };
+        let seat = &seats[peer];
         if self.remove_from_state(*peer, term).await? {
             tracing::info!(%peer, name = seat.name, "a departing peer has given all its copies away");
         }

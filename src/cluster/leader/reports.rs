@@ -82,6 +82,12 @@ impl Reports {
         self.lock().get(peer).is_some_and(|reported| reported.complete)
     }
 
+    /// Number of CIDs that a peer has to do with; none if it has not reported.
+    #[must_use]
+    pub fn tracked(&self, peer: &PeerId) -> usize {
+        self.lock().get(peer).map_or(0, |reported| reported.statuses.len())
+    }
+
     /// The peers whose daemon has refused or failed to pin a CID for so long.
     #[must_use]
     pub fn failing(&self, cid: &Cid, time: Duration) -> BTreeSet<PeerId> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 
-use super::{PinSet, check_decided_in};
+use super::{Beside, PinSet, check_decided_in};
 use crate::{
     state::op::{Outcome, Refused},
     types::{Allocation, Cid, LogPosition, PeerId, Pin},
@@ -83,6 +83,12 @@ impl PinSet {
         &self.beside.departing
     }
 
+    /// The departing members whose pods were scaled in.
+    #[must_use]
+    pub fn scaled_in(&self) -> &BTreeSet<PeerId> {
+        &self.beside.scaled_in
+    }
+
     /// The pins of a page that are allocated to a peer.
     pub fn allocated_in<'a>(
         &'a self,
@@ -139,6 +145,7 @@ impl PinSet {
         }
         self.beside.departing.remove(&peer);
         self.beside.away.remove(&peer);
+        self.beside.scaled_in.remove(&peer);
         self.beside.removed.add(peer);
         Ok(Outcome::Changed)
     }
@@ -168,18 +175,28 @@ impl PinSet {
         &mut self,
         term: u64,
         peer: PeerId,
-        departs: bool,
+        (departs, scaled_in): (bool, bool),
         decided_in: u64,
     ) -> Result<Outcome, Refused> {
         check_decided_in(term, decided_in)?;
         if self.is_removed(peer) {
             return Err(Refused::Removed);
         }
+        let Beside { departing, scaled_in: all_scaled_in, .. } = &mut self.beside;
+        let was_scaled_in = all_scaled_in.contains(&peer);
+        if scaled_in && departing.contains(&peer) && !was_scaled_in {
+            // A person asked for it.
+            return Ok(Outcome::Unchanged);
+        }
         let changed = match departs {
-            true => self.beside.departing.insert(peer),
-            false => self.beside.departing.remove(&peer),
+            true => departing.insert(peer),
+            false => departing.remove(&peer),
         };
-        Ok(Outcome::of_change(changed))
+        match departs && scaled_in {
+            true => all_scaled_in.insert(peer),
+            false => all_scaled_in.remove(&peer),
+        };
+        Ok(Outcome::of_change(changed || was_scaled_in != self.beside.scaled_in.contains(&peer)))
     }
 }
 

@@ -118,11 +118,12 @@ fn the_oldest_removed_peers_are_forgotten_first() {
 
 #[test]
 fn a_departing_peer_keeps_its_copies_until_all_others_hold_them() {
-    let depart = |n, departs| Op::Depart { peer: peer(n), departs, term: TERM };
+    let depart = |n, departs| Op::Depart { peer: peer(n), departs, term: TERM, scaled_in: false };
     let mut pins = PinSet::default();
     pins.apply(AT, &claim(1, Owner::Rest, 3, 3, false, 0));
     assert_eq!(holders(&pins, 1), [peer(1), peer(2), peer(3)]);
-    let of_another_term = Op::Depart { peer: peer(3), departs: true, term: TERM - 1 };
+    let of_another_term =
+        Op::Depart { peer: peer(3), departs: true, term: TERM - 1, scaled_in: false };
     assert_eq!(pins.apply(AT, &of_another_term), Outcome::Refused(Refused::OtherTerm));
     let steps = [(depart(3, true), true), (depart(3, true), false), (depart(3, false), true)];
     for (op, changes) in steps {
@@ -151,6 +152,41 @@ fn a_departing_peer_keeps_its_copies_until_all_others_hold_them() {
 }
 
 #[test]
+fn a_pod_that_is_wanted_again_stays_unless_a_person_had_it_leave() {
+    let depart = |departs, scaled_in| Op::Depart { peer: peer(1), departs, term: TERM, scaled_in };
+    // The ops, and whether it departs and counts as scaled in after each.
+    let table: [&[(Op, bool, bool)]; 4] = [
+        &[
+            (depart(true, true), true, true),
+            (depart(true, true), true, true),
+            (depart(false, true), false, false),
+        ],
+        &[(depart(true, false), true, false), (depart(false, true), true, false)],
+        &[(depart(true, false), true, false), (depart(true, true), true, false)],
+        // A person asks for it too, or against it.
+        &[
+            (depart(true, true), true, true),
+            (depart(true, false), true, false),
+            (depart(false, true), true, false),
+            (depart(false, false), false, false),
+        ],
+    ];
+    for ops in table {
+        let mut pins = PinSet::default();
+        for (op, departs, scaled_in) in ops {
+            let before = pins.clone();
+            let outcome = pins.apply(AT, op);
+            assert_eq!(outcome == Outcome::Changed, pins != before, "{op:?}");
+            let now = (pins.departing().contains(&peer(1)), pins.scaled_in().contains(&peer(1)));
+            assert_eq!(now, (*departs, *scaled_in), "{ops:?} at {op:?}");
+        }
+        pins.apply(AT, &depart(true, true));
+        pins.apply(AT, &remove(1));
+        assert!(pins.scaled_in().is_empty() && pins.departing().is_empty());
+    }
+}
+
+#[test]
 fn a_copy_moves_to_the_first_candidate_that_can_take_it() {
     let at = LogPosition { index: 8, ..AT };
     // Peers 1 and 3 hold it, 4 leaves, 5 departs, 6 was removed. Candidates; the peer that takes it over.
@@ -164,7 +200,7 @@ fn a_copy_moves_to_the_first_candidate_that_can_take_it() {
     for (candidates, takes) in table {
         let mut pins = PinSet::default();
         put(&mut pins, 1, before.clone());
-        pins.apply(AT, &Op::Depart { peer: peer(5), departs: true, term: TERM });
+        pins.apply(AT, &Op::Depart { peer: peer(5), departs: true, term: TERM, scaled_in: false });
         pins.apply(AT, &remove(6));
         let candidates = candidates.iter().map(|n| peer(*n)).collect();
         let outcome = pins.apply(at, &Op::Move { cid: cid(1), from: peer(1), candidates });

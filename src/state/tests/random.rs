@@ -23,10 +23,11 @@ fn any_op() -> impl Strategy<Value = Op> {
         (0..4_u8, peers()).prop_map(|(n, candidates)| Op::Allocate { cid: cid(n), candidates }),
         (page, 1..5_u8, 1..5_u8).prop_map(|(page, from, to)| transfer(page, from, to)),
         (1..5_u8).prop_map(remove),
-        (1..5_u8, any::<bool>()).prop_map(|(n, departs)| Op::Depart {
+        (1..5_u8, any::<bool>(), any::<bool>()).prop_map(|(n, departs, scaled_in)| Op::Depart {
             peer: peer(n),
             departs,
             term: TERM,
+            scaled_in,
         }),
         (0..4_u8, peers()).prop_map(|(n, peers)| Op::Leave { cid: cid(n), peers }),
         (0..4_u8, 1..5_u8, peers()).prop_map(|(n, from, candidates)| Op::Move {

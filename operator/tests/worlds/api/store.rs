@@ -21,9 +21,10 @@ pub enum Kind {
     VolumeClaim,
     Definition,
     Event,
+    StatefulSet,
 }
 
-const KINDS: [(Kind, &str, &str, &str); 7] = [
+const KINDS: [(Kind, &str, &str, &str); 8] = [
     (Kind::Pin, "pins", "pinkeeper.dev/v1alpha1", "Pin"),
     (Kind::ClusterPeer, "clusterpeers", "pinkeeper.dev/v1alpha1", "ClusterPeer"),
     (Kind::ConfigMap, "configmaps", "v1", "ConfigMap"),
@@ -36,6 +37,7 @@ const KINDS: [(Kind, &str, &str, &str); 7] = [
         "CustomResourceDefinition",
     ),
     (Kind::Event, "events", "events.k8s.io/v1", "Event"),
+    (Kind::StatefulSet, "statefulsets", "apps/v1", "StatefulSet"),
 ];
 
 impl Kind {
