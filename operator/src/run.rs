@@ -23,7 +23,7 @@ use crate::{
 /// How often a pod that stops looks whether it is still scaled in.
 const SCALE_EVERY: Duration = Duration::from_secs(2);
 /// A pod that stops asks the API server so often before it takes it for a restart.
-const SCALE_ASKS_MAX: u32 = 3;
+const SCALE_ASKS_MAX: u32 = 2;
 
 /// Why the process failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

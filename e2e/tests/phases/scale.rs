@@ -41,6 +41,12 @@ pub async fn in_and_out(trial: &Trial) -> anyhow::Result<()> {
         Ok(Some(()))
     })
     .await?;
+    until("its ClusterPeer is gone", LATER, async || {
+        let peers = trial.release.cluster_peers().await?;
+        ensure!(!peers.contains_key(&last), "it is there");
+        Ok(Some(()))
+    })
+    .await?;
     let short = short.into_inner();
     ensure!(short.is_empty(), "not Ready meanwhile: {short:?}");
     took(&format!("{copies} copies were given away, and the pod ended"), began);

@@ -96,7 +96,7 @@ async fn lead(
         tasks.spawn(claims::compare(lead.clone()));
         tasks.spawn(claims::approvals(lead.clone(), told));
         tasks.spawn(peers::mark_silent(lead.clone(), directory.clone()));
-        tasks.spawn(peers::follow_scale(lead.clone()));
+        tasks.spawn(peers::follow_scale(lead.clone(), directory.clone()));
         tasks.spawn(pins::run(lead.clone()));
         tasks.join_next().await
     };

@@ -12,23 +12,36 @@ use std::{
 };
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::Api;
+use kube::{
+    Api,
+    api::{DeleteParams, Preconditions},
+};
 use pinkeeper::types::PeerId;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     controller::leading::Leading,
     kubernetes::{
-        Context,
+        Context, Directory, Listed,
         api::{DEADLINE, if_there},
+        peers_in,
     },
 };
 
 /// How often the leader reads the StatefulSet.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// Longest wait of a pod that stops for an answer of the API server.
+const ASK_TIME: Duration = Duration::from_secs(3);
+
 /// On the leader: runs until the leadership ends.
-pub(in crate::controller) async fn run(lead: Arc<Leading>) {
+pub(in crate::controller) async fn run(
+    lead: Arc<Leading>,
+    directory: watch::Receiver<Arc<Directory>>,
+) {
     let mut warned = false;
     loop {
         tokio::select! {
@@ -42,7 +55,13 @@ pub(in crate::controller) async fn run(lead: Arc<Leading>) {
             looked = wanted(&lead.context) => looked,
         };
         match looked {
-            Ok(Some(wanted)) => change_members(&lead, &wanted).await,
+            Ok(Some(wanted)) => {
+                change_members(&lead, &wanted).await;
+                let now = directory.borrow().clone();
+                for (name, listed) in left(&lead, &wanted, &now) {
+                    delete(&lead, name, listed).await;
+                }
+            }
             Ok(None) => {}
             Err(error) if !warned => {
                 warned = true;
@@ -71,10 +90,41 @@ async fn change_members(lead: &Leading, wanted: &Range<u32>) {
     }
 }
 
+/// The ClusterPeers of pods that are not wanted and whose peers were removed from the cluster.
+fn left<'a>(
+    lead: &Leading,
+    wanted: &Range<u32>,
+    directory: &'a Directory,
+) -> Vec<(&'a String, &'a Listed)> {
+    let release = &lead.context.settings.release;
+    let out = |name: &String| ordinal(release, name).is_some_and(|of| !wanted.contains(&of));
+    let removed = |listed: &Listed| {
+        let state = lead.context.cluster.state();
+        listed.id.is_some_and(|id| state.read(|pins| pins.is_removed(id)))
+    };
+    directory.peers.iter().filter(|(name, listed)| out(name) && removed(listed)).collect()
+}
+
+/// Only the version that was looked at: the pod may be back.
+async fn delete(lead: &Leading, name: &str, listed: &Listed) {
+    if !lead.holds() {
+        return;
+    }
+    let api = peers_in(&lead.context.client, &lead.context.settings.namespace);
+    let resource_version = Some(listed.resource_version.clone());
+    let preconditions = Some(Preconditions { resource_version, uid: None });
+    let params = DeleteParams { preconditions, ..DeleteParams::default() };
+    match timeout(DEADLINE, api.delete(name, &params)).await {
+        Ok(Ok(_)) => tracing::info!(peer = name, "deleted the ClusterPeer of a pod that has left"),
+        Ok(Err(error)) => tracing::debug!(peer = name, %error, "cannot delete a ClusterPeer yet"),
+        Err(_) => tracing::debug!(peer = name, "cannot delete a ClusterPeer: no answer in time"),
+    }
+}
+
 /// Whether this pod's StatefulSet no longer wants it; `None` while the API server does not answer.
 pub async fn is_scaled_in(context: &Context) -> Option<bool> {
     let own = ordinal(&context.settings.release, &context.settings.pod);
-    let wanted = wanted(context).await.ok()?;
+    let wanted = timeout(ASK_TIME, wanted(context)).await.ok()?.ok()?;
     Some(own.is_some_and(|own| wanted.is_some_and(|wanted| !wanted.contains(&own))))
 }
 
