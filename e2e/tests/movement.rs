@@ -71,7 +71,7 @@ async fn a_peer_that_is_gone_for_long_loses_its_copies_to_others() {
 }
 
 #[tokio::test]
-async fn a_peer_whose_daemon_is_gone_for_long_loses_its_copies_and_keeps_those_that_others_lack() {
+async fn a_peer_whose_daemon_is_gone_for_long_loses_its_copies() {
     let mut trio = trio().await;
     let cids: Vec<Cid> = (0..30).map(identity_cid).collect();
     let held = pinned_on(&trio, 2, &cids).await;

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures::FutureExt as _;
 use kube::{Client, Config};
 use pinkeeper::{
-    cluster::{FatalError, new_cluster_id},
+    cluster::{FatalError, Standing, new_cluster_id},
     peer::Peer,
 };
 use tokio::{sync::watch, task::JoinSet, time::sleep};
@@ -112,8 +112,13 @@ pub async fn run(
 async fn leave_if_scaled_in(peer: &mut Peer, context: &Context) -> Result<(), RunError> {
     let own = context.cluster.id();
     let mut told = false;
+    let mut refusal = String::new();
     let mut asked = 0;
     loop {
+        // It has neither copies nor a vote.
+        if context.cluster.standing() == Standing::Blank {
+            return Ok(());
+        }
         let scaled_in = peers::is_scaled_in(context).await;
         let departs = context.cluster.state().read(|pins| pins.departing().contains(&own));
         asked += 1;
@@ -128,8 +133,10 @@ async fn leave_if_scaled_in(peer: &mut Peer, context: &Context) -> Result<(), Ru
             if !std::mem::replace(&mut told, true) {
                 tracing::info!("this pod is scaled in: it ends when others have its copies");
             }
-            if let Err(error) = context.cluster.scale(own, true).await {
-                tracing::debug!(%error, "the leader does not know yet that this pod leaves");
+            if let Err(error) = context.cluster.scale(own, true).await
+                && std::mem::replace(&mut refusal, error.to_string()) != error.to_string()
+            {
+                tracing::warn!(%error, "this pod cannot leave the cluster yet; asking again");
             }
         }
         tokio::select! {

@@ -40,6 +40,8 @@ pub struct Sight {
     pub confirmed: BTreeSet<PeerId>,
     /// The holders that fail to get it for so long that others are to try.
     pub failing: BTreeSet<PeerId>,
+    /// The holders that are still getting it.
+    pub pending: BTreeSet<PeerId>,
     /// The peers that failed to get it lately: no copy moves to them.
     pub failed: BTreeSet<PeerId>,
     /// All peers with a copy that can be heard have reported. Until then no copy is given up.
@@ -269,13 +271,16 @@ fn moves(
     moves
 }
 
-/// Leaving peers that may let go, and the holders that this relies on.
+/// Leaving peers that may let go, and the holders that this relies on. While a holder still gets the
+/// content, they wait even if enough others have it: a copy is not given up for one that is to come.
 fn let_go(need: &Need<'_>, fleet: &Fleet, sight: &Sight) -> (Vec<PeerId>, Vec<Allocation>) {
     let confirmed: Vec<Allocation> =
         need.holders().filter(|holder| sight.confirmed.contains(&holder.peer)).copied().collect();
+    let all_have_ended =
+        sight.pending.is_empty() || confirmed.len() >= need.replication.wanted(fleet.members);
     let may_go = |peer: &PeerId| {
         let departs = fleet.departing.contains(peer);
-        confirmed.len() >= need.replication.needed_beside(fleet.members, departs)
+        all_have_ended && confirmed.len() >= need.replication.needed_beside(fleet.members, departs)
     };
     let let_go: Vec<PeerId> = need.leaving().filter(may_go).collect();
     let confirmed = if let_go.is_empty() { Vec::new() } else { confirmed };

@@ -48,8 +48,11 @@ pub(super) fn put_aside(folder: &Path) -> io::Result<bool> {
     }
     let names: Vec<OsString> =
         fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
-    let moves: Vec<OsString> =
-        names.into_iter().filter(|name| !STAYS.iter().any(|stays| name == stays)).collect();
+    // Names with a dot belong to the file system, like the folder of its snapshots.
+    let stays = |name: &OsString| {
+        STAYS.iter().any(|stays| name == stays) || name.as_encoded_bytes().starts_with(b".")
+    };
+    let moves: Vec<OsString> = names.into_iter().filter(|name| !stays(name)).collect();
     if !moves.is_empty() {
         let aside = folder.join(ASIDE);
         // Without that file it is what a crash in the middle left of this identity.
@@ -58,6 +61,8 @@ pub(super) fn put_aside(folder: &Path) -> io::Result<bool> {
         }
         files::folder(&aside)?;
         for name in moves {
+            // What a crash left of an older identity there, while that was being deleted.
+            remove_if_there(&aside.join(&name))?;
             fs::rename(folder.join(&name), aside.join(&name))?;
         }
         files::open_or_create(&aside.join(WHOLE))?.sync_all()?;
@@ -67,6 +72,15 @@ pub(super) fn put_aside(folder: &Path) -> io::Result<bool> {
     fs::remove_file(folder.join(MARK))?;
     sync(folder)?;
     Ok(true)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
@@ -109,6 +123,21 @@ mod tests {
             assert_eq!(read(folder, "lock").unwrap(), "7");
             assert!(!put_aside(folder).unwrap());
         }
+    }
+
+    #[test]
+    fn a_crash_while_older_data_is_deleted_does_not_stop_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        fill(folder, "new");
+        fs::create_dir(folder.join(".snapshot")).unwrap();
+        fill(&folder.join(ASIDE), "old");
+        mark(folder).unwrap();
+        assert!(put_aside(folder).unwrap());
+        for name in ["identity", "state.redb", "addresses", "log/1"] {
+            assert_eq!(read(&folder.join(ASIDE), name).as_deref(), Some("new"), "{name}");
+        }
+        assert!(folder.join(".snapshot").is_dir());
     }
 
     #[test]

@@ -155,6 +155,27 @@ fn a_leaving_peer_may_let_go_when_enough_holders_are_confirmed() {
 }
 
 #[test]
+fn a_leaving_peer_waits_for_holders_that_still_get_the_content() {
+    // Wanted, holders, leaving, confirmed, those that still get it; those that may let go.
+    type Row<'a> = (Replication, (&'a [u8], &'a [u8]), &'a [u8], &'a [u8], &'a [u8]);
+    let table: &[Row<'_>] = &[
+        (copies(1, 2), (&[1, 2], &[3]), &[1], &[2], &[]),
+        (copies(1, 2), (&[1, 2], &[3]), &[1], &[], &[3]),
+        (copies(1, 2), (&[1, 2], &[3]), &[1, 2], &[], &[3]),
+        // One too many still gets it.
+        (copies(1, 2), (&[1, 2, 4], &[3]), &[1, 2], &[4], &[3]),
+        (copies(2, 2), (&[1, 2], &[3]), &[1], &[], &[]),
+    ];
+    for (replication, (holders, leaving), confirmed, pending, expected) in table {
+        let allocations = allocations(holders, leaving);
+        let need = Need { cid: &cid(), allocations: &allocations, replication: *replication };
+        let sight = Sight { pending: peers(pending), ..seen(confirmed) };
+        let plan = plan(&need, &fleet(&[]), &sight);
+        assert_eq!(plan.let_go, peers::<Vec<_>>(expected), "{need:?} {confirmed:?} {pending:?}");
+    }
+}
+
+#[test]
 fn a_claim_adds_to_what_the_others_want() {
     let claim = |replication| {
         let options = ClaimOptions { replication, retain: false, name: ClaimName::default() };

@@ -28,13 +28,13 @@ use crate::{
 
 /// Time between two checks.
 const LOOK: Duration = Duration::from_millis(500);
-/// An op adds at least so much time of an absence, and at most so much, so that few are needed.
+/// The time of an absence is noted in steps between these, so that few ops are needed.
 const STEP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A grace is counted in so many steps, or fewer.
 const STEPS: u32 = 10;
 /// Earlier absences are forgotten after this time without another one.
 const CALM: Duration = Duration::from_secs(3600);
-/// The time since an absence is noted this often.
+/// The time since an absence is noted this often, and that of a very long absence.
 const CALM_STEP: Duration = Duration::from_secs(600);
 /// Absences do not make the grace longer than this.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -60,7 +60,7 @@ impl MovePolicy {
         self.after.saturating_mul(1 << doublings).min(GRACE_MAX.max(self.after))
     }
 
-    /// No grace is longer; an absence is not counted beyond it.
+    /// No grace is longer.
     fn longest(&self) -> Duration {
         self.after.max(GRACE_MAX).max(self.zone_after)
     }
@@ -203,7 +203,9 @@ fn next(
     let before = known.cloned().unwrap_or_default();
     if !here {
         let longest = u32::try_from(policy.longest().as_secs()).unwrap_or(u32::MAX);
-        if time < policy.step() || before.seconds >= longest {
+        // Beyond the longest grace it is counted for people alone.
+        let step = if before.seconds < longest { policy.step() } else { CALM_STEP };
+        if time < step {
             return None;
         }
         let begins = u8::from(before.seconds == 0);

@@ -176,12 +176,15 @@ impl Cluster {
         };
         let now: BTreeSet<PeerId> = seats.iter().filter(is_empty).map(|(peer, _)| *peer).collect();
         empty.retain(|peer, _| now.contains(peer));
+        if !leader.metrics.all_could_report() {
+            return;
+        }
         let metrics = leader.metrics.valid();
         for peer in now {
-            let unpins = metrics.get(&peer).is_some_and(|metrics| metrics.daemon.is_some())
-                && leader.reports.tracked(&peer) > 0;
             let since = empty.entry(peer).or_insert_with(|| Some(Instant::now()));
-            if !unpins {
+            let is_heard = metrics.get(&peer).is_some_and(|metrics| metrics.daemon.is_some());
+            let is_done = leader.reports.has_full_set(&peer) && leader.reports.tracked(&peer) == 0;
+            if !is_heard || is_done {
                 *since = None;
             }
         }

@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //! - Nothing changes without a live majority of the old voters and of the new ones.
-//! - A dead voter is replaced, never just dropped: without a live learner to replace it, it stays, unless its
-//!   successor votes already.
+//! - A dead voter is replaced: without a live learner to replace it, it stays, unless its successor votes
+//!   already or the number would be even.
 //! - The number of voters is odd, unless the leader departs and needs another voter.
 //! - A departing voter loses its vote before it is removed. The leader hands over first, and the last voter
 //!   stays.
@@ -145,8 +145,10 @@ fn next_voters(own: PeerId, seats: &Seats, now: &BTreeSet<PeerId>) -> BTreeSet<P
         free.remove(&by);
         next.insert(by);
     }
-    // An even number survives no more losses than one less, and of two each one is needed.
-    if next.len().is_multiple_of(2)
+    // An even number survives no more losses than one less, and of two each one is needed. But a leader that
+    // departs hands over to one of them.
+    if !seats.get(&own).is_some_and(|seat| seat.departs)
+        && next.len().is_multiple_of(2)
         && let Some(least) = least_useful(own, seats, &next)
     {
         next.remove(&least);

@@ -20,7 +20,7 @@ use crate::{
     allocate::{self, Need, Plan},
     cluster::{Cluster, FatalError, SubmitError},
     state::Op,
-    types::{Cid, PeerId, Pin, PinState},
+    types::{Cid, PeerId, Pin},
 };
 
 /// Copies on their way to one member.
@@ -38,6 +38,10 @@ const FAILING_MAX: usize = 256;
 #[derive(Debug, Default)]
 struct Scan {
     after: Option<Cid>,
+    /// How far the failing ones were.
+    failing_after: Option<Cid>,
+    /// How long it took to count the moves in flight.
+    counting: Duration,
     /// Something has moved since the first pin, or will as soon as there is room.
     moved: bool,
 }
@@ -45,11 +49,9 @@ struct Scan {
 impl Cluster {
     pub(super) async fn relocate(self, leader: Arc<Leader>, term: u64) -> Result<(), FatalError> {
         let mut scan = Scan::default();
-        let mut took = Duration::ZERO;
         loop {
             // With very many moves it costs time to count them: at most a tenth of it.
-            sleep(STEP.max(took * 10)).await;
-            let began = Instant::now();
+            sleep(STEP.max(scan.counting * 10)).await;
             if !self.0.leadership.borrow().local || !leader.metrics.all_could_report() {
                 continue;
             }
@@ -57,7 +59,6 @@ impl Cluster {
             if let Err(error) = relocated {
                 tracing::debug!(%error, "copies were not moved");
             }
-            took = began.elapsed();
             if scan.after.is_none() && !std::mem::take(&mut scan.moved) {
                 sleep(PAUSE).await;
             }
@@ -74,14 +75,16 @@ impl Cluster {
         let from = self.giving_away(&gone.peers);
         let failing = match gone.paused {
             true => Vec::new(),
-            false => leader.reports.all_failing(self.0.parts.moves.after, FAILING_MAX),
+            false => self.failing(leader, scan),
         };
         if from.is_empty() && failing.is_empty() {
-            *scan = Scan { after: None, moved: true };
+            (scan.after, scan.moved) = (None, true);
             return Ok(());
         }
         let senses = self.senses(leader);
+        let began = Instant::now();
         let room = self.room(&senses);
+        scan.counting = began.elapsed();
         let free: usize = room.values().sum();
         if free == 0 {
             scan.moved = true;
@@ -109,6 +112,16 @@ impl Cluster {
         self.submit(term, ops).await.map(drop)
     }
 
+    /// The next pins that a holder fails to make.
+    fn failing(&self, leader: &Leader, scan: &mut Scan) -> Vec<Cid> {
+        let (time, after) = (self.0.parts.moves.after, scan.failing_after.take());
+        let failing = leader.reports.all_failing(time, after.as_ref(), FAILING_MAX);
+        if failing.len() == FAILING_MAX {
+            scan.failing_after = failing.last().copied();
+        }
+        failing
+    }
+
     /// The members that depart or are gone, and have copies.
     fn giving_away(&self, gone: &BTreeSet<PeerId>) -> BTreeSet<PeerId> {
         self.state().read(|pins| {
@@ -117,15 +130,15 @@ impl Cluster {
         })
     }
 
-    /// How many more copies may be on their way to each member.
+    /// How many more copies may be on their way to each member that can be heard.
     fn room(&self, senses: &Senses<'_>) -> BTreeMap<PeerId, usize> {
         let moving: Vec<(Cid, Pin)> = self.state().read(|pins| {
             let pin = |cid| Some((cid, pins.get(&cid)?.clone()));
             pins.moving().filter_map(pin).collect()
         });
         let mut room: BTreeMap<PeerId, usize> =
-            self.members().into_keys().map(|peer| (peer, IN_FLIGHT_MAX)).collect();
-        for peer in moving.iter().flat_map(|(cid, pin)| senses.under_way(cid, pin)) {
+            senses.with_daemon.iter().map(|peer| (*peer, IN_FLIGHT_MAX)).collect();
+        for peer in moving.iter().flat_map(|(cid, pin)| senses.of(cid, pin).pending) {
             if let Some(room) = room.get_mut(&peer) {
                 *room = room.saturating_sub(1);
             }
@@ -135,6 +148,10 @@ impl Cluster {
 
     /// The next pins of these holders, at most `most`.
     fn scan(&self, scan: &mut Scan, from: &BTreeSet<PeerId>, most: usize) -> Vec<Cid> {
+        if from.is_empty() {
+            scan.after = None;
+            return Vec::new();
+        }
         let holds = |pin: &Pin| pin.holders().any(|holder| from.contains(&holder));
         self.state().read(|pins| {
             let mut found = Vec::new();
@@ -151,20 +168,6 @@ impl Cluster {
             scan.after = last;
             found
         })
-    }
-}
-
-impl Senses<'_> {
-    /// The holders of a moving pin that are still getting it. Those that fail are left out.
-    fn under_way(&self, cid: &Cid, pin: &Pin) -> Vec<PeerId> {
-        let statuses = self.statuses(cid, pin);
-        let has_ended = |peer: &PeerId| {
-            statuses.get(peer).is_some_and(|status| {
-                use PinState::{Failed, NotFound, Pinned, Unpinnable};
-                matches!(status.state, Pinned | NotFound | Failed | Unpinnable)
-            })
-        };
-        pin.holders().filter(|holder| !has_ended(holder)).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::Duration,
 };
 
@@ -110,14 +111,19 @@ impl Reports {
         peers.iter().filter(|(_, reported)| failed(reported)).map(|(peer, _)| *peer).collect()
     }
 
-    /// Pins that a daemon has refused or failed to pin for so long, at most `most`; random ones, if there
-    /// are more.
+    /// The next pins after a CID, in order, that a daemon has refused or failed to pin for so long; at most
+    /// `most`.
     #[must_use]
-    pub fn all_failing(&self, time: Duration, most: usize) -> Vec<Cid> {
+    pub fn all_failing(&self, time: Duration, after: Option<&Cid>, most: usize) -> Vec<Cid> {
+        let from = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(PackedCid::from(cid)));
         let peers = self.lock();
-        let all = peers.values().flat_map(|reported| &reported.failing);
-        let long = all.filter(|(_, since)| since.elapsed() >= time);
-        long.take(most).map(|(cid, _)| cid.cid()).collect()
+        let mut next = BTreeSet::new();
+        for reported in peers.values() {
+            let later = reported.failing.range((from.clone(), Bound::Unbounded));
+            let long = later.filter(|(_, since)| since.elapsed() >= time);
+            next.extend(long.take(most).map(|(cid, _)| cid.cid()));
+        }
+        next.into_iter().take(most).collect()
     }
 
     /// Receives changes from now on. Subscribe before you read the reports, so that none is missed.
@@ -179,6 +185,8 @@ impl Reported {
         let (statuses, failing, failed) = before
             .map(|before| (before.statuses, before.failing, before.failed))
             .unwrap_or_default();
+        let mut failed = failed;
+        failed.retain(|_, at| at.elapsed() < FORGIVEN_AFTER);
         let arriving = CidMap::default();
         Self { stream, next_sequence: 0, complete: false, statuses, arriving, failing, failed }
     }
@@ -188,11 +196,10 @@ impl Reported {
         let cid = PackedCid::from(cid);
         match status.map(|status| status.state) {
             Some(Failed | Unpinnable) => {
-                if self.failed.len() >= FAILING_MAX {
-                    self.failed.retain(|_, at| at.elapsed() < FORGIVEN_AFTER);
-                }
-                if self.failed.len() < FAILING_MAX && self.failing.len() < FAILING_MAX {
+                if self.failed.contains_key(&cid) || self.failed.len() < FAILING_MAX {
                     self.failed.insert(cid.clone(), Instant::now());
+                }
+                if self.failing.len() < FAILING_MAX {
                     self.failing.entry(cid).or_insert_with(Instant::now);
                 }
             }

@@ -19,6 +19,8 @@ pub(super) struct Senses<'a> {
     all_could_report: bool,
     /// The members whose metrics have not expired.
     heard: BTreeSet<PeerId>,
+    /// Those of them whose daemon is up.
+    pub(super) with_daemon: BTreeSet<PeerId>,
     /// The peers whose reports may let a copy go: they are heard, their daemon is up, and their full set
     /// is complete. The reports of other peers may be outdated.
     present: BTreeSet<PeerId>,
@@ -42,17 +44,28 @@ impl<'a> Senses<'a> {
         metrics: BTreeMap<PeerId, Metrics>,
         members: &BTreeMap<PeerId, MemberView>,
     ) -> Self {
-        let mut present = with_daemon(&metrics, members);
+        let with_daemon = with_daemon(&metrics, members);
+        let mut present = with_daemon.clone();
         present.retain(|peer| reports.has_full_set(peer));
         let heard = metrics.into_keys().collect();
-        Self { reports, all_could_report: true, heard, present, patience: Duration::MAX }
+        let (all_could_report, patience) = (true, Duration::MAX);
+        Self { reports, all_could_report, heard, with_daemon, present, patience }
     }
 
     /// What is known of the copies of a pin.
     pub(super) fn of(&self, cid: &Cid, pin: &Pin) -> Sight {
-        let failing = self.reports.failing(cid, self.patience);
+        let statuses = self.statuses(cid, pin);
+        let mut failing = self.reports.failing(cid, self.patience);
+        // One that can be heard, and that is not just trying again.
+        failing.retain(|peer| {
+            let state = statuses.get(peer).map(|status| status.state);
+            self.with_daemon.contains(peer) && state != Some(PinState::Pinning)
+        });
+        let mut pending: BTreeSet<PeerId> = pin.holders().collect();
+        pending.retain(|peer| self.with_daemon.contains(peer) && !has_ended(statuses.get(peer)));
         Sight {
-            confirmed: confirmed_by(&self.statuses(cid, pin), &self.present),
+            confirmed: confirmed_by(&statuses, &self.present),
+            pending,
             failed: self.reports.failed(cid),
             failing,
             is_complete: self.is_complete(&pin.allocations),
@@ -83,6 +96,12 @@ pub(super) fn with_daemon(
         .filter(|(peer, metrics)| metrics.daemon.is_some() && members.contains_key(peer))
         .map(|(peer, _)| *peer)
         .collect()
+}
+
+/// Whether a peer with this report does not get the content any more, or not for now.
+pub(super) fn has_ended(status: Option<&PinStatus>) -> bool {
+    use PinState::{Failed, NotFound, Pinned, Unpinnable};
+    status.is_some_and(|status| matches!(status.state, Pinned | NotFound | Failed | Unpinnable))
 }
 
 /// The present peers that report the pin as pinned.

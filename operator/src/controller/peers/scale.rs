@@ -56,10 +56,11 @@ pub(in crate::controller) async fn run(
         };
         match looked {
             Ok(Some(wanted)) => {
-                change_members(&lead, &wanted).await;
                 let now = directory.borrow().clone();
-                for (name, listed) in left(&lead, &wanted, &now) {
-                    delete(&lead, name, listed).await;
+                tokio::select! {
+                    biased;
+                    () = lead.token.cancelled() => return,
+                    () = follow(&lead, &wanted, &now) => {}
                 }
             }
             Ok(None) => {}
@@ -69,6 +70,13 @@ pub(in crate::controller) async fn run(
             }
             Err(_) => {}
         }
+    }
+}
+
+async fn follow(lead: &Leading, wanted: &Range<u32>, directory: &Directory) {
+    change_members(lead, wanted).await;
+    for (name, listed) in left(lead, wanted, directory) {
+        delete(lead, name, listed).await;
     }
 }
 

@@ -28,9 +28,10 @@ fn the_time_of_an_absence_adds_up_and_is_forgotten_after_an_hour() {
         (Some(away(30, 1, 0)), false, 31, Some(Some(away(61, 1, 0)))),
         // Another leader goes on with it.
         (Some(away(290, 1, 0)), false, 30, Some(Some(away(320, 1, 0)))),
-        // Beyond the longest grace it does not matter any more.
+        // Beyond the longest grace it is noted rarely.
         (Some(away(3_599, 1, 0)), false, 30, Some(Some(away(3_629, 1, 0)))),
-        (Some(away(3_600, 1, 0)), false, 30, None),
+        (Some(away(3_600, 1, 0)), false, 599, None),
+        (Some(away(3_600, 1, 0)), false, 600, Some(Some(away(4_200, 1, 0)))),
         (Some(away(61, 1, 0)), true, 0, Some(Some(away(0, 1, 0)))),
         (Some(away(0, 1, 0)), true, 599, None),
         (Some(away(0, 1, 0)), true, 600, Some(Some(away(0, 1, 600)))),

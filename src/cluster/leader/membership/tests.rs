@@ -244,6 +244,35 @@ fn a_removed_peer_loses_its_vote_and_then_its_membership() {
     assert_eq!(next_membership(peer(1), &seats, None), Some(Change::Remove(peer(3))));
 }
 
+#[test]
+fn a_departing_leader_keeps_another_voter_until_it_has_handed_over() {
+    // Voters, learners, departing ones; the voters in the end. Peer 1 leads.
+    type Row<'a> = (&'a [u8], &'a [u8], &'a [u8], &'a [u8]);
+    let table: &[Row<'_>] = &[
+        (&[1], &[2], &[1], &[1, 2]),
+        (&[1, 2], &[], &[1], &[1, 2]),
+        (&[0, 1, 2], &[], &[1, 2], &[0, 1]),
+        (&[0, 1, 2, 3, 4], &[], &[1, 2, 3, 4], &[0, 1]),
+        (&[0, 1, 2, 3, 4], &[], &[1, 2], &[0, 1, 3, 4]),
+    ];
+    for (votes, follow, departing, expected) in table {
+        let live = |of: &[u8]| of.iter().map(|n| (*n, LIVE)).collect::<Vec<_>>();
+        let mut seats = seated(&live(votes), &live(follow));
+        departing.iter().for_each(|n| seats.get_mut(&peer(*n)).unwrap().departs = true);
+        let case = format!("{votes:?} {follow:?} {departing:?}");
+        for _ in 0..4 {
+            let Some(next) = voters_after(&seats) else { break };
+            seats.iter_mut().for_each(|(peer, seat)| seat.votes = next.contains(peer));
+        }
+        assert_eq!(voters_after(&seats), None, "{case}: it never ends");
+        assert_eq!(voters(&seats), peers(expected), "{case}");
+    }
+    // Without another one that is up it waits.
+    let mut seats = seated(&[(0, SILENT), (1, LIVE), (2, LIVE)], &[]);
+    [1, 2].into_iter().for_each(|n| seats.get_mut(&peer(n)).unwrap().departs = true);
+    assert_eq!(voters_after(&seats), None);
+}
+
 proptest! {
     #[test]
     fn no_change_lacks_a_live_majority_and_changes_end(

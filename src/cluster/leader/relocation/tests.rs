@@ -1,6 +1,8 @@
 //! Whole peers on stand-in daemons, with a paused clock.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
 use crate::{
     cluster::{JoinPolicy, MovePolicy},
@@ -9,7 +11,10 @@ use crate::{
         network::SimNetwork,
         run_seeded,
     },
-    types::{ClaimName, ClaimOptions, ClusterId, Factor, Member, PinRequest, Replication, Write},
+    types::{
+        Allocation, ClaimName, ClaimOptions, ClusterId, Factor, Member, PinRequest, Replication,
+        Write,
+    },
 };
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -20,6 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// Peers; the first one leads at the beginning.
 struct Town {
     hosts: Vec<Host>,
+    /// Log length when the first pins were all there; 0 before.
+    settled_at: AtomicU64,
 }
 
 impl Town {
@@ -30,7 +37,7 @@ impl Town {
             host.start(JoinPolicy::Only(CLUSTER)).await.unwrap();
         }
         hosts[0].peer.as_ref().unwrap().cluster.found(CLUSTER, 1).await.unwrap();
-        let town = Self { hosts };
+        let town = Self { hosts, settled_at: AtomicU64::new(0) };
         let voters = usize::from(if count >= 5 { 5 } else { 3.min(count) });
         town.until("all take part", |town| {
             let votes = |n: usize| {
@@ -100,20 +107,28 @@ impl Town {
         })
     }
 
-    /// Copies on their way to each peer, as its daemon sees it.
+    async fn until_pinned(&self) {
+        self.until("all are pinned", Self::is_settled).await;
+        self.settled_at.store(self.leading().state().entries(), Ordering::Relaxed);
+    }
+
+    /// Copies allocated since then that their daemons do not hold yet, by peer.
     fn on_the_way(&self) -> BTreeMap<PeerId, usize> {
+        let settled_at = self.settled_at.load(Ordering::Relaxed);
+        let mut counts = BTreeMap::new();
+        if settled_at == 0 {
+            return counts;
+        }
         self.leading().state().read(|pins| {
-            let mut counts = BTreeMap::new();
-            for cid in pins.moving() {
-                for host in &self.hosts {
-                    let pin = pins.get(&cid).unwrap();
-                    if pin.holders().any(|holder| holder == host.id) && !host.daemon.holds(&cid) {
-                        *counts.entry(host.id).or_default() += 1;
-                    }
+            for (cid, pin) in pins.iter() {
+                let new = |copy: &&Allocation| !copy.leaving && copy.at_entry > settled_at;
+                for copy in pin.allocations.iter().filter(new) {
+                    let host = self.hosts.iter().find(|host| host.id == copy.peer).unwrap();
+                    *counts.entry(copy.peer).or_default() += usize::from(!host.daemon.holds(&cid));
                 }
             }
-            counts
-        })
+        });
+        counts
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
@@ -158,7 +173,7 @@ fn copies_of_a_member_that_is_gone_spread_over_the_others_and_do_not_come_back()
     run_seeded(1, async {
         let mut town = Town::new(5).await;
         town.pin(0..500, 1, 2).await;
-        town.until("all are pinned", Town::is_settled).await;
+        town.until_pinned().await;
         let gone = (1..5).find(|n| *n != town.leader()).unwrap();
         town.hosts[gone].crash();
         town.nothing_moves_for(GRACE - Duration::from_secs(1)).await;
@@ -182,7 +197,7 @@ fn a_new_leader_goes_on_with_the_moves_and_with_the_time_of_an_absence() {
     run_seeded(2, async {
         let mut town = Town::new(5).await;
         town.pin(0..400, 1, 2).await;
-        town.until("all are pinned", Town::is_settled).await;
+        town.until_pinned().await;
         let gone = (1..5).find(|n| *n != town.leader()).unwrap();
         let id = town.hosts[gone].id;
         town.hosts[gone].crash();
@@ -209,7 +224,7 @@ fn nothing_moves_while_half_of_the_members_are_away() {
     run_seeded(3, async {
         let town = Town::new(4).await;
         town.pin(0..20, 1, 2).await;
-        town.until("all are pinned", Town::is_settled).await;
+        town.until_pinned().await;
         for n in [2, 3] {
             town.hosts[n].daemon.set_down(true);
         }
@@ -269,7 +284,7 @@ fn a_departing_member_gives_its_copies_away_within_the_budget() {
     run_seeded(6, async {
         let mut town = Town::new(4).await;
         town.pin(0..400, 2, 2).await;
-        town.until("all are pinned", Town::is_settled).await;
+        town.until_pinned().await;
         let (leaver, id) = (3, town.hosts[3].id);
         town.leading().depart(id, true).await.unwrap();
         let is_removed = |town: &Town| !town.leading().members().contains_key(&id);

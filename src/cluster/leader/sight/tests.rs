@@ -123,7 +123,7 @@ async fn a_holder_fails_once_its_daemon_has_failed_for_long() {
     let patience = Duration::from_secs(60);
     let fails = || {
         let one = reports.failing(&cid(), patience).contains(&peer(1));
-        assert_eq!(reports.all_failing(patience, 9).contains(&cid()), one);
+        assert_eq!(reports.all_failing(patience, None, 9).contains(&cid()), one);
         one
     };
     let wait = || tokio::time::advance(Duration::from_secs(40));
@@ -148,7 +148,8 @@ async fn a_holder_fails_once_its_daemon_has_failed_for_long() {
     }
     wait().await;
     assert!(fails());
-    assert!(reports.all_failing(patience, 0).is_empty(), "as many as asked for");
+    assert!(reports.all_failing(patience, None, 0).is_empty(), "as many as asked for");
+    assert!(reports.all_failing(patience, Some(&cid()), 9).is_empty(), "those after it");
     assert_eq!(reports.failed(&cid()), peers(&[1]));
     // A full set that does not have it any more.
     report(&reports, 1, 2, 0, false, None);
