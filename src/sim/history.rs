@@ -22,6 +22,8 @@ use crate::{
 pub struct Facts<'a> {
     /// When a peer's daemon last confirmed a pin that it was not asked to remove since.
     pub confirmed: &'a dyn Fn(PeerId, &Cid) -> Option<Instant>,
+    /// When a peer's process ended, if it does not run.
+    pub ended: &'a dyn Fn(PeerId) -> Option<Instant>,
     /// When an entry was first written to a log.
     pub proposed: &'a dyn Fn(LogPosition) -> Option<Instant>,
 }
@@ -35,6 +37,8 @@ impl std::fmt::Debug for Facts<'_> {
 /// Longest time from a daemon's answer to the release that relies on it: a call between peers takes no
 /// longer.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(6);
+/// A leader does not hear a peer any more whose process ended so long ago.
+const SILENT_AFTER: Duration = Duration::from_millis(6_500);
 /// An entry may be applied so much later than it was decided, and the next one at once.
 const LATE_MAX: Duration = Duration::from_secs(30);
 
@@ -278,15 +282,16 @@ impl History {
         Ok(())
     }
 
-    /// Checks that a copy may move to another peer: it fails, or its peer departs or was away for long.
+    /// Checks that a copy may move off a peer that does not run: it departs or was away for long. (One that
+    /// runs may fail to make it.)
     fn may_move(&self, cid: &Cid, from: PeerId, facts: &Facts<'_>) -> Result<(), String> {
         let gone = self.noted.get(&from).and_then(|(_, gone)| *gone);
         let was_gone = gone.is_some_and(|at| at.elapsed() < LATE_MAX);
-        let holds = (facts.confirmed)(from, cid).is_some();
-        if was_gone || !holds || self.pins.departing().contains(&from) {
+        let is_silent = (facts.ended)(from).is_some_and(|at| at.elapsed() > SILENT_AFTER);
+        if was_gone || !is_silent || self.pins.departing().contains(&from) {
             return Ok(());
         }
-        Err(format!("{cid} moves off {from}, which holds it and was not away for long"))
+        Err(format!("{cid} moves off {from}, which was not away for long"))
     }
 
     /// Checks that an absence is not counted as longer than it was.

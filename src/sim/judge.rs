@@ -47,6 +47,8 @@ pub struct Watched {
     pub history: History,
     replicas: BTreeMap<PeerId, Replica>,
     daemons: BTreeMap<PeerId, StandInDaemon>,
+    /// When the processes ended of peers that do not run.
+    ended: BTreeMap<PeerId, Instant>,
     /// The logs of all lives of the peers.
     logs: Vec<SimLog>,
     violation: Option<String>,
@@ -89,6 +91,7 @@ impl Judge {
             history: History::new(trace.clone()),
             replicas: BTreeMap::new(),
             daemons: BTreeMap::new(),
+            ended: BTreeMap::new(),
             logs: Vec::new(),
             violation: None,
             trace,
@@ -141,6 +144,7 @@ impl Judge {
         };
         replica.look_at_all(0);
         watched.logs.push(host.log());
+        watched.ended.remove(&id);
         watched.replicas.insert(id, replica);
         watched.observe();
     }
@@ -151,6 +155,7 @@ impl Judge {
         let mut watched = self.lock();
         watched.observe();
         let replica = watched.replicas.remove(&id)?;
+        watched.ended.insert(id, Instant::now());
         replica.watcher.abort();
         replica.first
     }
@@ -283,8 +288,9 @@ impl Watched {
     fn compare(&mut self, id: PeerId) {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
         let range = (replica.compared, replica.state.entries());
-        let (daemons, logs) = (&self.daemons, &self.logs);
+        let (daemons, ended, logs) = (&self.daemons, &self.ended, &self.logs);
         let facts = Facts {
+            ended: &|peer| ended.get(&peer).copied(),
             confirmed: &|peer, cid| daemons.get(&peer)?.confirmed_at(cid),
             proposed: &|position| logs.iter().filter_map(|log| log.appended_at(position)).min(),
         };
