@@ -210,7 +210,7 @@ impl History {
                     (Op::LetGo { peer, .. }, Some(pin)) => {
                         self.may_let_go(&cid, &pin, *peer, position, facts)?;
                     }
-                    (Op::Move { from, .. }, _) => self.may_move(&cid, *from, facts)?,
+                    (Op::Move { from, .. }, _) => self.may_move(&cid, *from, position, facts)?,
                     _ => {}
                 }
             }
@@ -284,10 +284,17 @@ impl History {
 
     /// Checks that a copy may move off a peer that does not run: it departs or was away for long. (One that
     /// runs may fail to make it.)
-    fn may_move(&self, cid: &Cid, from: PeerId, facts: &Facts<'_>) -> Result<(), String> {
+    fn may_move(
+        &self,
+        cid: &Cid,
+        from: PeerId,
+        position: LogPosition,
+        facts: &Facts<'_>,
+    ) -> Result<(), String> {
+        let proposed = (facts.proposed)(position).unwrap_or_else(Instant::now);
         let gone = self.noted.get(&from).and_then(|(_, gone)| *gone);
-        let was_gone = gone.is_some_and(|at| at.elapsed() < LATE_MAX);
-        let is_silent = (facts.ended)(from).is_some_and(|at| at.elapsed() > SILENT_AFTER);
+        let was_gone = gone.is_some_and(|at| at + LATE_MAX > proposed);
+        let is_silent = (facts.ended)(from).is_some_and(|at| at + SILENT_AFTER < proposed);
         if was_gone || !is_silent || self.pins.departing().contains(&from) {
             return Ok(());
         }
