@@ -32,9 +32,9 @@ use crate::{
     types::{Cid, PeerId, PinState},
 };
 
-/// Longest time from a daemon's answer to its arrival. While the leader asks it before a release, the
-/// peer still believes its own last answer.
-const ARRIVES_MAX: Duration = Duration::from_secs(5);
+/// Longest time from a daemon's answer until the peer knows of it, or asks again. While the leader has the
+/// daemon asked before a release, the peer still believes the answer before.
+const ARRIVES_MAX: Duration = Duration::from_secs(6);
 
 /// The judge; clones share it.
 #[derive(Clone, Debug)]
