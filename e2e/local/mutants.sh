@@ -5,6 +5,8 @@
 # Invariants: only a copy of the repository is changed; tests that use the network or take long are left
 # out, since they would find mutants by chance; a run that was ended goes on with the part it was at.
 #
+# Each part is a sample of all modules.
+#
 # Usage: mutants.sh                    all parts, from the next one on (10 hours on two cores)
 #        mutants.sh --parts N          only the next N of the 40 parts
 #        mutants.sh --since REVISION   only mutants in lines that changed since then
@@ -105,7 +107,7 @@ run_parts() {
   for ((; count > 0; count--)); do
     next="$(cat "$ROOT/next" 2>/dev/null || echo 0)"
     say "part $((next + 1)) of $PARTS"
-    both_packages --shard "$next/$PARTS" >"$RESULTS/partial"
+    both_packages --sharding round-robin --shard "$next/$PARTS" >"$RESULTS/partial"
     mv "$RESULTS/partial" "$RESULTS/part-$next.txt"
     echo $(((next + 1) % PARTS)) >"$ROOT/next"
   done
