@@ -123,8 +123,8 @@ impl Fleet {
                 taker.allocations += 1;
             }
         }
-        for peer in plan.moves.iter().filter_map(|moved| moved.to.first()) {
-            if let Some(room) = self.room.get_mut(peer) {
+        for peer in plan.receivers() {
+            if let Some(room) = self.room.get_mut(&peer) {
                 *room = room.saturating_sub(1);
             }
         }
@@ -185,8 +185,12 @@ impl<'a> Need<'a> {
 impl Plan {
     /// The peers that get a copy if the plan is applied now.
     pub fn added(&self) -> impl Iterator<Item = PeerId> + '_ {
-        let moved = self.moves.iter().filter_map(|moved| moved.to.first());
-        self.add.iter().take(self.missing).chain(moved).copied()
+        self.add.iter().take(self.missing).copied().chain(self.receivers())
+    }
+
+    /// Those of them that take a copy over.
+    fn receivers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.moves.iter().filter_map(|moved| moved.to.first().copied())
     }
 }
 

@@ -68,7 +68,7 @@ impl MovePolicy {
 
 /// The members as the leader hears them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attendance {
+struct Attendance {
     members: BTreeSet<PeerId>,
     /// Those that are heard and whose daemon answers.
     here: BTreeSet<PeerId>,
@@ -94,7 +94,7 @@ struct Seen {
 
 impl Cluster {
     /// The members, and who is here.
-    pub(super) fn attendance(&self, leader: &Leader) -> Attendance {
+    fn attendance(&self, leader: &Leader) -> Attendance {
         let (members, metrics) = (self.members(), leader.metrics.valid());
         let mut zones: BTreeMap<PeerId, String> = self.state().read(|pins| {
             let zoned =
@@ -106,13 +106,13 @@ impl Cluster {
         Attendance { members: members.into_keys().collect(), here, zones }
     }
 
-    /// Whose copies move to others now.
+    /// Whose copies move to others now. All members must have had time to report to this leader.
     pub(super) fn gone(&self, leader: &Leader) -> Gone {
-        if !leader.metrics.all_could_report() {
-            return Gone::default();
-        }
-        let attendance = self.attendance(leader);
-        self.state().read(|pins| gone(&attendance, pins.away(), self.0.parts.moves))
+        self.gone_of(&self.attendance(leader))
+    }
+
+    fn gone_of(&self, attendance: &Attendance) -> Gone {
+        self.state().read(|pins| gone(attendance, pins.away(), self.0.parts.moves))
     }
 
     /// Notes in the state how long members are away, and says so in the log.
@@ -155,7 +155,7 @@ impl Cluster {
                     Err(error) => tracing::debug!(%error, "an absence was not noted"),
                 }
             }
-            let gone = self.gone(&leader);
+            let gone = self.gone_of(&attendance);
             self.tell(&before, &gone);
             before = gone;
         }

@@ -17,6 +17,7 @@ use crate::{
     allocate::{self, Need, Plan},
     cluster::{Cluster, FatalError, SubmitError},
     ipfs::ASK_LEN_MAX,
+    rpc::AskError,
     state::Op,
     types::{Cid, ConfirmNow, PackedCid, PeerId, Pin},
 };
@@ -112,12 +113,10 @@ impl Cluster {
 
     /// Those of the CIDs that a member's daemon holds now; none if it does not answer.
     async fn still_held(&self, peer: PeerId, cids: Vec<Cid>) -> BTreeSet<Cid> {
-        let answer = match peer == self.id() {
-            true => self.confirm_here(peer, cids).await.map_err(|error| error.to_string()),
-            false => {
-                let asked = self.ask_peer(peer, ConfirmNow { cids }).await;
-                asked.map_err(|error| error.to_string())
-            }
+        let answer = if peer == self.id() {
+            self.confirm_here(peer, cids).await.map_err(AskError::from)
+        } else {
+            self.ask_peer(peer, ConfirmNow { cids }).await
         };
         match answer {
             Ok(held) => held.into_iter().collect(),

@@ -138,7 +138,7 @@ impl Cluster {
         });
         let mut room: BTreeMap<PeerId, usize> =
             senses.with_daemon.iter().map(|peer| (*peer, IN_FLIGHT_MAX)).collect();
-        for peer in moving.iter().flat_map(|(cid, pin)| senses.of(cid, pin).pending) {
+        for peer in moving.iter().flat_map(|(cid, pin)| senses.pending(cid, pin)) {
             if let Some(room) = room.get_mut(&peer) {
                 *room = room.saturating_sub(1);
             }

@@ -93,22 +93,20 @@ impl Reports {
     #[must_use]
     pub fn failing(&self, cid: &Cid, time: Duration) -> BTreeSet<PeerId> {
         let cid = PackedCid::from(cid);
-        let peers = self.lock();
-        let fails = |reported: &Reported| {
-            reported.failing.get(&cid).is_some_and(|since| since.elapsed() >= time)
-        };
-        peers.iter().filter(|(_, reported)| fails(reported)).map(|(peer, _)| *peer).collect()
+        self.those(|reported| reported.failing.get(&cid).is_some_and(|at| at.elapsed() >= time))
     }
 
     /// The peers whose daemon has refused or failed to pin a CID lately.
     #[must_use]
     pub fn failed(&self, cid: &Cid) -> BTreeSet<PeerId> {
         let cid = PackedCid::from(cid);
+        let is_recent = |at: &Instant| at.elapsed() < FORGIVEN_AFTER;
+        self.those(|reported| reported.failed.get(&cid).is_some_and(is_recent))
+    }
+
+    fn those(&self, are: impl Fn(&Reported) -> bool) -> BTreeSet<PeerId> {
         let peers = self.lock();
-        let failed = |reported: &Reported| {
-            reported.failed.get(&cid).is_some_and(|at| at.elapsed() < FORGIVEN_AFTER)
-        };
-        peers.iter().filter(|(_, reported)| failed(reported)).map(|(peer, _)| *peer).collect()
+        peers.iter().filter(|(_, reported)| are(reported)).map(|(peer, _)| *peer).collect()
     }
 
     /// The next pins after a CID, in order, that a daemon has refused or failed to pin for so long; at most
@@ -182,10 +180,9 @@ impl PinReports {
 impl Reported {
     /// A full set begins; what was reported before is shown until it is complete.
     fn begin(stream: u64, before: Option<Self>) -> Self {
-        let (statuses, failing, failed) = before
+        let (statuses, failing, mut failed) = before
             .map(|before| (before.statuses, before.failing, before.failed))
             .unwrap_or_default();
-        let mut failed = failed;
         failed.retain(|_, at| at.elapsed() < FORGIVEN_AFTER);
         let arriving = CidMap::default();
         Self { stream, next_sequence: 0, complete: false, statuses, arriving, failing, failed }

@@ -61,19 +61,28 @@ impl<'a> Senses<'a> {
             let state = statuses.get(peer).map(|status| status.state);
             self.with_daemon.contains(peer) && state != Some(PinState::Pinning)
         });
-        let mut pending: BTreeSet<PeerId> = pin.holders().collect();
-        pending.retain(|peer| self.with_daemon.contains(peer) && !has_ended(statuses.get(peer)));
         Sight {
             confirmed: confirmed_by(&statuses, &self.present),
-            pending,
+            pending: self.pending_by(pin, &statuses),
             failed: self.reports.failed(cid),
             failing,
             is_complete: self.is_complete(&pin.allocations),
         }
     }
 
+    /// The holders that are still getting a pin.
+    pub(super) fn pending(&self, cid: &Cid, pin: &Pin) -> BTreeSet<PeerId> {
+        self.pending_by(pin, &self.statuses(cid, pin))
+    }
+
+    fn pending_by(&self, pin: &Pin, statuses: &BTreeMap<PeerId, PinStatus>) -> BTreeSet<PeerId> {
+        let is_pending =
+            |peer: &PeerId| self.with_daemon.contains(peer) && !has_ended(statuses.get(peer));
+        pin.holders().filter(is_pending).collect()
+    }
+
     /// The reports that count for a pin.
-    pub(super) fn statuses(&self, cid: &Cid, pin: &Pin) -> BTreeMap<PeerId, PinStatus> {
+    fn statuses(&self, cid: &Cid, pin: &Pin) -> BTreeMap<PeerId, PinStatus> {
         self.reports.of_pin(cid).of(Some(pin))
     }
 
@@ -99,7 +108,7 @@ pub(super) fn with_daemon(
 }
 
 /// Whether a peer with this report does not get the content any more, or not for now.
-pub(super) fn has_ended(status: Option<&PinStatus>) -> bool {
+fn has_ended(status: Option<&PinStatus>) -> bool {
     use PinState::{Failed, NotFound, Pinned, Unpinnable};
     status.is_some_and(|status| matches!(status.state, Pinned | NotFound | Failed | Unpinnable))
 }
