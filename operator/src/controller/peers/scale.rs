@@ -42,35 +42,25 @@ pub(in crate::controller) async fn run(
     lead: Arc<Leading>,
     directory: watch::Receiver<Arc<Directory>>,
 ) {
-    let mut warned = false;
-    loop {
-        tokio::select! {
-            biased;
-            () = lead.token.cancelled() => return,
-            () = sleep(EVERY) => {}
-        }
-        let looked = tokio::select! {
-            biased;
-            () = lead.token.cancelled() => return,
-            looked = wanted(&lead.context) => looked,
-        };
-        match looked {
-            Ok(Some(wanted)) => {
-                let now = directory.borrow().clone();
-                tokio::select! {
-                    biased;
-                    () = lead.token.cancelled() => return,
-                    () = follow(&lead, &wanted, &now) => {}
+    let follow_all = async {
+        let mut warned = false;
+        loop {
+            sleep(EVERY).await;
+            match wanted(&lead.context).await {
+                Ok(Some(wanted)) => {
+                    let now = directory.borrow().clone();
+                    follow(&lead, &wanted, &now).await;
                 }
+                Ok(None) => {}
+                Err(error) if !warned => {
+                    warned = true;
+                    tracing::warn!(%error, "cannot read the StatefulSet: pods that are scaled in do not leave");
+                }
+                Err(_) => {}
             }
-            Ok(None) => {}
-            Err(error) if !warned => {
-                warned = true;
-                tracing::warn!(%error, "cannot read the StatefulSet: pods that are scaled in do not leave");
-            }
-            Err(_) => {}
         }
-    }
+    };
+    lead.token.run_until_cancelled(follow_all).await;
 }
 
 async fn follow(lead: &Leading, wanted: &Range<u32>, directory: &Directory) {
