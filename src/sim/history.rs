@@ -185,6 +185,7 @@ impl History {
         let (mut hash, _) = self.hashes(self.len());
         let count = self.len() + 1;
         let mut outcomes = Vec::new();
+        let proposed = || (facts.proposed)(position).unwrap_or_else(Instant::now);
         for op in &ops {
             let mut cids = Vec::new();
             self.pins.touched(op, &mut cids);
@@ -208,9 +209,9 @@ impl History {
                 self.versions.entry(cid).or_default().push((count, after.cloned()));
                 match (op, before) {
                     (Op::LetGo { peer, .. }, Some(pin)) => {
-                        self.may_let_go(&cid, &pin, *peer, position, facts)?;
+                        self.may_let_go(&cid, &pin, *peer, proposed(), facts)?;
                     }
-                    (Op::Move { from, .. }, _) => self.may_move(&cid, *from, position, facts)?,
+                    (Op::Move { from, .. }, _) => self.may_move(&cid, *from, proposed(), facts)?,
                     _ => {}
                 }
             }
@@ -264,10 +265,9 @@ impl History {
         cid: &Cid,
         pin: &Pin,
         peer: PeerId,
-        position: LogPosition,
+        proposed: Instant,
         facts: &Facts<'_>,
     ) -> Result<(), String> {
-        let proposed = (facts.proposed)(position).unwrap_or_else(Instant::now);
         let confirmed = |holder: &PeerId| {
             (facts.confirmed)(*holder, cid).is_some_and(|at| at + ANSWER_AGE_MAX >= proposed)
         };
@@ -288,10 +288,9 @@ impl History {
         &self,
         cid: &Cid,
         from: PeerId,
-        position: LogPosition,
+        proposed: Instant,
         facts: &Facts<'_>,
     ) -> Result<(), String> {
-        let proposed = (facts.proposed)(position).unwrap_or_else(Instant::now);
         let gone = self.noted.get(&from).and_then(|(_, gone)| *gone);
         let was_gone = gone.is_some_and(|at| at + LATE_MAX > proposed);
         let is_silent = (facts.ended)(from).is_some_and(|at| at + SILENT_AFTER < proposed);

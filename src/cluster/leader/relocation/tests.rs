@@ -52,6 +52,21 @@ impl Town {
         town
     }
 
+    /// With so many pins of two copies, all of them pinned.
+    async fn with_pins(count: u8, pins: u16, min: u16) -> Self {
+        let town = Self::new(count).await;
+        town.pin(0..pins, min, 2).await;
+        town.until_pinned().await;
+        town
+    }
+
+    /// A peer that does not lead goes away.
+    fn lose_a_follower(&mut self) -> usize {
+        let gone = (1..5).find(|n| *n != self.leader()).unwrap();
+        self.hosts[gone].crash();
+        gone
+    }
+
     fn cluster(&self, n: usize) -> &Cluster {
         &self.hosts[n].peer.as_ref().unwrap().cluster
     }
@@ -171,11 +186,8 @@ fn cid(n: u16) -> Cid {
 #[test]
 fn copies_of_a_member_that_is_gone_spread_over_the_others_and_do_not_come_back() {
     run_seeded(1, async {
-        let mut town = Town::new(5).await;
-        town.pin(0..500, 1, 2).await;
-        town.until_pinned().await;
-        let gone = (1..5).find(|n| *n != town.leader()).unwrap();
-        town.hosts[gone].crash();
+        let mut town = Town::with_pins(5, 500, 1).await;
+        let gone = town.lose_a_follower();
         town.nothing_moves_for(GRACE - Duration::from_secs(1)).await;
         let of = |town: &Town| town.leading().copies_of(town.hosts[gone].id);
         assert!(of(&town) > 100);
@@ -195,12 +207,9 @@ fn copies_of_a_member_that_is_gone_spread_over_the_others_and_do_not_come_back()
 #[test]
 fn a_new_leader_goes_on_with_the_moves_and_with_the_time_of_an_absence() {
     run_seeded(2, async {
-        let mut town = Town::new(5).await;
-        town.pin(0..400, 1, 2).await;
-        town.until_pinned().await;
-        let gone = (1..5).find(|n| *n != town.leader()).unwrap();
+        let mut town = Town::with_pins(5, 400, 1).await;
+        let gone = town.lose_a_follower();
         let id = town.hosts[gone].id;
-        town.hosts[gone].crash();
         let began = Instant::now();
         sleep(GRACE / 2).await;
         town.restart_leader().await;
@@ -222,9 +231,7 @@ fn a_new_leader_goes_on_with_the_moves_and_with_the_time_of_an_absence() {
 #[test]
 fn nothing_moves_while_half_of_the_members_are_away() {
     run_seeded(3, async {
-        let town = Town::new(4).await;
-        town.pin(0..20, 1, 2).await;
-        town.until_pinned().await;
+        let town = Town::with_pins(4, 20, 1).await;
         for n in [2, 3] {
             town.hosts[n].daemon.set_down(true);
         }
@@ -282,9 +289,7 @@ fn the_last_copy_is_not_released_when_the_other_one_has_vanished() {
 #[test]
 fn a_departing_member_gives_its_copies_away_within_the_budget() {
     run_seeded(6, async {
-        let mut town = Town::new(4).await;
-        town.pin(0..400, 2, 2).await;
-        town.until_pinned().await;
+        let mut town = Town::with_pins(4, 400, 2).await;
         let (leaver, id) = (3, town.hosts[3].id);
         town.leading().depart(id, true).await.unwrap();
         let is_removed = |town: &Town| !town.leading().members().contains_key(&id);
